@@ -1,0 +1,60 @@
+//! What the native plugin asks of the hypervisor it drives. The daemon implements it.
+
+use crate::model::{InterfaceId, Model, OpStatus, PortId};
+
+/// The host's side of the native plugin.
+pub trait Host: Send + Sync {
+    /// The tenants' state changed and is committed. Puts it in force: makes automatic devices where the settings ask for
+    /// them, lowers, checks, compiles and publishes. Returns after publication, so that the API answers after it.
+    fn put_in_force(&self, model: &Model);
+
+    /// The op-status of a logical port by the contract's table; asked on every read, never stored.
+    fn op_status(&self, model: &Model, port: &PortId) -> OpStatus;
+}
+
+/// A plug: the host side of an attachment, as an operator made it or as the settings made it automatically. Durable.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Plug {
+    /// The text a tenant plugs as attachment.
+    pub interface: InterfaceId,
+    /// The device.
+    pub device: DeviceSpec,
+    /// The only source MACs it may use, as text; empty: any.
+    pub macs: Vec<String>,
+    /// Bytes of L3 payload; `None`: 1500.
+    pub mtu: Option<u16>,
+    /// The only tenant whose networks it may join; `None`: any.
+    pub tenant: Option<String>,
+    /// Made by `attach.auto`, removed when the attachment goes.
+    pub is_automatic: bool,
+}
+
+/// How the frames of a plug get in and out.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DeviceSpec {
+    /// A vhost-user socket.
+    VhostUser {
+        /// Absolute, at most 107 bytes.
+        path: String,
+        /// The switch's role.
+        role: SocketRole,
+    },
+    /// A TAP made by us.
+    Tap {
+        /// Its name.
+        name: String,
+        /// A name under /run/netns or an absolute path; `None`: the daemon's own namespace.
+        netns: Option<String>,
+    },
+}
+
+/// Who listens on a vhost-user socket, by the switch's role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketRole {
+    /// The switch listens.
+    Server,
+    /// QEMU listens; the switch connects.
+    Client,
+}

@@ -1,0 +1,230 @@
+//! The whole desired forwarding state of this host, immutable and legal by construction.
+//!
+//! The control side lowers what tenants and operators asked for into a [`Config`]; [`Config::new`] checks it once, so that
+//! compiling and running need no checks. It speaks in indices; ids and names are carried along for people to read.
+
+use crate::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
+use std::sync::Arc;
+
+/// Bytes of an Ethernet header with two VLAN tags: what a frame may be longer than the MTU.
+pub const L2_OVERHEAD_MAX: usize = 22;
+/// The smallest MTU a port may have (RFC 791: every IPv4 module must forward 68 bytes).
+pub const MTU_MIN: u16 = 68;
+/// The MTU of a port nobody configured.
+pub const MTU_DEFAULT: u16 = 1500;
+/// The largest MTU a port may have.
+pub const MTU_MAX: u16 = 65_521;
+
+/// One isolated L2 segment on this host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkConfig {
+    /// Its index here.
+    pub index: NetworkIndex,
+    /// The tenant's id of it.
+    pub id: Arc<str>,
+}
+
+/// One port: a device of this host and what the control plane says of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortConfig {
+    /// Its index here.
+    pub index: PortIndex,
+    /// The interface id it was plugged as.
+    pub interface: Arc<str>,
+    /// The network it is on; `None` while no logical port claims it.
+    pub network: Option<NetworkIndex>,
+    /// The logical port's administrative state; without one, true.
+    pub is_admin_up: bool,
+    /// Bytes of L3 payload a frame may have, either way.
+    pub mtu: u16,
+    /// The source MACs it may use, entered as static; empty: any, learnt.
+    pub macs: Vec<MacAddr>,
+}
+
+/// A config that has passed the checks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Config {
+    networks: Vec<NetworkConfig>,
+    ports: Vec<PortConfig>,
+}
+
+/// Why a set of networks and ports is no config.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Two networks have one index.
+    #[error("network index {0} is used twice")]
+    NetworkTwice(NetworkIndex),
+    /// Two ports have one index.
+    #[error("port index {0} is used twice")]
+    PortTwice(PortIndex),
+    /// A port index at or above [`PORTS_MAX`].
+    #[error("port index {0} is beyond the {PORTS_MAX} ports a switch can have")]
+    PortBeyondMax(PortIndex),
+    /// A network index at or above [`NETWORKS_MAX`].
+    #[error("network index {0} is beyond the {NETWORKS_MAX} networks a host can have")]
+    NetworkBeyondMax(NetworkIndex),
+    /// A port names a network that is not there.
+    #[error("port {port} is on network {network}, which is not configured")]
+    NoSuchNetwork {
+        /// The port.
+        port: PortIndex,
+        /// The network it names.
+        network: NetworkIndex,
+    },
+    /// An MTU outside [`MTU_MIN`]..=[`MTU_MAX`].
+    #[error("port {port} has MTU {mtu}; it must be {MTU_MIN} to {MTU_MAX}")]
+    BadMtu {
+        /// The port.
+        port: PortIndex,
+        /// Its MTU.
+        mtu: u16,
+    },
+    /// A fixed MAC that no station can have.
+    #[error("port {port} is given {mac}, which is no station's address")]
+    BadMac {
+        /// The port.
+        port: PortIndex,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// One MAC is fixed for two ports of one network.
+    #[error("{mac} is fixed for ports {first} and {second} of one network")]
+    MacTwice {
+        /// The address.
+        mac: MacAddr,
+        /// One port.
+        first: PortIndex,
+        /// The other.
+        second: PortIndex,
+    },
+}
+
+impl Config {
+    /// Checks and makes a config.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found; nothing is repaired.
+    pub fn new(mut networks: Vec<NetworkConfig>, mut ports: Vec<PortConfig>) -> Result<Config, ConfigError> {
+        networks.sort_by_key(|network| network.index);
+        ports.sort_by_key(|port| port.index);
+        for pair in networks.windows(2) {
+            if pair[0].index == pair[1].index {
+                return Err(ConfigError::NetworkTwice(pair[0].index));
+            }
+        }
+        for pair in ports.windows(2) {
+            if pair[0].index == pair[1].index {
+                return Err(ConfigError::PortTwice(pair[0].index));
+            }
+        }
+        if let Some(last) = networks.last().filter(|last| last.index.as_usize() >= NETWORKS_MAX) {
+            return Err(ConfigError::NetworkBeyondMax(last.index));
+        }
+        if let Some(last) = ports.last().filter(|last| last.index.as_usize() >= PORTS_MAX) {
+            return Err(ConfigError::PortBeyondMax(last.index));
+        }
+        let mut fixed = std::collections::HashMap::new();
+        for port in &ports {
+            if !(MTU_MIN..=MTU_MAX).contains(&port.mtu) {
+                return Err(ConfigError::BadMtu { port: port.index, mtu: port.mtu });
+            }
+            if let Some(network) = port.network
+                && networks.binary_search_by_key(&network, |known| known.index).is_err()
+            {
+                return Err(ConfigError::NoSuchNetwork { port: port.index, network });
+            }
+            for &mac in &port.macs {
+                if mac.is_group() || mac.is_zero() {
+                    return Err(ConfigError::BadMac { port: port.index, mac });
+                }
+                if let Some(network) = port.network
+                    && let Some(first) = fixed.insert((network, mac), port.index)
+                    && first != port.index
+                {
+                    return Err(ConfigError::MacTwice { mac, first, second: port.index });
+                }
+            }
+        }
+        Ok(Config { networks, ports })
+    }
+
+    /// The networks, by index.
+    pub fn networks(&self) -> &[NetworkConfig] {
+        &self.networks
+    }
+
+    /// The ports, by index.
+    pub fn ports(&self) -> &[PortConfig] {
+        &self.ports
+    }
+
+    /// One port.
+    pub fn port(&self, index: PortIndex) -> Option<&PortConfig> {
+        self.ports.binary_search_by_key(&index, |port| port.index).ok().map(|at| &self.ports[at])
+    }
+
+    /// One network.
+    pub fn network(&self, index: NetworkIndex) -> Option<&NetworkConfig> {
+        self.networks.binary_search_by_key(&index, |network| network.index).ok().map(|at| &self.networks[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(index: u16, network: Option<u16>) -> PortConfig {
+        PortConfig {
+            index: PortIndex(index),
+            interface: format!("if{index}").into(),
+            network: network.map(NetworkIndex),
+            is_admin_up: true,
+            mtu: MTU_DEFAULT,
+            macs: Vec::new(),
+        }
+    }
+
+    fn network(index: u16) -> NetworkConfig {
+        NetworkConfig { index: NetworkIndex(index), id: format!("net{index}").into() }
+    }
+
+    #[test]
+    fn a_port_on_an_unknown_network_is_refused() {
+        let error = Config::new(vec![network(1)], vec![port(0, Some(2))]).unwrap_err();
+        assert_eq!(error, ConfigError::NoSuchNetwork { port: PortIndex(0), network: NetworkIndex(2) });
+    }
+
+    #[test]
+    fn indices_are_unique_and_bounded() {
+        assert_eq!(
+            Config::new(vec![network(1), network(1)], vec![]).unwrap_err(),
+            ConfigError::NetworkTwice(NetworkIndex(1))
+        );
+        assert_eq!(
+            Config::new(vec![], vec![port(3, None), port(3, None)]).unwrap_err(),
+            ConfigError::PortTwice(PortIndex(3))
+        );
+        let beyond = PORTS_MAX as u16;
+        assert_eq!(
+            Config::new(vec![], vec![port(beyond, None)]).unwrap_err(),
+            ConfigError::PortBeyondMax(PortIndex(beyond))
+        );
+    }
+
+    #[test]
+    fn one_fixed_mac_may_repeat_on_two_networks_but_not_on_one() {
+        let mac: MacAddr = "02:00:00:00:00:01".parse().unwrap();
+        let with = |index, on| PortConfig { macs: vec![mac], ..port(index, Some(on)) };
+        let networks = vec![network(0), network(1)];
+        assert!(Config::new(networks.clone(), vec![with(0, 0), with(1, 1)]).is_ok());
+        assert!(matches!(Config::new(networks, vec![with(0, 1), with(1, 1)]), Err(ConfigError::MacTwice { .. })));
+    }
+
+    #[test]
+    fn ports_are_found_by_index_whatever_the_order_given() {
+        let config = Config::new(vec![network(7)], vec![port(9, Some(7)), port(2, None)]).unwrap();
+        assert_eq!(config.port(PortIndex(9)).unwrap().network, Some(NetworkIndex(7)));
+        assert!(config.port(PortIndex(3)).is_none());
+        assert!(config.network(NetworkIndex(7)).is_some());
+    }
+}

@@ -1,0 +1,331 @@
+//! What became of every frame: counters with one writer each, and the reasons for which frames are dropped.
+//!
+//! Every worker has its own counters, so that counting is a plain load, add and store on a line nobody else writes; a
+//! reader sums over the workers. A port's counters belong to the port's place in the switch, not to the device that
+//! happens to stand there, so they survive a reconnect.
+//! The balance of invariant 1: received + copies + originated = sent + dropped + consumed + held.
+
+use crate::ids::WorkerIndex;
+use crate::sync::{AtomicU64, Ordering};
+use crossbeam_utils::CachePadded;
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame went no further. Its name is what `show` and the metrics print.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
+
+            /// The reason's name in `show`, traces and metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame ends inside a header that it announces.
+    Truncated = "truncated",
+    /// Its headers do not fit the head.
+    HeadersTooLong = "headers_too_long",
+    /// Its tail lies in more pieces than we carry.
+    TooManySegments = "too_many_segments",
+    /// A descriptor chain that virtio forbids: a loop, a write-only buffer, an address outside memory.
+    BadDescriptor = "bad_descriptor",
+    /// Offload fields that do not fit the frame's own headers.
+    BadOffload = "bad_offload",
+    /// Longer than the port's MTU allows.
+    OverMtu = "over_mtu",
+    /// The source MAC is a group address or zero.
+    BadSourceMac = "bad_source_mac",
+    /// The source MAC is not one of those fixed for the interface.
+    SpoofedMac = "spoofed_mac",
+    /// A destination that no bridge forwards (01:80:C2:00:00:0X).
+    LinkLocalMulticast = "link_local_multicast",
+    /// The port is on no network.
+    NoNetwork = "no_network",
+    /// The logical port's state is DOWN.
+    PortAdminDown = "port_admin_down",
+    /// The frame would go out where it came in.
+    Reflection = "reflection",
+    /// A flood in a network that has no other member.
+    NoReceiver = "no_receiver",
+    /// No device stands at the port.
+    PortGone = "port_gone",
+    /// The device is there but its driver takes nothing yet.
+    NotReady = "not_ready",
+    /// The receiver has no free buffer.
+    RxRingFull = "rx_ring_full",
+    /// The receiver's buffers cannot hold the frame.
+    BufferTooSmall = "buffer_too_small",
+    /// The frame must be cut into segments and the receiver does not take it whole.
+    NoGso = "no_gso",
+    /// Another worker held the queue.
+    TxContended = "tx_contended",
+    /// The device refused the frame, or memory vanished under the copy.
+    DeviceError = "device_error",
+}
+
+/// How many drop reasons there are.
+pub const DROP_REASONS: usize = DropReason::ALL.len();
+
+/// A counter with a single writer; anybody may read it.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`. Only the owning worker calls this.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        // Single writer: a plain load and store lose nothing, and no locked instruction is needed.
+        self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one rx or tx call did, in plain numbers on the worker's stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Tally {
+    /// Frames moved: taken from the device, or delivered to it.
+    pub packets: u32,
+    /// Bytes of these frames, virtio headers not counted.
+    pub bytes: u64,
+    /// Frames dropped in all.
+    pub dropped: u32,
+    drops: [u32; DROP_REASONS],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally { packets: 0, bytes: 0, dropped: 0, drops: [0; DROP_REASONS] }
+    }
+}
+
+impl Tally {
+    /// Counts a moved frame of `bytes` bytes.
+    #[inline]
+    pub fn moved(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// Counts a dropped frame.
+    #[inline]
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drop_many(reason, 1);
+    }
+
+    /// Counts `count` dropped frames.
+    #[inline]
+    pub fn drop_many(&mut self, reason: DropReason, count: u32) {
+        self.dropped += count;
+        self.drops[reason as usize] += count;
+    }
+
+    /// The reasons that were counted, with their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u32)> + '_ {
+        DropReason::ALL.iter().map(|&reason| (reason, self.drops[reason as usize])).filter(|&(_, count)| count > 0)
+    }
+
+    /// Back to nothing.
+    #[inline]
+    pub fn clear(&mut self) {
+        if self.dropped > 0 {
+            self.drops = [0; DROP_REASONS];
+        }
+        self.packets = 0;
+        self.bytes = 0;
+        self.dropped = 0;
+    }
+}
+
+/// Counters of one direction of one port, written by one worker.
+#[derive(Default)]
+pub struct Flow {
+    packets: Counter,
+    bytes: Counter,
+    drops: [Counter; DROP_REASONS],
+}
+
+impl Flow {
+    /// Adds what a call did.
+    #[inline]
+    pub fn add(&self, tally: &Tally) {
+        self.packets.add(u64::from(tally.packets));
+        self.bytes.add(tally.bytes);
+        if tally.dropped > 0 {
+            for (reason, count) in tally.drops() {
+                self.drops[reason as usize].add(u64::from(count));
+            }
+        }
+    }
+
+    /// Counts one dropped frame.
+    #[inline]
+    pub fn drop(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    fn sum_into(&self, total: &mut FlowTotals) {
+        total.packets += self.packets.get();
+        total.bytes += self.bytes.get();
+        for (sum, counter) in total.drops.iter_mut().zip(&self.drops) {
+            *sum += counter.get();
+        }
+    }
+}
+
+/// The counters of one direction of a port, summed over the workers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowTotals {
+    /// Frames moved.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Frames dropped, by reason, in the order of [`DropReason::ALL`].
+    pub drops: [u64; DROP_REASONS],
+}
+
+impl FlowTotals {
+    /// The reasons that were counted, with their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().map(|&reason| (reason, self.drops[reason as usize])).filter(|&(_, count)| count > 0)
+    }
+}
+
+/// One worker's counters of one port.
+#[derive(Default)]
+pub struct PortCounters {
+    /// From the device. Packets are frames taken from it, the dropped ones included.
+    pub rx: Flow,
+    /// To the device. Packets are frames delivered to it; dropped ones are only in the drops.
+    pub tx: Flow,
+}
+
+/// The counters of one port: one set a worker.
+pub struct PortLedger {
+    workers: Box<[CachePadded<PortCounters>]>,
+}
+
+impl PortLedger {
+    /// All zero, for a switch of `workers` workers.
+    pub fn new(workers: usize) -> PortLedger {
+        PortLedger { workers: (0..workers).map(|_| CachePadded::default()).collect() }
+    }
+
+    /// The counters that `worker` may write.
+    #[inline]
+    pub fn of(&self, worker: WorkerIndex) -> &PortCounters {
+        &self.workers[worker.as_usize()]
+    }
+
+    /// Received from the device, over all workers.
+    pub fn rx(&self) -> FlowTotals {
+        self.total(|counters| &counters.rx)
+    }
+
+    /// Sent to the device, over all workers.
+    pub fn tx(&self) -> FlowTotals {
+        self.total(|counters| &counters.tx)
+    }
+
+    fn total(&self, side: impl Fn(&PortCounters) -> &Flow) -> FlowTotals {
+        let mut total = FlowTotals::default();
+        for worker in &self.workers {
+            side(worker).sum_into(&mut total);
+        }
+        total
+    }
+}
+
+/// One worker's own books.
+#[derive(Default)]
+pub struct WorkerLedger {
+    /// Frames taken from devices, bad ones included.
+    pub received: Counter,
+    /// Further outcomes of frames that had more than one: a flood to n ports counts n - 1.
+    pub copies: Counter,
+    /// Frames the switch made itself.
+    pub originated: Counter,
+    /// Frames delivered to devices.
+    pub sent: Counter,
+    /// Frames dropped, by reason.
+    pub dropped: [Counter; DROP_REASONS],
+    /// Frames the switch kept for itself: answered or swallowed by a stage.
+    pub consumed: Counter,
+    /// Frames put into the held store.
+    pub held: Counter,
+    /// Frames taken out of the held store.
+    pub held_out: Counter,
+    /// Rounds that found at least one frame.
+    pub busy_rounds: Counter,
+    /// Rounds in all.
+    pub rounds: Counter,
+    /// Time spent in busy rounds, ns.
+    pub busy_ns: Counter,
+    /// Batches that were not empty.
+    pub batches: Counter,
+    /// Times the worker went to sleep.
+    pub sleeps: Counter,
+}
+
+/// A worker's books at one moment; balanced between two rounds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Balance {
+    /// Frames taken from devices.
+    pub received: u64,
+    /// Copies made.
+    pub copies: u64,
+    /// Frames made by the switch.
+    pub originated: u64,
+    /// Frames delivered.
+    pub sent: u64,
+    /// Frames dropped, for any reason.
+    pub dropped: u64,
+    /// Frames consumed.
+    pub consumed: u64,
+    /// Frames held.
+    pub held: u64,
+}
+
+impl Balance {
+    /// Whether every frame is accounted for (invariant 1).
+    pub fn balances(&self) -> bool {
+        self.received + self.copies + self.originated == self.sent + self.dropped + self.consumed + self.held
+    }
+}
+
+impl WorkerLedger {
+    /// The books as they stand.
+    pub fn balance(&self) -> Balance {
+        Balance {
+            received: self.received.get(),
+            copies: self.copies.get(),
+            originated: self.originated.get(),
+            sent: self.sent.get(),
+            dropped: self.dropped.iter().map(Counter::get).sum(),
+            consumed: self.consumed.get(),
+            held: self.held.get() - self.held_out.get(),
+        }
+    }
+
+    /// Adds the drops of a call.
+    #[inline]
+    pub fn add_drops(&self, tally: &Tally) {
+        if tally.dropped > 0 {
+            for (reason, count) in tally.drops() {
+                self.dropped[reason as usize].add(u64::from(count));
+            }
+        }
+    }
+}

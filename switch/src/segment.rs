@@ -1,0 +1,273 @@
+//! A raw range of memory that somebody else may write at any time, and the routines that copy from and to it.
+//!
+//! Guest memory, a TAP's receive buffer, later a UMEM frame: bytes that are shared with another process or the kernel.
+//! Rust references over them would be unsound, so there are none. A [`Segment`] can be read, a [`SegmentMut`] written;
+//! both carry the lifetime `'r` of the round in which the memory is held mapped, so that safe code cannot keep one
+//! beyond it. Copies go through inline assembly or volatile loads, so that the compiler never assumes that the other
+//! side stands still. Bounds are checked here; a caller cannot read outside a segment.
+
+use std::marker::PhantomData;
+
+/// A readable range of shared memory, held for `'r`. Its bytes may change between two reads.
+#[derive(Clone, Copy)]
+pub struct Segment<'r> {
+    base: *const u8,
+    len: u32,
+    held: PhantomData<&'r ()>,
+}
+
+// SAFETY: a segment is an address and a length; reading shared memory has no thread affinity.
+// Why unsafe: raw pointers are not `Send` by default, and a batch moves to its worker's thread once.
+unsafe impl Send for Segment<'_> {}
+
+/// A writable range of shared memory, held for `'r`.
+pub struct SegmentMut<'r> {
+    base: *mut u8,
+    len: u32,
+    held: PhantomData<&'r ()>,
+}
+
+impl<'r> Segment<'r> {
+    /// Describes `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// The whole range must stay mapped and readable for `'r`. Others may write it meanwhile.
+    #[inline]
+    pub unsafe fn new(base: *const u8, len: u32) -> Segment<'r> {
+        Segment { base, len, held: PhantomData }
+    }
+
+    /// Bytes in the segment.
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address of the first byte, for a vectored system call. The kernel answers EFAULT where memory has gone.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.base
+    }
+
+    /// The bytes from `offset` on; empty when `offset` is at or beyond the end.
+    #[inline]
+    #[must_use]
+    pub fn skip(&self, offset: u32) -> Segment<'r> {
+        let offset = offset.min(self.len);
+        // SAFETY: `offset` is at most `len`, so the pointer stays inside the range or one past its end.
+        // Why unsafe: pointer arithmetic on memory that no slice may cover.
+        Segment { base: unsafe { self.base.add(offset as usize) }, len: self.len - offset, held: PhantomData }
+    }
+
+    /// The first `len` bytes, or all of them if there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn take(&self, len: u32) -> Segment<'r> {
+        Segment { base: self.base, len: self.len.min(len), held: PhantomData }
+    }
+
+    /// Copies the first `out.len()` bytes out, or as many as there are; answers how many.
+    #[inline]
+    pub fn read(&self, out: &mut [u8]) -> usize {
+        let count = out.len().min(self.len as usize);
+        // SAFETY: `count` is at most both lengths; the source is mapped for `'r` (promise of `new`), the destination
+        // is a private slice, so they do not overlap.
+        // Why unsafe: the source is shared with another process; no safe type describes it.
+        unsafe { copy(self.base, out.as_mut_ptr(), count) };
+        count
+    }
+
+    /// Asks the processor to bring the first cache line near.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.base);
+    }
+}
+
+impl<'r> From<&'r [u8]> for Segment<'r> {
+    fn from(bytes: &'r [u8]) -> Segment<'r> {
+        Segment { base: bytes.as_ptr(), len: u32::try_from(bytes.len()).unwrap_or(u32::MAX), held: PhantomData }
+    }
+}
+
+impl<'r> SegmentMut<'r> {
+    /// Describes `len` writable bytes at `base`.
+    ///
+    /// # Safety
+    /// The whole range must stay mapped and writable for `'r`, and must not lie in memory that Rust references cover.
+    #[inline]
+    pub unsafe fn new(base: *mut u8, len: u32) -> SegmentMut<'r> {
+        SegmentMut { base, len, held: PhantomData }
+    }
+
+    /// Bytes in the segment.
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies `bytes` to the front and moves the front behind them; answers how many fitted.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.len as usize);
+        // SAFETY: `count` is at most both lengths; the destination is mapped for `'r` and covered by no reference
+        // (promises of `new`), so it cannot overlap `bytes`.
+        // Why unsafe: the destination is shared with another process; no safe type describes it.
+        unsafe {
+            copy(bytes.as_ptr(), self.base, count);
+            self.base = self.base.add(count);
+        }
+        self.len -= count as u32;
+        count
+    }
+
+    /// Copies `source` to the front and moves the front behind it; answers how many bytes fitted.
+    #[inline]
+    pub fn write_from(&mut self, source: &Segment<'_>) -> u32 {
+        let count = source.len.min(self.len);
+        // SAFETY: `count` is at most both lengths and both ranges are mapped. They may overlap when a guest names one
+        // buffer twice; the copy is then byte salad in that guest's own memory, for `copy` assumes nothing.
+        // Why unsafe: both sides are shared with other processes; no safe type describes them.
+        unsafe {
+            copy(source.base, self.base, count as usize);
+            self.base = self.base.add(count as usize);
+        }
+        self.len -= count;
+        count
+    }
+}
+
+/// Asks the processor to bring the cache line of `address` near, for reading. Any address is allowed.
+#[inline(always)]
+pub fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing architecturally and never faults, whatever the address.
+    // Why unsafe: the intrinsic takes a raw pointer; there is no safe spelling.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Below this many bytes 16-byte moves beat `rep movsb`, whose start costs some 30 cycles.
+#[cfg(target_arch = "x86_64")]
+const SMALL_COPY: usize = 512;
+
+/// Copies `count` bytes between ranges that others may write meanwhile.
+///
+/// # Safety
+/// Both ranges must be mapped for `count` bytes. Overlap is allowed; the outcome is then unspecified bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
+    if count > SMALL_COPY {
+        // SAFETY: both ranges are mapped for `count` bytes (promise of the caller); the direction flag is clear by
+        // the ABI. The assembly hides the access from the compiler, so a concurrent writer is no data race of ours.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags)
+            );
+        }
+        return;
+    }
+    // SAFETY: every access below lies in `0..count` of both ranges: full 16-byte steps up to `count - 16`, then one
+    // step that ends exactly at `count`; or, under 16 bytes, two overlapping moves of 8, 4 or 2 and single bytes.
+    // Unaligned vector and volatile loads are used, each byte is read once or, in the overlap, twice with either
+    // value being good.
+    unsafe {
+        if count >= 16 {
+            let mut at = 0;
+            while at + 16 <= count {
+                _mm_storeu_si128(to.add(at).cast::<__m128i>(), _mm_loadu_si128(from.add(at).cast::<__m128i>()));
+                at += 16;
+            }
+            if at < count {
+                let at = count - 16;
+                _mm_storeu_si128(to.add(at).cast::<__m128i>(), _mm_loadu_si128(from.add(at).cast::<__m128i>()));
+            }
+        } else if count >= 8 {
+            let first = from.cast::<u64>().read_unaligned();
+            let last = from.add(count - 8).cast::<u64>().read_unaligned();
+            to.cast::<u64>().write_unaligned(first);
+            to.add(count - 8).cast::<u64>().write_unaligned(last);
+        } else if count >= 4 {
+            let first = from.cast::<u32>().read_unaligned();
+            let last = from.add(count - 4).cast::<u32>().read_unaligned();
+            to.cast::<u32>().write_unaligned(first);
+            to.add(count - 4).cast::<u32>().write_unaligned(last);
+        } else {
+            for at in 0..count {
+                to.add(at).write_volatile(from.add(at).read_volatile());
+            }
+        }
+    }
+}
+
+/// Copies `count` bytes between ranges that others may write meanwhile.
+///
+/// # Safety
+/// Both ranges must be mapped for `count` bytes.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: both ranges are mapped for `count` bytes (promise of the caller). Volatile, so that the compiler does
+    // not assume that the other side stands still.
+    for at in 0..count {
+        unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(bytes: &[u8]) -> Segment<'_> {
+        // SAFETY: the slice outlives the segment by its lifetime.
+        unsafe { Segment::new(bytes.as_ptr(), bytes.len() as u32) }
+    }
+
+    #[test]
+    fn every_length_is_copied_whole_and_no_byte_beyond() {
+        let source: Vec<u8> = (0..2048u32).map(|i| (i * 7 + 3) as u8).collect();
+        for len in (0..70).chain([127, 128, 129, 255, 256, 511, 512, 513, 1500, 2047]) {
+            let mut out = vec![0xaau8; len + 1];
+            assert_eq!(segment(&source).read(&mut out[..len]), len);
+            assert_eq!(&out[..len], &source[..len]);
+            assert_eq!(out[len], 0xaa, "wrote behind {len} bytes");
+
+            let mut room = vec![0x55u8; len + 1];
+            // SAFETY: `room` outlives the segment and is not touched meanwhile.
+            let mut target = unsafe { SegmentMut::new(room.as_mut_ptr(), len as u32) };
+            assert_eq!(target.write_from(&segment(&source)), len as u32);
+            assert!(target.is_empty());
+            assert_eq!(&room[..len], &source[..len]);
+            assert_eq!(room[len], 0x55, "wrote behind {len} bytes");
+        }
+    }
+
+    #[test]
+    fn skip_and_take_stay_inside() {
+        let bytes = [1u8, 2, 3, 4];
+        let all = segment(&bytes);
+        assert_eq!(all.skip(9).len(), 0);
+        let mut out = [0u8; 4];
+        assert_eq!(all.skip(1).take(2).read(&mut out), 2);
+        assert_eq!(out, [2, 3, 0, 0]);
+    }
+}

@@ -1,0 +1,290 @@
+//! One worker: a round takes a burst from each of its queues, runs the pipeline over it and sends what comes out.
+//!
+//! A worker owns its batch, its books and the rx queues the snapshot deals it. `step` is one round; time comes in as an
+//! argument, so that a simulation can drive it. The round's snapshot is borrowed for the whole round, and with it all
+//! the memory that tails point into. Nothing here allocates, locks or asks the time.
+//!
+//! Fairness: a burst ends at [`BURST`] frames or [`ROUND_BYTES`] bytes; every copy a burst causes (a flood makes many)
+//! is charged to its queue, and a queue in debt sits out until rounds have repaid it. So the longest round of a worker is
+//! bounded by its queues times one burst's floods.
+
+use crate::batch::{BURST, Batch};
+use crate::config::Config;
+use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
+use crate::ledger::{DropReason, Tally, WorkerLedger};
+use crate::mac_table::MacTable;
+use crate::publish::{PortPlace, Snapshot, Subscription};
+use std::sync::Arc;
+
+/// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
+pub const ROUND_BYTES: usize = 256 * 1024;
+
+/// A moment of the monotonic clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Now {
+    /// Nanoseconds since some fixed moment before the switch started.
+    pub ns: u64,
+}
+
+impl Now {
+    /// Whole seconds; the MAC table's coarse age tick.
+    #[inline]
+    pub fn seconds(self) -> u32 {
+        (self.ns / 1_000_000_000) as u32
+    }
+}
+
+/// What a stage may look at besides the packet and its tables.
+pub struct Context<'a> {
+    /// The round's time.
+    pub now: Now,
+    /// The shared MAC table.
+    pub mac_table: &'a MacTable,
+    /// Which worker runs.
+    pub worker: WorkerIndex,
+    /// The snapshot's generation.
+    pub generation: u64,
+}
+
+/// The list of stages, as the engine sees it. Implemented once, in the `pipelines` crate.
+pub trait Pipeline: 'static {
+    /// What the stages read; compiled from a config.
+    type Tables: Send + Sync + 'static;
+
+    /// Compiles a checked config.
+    fn compile(config: &Config) -> Self::Tables;
+
+    /// Decides about every packet of the batch: each gets at least one outcome on `egress`.
+    fn run(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>);
+
+    /// Tells in words what each stage would do with the one packet of the batch; changes nothing that is shared.
+    fn trace(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String>;
+}
+
+/// The packets of the batch that go to one port.
+#[derive(Clone, Copy)]
+struct Picks {
+    len: u8,
+    list: [u8; BURST],
+}
+
+/// Where the packets of a batch go: one list of picks a port, reused for ever.
+pub struct EgressLists {
+    by_port: Box<[Picks]>,
+    touched: Vec<PortIndex>,
+}
+
+impl Default for EgressLists {
+    fn default() -> Self {
+        EgressLists {
+            by_port: vec![Picks { len: 0, list: [0; BURST] }; PORTS_MAX].into_boxed_slice(),
+            touched: Vec::with_capacity(PORTS_MAX),
+        }
+    }
+}
+
+/// The outcomes of a batch, as the pipeline announces them.
+pub struct Egress<'s> {
+    lists: &'s mut EgressLists,
+    places: &'s [Option<PortPlace>],
+    worker: WorkerIndex,
+    ledger: &'s WorkerLedger,
+    outcomes: u64,
+    cost_bytes: usize,
+}
+
+impl<'s> Egress<'s> {
+    /// Starts with no outcome.
+    pub fn new(
+        lists: &'s mut EgressLists,
+        places: &'s [Option<PortPlace>],
+        worker: WorkerIndex,
+        ledger: &'s WorkerLedger,
+    ) -> Egress<'s> {
+        Egress { lists, places, worker, ledger, outcomes: 0, cost_bytes: 0 }
+    }
+
+    /// Packet `packet` of the batch, `bytes` long, goes to `port`; at most once to each port.
+    #[inline]
+    pub fn forward(&mut self, packet: usize, bytes: usize, port: PortIndex) {
+        let picks = &mut self.lists.by_port[port.as_usize()];
+        if picks.len == 0 {
+            self.lists.touched.push(port);
+        }
+        picks.list[picks.len as usize] = packet as u8;
+        picks.len += 1;
+        self.outcomes += 1;
+        self.cost_bytes += bytes;
+    }
+
+    /// A packet from `ingress` goes no further; counted at the port it came from.
+    #[inline]
+    pub fn drop_ingress(&mut self, ingress: PortIndex, reason: DropReason) {
+        if let Some(place) = self.place(ingress) {
+            place.ledger.of(self.worker).rx.drop(reason);
+        }
+        self.count_drop(reason);
+    }
+
+    /// A packet bound for `port` is dropped before it; counted at that port.
+    #[inline]
+    pub fn drop_egress(&mut self, port: PortIndex, reason: DropReason) {
+        if let Some(place) = self.place(port) {
+            place.ledger.of(self.worker).tx.drop(reason);
+        }
+        self.count_drop(reason);
+    }
+
+    /// A stage swallowed or answered a packet.
+    pub fn consume(&mut self) {
+        self.ledger.consumed.add(1);
+        self.outcomes += 1;
+    }
+
+    fn place(&self, port: PortIndex) -> Option<&'s PortPlace> {
+        self.places.get(port.as_usize())?.as_ref()
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        self.ledger.dropped[reason as usize].add(1);
+        self.outcomes += 1;
+    }
+}
+
+/// What a queue still owes from bursts that caused more copies than a round allows.
+#[derive(Clone, Copy)]
+struct Debt {
+    port: PortIndex,
+    queue: QueueIndex,
+    bytes: usize,
+}
+
+/// One worker; its thread calls [`Worker::step`] for ever.
+pub struct Worker<P: Pipeline> {
+    subscription: Subscription<P::Tables>,
+    mac_table: Arc<MacTable>,
+    ledger: Arc<WorkerLedger>,
+    batch: Option<Batch<'static>>,
+    lists: EgressLists,
+    tally: Tally,
+    debts: Vec<Debt>,
+    debts_generation: u64,
+}
+
+impl<P: Pipeline> Worker<P> {
+    /// A worker that reads from `subscription` and writes its books to `ledger`.
+    pub fn new(
+        subscription: Subscription<P::Tables>,
+        mac_table: Arc<MacTable>,
+        ledger: Arc<WorkerLedger>,
+    ) -> Worker<P> {
+        Worker {
+            subscription,
+            mac_table,
+            ledger,
+            batch: Some(Batch::new()),
+            lists: EgressLists::default(),
+            tally: Tally::default(),
+            debts: Vec::with_capacity(PORTS_MAX),
+            debts_generation: u64::MAX,
+        }
+    }
+
+    /// Which worker this is.
+    pub fn index(&self) -> WorkerIndex {
+        self.subscription.worker
+    }
+
+    /// Its books.
+    pub fn ledger(&self) -> &Arc<WorkerLedger> {
+        &self.ledger
+    }
+
+    /// The newest snapshot, as the next round will see it.
+    pub fn snapshot(&mut self) -> &Snapshot<P::Tables> {
+        self.subscription.load()
+    }
+
+    /// One round over all queues; answers how many frames were taken.
+    pub fn step(&mut self, now: Now) -> usize {
+        let worker = self.subscription.worker;
+        let snapshot = self.subscription.load();
+        let queues = &snapshot.rx[worker.as_usize()];
+        if self.debts_generation != snapshot.generation {
+            self.debts.clear();
+            self.debts.extend(queues.iter().map(|rx| Debt { port: rx.port, queue: rx.queue, bytes: 0 }));
+            self.debts_generation = snapshot.generation;
+        }
+        let context = Context { now, mac_table: &self.mac_table, worker, generation: snapshot.generation };
+        let mut batch = self.batch.take().expect("step puts the batch back").recycle();
+        let mut taken = 0;
+        for debt in &mut self.debts {
+            if debt.bytes >= ROUND_BYTES {
+                debt.bytes -= ROUND_BYTES;
+                continue;
+            }
+            let Some(place) = snapshot.place(debt.port) else { continue };
+            let Some(port) = &place.port else { continue };
+            let counters = place.ledger.of(worker);
+
+            batch.clear(BURST, ROUND_BYTES);
+            self.tally.clear();
+            port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
+            if self.tally.packets == 0 {
+                debt.bytes = 0;
+                continue;
+            }
+            counters.rx.add(&self.tally);
+            self.ledger.received.add(u64::from(self.tally.packets));
+            self.ledger.add_drops(&self.tally);
+            self.ledger.batches.add(1);
+            taken += self.tally.packets as usize;
+
+            if !batch.is_empty() {
+                let mut egress = Egress::new(&mut self.lists, &snapshot.places, worker, &self.ledger);
+                P::run(&snapshot.tables, &context, &mut batch, &mut egress);
+                let Egress { outcomes, cost_bytes, .. } = egress;
+                let packets = batch.len() as u64;
+                assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
+                self.ledger.copies.add(outcomes - packets);
+                debt.bytes = (debt.bytes + cost_bytes).saturating_sub(ROUND_BYTES);
+                send(&mut self.lists, snapshot, worker, &mut batch, &mut self.tally, &self.ledger);
+            }
+            port.rx_done(debt.queue);
+        }
+        self.batch = Some(batch.recycle());
+        taken
+    }
+}
+
+/// Sends the picks of every touched port and empties the lists.
+fn send<T>(
+    lists: &mut EgressLists,
+    snapshot: &Snapshot<T>,
+    worker: WorkerIndex,
+    batch: &mut Batch<'_>,
+    tally: &mut Tally,
+    ledger: &WorkerLedger,
+) {
+    for &index in &lists.touched {
+        let picks = &mut lists.by_port[index.as_usize()];
+        let chosen = &picks.list[..picks.len as usize];
+        tally.clear();
+        let place = snapshot.place(index);
+        match place.and_then(|place| place.port.as_ref()) {
+            Some(port) => {
+                let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
+                port.tx(queue, batch, chosen, tally);
+                assert!(tally.packets + tally.dropped == chosen.len() as u32, "a port lost count of its frames");
+            }
+            None => tally.drop_many(DropReason::PortGone, chosen.len() as u32),
+        }
+        if let Some(place) = place {
+            place.ledger.of(worker).tx.add(tally);
+        }
+        ledger.sent.add(u64::from(tally.packets));
+        ledger.add_drops(tally);
+        picks.len = 0;
+    }
+    lists.touched.clear();
+}
