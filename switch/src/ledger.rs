@@ -305,6 +305,18 @@ impl Balance {
     }
 }
 
+impl std::ops::AddAssign for Balance {
+    fn add_assign(&mut self, other: Balance) {
+        self.received += other.received;
+        self.copies += other.copies;
+        self.originated += other.originated;
+        self.sent += other.sent;
+        self.dropped += other.dropped;
+        self.consumed += other.consumed;
+        self.held += other.held;
+    }
+}
+
 impl WorkerLedger {
     /// The books as they stand.
     pub fn balance(&self) -> Balance {

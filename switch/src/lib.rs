@@ -11,16 +11,23 @@
 //! Everything that happens to a frame is counted in the [`ledger`]; nothing vanishes.
 //! This crate knows no other crate of ours.
 
+pub mod af_packet;
+pub mod affinity;
 pub mod batch;
+pub mod clock;
 pub mod config;
 pub mod ids;
 pub mod ledger;
 pub mod mac_table;
 pub mod offload;
 pub mod packet;
+pub mod poll;
 pub mod port;
 pub mod publish;
 pub mod segment;
+pub mod switch;
 pub mod sync;
 pub mod tap;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;

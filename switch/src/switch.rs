@@ -1,0 +1,372 @@
+//! The switch as its control side holds it: workers, the one swap, the MAC table and the books.
+//!
+//! All methods may be called from any control thread. A config is compiled and published under one lock, so that configs
+//! come into force in the order given; ports come and go beside that by their [`Place`]. Nothing here waits for a
+//! worker but [`Place::withdraw`].
+
+use crate::batch::Batch;
+use crate::clock::Clock;
+use crate::config::{Config, PortConfig};
+use crate::ids::{NetworkIndex, PORTS_MAX, PortIndex, QueueIndex, WORKERS_MAX, WorkerIndex};
+use crate::ledger::{Balance, PortLedger, WorkerLedger};
+use crate::mac_table::MacTable;
+use crate::offload::OffloadClaim;
+use crate::packet::HEAD_COPY;
+use crate::poll::{self, Poll, Wake};
+use crate::port::{Place, Port};
+use crate::publish::{PortPlace, Publisher, Snapshot};
+use crate::segment::Segment;
+use crate::worker::{Context, Pipeline, Worker};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Where a worker runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorkerSpec {
+    /// The CPU it is pinned to; `None`: anywhere.
+    pub cpu: Option<usize>,
+}
+
+/// What a switch is made with.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// One entry a worker, at least one, at most [`WORKERS_MAX`].
+    pub workers: Vec<WorkerSpec>,
+    /// When workers sleep.
+    pub poll: Poll,
+    /// Learnt MAC entries at most.
+    pub mac_max: usize,
+    /// Seconds after which a MAC not seen is forgotten.
+    pub mac_age_s: u32,
+}
+
+/// What one worker is doing, for `show workers`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkerReport {
+    /// Which worker.
+    pub worker: WorkerIndex,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Frames taken from devices.
+    pub packets: u64,
+    /// Batches that were not empty; packets divided by this is the batch fill.
+    pub batches: u64,
+    /// Rounds, busy or not.
+    pub rounds: u64,
+    /// Time in rounds that found frames, ns.
+    pub busy_ns: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// Ports it polls.
+    pub ports: Vec<PortIndex>,
+    /// Its books.
+    pub balance: Balance,
+}
+
+/// A worker's seat: what the control side shares with it.
+struct Seat {
+    cpu: Option<usize>,
+    ledger: Arc<WorkerLedger>,
+    wake: Arc<Wake>,
+}
+
+/// The switch.
+pub struct Switch<P: Pipeline> {
+    publisher: Publisher<P::Tables>,
+    mac_table: Arc<MacTable>,
+    seats: Vec<Seat>,
+    poll: Poll,
+    clock: Clock,
+    /// Orders configs; also what starts and stops the threads.
+    control: Mutex<Control<P>>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Control<P: Pipeline> {
+    /// Workers without a thread: before `start`, or driven by hand.
+    idle: Vec<Worker<P>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<P: Pipeline> Switch<P> {
+    /// A switch with an empty config, its workers not yet running.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left for the workers' wake-ups.
+    ///
+    /// # Panics
+    /// If the number of workers is 0 or above [`WORKERS_MAX`]: settings are checked before.
+    pub fn new(config: &SwitchConfig) -> io::Result<Arc<Switch<P>>> {
+        assert!((1..=WORKERS_MAX).contains(&config.workers.len()), "1 to {WORKERS_MAX} workers");
+        let publisher = Publisher::new(config.workers.len(), P::compile(&Config::default()));
+        let mac_table = Arc::new(MacTable::new(config.mac_max, config.mac_age_s));
+        let mut seats = Vec::new();
+        let mut idle = Vec::new();
+        for (index, spec) in config.workers.iter().enumerate() {
+            let ledger = Arc::new(WorkerLedger::default());
+            let subscription = publisher.subscribe(WorkerIndex(index as u8));
+            idle.push(Worker::new(subscription, mac_table.clone(), ledger.clone()));
+            seats.push(Seat { cpu: spec.cpu, ledger, wake: Arc::new(Wake::new()?) });
+        }
+        Ok(Arc::new(Switch {
+            publisher,
+            mac_table,
+            seats,
+            poll: config.poll,
+            clock: Clock::default(),
+            control: Mutex::new(Control { idle, threads: Vec::new() }),
+            stop: Arc::default(),
+        }))
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control<P>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives every worker its thread.
+    ///
+    /// # Errors
+    /// If a thread cannot be made or pinned; those already running are stopped again.
+    pub fn start(&self) -> io::Result<()> {
+        let mut control = self.control();
+        for worker in std::mem::take(&mut control.idle) {
+            let seat = &self.seats[worker.index().as_usize()];
+            match poll::spawn(worker, seat.cpu, self.poll, seat.wake.clone(), self.stop.clone(), self.clock) {
+                Ok(thread) => control.threads.push(thread),
+                Err(error) => {
+                    drop(control);
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the workers' threads after their round. The switch cannot be started again.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake_workers();
+        let threads = std::mem::take(&mut self.control().threads);
+        for thread in threads {
+            thread.join().expect("workers do not panic: the process aborts if one does");
+        }
+    }
+
+    /// The workers, to drive them by hand: tests and simulations. `None` of them is left once started.
+    pub fn take_workers(&self) -> Vec<Worker<P>> {
+        std::mem::take(&mut self.control().idle)
+    }
+
+    /// Compiles a config and puts it in force; answers the generation of the snapshot that has it.
+    ///
+    /// Brings the MAC table in line: what no longer holds is forgotten, fixed addresses are entered.
+    pub fn apply(&self, config: Config) -> u64 {
+        // The lock also keeps the MAC table's changes in the order of the configs.
+        let _order = self.control();
+        let config = Arc::new(config);
+        let tables = Arc::new(P::compile(&config));
+        let workers = self.seats.len();
+        let mut before = Arc::default();
+        let mut present = Vec::new();
+        let generation = self.publisher.publish(|mut parts| {
+            let count = config.ports().last().map_or(0, |port| port.index.as_usize() + 1);
+            if parts.places.len() < count {
+                parts.places.resize(count, None);
+            }
+            for port in config.ports() {
+                parts.places[port.index.as_usize()].get_or_insert_with(|| empty_place(workers));
+            }
+            present =
+                parts.places.iter().map(|place| place.as_ref().is_some_and(|place| place.port.is_some())).collect();
+            before = std::mem::replace(&mut parts.config, config.clone());
+            parts.tables = tables;
+            parts
+        });
+        self.wake_workers();
+        self.align_mac_table(&before, &config, &present);
+        generation
+    }
+
+    /// Makes the MAC table follow a change of config. Entries that a worker still learns by the old config meanwhile do
+    /// no harm: the bridge follows an entry only to a port that is on the packet's own network.
+    fn align_mac_table(&self, before: &Config, after: &Config, present: &[bool]) {
+        for network in before.networks() {
+            if after.network(network.index).is_none_or(|now| now.id != network.id) {
+                self.mac_table.flush_network(network.index);
+            }
+        }
+        for old in before.ports() {
+            let new = after.port(old.index);
+            let stays = new.is_some_and(|new| new.network == old.network && new.interface == old.interface);
+            for (network, mac) in fixed(old) {
+                if !stays || new.is_some_and(|new| !new.macs.contains(&mac)) {
+                    self.mac_table.remove_static(network, mac);
+                }
+            }
+            if !stays || new.is_some_and(|new| !new.is_admin_up) {
+                self.mac_table.flush_port(old.index);
+            }
+        }
+        for port in after.ports() {
+            let is_present = present.get(port.index.as_usize()).copied().unwrap_or(false);
+            self.mac_table.set_port_up(port.index, is_present && port.is_admin_up);
+            if before.port(port.index) != Some(port) {
+                for (network, mac) in fixed(port) {
+                    self.mac_table.insert_static(network, mac, port.index);
+                }
+            }
+        }
+    }
+
+    /// The place of a port, where its device publishes.
+    pub fn place(self: &Arc<Self>, index: PortIndex) -> Arc<dyn Place> {
+        assert!(index.as_usize() < PORTS_MAX, "port indices are checked by the config");
+        Arc::new(SwitchPlace { switch: self.clone(), index })
+    }
+
+    /// Removes a place that no config names any more, with its counters.
+    pub fn forget(&self, index: PortIndex) {
+        self.publisher.publish(|mut parts| {
+            if parts.config.port(index).is_none()
+                && let Some(place) = parts.places.get_mut(index.as_usize())
+            {
+                *place = None;
+            }
+            parts
+        });
+        self.wake_workers();
+    }
+
+    /// The counters of a port.
+    pub fn ledger(&self, index: PortIndex) -> Option<Arc<PortLedger>> {
+        self.publisher.current().place(index).map(|place| place.ledger.clone())
+    }
+
+    /// The MAC table.
+    pub fn mac_table(&self) -> &MacTable {
+        &self.mac_table
+    }
+
+    /// What is in force.
+    pub fn snapshot(&self) -> Arc<Snapshot<P::Tables>> {
+        self.publisher.current()
+    }
+
+    /// The switch's own time, as workers see it.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// What every worker is doing.
+    pub fn worker_reports(&self) -> Vec<WorkerReport> {
+        let snapshot = self.publisher.current();
+        let report = |(index, seat): (usize, &Seat)| {
+            let mut ports: Vec<PortIndex> = snapshot.rx[index].iter().map(|rx| rx.port).collect();
+            ports.dedup();
+            WorkerReport {
+                worker: WorkerIndex(index as u8),
+                cpu: seat.cpu,
+                packets: seat.ledger.received.get(),
+                batches: seat.ledger.batches.get(),
+                rounds: seat.ledger.rounds.get(),
+                busy_ns: seat.ledger.busy_ns.get(),
+                sleeps: seat.ledger.sleeps.get(),
+                ports,
+                balance: seat.ledger.balance(),
+            }
+        };
+        self.seats.iter().enumerate().map(report).collect()
+    }
+
+    /// The switch's books: the sum over the workers. Balanced when all of them are between rounds.
+    pub fn balance(&self) -> Balance {
+        let mut sum = Balance::default();
+        for seat in &self.seats {
+            sum += seat.ledger.balance();
+        }
+        sum
+    }
+
+    /// Tells in words what each stage would do with `frame` from `ingress`; changes nothing.
+    pub fn trace(&self, ingress: PortIndex, frame: &[u8]) -> Vec<String> {
+        let snapshot = self.publisher.current();
+        let mut batch = Batch::new();
+        if let Some(mut packet) = batch.start(ingress, QueueIndex(0)) {
+            let (head, tail) = frame.split_at(frame.len().min(HEAD_COPY));
+            packet.head(head.len()).expect("HEAD_COPY bytes fit a head").copy_from_slice(head);
+            packet.tail(Segment::from(tail)).expect("one segment is within the bound");
+            packet.commit(OffloadClaim::default());
+        }
+        let context = Context {
+            now: self.clock.now(),
+            mac_table: &self.mac_table,
+            worker: WorkerIndex(0),
+            generation: snapshot.generation,
+        };
+        P::trace(&snapshot.tables, &context, &mut batch)
+    }
+
+    /// Ages the MAC table and frees retired snapshots. Call about once a second.
+    pub fn housekeep(&self) {
+        self.mac_table.sweep(self.clock.now());
+        self.publisher.reap();
+    }
+
+    fn wake_workers(&self) {
+        for seat in &self.seats {
+            seat.wake.wake();
+        }
+    }
+}
+
+fn empty_place(workers: usize) -> PortPlace {
+    PortPlace { port: None, ledger: Arc::new(PortLedger::new(workers)) }
+}
+
+/// The static MAC entries that a port asks for.
+fn fixed(port: &PortConfig) -> impl Iterator<Item = (NetworkIndex, crate::ids::MacAddr)> + '_ {
+    port.network.into_iter().flat_map(|network| port.macs.iter().map(move |&mac| (network, mac)))
+}
+
+/// One port's place in a switch.
+struct SwitchPlace<P: Pipeline> {
+    switch: Arc<Switch<P>>,
+    index: PortIndex,
+}
+
+impl<P: Pipeline> SwitchPlace<P> {
+    /// Publishes a snapshot with `port` at this place; answers its generation.
+    fn put(&self, port: Option<Arc<dyn Port>>) -> u64 {
+        let switch = &*self.switch;
+        let at = self.index.as_usize();
+        let is_present = port.is_some();
+        let mut is_admin_up = true;
+        let generation = switch.publisher.publish(|mut parts| {
+            if is_present && parts.places.len() <= at {
+                parts.places.resize(at + 1, None);
+            }
+            if is_present || parts.places.get(at).is_some_and(Option::is_some) {
+                parts.places[at].get_or_insert_with(|| empty_place(switch.seats.len())).port = port;
+            }
+            is_admin_up = parts.config.port(self.index).is_none_or(|config| config.is_admin_up);
+            parts
+        });
+        switch.mac_table.set_port_up(self.index, is_present && is_admin_up);
+        switch.wake_workers();
+        generation
+    }
+}
+
+impl<P: Pipeline> Place for SwitchPlace<P> {
+    fn publish(&self, port: Arc<dyn Port>) {
+        self.put(Some(port));
+    }
+
+    fn withdraw(&self) {
+        let generation = self.put(None);
+        self.switch.publisher.wait_until_unused(generation);
+    }
+}

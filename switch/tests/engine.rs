@@ -1,0 +1,341 @@
+//! The engine under a hub for a pipeline: rounds, ledger, swap, sleeping. The real stages are tested in their own crate.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use switch::batch::{BURST, Batch};
+use switch::config::{Config, MTU_DEFAULT, NetworkConfig, PortConfig};
+use switch::ids::{NetworkIndex, PortIndex, WorkerIndex};
+use switch::ledger::DropReason;
+use switch::offload::{EgressOffloads, Gso, GsoKind, Offload, PartialChecksum};
+use switch::poll::Poll;
+use switch::switch::{Switch, SwitchConfig, WorkerSpec};
+use switch::testing::{Limits, MemoryPort};
+use switch::worker::{Context, Egress, Pipeline, Worker};
+
+/// Sends every frame to all other ports; a frame that starts with 0xdd is dropped, one with 0xcc consumed. The second
+/// byte, if 1, asks for a partial checksum at bytes 16..18, if 2 for a cut.
+struct Hub;
+
+impl Pipeline for Hub {
+    type Tables = Vec<PortIndex>;
+
+    fn compile(config: &Config) -> Vec<PortIndex> {
+        config.ports().iter().map(|port| port.index).collect()
+    }
+
+    fn run(tables: &Vec<PortIndex>, _context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
+        for (at, packet) in batch.packets_mut().iter_mut().enumerate() {
+            match packet.head()[..2] {
+                [0xdd, _] => egress.drop_ingress(packet.ingress, DropReason::SpoofedMac),
+                [0xcc, _] => egress.consume(),
+                [_, wish] => {
+                    packet.offload = Offload {
+                        checksum: (wish == 1).then_some(PartialChecksum { start: 8, offset: 8 }),
+                        gso: (wish == 2).then_some(Gso { kind: GsoKind::Tcp4, size: 100, header_len: 54, ecn: false }),
+                        checksum_valid: false,
+                    };
+                    let mut sent = false;
+                    for &port in tables.iter().filter(|&&port| port != packet.ingress) {
+                        egress.forward(at, packet.len(), port);
+                        sent = true;
+                    }
+                    if !sent {
+                        egress.drop_ingress(packet.ingress, DropReason::NoReceiver);
+                    }
+                }
+                _ => unreachable!("tests send at least two bytes"),
+            }
+        }
+    }
+
+    fn trace(_tables: &Vec<PortIndex>, _context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String> {
+        vec![format!("{} bytes", batch.packets()[0].len())]
+    }
+}
+
+fn config(ports: u16) -> Config {
+    let network = NetworkConfig { index: NetworkIndex(1), id: "net".into() };
+    let port = |index| PortConfig {
+        index: PortIndex(index),
+        interface: format!("if{index}").into(),
+        network: Some(NetworkIndex(1)),
+        is_admin_up: true,
+        mtu: MTU_DEFAULT,
+        macs: vec![],
+    };
+    Config::new(vec![network], (0..ports).map(port).collect()).unwrap()
+}
+
+fn switch(workers: usize, poll: Poll) -> Arc<Switch<Hub>> {
+    let config = SwitchConfig { workers: vec![WorkerSpec::default(); workers], poll, mac_max: 1000, mac_age_s: 300 };
+    Switch::new(&config).unwrap()
+}
+
+/// A switch of `ports` memory ports with one worker that the test drives.
+fn by_hand(ports: u16) -> (Arc<Switch<Hub>>, Worker<Hub>, Vec<Arc<MemoryPort>>) {
+    let switch = switch(1, Poll::Always);
+    switch.apply(config(ports));
+    let devices: Vec<_> = (0..ports).map(|_| MemoryPort::new()).collect();
+    for (index, device) in devices.iter().enumerate() {
+        switch.place(PortIndex(index as u16)).publish(device.clone());
+    }
+    let worker = switch.take_workers().pop().unwrap();
+    (switch, worker, devices)
+}
+
+fn frame(first: u8, wish: u8, len: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
+    bytes[0] = first;
+    bytes[1] = wish;
+    bytes
+}
+
+fn step(switch: &Switch<Hub>, worker: &mut Worker<Hub>) -> usize {
+    let taken = worker.step(switch.clock().now());
+    assert!(switch.balance().balances(), "{:?}", switch.balance());
+    taken
+}
+
+#[test]
+fn a_flood_reaches_all_others_once_and_counts_its_copies() {
+    let (switch, mut worker, ports) = by_hand(4);
+    ports[1].inject(&frame(7, 0, 900));
+    assert_eq!(step(&switch, &mut worker), 1);
+    for (index, port) in ports.iter().enumerate() {
+        let got = port.collect();
+        if index == 1 {
+            assert!(got.is_empty(), "reflected");
+        } else {
+            assert_eq!(got.len(), 1);
+            assert_eq!(got[0].bytes, frame(7, 0, 900));
+        }
+    }
+    let balance = switch.balance();
+    assert_eq!((balance.received, balance.copies, balance.sent, balance.dropped), (1, 2, 3, 0));
+    assert_eq!(switch.ledger(PortIndex(1)).unwrap().rx().bytes, 900);
+}
+
+#[test]
+fn drops_are_counted_where_they_happen() {
+    let (switch, mut worker, ports) = by_hand(2);
+    ports[0].inject(&frame(0xdd, 0, 60));
+    ports[0].inject(&frame(0xcc, 0, 60));
+    ports[0].inject(&frame(1, 2, 60));
+    step(&switch, &mut worker);
+    let rx = switch.ledger(PortIndex(0)).unwrap().rx();
+    assert_eq!(rx.packets, 3);
+    assert_eq!(rx.drops().collect::<Vec<_>>(), [(DropReason::SpoofedMac, 1)]);
+    let tx = switch.ledger(PortIndex(1)).unwrap().tx();
+    assert_eq!(tx.drops().collect::<Vec<_>>(), [(DropReason::NoGso, 1)]);
+    assert_eq!(switch.balance().consumed, 1);
+}
+
+#[test]
+fn a_partial_checksum_is_completed_for_a_receiver_that_cannot() {
+    for tail in [20usize, 21, 900, 4097] {
+        let switch = switch(1, Poll::Always);
+        switch.apply(config(3));
+        let sender = MemoryPort::new();
+        let plain = MemoryPort::new();
+        let able = MemoryPort::with(Limits {
+            offloads: EgressOffloads { checksum: true, ..EgressOffloads::default() },
+            ..Limits::default()
+        });
+        switch.place(PortIndex(0)).publish(sender.clone());
+        switch.place(PortIndex(1)).publish(able.clone());
+        switch.place(PortIndex(2)).publish(plain.clone());
+        let mut worker = switch.take_workers().pop().unwrap();
+        let mut bytes = frame(1, 1, tail);
+        bytes[16..18].copy_from_slice(&[0x12, 0x34]);
+        sender.inject(&bytes);
+        step(&switch, &mut worker);
+
+        let passed = able.collect().remove(0);
+        assert_eq!(passed.bytes, bytes, "left to a receiver that can");
+        assert!(passed.offload.checksum.is_some());
+
+        let done = plain.collect().remove(0);
+        assert!(done.offload.checksum.is_none());
+        let sum: u64 =
+            bytes[8..].chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum();
+        let mut folded = sum;
+        while folded > 0xffff {
+            folded = (folded & 0xffff) + (folded >> 16);
+        }
+        let mut wanted = bytes.clone();
+        wanted[16..18].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+        assert_eq!(done.bytes, wanted, "{tail} bytes");
+    }
+}
+
+#[test]
+fn a_full_receiver_drops_there_and_does_not_hold_up_the_others() {
+    let switch = switch(1, Poll::Always);
+    switch.apply(config(3));
+    let sender = MemoryPort::new();
+    let full = MemoryPort::with(Limits { room: Some(5), ..Limits::default() });
+    let free = MemoryPort::new();
+    for (index, port) in [sender.clone(), full.clone(), free.clone()].into_iter().enumerate() {
+        switch.place(PortIndex(index as u16)).publish(port);
+    }
+    let mut worker = switch.take_workers().pop().unwrap();
+    for _ in 0..20 {
+        sender.inject(&frame(1, 0, 64));
+    }
+    step(&switch, &mut worker);
+    assert_eq!(free.collect().len(), 20);
+    assert_eq!(full.collect().len(), 5);
+    assert_eq!(switch.ledger(PortIndex(1)).unwrap().tx().drops().collect::<Vec<_>>(), [(DropReason::RxRingFull, 15)]);
+}
+
+#[test]
+fn a_configured_port_without_a_device_drops_as_port_gone() {
+    let switch = switch(1, Poll::Always);
+    switch.apply(config(2));
+    let sender = MemoryPort::new();
+    switch.place(PortIndex(0)).publish(sender.clone());
+    let mut worker = switch.take_workers().pop().unwrap();
+    sender.inject(&frame(1, 0, 64));
+    step(&switch, &mut worker);
+    assert_eq!(switch.ledger(PortIndex(1)).unwrap().tx().drops().collect::<Vec<_>>(), [(DropReason::PortGone, 1)]);
+}
+
+#[test]
+fn counters_survive_a_reconnect_and_go_with_the_place() {
+    let (switch, mut worker, ports) = by_hand(2);
+    ports[0].inject(&frame(1, 0, 64));
+    step(&switch, &mut worker);
+    let again = MemoryPort::new();
+    switch.place(PortIndex(0)).publish(again.clone());
+    again.inject(&frame(1, 0, 64));
+    step(&switch, &mut worker);
+    assert_eq!(switch.ledger(PortIndex(0)).unwrap().rx().packets, 2);
+
+    switch.apply(config(0));
+    switch.forget(PortIndex(0));
+    assert!(switch.ledger(PortIndex(0)).is_none());
+}
+
+#[test]
+fn a_burst_of_large_frames_ends_at_the_round_budget_and_a_flood_puts_its_queue_in_debt() {
+    let (switch, mut worker, ports) = by_hand(10);
+    for _ in 0..BURST {
+        ports[0].inject(&frame(1, 0, 65_000));
+    }
+    ports[1].inject(&frame(2, 0, 64));
+    assert_eq!(step(&switch, &mut worker), 5 + 1, "four frames fill the budget, the fifth overdraws it");
+    // 5 x 65,000 bytes to nine ports are 2.9 MB: eleven rounds of debt.
+    let mut rounds = 0;
+    loop {
+        ports[1].inject(&frame(2, 0, 64));
+        rounds += 1;
+        if step(&switch, &mut worker) > 1 {
+            break;
+        }
+    }
+    assert!((10..=12).contains(&rounds), "{rounds}");
+    assert!(ports[2].collect().iter().filter(|frame| frame.bytes[0] == 2).count() > 10, "the neighbour went on");
+}
+
+#[test]
+fn a_port_that_hands_over_few_frames_at_a_time_keeps_their_order() {
+    let switch = switch(1, Poll::Always);
+    switch.apply(config(2));
+    let sender = MemoryPort::with(Limits { burst: Some(3), ..Limits::default() });
+    let receiver = MemoryPort::new();
+    switch.place(PortIndex(0)).publish(sender.clone());
+    switch.place(PortIndex(1)).publish(receiver.clone());
+    let mut worker = switch.take_workers().pop().unwrap();
+    for number in 0..10 {
+        sender.inject(&frame(number, 0, 64));
+    }
+    let rounds: Vec<usize> = (0..4).map(|_| step(&switch, &mut worker)).collect();
+    assert_eq!(rounds, [3, 3, 3, 1]);
+    let order: Vec<u8> = receiver.collect().iter().map(|frame| frame.bytes[0]).collect();
+    assert_eq!(order, (0..10).collect::<Vec<u8>>());
+}
+
+#[test]
+fn trace_sees_the_whole_frame_and_counts_nothing() {
+    let (switch, _worker, _ports) = by_hand(2);
+    assert_eq!(switch.trace(PortIndex(0), &frame(1, 0, 1000)), ["1000 bytes"]);
+    assert_eq!(switch.balance().received, 0);
+}
+
+/// Waits for something that another thread does.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn two_running_workers_lose_nothing_while_configs_change() {
+    let switch = switch(2, Poll::Adaptive { idle: Duration::from_micros(50) });
+    switch.apply(config(4));
+    let ports: Vec<_> = (0..4).map(|_| MemoryPort::new()).collect();
+    for (index, port) in ports.iter().enumerate() {
+        switch.place(PortIndex(index as u16)).publish(port.clone());
+    }
+    switch.start().unwrap();
+    for number in 0..200u32 {
+        for port in &ports {
+            port.inject(&frame(1, 0, 64 + number as usize));
+        }
+        switch.apply(config(4));
+    }
+    let mut got = [0; 4];
+    until("all frames delivered", || {
+        for (count, port) in got.iter_mut().zip(&ports) {
+            *count += port.collect().len();
+        }
+        got == [600; 4]
+    });
+    switch.stop();
+    let balance = switch.balance();
+    assert!(balance.balances(), "{balance:?}");
+    assert_eq!((balance.received, balance.sent, balance.dropped), (800, 2400, 0));
+}
+
+#[test]
+fn withdraw_returns_only_when_no_worker_holds_the_port() {
+    let switch = switch(2, Poll::Adaptive { idle: Duration::from_micros(50) });
+    switch.apply(config(2));
+    let other = MemoryPort::new();
+    switch.place(PortIndex(1)).publish(other);
+    switch.start().unwrap();
+    let place = switch.place(PortIndex(0));
+    for round in 0..200 {
+        let port = MemoryPort::new();
+        place.publish(port.clone());
+        if round % 3 == 0 {
+            port.inject(&frame(1, 0, 64));
+        }
+        place.withdraw();
+        assert_eq!(Arc::strong_count(&port), 1, "somebody still holds it");
+    }
+    switch.stop();
+}
+
+#[test]
+fn an_idle_worker_sleeps_and_a_publication_wakes_it() {
+    let switch = switch(1, Poll::Adaptive { idle: Duration::from_micros(50) });
+    switch.start().unwrap();
+    let seat = || switch.worker_reports()[0].clone();
+    until("asleep", || {
+        seat().sleeps > 0
+            || seat().rounds > 0 && {
+                std::thread::sleep(Duration::from_millis(5));
+                let rounds = seat().rounds;
+                std::thread::sleep(Duration::from_millis(20));
+                seat().rounds == rounds
+            }
+    });
+    let sleeps = seat().sleeps;
+    switch.apply(config(1));
+    until("woken", || seat().sleeps > sleeps);
+    switch.stop();
+    assert_eq!(seat().worker, WorkerIndex(0));
+}
