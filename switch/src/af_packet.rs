@@ -1,0 +1,253 @@
+//! A raw packet socket on one named interface: whole Ethernet frames out and in, past the host's own network stack.
+//!
+//! What makes it harder than it looks: a packet socket belongs to the namespace of the thread that made it, sees nothing
+//! of an interface before it is bound to it (and everything of all interfaces if it listens too early), and also shows
+//! what the host itself sends. So we make the socket deaf (protocol 0), bind it to the one interface for all protocols,
+//! and offer to leave the host's own frames out.
+//!
+//! Once open, the socket stays in its namespace, whatever thread uses it: any thread may own it. Its bounds are the
+//! kernel's: a full receive buffer loses frames, which [`RawSocket::lost`] counts.
+//! The interface must be up: the kernel reports one that is down as `ENETDOWN` on the next receive, once.
+
+use crate::ids::MacAddr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use std::io;
+use std::mem::size_of;
+use std::time::Duration;
+
+/// Bytes of the hardware address of an Ethernet interface.
+const MAC_SIZE: usize = 6;
+/// Asks for every protocol (`ETH_P_ALL`), in network byte order as packet(7) wants it.
+const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
+
+/// Why a raw socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RawSocketError {
+    /// There is no interface of that name in the calling thread's namespace.
+    #[error("no interface named {name:?} in this network namespace")]
+    NoInterface {
+        /// The name as given.
+        name: String,
+    },
+    /// The interface does not speak Ethernet, so its frames have no MAC addresses.
+    #[error("interface {name:?} is not an Ethernet interface")]
+    NotEthernet {
+        /// The name as given.
+        name: String,
+    },
+    /// The system said no; without CAP_NET_RAW this is `EPERM`.
+    #[error("{what}: {source}")]
+    Io {
+        /// What we tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// A packet socket (`AF_PACKET`, `SOCK_RAW`) bound to one Ethernet interface, for all protocols.
+#[derive(Debug)]
+pub struct RawSocket {
+    socket: OwnedFd,
+    mac: MacAddr,
+    index: u32,
+}
+
+impl RawSocket {
+    /// Opens a socket on `interface` in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`RawSocketError`]: no such interface, not an Ethernet one, or the system's refusal.
+    pub fn open(interface: &str) -> Result<RawSocket, RawSocketError> {
+        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+        // Protocol 0 hears nothing, so no frame of another interface slips in before `bind`.
+        let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
+            .map_err(|e| io("opening a packet socket")(e.into()))?;
+        let index = match rustix::net::netdevice::name_to_index(&socket, interface) {
+            Ok(index) => index,
+            Err(rustix::io::Errno::NODEV) => return Err(RawSocketError::NoInterface { name: interface.to_owned() }),
+            Err(e) => return Err(io("looking up the interface")(e.into())),
+        };
+        bind(socket.as_fd(), index).map_err(io("binding the packet socket"))?;
+        let address = local_address(socket.as_fd()).map_err(io("asking for the interface's address"))?;
+        if address.sll_hatype != libc::ARPHRD_ETHER || usize::from(address.sll_halen) != MAC_SIZE {
+            return Err(RawSocketError::NotEthernet { name: interface.to_owned() });
+        }
+        let mut mac = [0; MAC_SIZE];
+        mac.copy_from_slice(&address.sll_addr[..MAC_SIZE]);
+        Ok(RawSocket { socket, mac: MacAddr(mac), index })
+    }
+
+    /// Leaves out what this host itself sends through the interface (`PACKET_IGNORE_OUTGOING`, Linux 4.20).
+    ///
+    /// # Errors
+    /// The system's, from a kernel that is older.
+    pub fn ignore_outgoing(&self) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the option's value is one readable C int, and its size is the one given; the fd is open, we own it.
+        // Why unsafe: no safe crate of ours knows this option.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_IGNORE_OUTGOING,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The interface's MAC address when the socket was opened.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// The interface's index in its namespace; it stays the same for as long as the interface lives.
+    pub fn interface_index(&self) -> u32 {
+        self.index
+    }
+
+    /// Sends one frame, Ethernet header first and without FCS. Waits while the interface's queue is full.
+    ///
+    /// # Errors
+    /// The system's: `EMSGSIZE` for a frame above the MTU, `ENETDOWN` if the interface is down, `ENXIO` if it is gone.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // A packet socket takes a frame whole or not at all, so the count says nothing new.
+        rustix::net::send(&self.socket, frame, SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for a frame, puts its first bytes into `buffer` and returns how many bytes that are.
+    ///
+    /// A frame longer than `buffer` is cut. `None`: no frame came in time. The kernel has taken an outer VLAN tag out.
+    ///
+    /// # Errors
+    /// The system's: `ENETDOWN` once after the interface went down or away.
+    pub fn receive(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<Option<usize>> {
+        if !self.wait(timeout)? {
+            return Ok(None);
+        }
+        match rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT) {
+            Ok((taken, _)) => Ok(Some(taken)),
+            // Another owner of the socket may have taken the frame between the two calls.
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// How many frames the kernel lost because the receive buffer was full, since the last call.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lost(&self) -> io::Result<u32> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, the size of the plain C struct behind the pointer.
+        // Why unsafe: no safe crate of ours knows this option.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 { Ok(statistics.tp_drops) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether a frame (or an error) is there within `timeout`.
+    fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        // Longer than the clock can say is for ever.
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], timeout.as_ref()) {
+            Ok(ready) => Ok(ready > 0),
+            // A signal came first: to the caller this is a time-out that came early.
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl AsFd for RawSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// An empty link-layer address: the kernel reads and writes it whole.
+fn link_address() -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: EVERY_PROTOCOL,
+        sll_ifindex: 0,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    }
+}
+
+/// Binds the packet socket to the interface with this index, for every protocol.
+fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let mut address = link_address();
+    address.sll_ifindex = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the pointer is to a whole `sockaddr_ll` that outlives the call, and the length is its size.
+    // Why unsafe: rustix has no link-layer address.
+    let result = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the socket is bound to; for a packet socket this carries the interface's hardware address.
+fn local_address(socket: BorrowedFd<'_>) -> io::Result<libc::sockaddr_ll> {
+    let mut address = link_address();
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of the struct behind the pointer, and any bytes are a
+    // legal `sockaddr_ll`. Why unsafe: rustix has no link-layer address.
+    let result = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+    if result == 0 { Ok(address) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `body` in a new network namespace with nothing but its loopback interface, which is down.
+    ///
+    /// Needs the right to make one; where it is missing the tests fail and say so.
+    fn in_new_namespace<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                #[expect(deprecated, reason = "unsafe only for UnshareFlags::FILES, which we do not pass")]
+                rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
+                    .expect("these tests make a network namespace: run them as root");
+                body()
+            });
+            thread.join().expect("the test body panicked")
+        })
+    }
+
+    #[test]
+    fn a_name_that_no_interface_has_is_refused_by_name() {
+        let error = in_new_namespace(|| RawSocket::open("qvs-none").unwrap_err());
+        assert_eq!(error.to_string(), r#"no interface named "qvs-none" in this network namespace"#);
+    }
+
+    #[test]
+    fn an_interface_that_is_not_ethernet_is_refused() {
+        // Loopback is ARPHRD_LOOPBACK.
+        let error = in_new_namespace(|| RawSocket::open("lo").unwrap_err());
+        assert!(matches!(error, RawSocketError::NotEthernet { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_name_too_long_for_an_interface_is_refused_without_a_panic() {
+        let error = in_new_namespace(|| RawSocket::open("an-interface-name-longer-than-the-kernel-takes").unwrap_err());
+        assert!(matches!(error, RawSocketError::NoInterface { .. } | RawSocketError::Io { .. }), "{error}");
+    }
+}
