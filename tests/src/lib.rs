@@ -1,1 +1,9 @@
-//! Placeholder while the house is being raised.
+//! The rig: what the chapters of the integration binary stand on.
+//!
+//! Everything a chapter starts (a daemon, a virtual machine, a namespace, a directory) belongs to a value that takes it
+//! down when dropped, also when the test fails. The rig panics where a step cannot be done: it is only used by tests,
+//! and the message is what a reader of a failed run needs.
+
+pub mod guest;
+pub mod initramfs;
+pub mod process;
