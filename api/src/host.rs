@@ -27,6 +27,10 @@ pub struct Plug {
     pub tenant: Option<String>,
     /// Made by `attach.auto`, removed when the attachment goes.
     pub is_automatic: bool,
+    /// Where a TAP was made by us, in the daemon's own words; only there an existing device of its name is taken for
+    /// ours. `None`: nowhere yet. Set before the device is made, so that kill -9 leaves none that nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<String>,
 }
 
 /// How the frames of a plug get in and out.

@@ -1,10 +1,13 @@
 //! The Quantum networking API and the state behind it.
 //!
-//! One change goes: HTTP -> version view -> identity -> [`plugin`] -> [`store`] -> [`host::Host`], which lowers the model
-//! ([`lowering`]) and puts it in force on this hypervisor's switch. Domain errors know no HTTP; each API version maps
-//! them. This crate knows the switch's config types and nothing of its ports or workers.
+//! One change goes: HTTP ([`server`]) -> identity -> version view ([`v1`]) -> [`plugin`] -> [`store`] -> [`host::Host`],
+//! which lowers the model ([`lowering`]) and puts it in force on this hypervisor's switch. Domain errors know no HTTP;
+//! each API version maps them. This crate knows the switch's config types and nothing of its ports or workers.
 #![forbid(unsafe_code)]
 
 pub mod host;
 pub mod lowering;
 pub mod model;
+pub mod store;
+pub mod plugin;
+pub mod plugins;

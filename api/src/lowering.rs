@@ -1,13 +1,17 @@
 //! From what tenants and operators asked for to the switch's config. Pure; the whole state each time.
 //!
 //! An index, once given, stays with its network or interface for its life in [`Indices`], because the MAC table and
-//! the workers' counters are keyed by it.
+//! the workers' counters are keyed by it. Harder than it looks is that lowering must not fail, whatever operators plug:
+//! an interface that cannot be put on its network is left without one and the reason is handed back, so that one bad
+//! plug never stops the others. What is in force wins over what is new. The control thread owns it; it costs time in
+//! proportion to plugs, not to networks or ports nobody plugged (benches/lowering.rs).
 
 use crate::host::Plug;
-use crate::model::{InterfaceId, Model, NetworkId, PortId};
-use std::collections::{BTreeMap, HashMap};
-use switch::config::Config;
-use switch::ids::{NetworkIndex, PortIndex};
+use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
+use switch::config::{Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NetworkConfig, PortConfig};
+use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
 
 /// Which index belongs to which network and which interface. Freed ones are reused oldest first.
 #[derive(Default, Debug)]
@@ -16,6 +20,28 @@ pub struct Indices {
     pub networks: HashMap<NetworkId, NetworkIndex>,
     /// By interface id.
     pub ports: HashMap<InterfaceId, PortIndex>,
+    network_pool: Pool,
+    port_pool: Pool,
+    /// The network each interface with fixed MACs was put on last time; it keeps its MACs there against newcomers.
+    bound_with_macs: HashMap<InterfaceId, NetworkId>,
+}
+
+/// Indices not in use: the never used ones from `next` on, and the freed ones, oldest first.
+#[derive(Default, Debug)]
+struct Pool {
+    next: usize,
+    freed: VecDeque<u16>,
+}
+
+impl Pool {
+    /// A freed index before a new one, so that tables indexed by it stay short.
+    fn take(&mut self, count_max: usize) -> Option<u16> {
+        self.freed.pop_front().or_else(|| {
+            let index = u16::try_from(self.next).ok().filter(|_| self.next < count_max)?;
+            self.next += 1;
+            Some(index)
+        })
+    }
 }
 
 /// Why a plugged interface is on no network although a logical port names it.
@@ -23,6 +49,24 @@ pub struct Indices {
 pub enum Unbound {
     /// The plug is for another tenant (`claimed-by-other`).
     ClaimedByOther,
+    /// One of its fixed MACs is fixed for another interface of that network (`mac-conflict`).
+    MacConflict,
+    /// One of its fixed MACs is no station's address (`mac-invalid`); the daemon refuses such plugs.
+    MacInvalid,
+    /// All [`PORTS_MAX`] indices are taken (`too-many-ports`); the interface is not in the config at all.
+    TooManyPorts,
+}
+
+impl Unbound {
+    /// The word for `reason` in `qvs show ports`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Unbound::ClaimedByOther => "claimed-by-other",
+            Unbound::MacConflict => "mac-conflict",
+            Unbound::MacInvalid => "mac-invalid",
+            Unbound::TooManyPorts => "too-many-ports",
+        }
+    }
 }
 
 /// The outcome of lowering.
@@ -33,7 +77,142 @@ pub struct Lowered {
     pub unbound: HashMap<InterfaceId, (PortId, Unbound)>,
 }
 
+/// A plug and what the tenants' side says of it.
+struct Candidate<'a> {
+    plug: &'a Plug,
+    /// The parsed MACs; `None` if one is no station's.
+    macs: Option<Vec<MacAddr>>,
+    claim: Option<(&'a LogicalPort, &'a Network)>,
+}
+
 /// Lowers the whole state.
-pub fn lower(_model: &Model, _plugs: &BTreeMap<InterfaceId, Plug>, _indices: &mut Indices) -> Lowered {
-    Lowered { config: Config::default(), unbound: HashMap::new() }
+///
+/// Every plug becomes a port with the admin state of the logical port it is attached to (up without one). Only networks
+/// with a port here are in the config. An index freed by this call is given away only by a later one, unless none is
+/// left, so that whoever publishes can flush in between.
+pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Lowered {
+    let candidates: Vec<_> = plugs.values().map(|plug| Candidate::new(model, plug)).collect();
+    index_ports(plugs, indices);
+
+    let mut unbound = HashMap::new();
+    let mut bound: Vec<Option<&NetworkId>> = vec![None; candidates.len()];
+    let mut fixed = HashMap::new();
+    // Two passes: who held his MACs on this network last time, then the others in the order of interface ids.
+    for is_holders_turn in [true, false] {
+        for (at, candidate) in candidates.iter().enumerate() {
+            let Some((port, network)) = candidate.claim else { continue };
+            let held = indices.bound_with_macs.get(&candidate.plug.interface);
+            if held.is_some_and(|held| *held == network.id) != is_holders_turn {
+                continue;
+            }
+            match candidate.bind(network, indices, &mut fixed) {
+                Ok(()) => bound[at] = Some(&network.id),
+                Err(reason) => {
+                    unbound.insert(candidate.plug.interface.clone(), (port.id.clone(), reason));
+                }
+            }
+        }
+    }
+
+    indices.bound_with_macs = std::iter::zip(&candidates, &bound)
+        .filter(|(candidate, _)| !candidate.plug.macs.is_empty())
+        .filter_map(|(candidate, network)| Some((candidate.plug.interface.clone(), (*network)?.clone())))
+        .collect();
+    let networks = index_networks(model, &bound, indices);
+    let ports = std::iter::zip(candidates, bound)
+        .filter_map(|(candidate, network)| {
+            Some(PortConfig {
+                index: *indices.ports.get(&candidate.plug.interface)?,
+                interface: candidate.plug.interface.clone(),
+                network: network.map(|id| indices.networks[id]),
+                is_admin_up: candidate.claim.is_none_or(|(port, _)| port.state == AdminState::Active),
+                mtu: candidate.plug.mtu.unwrap_or(MTU_DEFAULT).clamp(MTU_MIN, MTU_MAX),
+                macs: candidate.macs.unwrap_or_default(),
+            })
+        })
+        .collect();
+    let config = Config::new(networks, ports)
+        .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
+    Lowered { config, unbound }
+}
+
+impl<'a> Candidate<'a> {
+    fn new(model: &'a Model, plug: &'a Plug) -> Candidate<'a> {
+        let claim = model
+            .port_by_attachment(&plug.interface)
+            .and_then(|port| Some((port, model.networks.get(&port.network)?)));
+        let macs = plug.macs.iter().map(|text| text.parse::<MacAddr>().ok()).collect::<Option<Vec<_>>>();
+        let macs = macs.filter(|macs| macs.iter().all(|mac| !mac.is_group() && !mac.is_zero()));
+        Candidate { plug, macs, claim }
+    }
+
+    /// Whether it may be on `network`; if so its MACs are entered in `fixed`.
+    fn bind(
+        &self,
+        network: &'a Network,
+        indices: &Indices,
+        fixed: &mut HashMap<(&'a str, MacAddr), &'a str>,
+    ) -> Result<(), Unbound> {
+        if !indices.ports.contains_key(&self.plug.interface) {
+            return Err(Unbound::TooManyPorts);
+        }
+        if self.plug.tenant.as_deref().is_some_and(|tenant| tenant != &*network.tenant) {
+            return Err(Unbound::ClaimedByOther);
+        }
+        // An unreadable MAC must not turn "only these" into "any": the interface stays off the network.
+        let macs = self.macs.as_ref().ok_or(Unbound::MacInvalid)?;
+        if macs.iter().any(|&mac| fixed.contains_key(&(&*network.id, mac))) {
+            return Err(Unbound::MacConflict);
+        }
+        fixed.extend(macs.iter().map(|&mac| ((&*network.id, mac), &*self.plug.interface)));
+        Ok(())
+    }
+}
+
+/// Gives every plug an index while there are any, and takes those of interfaces that are gone.
+fn index_ports(plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) {
+    let mut departed = take_departed(&mut indices.ports, |interface| plugs.contains_key(interface));
+    for interface in plugs.keys() {
+        if !indices.ports.contains_key(interface)
+            && let Some(index) = indices.port_pool.take(PORTS_MAX).or_else(|| departed.pop_front().map(|port| port.0))
+        {
+            indices.ports.insert(interface.clone(), PortIndex(index));
+        }
+    }
+    indices.port_pool.freed.extend(departed.into_iter().map(|port| port.0));
+}
+
+/// Gives every network in use an index and takes those of networks that are gone. There are always enough: a network in
+/// use has a port here, and there are fewer ports than network indices.
+fn index_networks(model: &Model, bound: &[Option<&NetworkId>], indices: &mut Indices) -> Vec<NetworkConfig> {
+    const { assert!(PORTS_MAX < NETWORKS_MAX) };
+    let mut in_use: Vec<&NetworkId> = bound.iter().flatten().copied().collect();
+    in_use.sort_unstable();
+    in_use.dedup();
+    let mut departed = take_departed(&mut indices.networks, |network| model.networks.contains_key(network));
+    for &network in &in_use {
+        if indices.networks.contains_key(network) {
+            continue;
+        }
+        let index = indices.network_pool.take(NETWORKS_MAX).or_else(|| departed.pop_front().map(|network| network.0));
+        let index = index.unwrap_or_else(|| {
+            // Every index is held by a network that exists but may have no port here any more: take those back.
+            let idle = take_departed(&mut indices.networks, |network| in_use.binary_search(&network).is_ok());
+            indices.network_pool.freed.extend(idle.into_iter().map(|network| network.0));
+            indices.network_pool.take(NETWORKS_MAX).expect("at most PORTS_MAX networks are in use")
+        });
+        indices.networks.insert(network.clone(), NetworkIndex(index));
+    }
+    indices.network_pool.freed.extend(departed.into_iter().map(|network| network.0));
+    in_use.into_iter().map(|id| NetworkConfig { index: indices.networks[id], id: id.clone() }).collect()
+}
+
+/// Removes and returns, lowest first, the indices of owners that are no longer there.
+fn take_departed<Id: Hash + Eq, Index: Copy + Ord>(
+    owners: &mut HashMap<Id, Index>,
+    is_there: impl Fn(&Id) -> bool,
+) -> VecDeque<Index> {
+    let mut departed: Vec<Index> = owners.extract_if(|id, _| !is_there(id)).map(|(_, index)| index).collect();
+    departed.sort_unstable();
+    departed.into()
 }

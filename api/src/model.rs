@@ -2,6 +2,10 @@
 //!
 //! Ids are server-made lower-case UUIDs. Names, tenants and attachment ids are opaque UTF-8 compared byte for byte. A
 //! [`Model`] is plain data with its indexes; who may change it and in which order faults win is the plugin's matter.
+//!
+//! The hard part is that three indexes must agree with two tables after every change. So there is one way to change a
+//! model, [`Model::apply`], and the store commits exactly the [`Change`]s that are applied. Any thread may read a
+//! model; the plugin's writer is the only one that changes it. It has no bound of its own: quotas are the API's matter.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,13 +22,33 @@ pub type PortId = Arc<str>;
 /// The text a tenant plugs as attachment and an operator plugs as interface.
 pub type InterfaceId = Arc<str>;
 
-/// Administrative state of a logical port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Administrative state of a logical port (specification section 7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum AdminState {
     /// May pass traffic.
     Active,
     /// Must not.
     Down,
+}
+
+impl AdminState {
+    /// The state of this name. The two names are case-sensitive, as on the wire.
+    pub fn from_name(name: &str) -> Option<AdminState> {
+        match name {
+            "ACTIVE" => Some(AdminState::Active),
+            "DOWN" => Some(AdminState::Down),
+            _ => None,
+        }
+    }
+
+    /// Its name on the wire and in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            AdminState::Active => "ACTIVE",
+            AdminState::Down => "DOWN",
+        }
+    }
 }
 
 /// Whether the data plane carries it, as the API tells it.
@@ -38,6 +62,18 @@ pub enum OpStatus {
     Provisioning,
     /// The plugin does not track it.
     Unknown,
+}
+
+impl OpStatus {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            OpStatus::Up => "UP",
+            OpStatus::Down => "DOWN",
+            OpStatus::Provisioning => "PROVISIONING",
+            OpStatus::Unknown => "UNKNOWN",
+        }
+    }
 }
 
 /// An isolated L2 segment of one tenant.
@@ -81,4 +117,151 @@ pub struct Model {
     pub by_network: BTreeMap<(NetworkId, u64), PortId>,
     /// The one port an interface is attached to, in the whole service.
     pub by_attachment: HashMap<InterfaceId, PortId>,
+    /// The serial of the next network or port.
+    next_serial: u64,
+}
+
+/// One step of a write: what the store commits and [`Model::apply`] then does. Steps of one write come as one slice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A network is new or has a new name. Its tenant and serial never change.
+    PutNetwork(Network),
+    /// A network is gone. Its ports go before it, in the same slice.
+    RemoveNetwork(NetworkId),
+    /// A port is new, or has a new state or attachment. Its network and serial never change.
+    PutPort(LogicalPort),
+    /// A port is gone.
+    RemovePort(PortId),
+}
+
+impl Model {
+    /// A model of these records, in any order.
+    ///
+    /// # Errors
+    /// [`Inconsistent`] if they contradict each other, which records written by [`Change`]s never do.
+    pub fn from_records(networks: Vec<Network>, ports: Vec<LogicalPort>) -> Result<Model, Inconsistent> {
+        let mut model = Model::default();
+        for network in networks {
+            model.put_network(network);
+        }
+        for port in ports {
+            if !model.networks.contains_key(&port.network) {
+                return Err(Inconsistent::PortWithoutNetwork { port: port.id, network: port.network });
+            }
+            if let Some(attachment) = &port.attachment
+                && let Some(first) = model.by_attachment.get(attachment)
+            {
+                return Err(Inconsistent::AttachedTwice {
+                    attachment: attachment.clone(),
+                    first: first.clone(),
+                    second: port.id,
+                });
+            }
+            model.put_port(port);
+        }
+        Ok(model)
+    }
+
+    /// The serial for the next network or port to be created: above every serial in use.
+    pub fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    /// Does one step.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::PutNetwork(network) => self.put_network(network.clone()),
+            Change::RemoveNetwork(id) => self.remove_network(id),
+            Change::PutPort(port) => self.put_port(port.clone()),
+            Change::RemovePort(id) => self.remove_port(id),
+        }
+    }
+
+    /// This tenant's network of this id; nobody else's.
+    pub fn network_of(&self, tenant: &str, id: &str) -> Option<&Network> {
+        self.networks.get(id).filter(|network| &*network.tenant == tenant)
+    }
+
+    /// The port of this id, if it is on this network.
+    pub fn port_of(&self, network: &str, id: &str) -> Option<&LogicalPort> {
+        self.ports.get(id).filter(|port| &*port.network == network)
+    }
+
+    /// A tenant's networks in creation order.
+    pub fn networks_of<'a>(&'a self, tenant: &str) -> impl Iterator<Item = &'a Network> + use<'a> {
+        let tenant = Text::from(tenant);
+        self.by_tenant.range((tenant.clone(), 0)..=(tenant, u64::MAX)).map(|(_, id)| {
+            self.networks.get(id).expect("by_tenant names only networks of the model: apply changes both together")
+        })
+    }
+
+    /// A network's ports in creation order.
+    pub fn ports_of<'a>(&'a self, network: &NetworkId) -> impl Iterator<Item = &'a LogicalPort> + use<'a> {
+        self.by_network.range((network.clone(), 0)..=(network.clone(), u64::MAX)).map(|(_, id)| {
+            self.ports.get(id).expect("by_network names only ports of the model: apply changes both together")
+        })
+    }
+
+    /// The logical port an interface is attached to.
+    pub fn port_by_attachment(&self, interface: &str) -> Option<&LogicalPort> {
+        self.by_attachment.get(interface).and_then(|id| self.ports.get(id))
+    }
+
+    fn put_network(&mut self, network: Network) {
+        self.next_serial = self.next_serial.max(network.serial.saturating_add(1));
+        self.by_tenant.insert((network.tenant.clone(), network.serial), network.id.clone());
+        self.networks.insert(network.id.clone(), network);
+    }
+
+    fn remove_network(&mut self, id: &NetworkId) {
+        assert!(self.ports_of(id).next().is_none(), "a network is removed after its ports");
+        if let Some(network) = self.networks.remove(id) {
+            self.by_tenant.remove(&(network.tenant, network.serial));
+        }
+    }
+
+    fn put_port(&mut self, port: LogicalPort) {
+        self.next_serial = self.next_serial.max(port.serial.saturating_add(1));
+        if let Some(old) = self.ports.get(&port.id).and_then(|old| old.attachment.as_ref()) {
+            self.by_attachment.remove(old);
+        }
+        if let Some(attachment) = &port.attachment {
+            let other = self.by_attachment.insert(attachment.clone(), port.id.clone());
+            assert!(other.is_none(), "an interface is attached to one port only: plugins check before they commit");
+        }
+        self.by_network.insert((port.network.clone(), port.serial), port.id.clone());
+        self.ports.insert(port.id.clone(), port);
+    }
+
+    fn remove_port(&mut self, id: &PortId) {
+        if let Some(port) = self.ports.remove(id) {
+            self.by_network.remove(&(port.network, port.serial));
+            if let Some(attachment) = port.attachment {
+                self.by_attachment.remove(&attachment);
+            }
+        }
+    }
+}
+
+/// Why a set of records is no model.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Inconsistent {
+    /// A port is on a network that is not there.
+    #[error("port {port} is on network {network}, which does not exist")]
+    PortWithoutNetwork {
+        /// The port.
+        port: PortId,
+        /// The network it names.
+        network: NetworkId,
+    },
+    /// Two ports have one attachment.
+    #[error("attachment {attachment:?} is plugged into ports {first} and {second}")]
+    AttachedTwice {
+        /// The attachment.
+        attachment: InterfaceId,
+        /// One port.
+        first: PortId,
+        /// The other.
+        second: PortId,
+    },
 }

@@ -1,0 +1,137 @@
+//! What a plugin's methods may refuse, one enum a method, and [`Fault`], the union that API versions map.
+//!
+//! They tell facts and know no HTTP. Each enum lists exactly what the specification's section 12 allows that method,
+//! and [`StoreFailed`] where it writes.
+
+use crate::model::{InterfaceId, NetworkId, PortId, Text};
+
+macro_rules! facts {
+    ($($(#[$doc:meta])* $name:ident: $text:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+            #[error($text)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+        )*
+
+        /// Everything a plugin may refuse. Each API version maps it in one full `match`.
+        #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+        pub enum Fault {
+            $($(#[$doc])* #[error(transparent)] $name(#[from] $name),)*
+        }
+    };
+}
+
+facts! {
+    /// The tenant has no such network.
+    NetworkNotFound: "network {network} could not be found" {
+        /// The id asked for.
+        network: NetworkId,
+    }
+    /// The network has ports with attachments.
+    NetworkInUse: "network {network} has attachments" {
+        /// The network.
+        network: NetworkId,
+    }
+    /// The network has no such port.
+    PortNotFound: "port {port} could not be found on network {network}" {
+        /// The id asked for.
+        port: PortId,
+        /// The network it was sought on.
+        network: NetworkId,
+    }
+    /// No port state has this name.
+    StateInvalid: "{state:?} is no port state" {
+        /// The name given.
+        state: Text,
+    }
+    /// Something is plugged into the port.
+    PortInUse: "{attachment:?} is plugged into port {port} of network {network}" {
+        /// The port.
+        port: PortId,
+        /// Its network.
+        network: NetworkId,
+        /// What is plugged into it.
+        attachment: InterfaceId,
+    }
+    /// The attachment is plugged into a port already.
+    AlreadyAttached: "{attachment:?} cannot be plugged into port {port} of network {network}: it is in port {holder}" {
+        /// The attachment.
+        attachment: InterfaceId,
+        /// The port asked for.
+        port: PortId,
+        /// Its network.
+        network: NetworkId,
+        /// The port that has it.
+        holder: PortId,
+    }
+    /// The change could not be made durable and is not in force.
+    StoreFailed: "the change could not be stored: {why}" {
+        /// What the store said.
+        why: Text,
+    }
+}
+
+macro_rules! method_errors {
+    ($($(#[$doc:meta])* $name:ident { $($fact:ident),* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+            pub enum $name {
+                $(#[doc = concat!("See [`", stringify!($fact), "`].")] #[error(transparent)] $fact(#[from] $fact),)*
+            }
+
+            impl From<$name> for Fault {
+                fn from(error: $name) -> Fault {
+                    match error {
+                        $($name::$fact(fact) => Fault::$fact(fact),)*
+                    }
+                }
+            }
+        )*
+    };
+}
+
+method_errors! {
+    /// Why a network was not made.
+    CreateNetworkError { StoreFailed }
+    /// Why a network was not removed.
+    DeleteNetworkError { NetworkNotFound, NetworkInUse, StoreFailed }
+    /// Why a network is not told.
+    GetNetworkError { NetworkNotFound }
+    /// Why a network was not renamed.
+    UpdateNetworkError { NetworkNotFound, StoreFailed }
+    /// Why a network's ports are not told.
+    GetAllPortsError { NetworkNotFound }
+    /// Why a port was not made.
+    CreatePortError { NetworkNotFound, StateInvalid, StoreFailed }
+    /// Why a port was not changed.
+    UpdatePortError { NetworkNotFound, PortNotFound, StateInvalid, StoreFailed }
+    /// Why a port was not removed.
+    DeletePortError { NetworkNotFound, PortNotFound, PortInUse, StoreFailed }
+    /// Why a port is not told.
+    GetPortError { NetworkNotFound, PortNotFound }
+    /// Why an interface was not plugged.
+    PlugInterfaceError { NetworkNotFound, PortNotFound, PortInUse, AlreadyAttached, StoreFailed }
+    /// Why an interface was not taken out.
+    UnplugInterfaceError { NetworkNotFound, PortNotFound, StoreFailed }
+}
+
+macro_rules! from_lookup {
+    ($($name:ident)*) => {
+        $(
+            impl From<GetPortError> for $name {
+                fn from(error: GetPortError) -> $name {
+                    match error {
+                        GetPortError::NetworkNotFound(fact) => fact.into(),
+                        GetPortError::PortNotFound(fact) => fact.into(),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+from_lookup! { UpdatePortError DeletePortError PlugInterfaceError UnplugInterfaceError }

@@ -1,0 +1,297 @@
+//! The durable state of this host: tenants' networks and ports, operators' plugs. One redb file.
+//!
+//! A write that was acknowledged survives kill -9: each [`Store::commit`] is one transaction, fsynced before it returns.
+//! What makes it hard is a disk that fails: after a failed commit nobody knows whether the change is on the disk, so the
+//! file is closed and opened again, and the caller loads the model anew rather than guess. Records are one byte of
+//! record version and then JSON (serde_json), so that an operator can read them and a later version can add fields.
+//!
+//! Any thread may call; calls take turns, fsync included. Size is bounded by the disk only.
+
+mod lock;
+mod records;
+
+use crate::host::Plug;
+use crate::model::{Change, Inconsistent, InterfaceId, Model};
+use lock::PidLock;
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The version of the tables this program writes. A file of a higher one is refused.
+pub const SCHEMA_VERSION: u64 = 1;
+/// Bytes redb may use for its page cache; 1,000 ports need less than one MiB.
+const CACHE_BYTES: usize = 16 << 20;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
+const PORTS: TableDefinition<&str, &[u8]> = TableDefinition::new("ports");
+const PLUGS: TableDefinition<&str, &[u8]> = TableDefinition::new("plugs");
+const SCHEMA_KEY: &str = "schema";
+
+/// Why the store cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("{path} is in use by process {}", .pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string()))]
+    InUse {
+        /// The store's file.
+        path: PathBuf,
+        /// The holder, if it wrote its pid.
+        pid: Option<u32>,
+    },
+    /// A newer program wrote it.
+    #[error("the store has schema {found}, this program knows up to {SCHEMA_VERSION}: run the newer program, or restore a backup")]
+    NewerSchema {
+        /// Its schema version.
+        found: u64,
+    },
+    /// A record is of a version this program does not know or is not what it should be.
+    #[error("record {key:?} of table {table} cannot be read: {why}")]
+    BadRecord {
+        /// The table.
+        table: &'static str,
+        /// The record's key.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The records contradict each other.
+    #[error("the store contradicts itself: {0}")]
+    Inconsistent(#[from] Inconsistent),
+    /// The file or its directory cannot be made or opened.
+    #[error("{path}: {source}")]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// redb failed, most often because the disk did.
+    #[error("the store failed: {0}")]
+    Database(Box<redb::Error>),
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> StoreError {
+        StoreError::Database(Box::new(error.into()))
+    }
+}
+
+/// The open store. Holds its locks until dropped.
+pub struct Store {
+    /// `None` after a failure that reopening did not mend; the next call tries again.
+    database: Mutex<Option<Database>>,
+    reopen: Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>,
+    _lock: Option<PidLock>,
+}
+
+impl Store {
+    /// Opens the store at `path`, or makes it: the file 0600, a missing directory 0700. Beside it a `.pid` file is
+    /// locked and names this process.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process has it, [`StoreError::NewerSchema`] if a newer program wrote it, otherwise
+    /// what the system or redb said.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|source| StoreError::File { path: directory.to_owned(), source })?;
+        }
+        let lock = PidLock::take(path)?;
+        let path = path.to_owned();
+        let mut store = Store::with_opener(Box::new(move || open_file(&path)))?;
+        store._lock = Some(lock);
+        Ok(store)
+    }
+
+    fn with_opener(reopen: Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>) -> Result<Store, StoreError> {
+        let database = reopen()?;
+        check_schema(&database)?;
+        Ok(Store { database: Mutex::new(Some(database)), reopen, _lock: None })
+    }
+
+    /// Everything tenants own.
+    ///
+    /// # Errors
+    /// [`StoreError::BadRecord`] and [`StoreError::Inconsistent`] for a damaged file, else what redb said.
+    pub fn load(&self) -> Result<Model, StoreError> {
+        let mut guard = self.lock();
+        let transaction = self.ready(&mut guard)?.begin_read()?;
+        let networks = read_all(&transaction.open_table(NETWORKS)?, records::network)?;
+        let ports = read_all(&transaction.open_table(PORTS)?, records::port)?;
+        Ok(Model::from_records(networks, ports)?)
+    }
+
+    /// Writes these changes as one transaction and returns when they are on the disk.
+    ///
+    /// # Errors
+    /// What redb said. It is then unknown whether the changes are on the disk: [`Store::load`] tells.
+    pub fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut networks = transaction.open_table(NETWORKS)?;
+            let mut ports = transaction.open_table(PORTS)?;
+            for change in changes {
+                match change {
+                    Change::PutNetwork(network) => {
+                        networks.insert(&*network.id, records::of_network(network).as_slice())?;
+                    }
+                    Change::RemoveNetwork(id) => {
+                        networks.remove(&**id)?;
+                    }
+                    Change::PutPort(port) => {
+                        ports.insert(&*port.id, records::of_port(port).as_slice())?;
+                    }
+                    Change::RemovePort(id) => {
+                        ports.remove(&**id)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The plugs of this host by interface id.
+    ///
+    /// # Errors
+    /// [`StoreError::BadRecord`] for a damaged file, else what redb said.
+    pub fn plugs(&self) -> Result<BTreeMap<InterfaceId, Plug>, StoreError> {
+        let mut guard = self.lock();
+        let transaction = self.ready(&mut guard)?.begin_read()?;
+        let plugs = read_all(&transaction.open_table(PLUGS)?, records::plug)?;
+        Ok(plugs.into_iter().map(|plug| (plug.interface.clone(), plug)).collect())
+    }
+
+    /// Writes a plug, over an older one of the same interface if there is one.
+    ///
+    /// # Errors
+    /// What redb said; as for [`Store::commit`].
+    pub fn put_plug(&self, plug: &Plug) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.open_table(PLUGS)?.insert(&*plug.interface, records::of_plug(plug).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Removes the plug of this interface; whether there was one.
+    ///
+    /// # Errors
+    /// What redb said; as for [`Store::commit`].
+    pub fn remove_plug(&self, interface: &str) -> Result<bool, StoreError> {
+        self.write(|transaction| Ok(transaction.open_table(PLUGS)?.remove(interface)?.is_some()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
+        // A panic in another call leaves a database that redb itself keeps whole: its transaction was dropped.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready<'a>(&self, database: &'a mut Option<Database>) -> Result<&'a Database, StoreError> {
+        match database {
+            Some(database) => Ok(database),
+            closed => Ok(closed.insert((self.reopen)()?)),
+        }
+    }
+
+    /// One durable transaction. After a failure the file is closed, and opened again by the next call, because redb
+    /// refuses all work once a write failed.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut guard = self.lock();
+        let outcome = write_durably(self.ready(&mut guard)?, change);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "a write to the store failed; it is closed and will be opened again");
+            *guard = None;
+        }
+        outcome
+    }
+}
+
+fn write_durably<T>(
+    database: &Database,
+    change: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    let value = change(&transaction)?;
+    transaction.commit()?;
+    Ok(value)
+}
+
+fn read_all<T>(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    read: impl Fn(&str, &[u8]) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    table.iter()?.map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| read(key.value(), value.value()))).collect()
+}
+
+/// Opens the file, which must be ours alone; a missing one is made whole under another name first, so that a kill in
+/// between never leaves half a store.
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    let file_error = |source| StoreError::File { path: path.to_owned(), source };
+    if !path.try_exists().map_err(file_error)? {
+        let fresh = path.with_added_extension("new");
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error(error)),
+            _ => {}
+        }
+        let file = open_options().create_new(true).open(&fresh).map_err(file_error)?;
+        let database = builder().create_with_backend(FileBackend::new(file)?)?;
+        check_schema(&database)?;
+        drop(database);
+        std::fs::rename(&fresh, path).map_err(file_error)?;
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()).map_err(file_error)?;
+    }
+    let file = open_options().open(path).map_err(file_error)?;
+    match builder().create_with_backend(FileBackend::new(file)?) {
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+            Err(StoreError::InUse { path: path.to_owned(), pid: lock::holder(path) })
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Refuses a newer schema; gives a new file its schema version and its tables.
+fn check_schema(database: &Database) -> Result<(), StoreError> {
+    let found = match database.begin_read()?.open_table(META) {
+        Ok(meta) => meta.get(SCHEMA_KEY)?.map(|version| version.value()),
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match found {
+        Some(found) if found > SCHEMA_VERSION => Err(StoreError::NewerSchema { found }),
+        Some(_) => Ok(()),
+        None => write_durably(database, |transaction| {
+            transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
+            transaction.open_table(NETWORKS)?;
+            transaction.open_table(PORTS)?;
+            transaction.open_table(PLUGS)?;
+            Ok(())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
