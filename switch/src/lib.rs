@@ -19,10 +19,13 @@ pub mod config;
 pub mod ids;
 pub mod ledger;
 pub mod mac_table;
+pub mod netns;
 pub mod offload;
 pub mod packet;
 pub mod poll;
 pub mod port;
+#[cfg(any(test, feature = "testing"))]
+pub mod port_contract;
 pub mod publish;
 pub mod segment;
 pub mod switch;

@@ -1,7 +1,50 @@
-//! A TAP device of our own making, as a port. Interface fixed here first.
-use crate::port::{Device, DeviceState, Link, Place};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+//! A TAP device of our own making, as a port: a network interface of the host whose wire is the switch.
+//!
+//! What makes it harder than it looks: a TAP belongs to the network namespace of the thread that opens `/dev/net/tun`, so
+//! it is opened on a helper thread inside the wanted one. It must outlive us with its addresses (kill -9, upgrade) and yet
+//! leave nothing behind when making it fails half-way, so it becomes persistent last. And it can be deleted under us: the
+//! descriptor then answers `EBADFD` for ever. The port marks itself gone, [`Tap`]'s state says so, and its keeper opens it
+//! anew. Its namespace cannot vanish while the descriptor is open, but it can lose its name; that is told too.
+//!
+//! Frames pass with a 12-byte `virtio_net_hdr`, so checksums stay partial and TCP stays uncut between the host's stack and
+//! a guest. One system call moves one frame, and the kernel copies it once: `readv` puts the first [`HEAD_COPY`] bytes into
+//! the packet's head and the rest into the queue's buffer; `writev` gathers the head and the tail from where they lie.
+//!
+//! The port has one queue each way. rx belongs to one worker; tx keeps no state and may be called by all of them.
+//! Bounds: [`RX_BUFFER`] bytes of tails a round, of which small frames ever touch only the first pages.
+
+use crate::batch::{BURST, Batch};
+use crate::ids::{PortIndex, QueueIndex};
+use crate::ledger::{DropReason, Tally};
+use crate::netns::{self, Origin};
+use crate::offload::{EgressOffloads, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
+use crate::packet::{HEAD_COPY, SEGMENTS_MAX};
+use crate::port::{Device, DeviceState, Link, Place, Port};
+use crate::segment::Segment;
+use crate::sync::{AtomicBool, Ordering};
+use crate::worker::ROUND_BYTES;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ffi::{c_int, c_uint};
+use std::io;
+use std::sync::{Arc, Mutex, TryLockError};
+
+/// Bytes of an interface name in the kernel's requests, the closing zero included (`IFNAMSIZ`).
+const NAME_SIZE: usize = 16;
+/// Longest tail a read can bring: a GSO packet of 65,536 bytes (`GSO_LEGACY_MAX_SIZE`), its Ethernet header and two tags,
+/// and one byte more, so that a read that fills it is known to be cut.
+const TAIL_MAX: usize = 65_536 + 14 + 2 * 4 + 1;
+/// Bytes of an rx queue's buffer: what a round may take, and the last frame's excess.
+const RX_BUFFER: usize = (ROUND_BYTES + TAIL_MAX).next_multiple_of(4096) + BURST * TAIL_ALIGN;
+/// Tails start on cache lines of their own.
+const TAIL_ALIGN: usize = 64;
+
+const _: () = assert!(RX_BUFFER - TAIL_MAX >= ROUND_BYTES + BURST * (TAIL_ALIGN - 1), "a whole round fits");
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
 
 /// What a TAP needs to know.
 #[derive(Debug)]
@@ -12,13 +55,20 @@ pub struct TapConfig {
     pub netns: Option<OwnedFd>,
     /// Bytes of L3 payload.
     pub mtu: u16,
-    /// Reopen the existing device of that name, which the caller knows to be ours. Otherwise it is made exclusively.
+    /// Reopen the existing device of that name, which the caller knows to be ours, or make it if there is none.
+    /// Otherwise it is made exclusively.
     pub reopen: bool,
 }
 
 /// Why a TAP could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
+    /// No interface can have this name.
+    #[error("{name:?} cannot name an interface: 1 to 15 letters, digits or other visible ASCII, but no / : %")]
+    BadName {
+        /// The name.
+        name: String,
+    },
     /// A device of that name exists and `reopen` was not asked for.
     #[error("an interface named {name:?} exists already and is not ours")]
     NameTaken {
@@ -31,28 +81,444 @@ pub enum TapError {
         /// What we tried.
         what: String,
         /// What it said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 /// An open TAP's control side. Dropping it withdraws the port and closes the device, which persists.
-pub struct Tap {}
+pub struct Tap {
+    port: Arc<TapPort>,
+    place: Arc<dyn Place>,
+    origin: Option<Origin>,
+    is_published: bool,
+}
 
 impl Tap {
     /// Opens or makes the TAP: persistent, vnet header, offloads, MTU, link up; publishes its port at `place`.
     ///
+    /// Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter `config.netns`. A device that was made but could not be set up
+    /// is gone again when this returns; one that was reopened stays.
+    ///
     /// # Errors
     /// [`TapError`]; the caller retries.
-    pub fn open(_config: TapConfig, _place: Arc<dyn Place>) -> Result<Tap, TapError> {
-        Ok(Tap {})
+    pub fn open(config: TapConfig, place: Arc<dyn Place>) -> Result<Tap, TapError> {
+        // The namespace's descriptor is closed on return; only the device's own keeps it alive then.
+        let TapConfig { name, netns, mtu, reopen } = config;
+        check_name(&name)?;
+        let netns = netns.as_ref().map(AsFd::as_fd);
+        let origin = netns.and_then(Origin::of);
+        let buffer = Mapping::new().map_err(failed("mapping a receive buffer"))?;
+        let (fd, takes_uso) = netns::within(netns, || open_device(&name, mtu, reopen))
+            .map_err(failed("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
+        let port = Arc::new(TapPort {
+            fd,
+            egress: EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: takes_uso },
+            rx: Mutex::new(RxQueue { buffer, used: 0 }),
+            is_gone: AtomicBool::new(false),
+        });
+        place.publish(port.clone());
+        Ok(Tap { port, place, origin, is_published: true })
     }
 
     /// Removes the device itself: withdraws the port, ends persistence and closes.
-    pub fn remove(self) {}
+    pub fn remove(mut self) {
+        self.withdraw();
+        // Fails only if the device is gone already.
+        let _ = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&self.port.fd, 0);
+    }
+
+    fn withdraw(&mut self) {
+        if std::mem::take(&mut self.is_published) {
+            self.place.withdraw();
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
 }
 
 impl Device for Tap {
     fn state(&self) -> DeviceState {
-        DeviceState { is_ready: false, link: Link::Down, reason: String::new() }
+        let down = |is_ready, reason: &str| DeviceState { is_ready, link: Link::Down, reason: reason.to_owned() };
+        // The driver answers POLLERR for a device that is gone, and POLLOUT while the interface is up: its send buffer
+        // has no limit by default. That holds wherever the interface was renamed or moved to.
+        let events = self.port.poll(PollFlags::OUT);
+        if self.port.is_gone() || events.contains(PollFlags::ERR) {
+            down(false, "the device is gone")
+        } else if self.origin.as_ref().is_some_and(|origin| !origin.is_there()) {
+            down(false, "the network namespace is gone")
+        } else if events.contains(PollFlags::OUT) {
+            DeviceState { is_ready: true, link: Link::Up, reason: String::new() }
+        } else {
+            down(true, "the interface is down")
+        }
     }
 }
+
+/// An open TAP as the workers see it.
+struct TapPort {
+    fd: OwnedFd,
+    /// What the host's stack takes from us.
+    egress: EgressOffloads,
+    rx: Mutex<RxQueue>,
+    /// Set for ever once the kernel said that the device no longer exists.
+    is_gone: AtomicBool,
+}
+
+/// Where the tails of one round lie.
+struct RxQueue {
+    buffer: Mapping,
+    /// Bytes handed out since the last `rx_done`.
+    used: usize,
+}
+
+impl TapPort {
+    fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Which of the events, or errors, are there now.
+    fn poll(&self, events: PollFlags) -> PollFlags {
+        let mut fds = [PollFd::new(&self.fd, events)];
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) => fds[0].revents(),
+            // Interrupted or out of memory: nothing is known, and whoever asked asks again.
+            Err(_) => PollFlags::empty(),
+        }
+    }
+
+    /// Counts a failed write, and remembers if there is nothing to write to any more.
+    #[cold]
+    fn refused(&self, errno: Errno, tally: &mut Tally) {
+        tally.drop(match errno {
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => DropReason::RxRingFull,
+            // The interface is down.
+            Errno::IO | Errno::NETDOWN => DropReason::NotReady,
+            errno if is_end(errno) => {
+                self.is_gone.store(true, Ordering::Relaxed);
+                DropReason::PortGone
+            }
+            // Also EFAULT: a guest's memory vanished under the copy.
+            _ => DropReason::DeviceError,
+        });
+    }
+}
+
+/// Whether a read or write says that the device no longer exists.
+fn is_end(errno: Errno) -> bool {
+    matches!(errno, Errno::BADFD | Errno::NODEV | Errno::NXIO)
+}
+
+impl Port for TapPort {
+    fn rx_queues(&self) -> u16 {
+        1
+    }
+
+    fn tx_queues(&self) -> u16 {
+        1
+    }
+
+    fn rx<'r>(&'r self, ingress: PortIndex, queue: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
+        if self.is_gone() {
+            return;
+        }
+        let mut rx = match self.rx.try_lock() {
+            Ok(rx) => rx,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        // Bounded even if every frame is one we cannot carry, which leaves room in the batch.
+        for _ in 0..BURST {
+            if rx.used + TAIL_MAX > RX_BUFFER {
+                break;
+            }
+            let Some(mut packet) = batch.start(ingress, queue) else { break };
+            let head = packet.head(HEAD_COPY).expect("an empty head holds HEAD_COPY bytes");
+            let mut header = [0u8; VNET_HEADER_MRG_LEN];
+            // SAFETY: `used + TAIL_MAX` is inside the buffer (checked above).
+            // Why unsafe: pointer arithmetic on memory that no slice may cover.
+            let tail = unsafe { rx.buffer.base.add(rx.used) };
+            let pieces = [
+                libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() },
+                libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
+                libc::iovec { iov_base: tail.cast(), iov_len: TAIL_MAX },
+            ];
+            // SAFETY: the first two pieces are private slices that live through the call; the third is `TAIL_MAX` bytes
+            // of the mapping, covered by no reference, and not part of a tail of this round (`used` is behind them).
+            // Why unsafe: tails lie in memory that the kernel writes while old segments may still point into it, so it
+            // must not become a slice, and the safe `readv` takes only slices.
+            let got = unsafe { libc::readv(self.fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as c_int) };
+            let Ok(got) = usize::try_from(got) else {
+                if is_end(last_errno()) {
+                    self.is_gone.store(true, Ordering::Relaxed);
+                }
+                break;
+            };
+            let Some(len) = got.checked_sub(header.len()) else {
+                tally.moved(0);
+                tally.drop(DropReason::DeviceError);
+                continue;
+            };
+            tally.moved(len);
+            if let Some(tail_len) = len.checked_sub(HEAD_COPY + 1).map(|rest| rest + 1) {
+                if tail_len == TAIL_MAX {
+                    tally.drop(DropReason::BufferTooSmall);
+                    continue;
+                }
+                // SAFETY: the range is inside the mapping, which lives as long as `self`, that is for `'r`; no
+                // reference ever covers it. A later round may write it again, which a segment allows.
+                // Why unsafe: a segment's promise cannot be checked by the compiler.
+                let segment = unsafe { Segment::new(tail, tail_len as u32) };
+                packet.tail(segment).expect("the first segment is within the bound");
+                rx.used += tail_len.next_multiple_of(TAIL_ALIGN);
+            } else {
+                packet.shorten_head(HEAD_COPY - len);
+            }
+            let claim = header.first_chunk::<VNET_HEADER_LEN>().expect("the longer header holds the shorter");
+            packet.commit(OffloadClaim::from_bytes(claim));
+        }
+    }
+
+    fn rx_done(&self, _queue: QueueIndex) {
+        // Only the queue's own worker takes the lock, so it is free.
+        if let Ok(mut rx) = self.rx.try_lock() {
+            rx.used = 0;
+        }
+    }
+
+    fn tx(&self, _queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let mut pieces = [EMPTY; 2 + SEGMENTS_MAX];
+        for (at, &pick) in picks.iter().enumerate() {
+            if self.is_gone() {
+                tally.drop_many(DropReason::PortGone, (picks.len() - at) as u32);
+                return;
+            }
+            let pick = usize::from(pick);
+            if let Err(reason) = batch.fit(pick, self.egress) {
+                tally.drop(reason);
+                continue;
+            }
+            let (packet, tail) = batch.frame(pick);
+            let header = packet.offload.to_bytes();
+            let head = packet.head();
+            pieces[0] = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
+            pieces[1] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+            for (piece, segment) in pieces[2..].iter_mut().zip(tail) {
+                let base = segment.as_ptr().cast_mut().cast();
+                *piece = libc::iovec { iov_base: base, iov_len: segment.len() as usize };
+            }
+            let count = 2 + tail.len();
+            assert!(count <= pieces.len(), "the batch bounds a tail's segments");
+            // SAFETY: `writev` only reads the pieces: header and head are private bytes that live through the call, and
+            // the segments are mapped for the round. Where a guest has cut its memory file short under us the kernel
+            // answers EFAULT and delivers nothing.
+            // Why unsafe: the tail may be shared with another process, so no slice may cover it, and the safe `writev`
+            // takes only slices.
+            let sent = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), count as c_int) };
+            if sent >= 0 {
+                tally.moved(packet.len());
+            } else {
+                self.refused(last_errno(), tally);
+            }
+        }
+    }
+
+    /// The device's own descriptor. Watch it edge-triggered: it also shows an error for ever once the device is gone.
+    fn wake_fd(&self, _queue: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    /// Nothing to ask for: the kernel signals every frame. What came before the worker slept gave its edge already, so
+    /// the answer matters.
+    fn arm(&self, _queue: QueueIndex) -> bool {
+        self.poll(PollFlags::IN).contains(PollFlags::IN)
+    }
+
+    fn disarm(&self, _queue: QueueIndex) {}
+}
+
+/// The error of the system call before, which failed.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+/// Private anonymous memory of [`RX_BUFFER`] bytes that no Rust reference covers. Pages come with their first use.
+struct Mapping {
+    base: *mut u8,
+}
+
+// SAFETY: the mapping is memory of the process, owned by this value; its users are ordered by the queue's lock.
+// Why unsafe: raw pointers are not `Send` by default.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new() -> io::Result<Mapping> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        // Why unsafe: mapping memory is unsafe in general.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                RX_BUFFER,
+                access,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        Ok(Mapping { base: base.cast() })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; the port is dropped, so no segment borrows it any more.
+        // Why unsafe: unmapping memory is unsafe in general.
+        let outcome = unsafe { rustix::mm::munmap(self.base.cast(), RX_BUFFER) };
+        debug_assert!(outcome.is_ok(), "unmapping our own mapping: {outcome:?}");
+    }
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> TapError {
+    |source| TapError::Io { what: what.into(), source }
+}
+
+/// Refuses what the kernel refuses (`dev_valid_name`), and `%`, which it would replace by a number.
+fn check_name(name: &str) -> Result<(), TapError> {
+    let is_good = (1..NAME_SIZE).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
+    if is_good { Ok(()) } else { Err(TapError::BadName { name: name.to_owned() }) }
+}
+
+/// Opens or makes the device in the calling thread's namespace and sets it up.
+///
+/// Answers its descriptor, and whether the kernel takes large UDP frames from us. The device becomes persistent in the last
+/// step: until then closing the descriptor removes what was made here.
+fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), TapError> {
+    let io = |what: &'static str| move |source: io::Error| failed(format!("{what} TAP {name:?}"))(source);
+
+    let fd = rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+        .map_err(|errno| failed("opening /dev/net/tun")(errno.into()))?;
+    match attach(&fd, name, libc::IFF_TUN_EXCL) {
+        // EBUSY: an interface of whatever kind has the name.
+        Err(error) if is(&error, Errno::BUSY) && reopen => {
+            attach(&fd, name, 0).map_err(|source| match source {
+                source if is(&source, Errno::BUSY) => io("another process holds")(source),
+                source if is(&source, Errno::INVAL) => TapError::NameTaken { name: name.to_owned() },
+                source => io("reopening")(source),
+            })?;
+        }
+        Err(error) if is(&error, Errno::BUSY) => return Err(TapError::NameTaken { name: name.to_owned() }),
+        outcome => outcome.map_err(io("making (needs CAP_NET_ADMIN)"))?,
+    }
+
+    let header_len = VNET_HEADER_MRG_LEN as c_int;
+    set_int::<{ libc::TUNSETVNETHDRSZ as Opcode }>(&fd, header_len).map_err(io("setting the header size of"))?;
+    // The header is little-endian as in virtio 1, whatever this machine is.
+    set_int::<{ libc::TUNSETVNETLE as Opcode }>(&fd, 1).map_err(io("setting the byte order of"))?;
+    let takes_uso = set_offloads(&fd).map_err(io("setting the offloads of"))?;
+
+    let control = netns::control_socket().map_err(io("opening a socket to set up"))?;
+    let mut request = InterfaceRequest::new(name);
+    request.value[..4].copy_from_slice(&c_int::from(mtu).to_ne_bytes());
+    update::<{ libc::SIOCSIFMTU as Opcode }>(&control, &mut request).map_err(io("setting the MTU of"))?;
+    let mut request = InterfaceRequest::new(name);
+    update::<{ libc::SIOCGIFFLAGS as Opcode }>(&control, &mut request).map_err(io("reading the flags of"))?;
+    request.set_flags(request.flags() | libc::IFF_UP as u16);
+    update::<{ libc::SIOCSIFFLAGS as Opcode }>(&control, &mut request).map_err(io("bringing up"))?;
+
+    set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&fd, 1).map_err(io("keeping"))?;
+    Ok((fd, takes_uso))
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    Errno::from_io_error(error) == Some(errno)
+}
+
+/// Binds the descriptor to the TAP of that name; with `IFF_TUN_EXCL` only to a new one.
+fn attach(fd: &OwnedFd, name: &str, exclusive: c_int) -> io::Result<()> {
+    let mut request = InterfaceRequest::new(name);
+    request.set_flags((libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | exclusive) as u16);
+    update::<{ libc::TUNSETIFF as Opcode }>(fd, &mut request)
+}
+
+/// Tells the kernel which frames we take unfinished, as many as it knows; answers whether it takes large UDP frames.
+///
+/// What it takes from us is not negotiated: with a vnet header it finishes everything it knows. Large UDP frames it has
+/// known since it can be asked for them (Linux 6.2). We take none ourselves: most guests cannot, and it would be for us to
+/// cut them.
+fn set_offloads(fd: &OwnedFd) -> io::Result<bool> {
+    const TSO: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let set = |offloads: c_uint| set_integer::<{ libc::TUNSETOFFLOAD as Opcode }>(fd, offloads as usize);
+    let takes_uso = set(TSO | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok();
+    for offloads in [TSO | libc::TUN_F_TSO_ECN, TSO, libc::TUN_F_CSUM, 0] {
+        match set(offloads) {
+            Err(error) if is(&error, Errno::INVAL) => {}
+            outcome => return outcome.map(|()| takes_uso),
+        }
+    }
+    Err(Errno::INVAL.into())
+}
+
+/// `struct ifreq`: an interface's name and a value whose meaning depends on the request (netdevice(7)).
+#[repr(C, align(8))]
+struct InterfaceRequest {
+    name: [u8; NAME_SIZE],
+    value: [u8; size_of::<libc::ifreq>() - NAME_SIZE],
+}
+
+impl InterfaceRequest {
+    /// About the interface `name`, which was checked.
+    fn new(name: &str) -> InterfaceRequest {
+        let mut request = InterfaceRequest { name: [0; _], value: [0; _] };
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        request
+    }
+
+    fn flags(&self) -> u16 {
+        u16::from_ne_bytes([self.value[0], self.value[1]])
+    }
+
+    fn set_flags(&mut self, flags: u16) {
+        self.value[..2].copy_from_slice(&flags.to_ne_bytes());
+    }
+}
+
+/// An ioctl that reads and writes a `struct ifreq`: TUNSETIFF and the SIOC family.
+fn update<const OPCODE: Opcode>(fd: &OwnedFd, request: &mut InterfaceRequest) -> io::Result<()> {
+    // SAFETY: all callers (in this file) name requests that take a pointer to `struct ifreq`, whose size ours has.
+    // Why unsafe: the type system does not know what an ioctl does with its pointer.
+    Ok(unsafe { ioctl(fd, Updater::<OPCODE, InterfaceRequest>::new(request)) }?)
+}
+
+/// An ioctl that reads an `int` through a pointer: TUNSETVNETHDRSZ, TUNSETVNETLE.
+fn set_int<const OPCODE: Opcode>(fd: &OwnedFd, value: c_int) -> io::Result<()> {
+    // SAFETY: all callers (in this file) name requests that read one `int`.
+    // Why unsafe: the type system does not know what an ioctl does with its pointer.
+    Ok(unsafe { ioctl(fd, Setter::<OPCODE, c_int>::new(value)) }?)
+}
+
+/// An ioctl whose argument is the number itself: TUNSETPERSIST, TUNSETOFFLOAD.
+fn set_integer<const OPCODE: Opcode>(fd: &OwnedFd, value: usize) -> io::Result<()> {
+    // SAFETY: all callers (in this file) name requests that take a number and follow no pointer.
+    // Why unsafe: the type system does not know whether an ioctl takes its argument for a pointer.
+    Ok(unsafe { ioctl(fd, IntegerSetter::<OPCODE>::new_usize(value)) }?)
+}
+
+/// A tail in memory that cannot be read, as when a guest cuts its memory file short; never unmapped.
+#[cfg(test)]
+fn unreadable() -> Segment<'static> {
+    // SAFETY: the range is mapped for ever, only without access; the test hands it to a system call and reads nothing.
+    // Why unsafe: mapping memory and promising a segment are.
+    unsafe {
+        let base = rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, ProtFlags::empty(), MapFlags::PRIVATE);
+        Segment::new(base.expect("a page of addresses").cast(), 4096)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,465 @@
+//! TAPs in namespaces of their own, with the kernel's stack or a packet socket at the far side.
+//!
+//! They need root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW), `/dev/net/tun` and ip(8), and fail where these are missing.
+
+use super::*;
+use crate::af_packet::RawSocket;
+use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
+use crate::offload::{Gso, GsoKind, Offload, PartialChecksum};
+use crate::packet::Packet;
+use crate::port_contract::{self, Arrived, Rig};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const NEEDS: &str = "the TAP tests need root and /dev/net/tun";
+const MTU: u16 = 9000;
+
+/// A place that remembers what stands there.
+#[derive(Default)]
+struct TestPlace {
+    port: Mutex<Option<Arc<dyn Port>>>,
+}
+
+impl Place for TestPlace {
+    fn publish(&self, port: Arc<dyn Port>) {
+        *self.port.lock().unwrap() = Some(port);
+    }
+
+    fn withdraw(&self) {
+        *self.port.lock().unwrap() = None;
+    }
+}
+
+impl TestPlace {
+    fn port(&self) -> Option<Arc<dyn Port>> {
+        self.port.lock().unwrap().clone()
+    }
+}
+
+/// A namespace where nobody but the test speaks.
+fn quiet_netns() -> OwnedFd {
+    let netns = netns::create().expect(NEEDS);
+    within(&netns, || {
+        // Missing where the kernel has no IPv6: quiet as well.
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    });
+    netns
+}
+
+fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
+    netns::within(Some(netns.as_fd()), work).expect(NEEDS)
+}
+
+/// Runs ip(8) in the namespace; answers what it printed.
+fn ip(netns: &OwnedFd, arguments: &str) -> String {
+    let output = within(netns, || Command::new("ip").args(arguments.split(' ')).output());
+    let output = output.expect("the TAP tests need ip(8) of iproute2");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn config(netns: &OwnedFd, name: &str, reopen: bool) -> TapConfig {
+    TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: MTU, reopen }
+}
+
+fn open(netns: &OwnedFd, name: &str, reopen: bool) -> (Tap, Arc<TestPlace>) {
+    let place = Arc::new(TestPlace::default());
+    let tap = Tap::open(config(netns, name, reopen), place.clone()).expect(NEEDS);
+    (tap, place)
+}
+
+fn refuse(config: TapConfig) -> TapError {
+    let place = Arc::new(TestPlace::default());
+    let error = Tap::open(config, place.clone()).map(drop).expect_err("it must not open");
+    assert!(place.port().is_none(), "a port was published for a TAP that did not open");
+    error
+}
+
+fn exists(netns: &OwnedFd, name: &str) -> bool {
+    netns::has_interface(Some(netns.as_fd()), name).unwrap()
+}
+
+/// The device's condition once the kernel has told everybody: `is_ready`, link, reason.
+fn state_becomes(tap: &Tap, is_ready: bool, link: Link, reason: &str) {
+    let wanted = DeviceState { is_ready, link, reason: reason.to_owned() };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while tap.state() != wanted {
+        assert!(Instant::now() < deadline, "state stays {:?}, wanted {wanted:?}", tap.state());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends one small frame and answers why it was dropped, if it was.
+fn tx_one(port: &dyn Port) -> Option<DropReason> {
+    let frame = [0xffu8; 60];
+    let mut batch = Batch::new();
+    let mut packet = batch.start(PortIndex(0), QueueIndex(0)).unwrap();
+    packet.head(frame.len()).unwrap().copy_from_slice(&frame);
+    packet.commit(OffloadClaim::default());
+    let mut tally = Tally::default();
+    port.tx(QueueIndex(0), &mut batch, &[0], &mut tally);
+    assert_eq!(tally.packets + tally.dropped, 1);
+    tally.drops().next().map(|(reason, _)| reason)
+}
+
+struct TapRig {
+    tap: Tap,
+    place: Arc<TestPlace>,
+    far: RawSocket,
+}
+
+impl TapRig {
+    fn new() -> TapRig {
+        let netns = quiet_netns();
+        let (tap, place) = open(&netns, "tap-contract", false);
+        let far = within(&netns, || RawSocket::open("tap-contract").unwrap());
+        far.ignore_outgoing().unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&far, 16 << 20).unwrap();
+        TapRig { tap, place, far }
+    }
+}
+
+impl Rig for TapRig {
+    fn port(&self) -> Arc<dyn Port> {
+        self.place.port().expect("open published it")
+    }
+
+    fn inject(&mut self, frame: &[u8]) {
+        self.far.send(frame).unwrap();
+    }
+
+    fn collect(&mut self, timeout: Duration) -> Option<Arrived> {
+        let mut buffer = vec![0u8; 1 << 17];
+        let len = self.far.receive(&mut buffer, timeout).unwrap();
+        assert_eq!(self.far.lost().unwrap(), 0, "the test's own socket lost frames");
+        let len = len?;
+        buffer.truncate(len);
+        Some(Arrived { bytes: buffer, claim: None })
+    }
+
+    fn offloads(&self) -> EgressOffloads {
+        self.tap.port.egress
+    }
+
+    fn frame_max(&self) -> usize {
+        usize::from(MTU) + 14
+    }
+
+    fn depth(&self) -> usize {
+        // TUN_READQ_SIZE
+        500
+    }
+}
+
+#[test]
+fn a_tap_keeps_the_port_contract() {
+    port_contract::check(TapRig::new);
+}
+
+#[test]
+fn more_than_a_round_of_large_frames_waits_in_the_kernel() {
+    // 65,521 is the longest MTU of a TAP: frames of 65,535 bytes, of which a buffer holds only some.
+    let netns = quiet_netns();
+    let place = Arc::new(TestPlace::default());
+    let tap = Tap::open(TapConfig { mtu: 65_521, ..config(&netns, "tap-large", false) }, place.clone()).expect(NEEDS);
+    let far = within(&netns, || RawSocket::open("tap-large").unwrap());
+    rustix::net::sockopt::set_socket_send_buffer_size_force(&far, 16 << 20).unwrap();
+    let sent: Vec<Vec<u8>> = (0..40u8).map(|n| [vec![0x02; 14], vec![n; 65_521]].concat()).collect();
+    for frame in &sent {
+        far.send(frame).unwrap();
+    }
+    let port = place.port().unwrap();
+    let mut got = Vec::new();
+    let mut rounds = 0;
+    while got.len() < sent.len() {
+        let mut batch = Batch::new();
+        let mut tally = Tally::default();
+        // Without a byte limit only the buffer itself ends the burst.
+        port.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
+        assert_eq!((tally.packets as usize, tally.dropped), (batch.len(), 0));
+        assert!(batch.len() * 65_535 <= RX_BUFFER + BURST * HEAD_COPY);
+        for index in 0..batch.len() {
+            let (packet, tail) = batch.frame(index);
+            let mut frame = packet.head().to_vec();
+            frame.resize(packet.len(), 0);
+            assert_eq!(tail[0].read(&mut frame[HEAD_COPY..]), packet.len() - HEAD_COPY);
+            got.push(frame);
+        }
+        port.rx_done(QueueIndex(0));
+        rounds += 1;
+        assert!(rounds < 1000, "only {} of {} frames came", got.len(), sent.len());
+    }
+    assert!(got == sent, "frames changed on their way");
+    assert!(rounds >= sent.len() * 65_535 / RX_BUFFER, "a round took more than the buffer holds");
+    drop(tap);
+}
+
+#[test]
+fn a_dropped_tap_keeps_its_device_and_address_and_reopens() {
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-keep", false);
+    ip(&netns, "addr add 192.0.2.7/24 dev tap-keep");
+    let mac = ip(&netns, "-o link show dev tap-keep");
+    drop(tap);
+    assert!(place.port().is_none(), "dropping must withdraw");
+    assert!(exists(&netns, "tap-keep"));
+
+    let (tap, _place) = open(&netns, "tap-keep", true);
+    state_becomes(&tap, true, Link::Up, "");
+    assert!(ip(&netns, "-o addr show dev tap-keep").contains("192.0.2.7/24"));
+    let ether = |line: &str| line.split("link/ether ").nth(1).unwrap()[..17].to_owned();
+    assert_eq!(ether(&ip(&netns, "-o link show dev tap-keep")), ether(&mac));
+}
+
+#[test]
+fn reopening_makes_a_device_that_is_no_longer_there() {
+    let netns = quiet_netns();
+    let (tap, _place) = open(&netns, "tap-again", true);
+    state_becomes(&tap, true, Link::Up, "");
+    assert!(ip(&netns, "-o link show dev tap-again").contains(&format!("mtu {MTU}")));
+}
+
+#[test]
+fn a_removed_tap_leaves_no_device() {
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-remove", false);
+    tap.remove();
+    assert!(place.port().is_none());
+    assert!(!exists(&netns, "tap-remove"));
+}
+
+#[test]
+fn an_interface_that_is_not_ours_is_never_opened() {
+    let netns = quiet_netns();
+    ip(&netns, "tuntap add dev foreign-tap mode tap");
+    ip(&netns, "link add foreign-veth type veth peer name veth-peer");
+    for name in ["foreign-tap", "foreign-veth", "lo"] {
+        let before = ip(&netns, &format!("-o link show dev {name}"));
+        assert!(matches!(refuse(config(&netns, name, false)), TapError::NameTaken { .. }), "{name}");
+        assert_eq!(ip(&netns, &format!("-o link show dev {name}")), before, "{name} was touched");
+    }
+    // Whatever the caller believes, these are no TAPs.
+    for name in ["foreign-veth", "lo"] {
+        let before = ip(&netns, &format!("-o link show dev {name}"));
+        assert!(matches!(refuse(config(&netns, name, true)), TapError::NameTaken { .. }), "{name}");
+        assert_eq!(ip(&netns, &format!("-o link show dev {name}")), before, "{name} was touched");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_set_up_is_gone_again_and_a_reopened_one_stays() {
+    let netns = quiet_netns();
+    // IPv4 needs 68 bytes, Ethernet devices refuse less.
+    let error = refuse(TapConfig { mtu: 60, ..config(&netns, "tap-bad", false) });
+    assert!(error.to_string().starts_with("setting the MTU of TAP \"tap-bad\""), "{error}");
+    assert!(!exists(&netns, "tap-bad"));
+
+    drop(open(&netns, "tap-bad", false));
+    refuse(TapConfig { mtu: 60, ..config(&netns, "tap-bad", true) });
+    assert!(exists(&netns, "tap-bad"));
+}
+
+#[test]
+fn a_device_that_another_holds_is_not_shared() {
+    let netns = quiet_netns();
+    let (_tap, _place) = open(&netns, "tap-held", false);
+    let error = refuse(config(&netns, "tap-held", true));
+    assert!(error.to_string().starts_with("another process holds TAP \"tap-held\""), "{error}");
+}
+
+#[test]
+fn names_that_no_interface_can_have_are_refused() {
+    let netns = quiet_netns();
+    for name in ["", ".", "..", "a/b", "tap%d", "a b", "a:1", "sixteen-bytes-xx", "tap\0", "tapé"] {
+        assert!(matches!(refuse(config(&netns, name, false)), TapError::BadName { .. }), "{name:?}");
+    }
+    let (_tap, _place) = open(&netns, "fifteen-bytes-x", false);
+}
+
+#[test]
+fn an_interface_that_is_down_is_ready_without_link_and_takes_nothing() {
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-down", false);
+    let port = place.port().unwrap();
+    assert_eq!(tx_one(&*port), None);
+    ip(&netns, "link set tap-down down");
+    state_becomes(&tap, true, Link::Down, "the interface is down");
+    assert_eq!(tx_one(&*port), Some(DropReason::NotReady));
+    // Up again, under another name: the device is the same.
+    ip(&netns, "link set tap-down name tap-up");
+    ip(&netns, "link set tap-up up");
+    state_becomes(&tap, true, Link::Up, "");
+    assert_eq!(tx_one(&*port), None);
+}
+
+#[test]
+fn a_deleted_device_is_reported_gone_and_can_be_made_anew() {
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-gone", false);
+    let port = place.port().unwrap();
+    ip(&netns, "link del tap-gone");
+    state_becomes(&tap, false, Link::Down, "the device is gone");
+    assert_eq!(tx_one(&*port), Some(DropReason::PortGone));
+    assert_eq!(tx_one(&*port), Some(DropReason::PortGone));
+    let mut batch = Batch::new();
+    let mut tally = Tally::default();
+    port.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
+    assert_eq!((batch.len(), tally.packets), (0, 0));
+    assert!(!port.arm(QueueIndex(0)), "a device that is gone must not keep its worker awake");
+    drop((port, tap));
+
+    let (tap, _place) = open(&netns, "tap-gone", true);
+    state_becomes(&tap, true, Link::Up, "");
+}
+
+#[test]
+fn rx_notices_a_deleted_device_by_itself() {
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-gone-rx", false);
+    ip(&netns, "link del tap-gone-rx");
+    let port = place.port().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !tap.port.is_gone() {
+        port.rx(PortIndex(0), QueueIndex(0), &mut Batch::new(), &mut Tally::default());
+        assert!(Instant::now() < deadline, "rx does not see that the device is gone");
+    }
+}
+
+/// A namespace with a name, which goes away with the value.
+struct Named(String);
+
+impl Named {
+    fn new() -> Named {
+        let name = format!("qvs-test-{}", std::process::id());
+        let status = Command::new("ip").args(["netns", "add", &name]).status();
+        assert!(status.expect("the TAP tests need ip(8)").success(), "ip netns add: {NEEDS}");
+        Named(name)
+    }
+
+    fn delete(&self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.delete();
+    }
+}
+
+#[test]
+fn a_tap_tells_when_its_namespace_lost_its_name() {
+    let named = Named::new();
+    let netns = netns::open(&named.0).unwrap();
+    let (tap, _place) = open(&netns, "tap-named", false);
+    drop(netns);
+    state_becomes(&tap, true, Link::Up, "");
+    named.delete();
+    state_becomes(&tap, false, Link::Down, "the network namespace is gone");
+    assert_eq!(netns::open(&named.0).unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_tail_in_memory_that_vanished_drops_the_frame_and_nothing_else() {
+    let netns = quiet_netns();
+    let (_tap, place) = open(&netns, "tap-fault", false);
+    let mut batch = Batch::new();
+    let mut packet = batch.start(PortIndex(0), QueueIndex(0)).unwrap();
+    packet.head(HEAD_COPY).unwrap().fill(0x02);
+    packet.tail(unreadable()).unwrap();
+    packet.commit(OffloadClaim::default());
+    let mut tally = Tally::default();
+    let port = place.port().unwrap();
+    port.tx(QueueIndex(0), &mut batch, &[0], &mut tally);
+    assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::DeviceError, 1)]);
+    assert_eq!(tx_one(&*port), None);
+}
+
+/// What the parse stage makes of a claim of our own kernel, which need not be checked.
+fn believe(packet: &mut Packet) {
+    let claim = packet.claim;
+    let kind = match claim.gso_type & !GSO_ECN {
+        GSO_TCPV4 => Some(GsoKind::Tcp4),
+        GSO_TCPV6 => Some(GsoKind::Tcp6),
+        GSO_UDP_L4 => Some(GsoKind::UdpL4),
+        _ => None,
+    };
+    let ecn = claim.gso_type & GSO_ECN != 0;
+    packet.offload = Offload {
+        checksum: (claim.flags & F_NEEDS_CSUM != 0)
+            .then_some(PartialChecksum { start: claim.csum_start, offset: claim.csum_offset }),
+        gso: kind.map(|kind| Gso { kind, size: claim.gso_size, header_len: claim.hdr_len, ecn }),
+        checksum_valid: false,
+    };
+}
+
+/// One burst from `from` to `to`, as a worker would; answers the length of the longest frame.
+fn shovel(from: &dyn Port, to: &dyn Port) -> usize {
+    let mut batch = Batch::new();
+    batch.clear(BURST, ROUND_BYTES);
+    let mut tally = Tally::default();
+    from.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
+    assert_eq!(tally.dropped, 0);
+    batch.packets_mut().iter_mut().for_each(believe);
+    let picks: Vec<u8> = (0..batch.len() as u8).collect();
+    tally.clear();
+    to.tx(QueueIndex(0), &mut batch, &picks, &mut tally);
+    assert_eq!(tally.dropped, 0, "{:?}", tally.drops().collect::<Vec<_>>());
+    let longest = batch.packets().iter().map(Packet::len).max().unwrap_or(0);
+    from.rx_done(QueueIndex(0));
+    longest
+}
+
+#[test]
+fn tcp_of_two_kernels_passes_uncut_and_whole() {
+    const BYTES: usize = 64 << 20;
+    let sent: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
+    for (address_a, address_b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let (a, b) = (netns::create().expect(NEEDS), netns::create().expect(NEEDS));
+        let opened = [(&a, address_a), (&b, address_b)].map(|(netns, address)| {
+            let place = Arc::new(TestPlace::default());
+            let tap = Tap::open(TapConfig { mtu: 1500, ..config(netns, "tap0", false) }, place.clone()).expect(NEEDS);
+            let plan = if address.contains(':') { format!("{address}/64 nodad") } else { format!("{address}/24") };
+            ip(netns, &format!("addr add {plan} dev tap0"));
+            (tap, place)
+        });
+        let [port_a, port_b] = [&opened[0], &opened[1]].map(|(_, place)| place.port().unwrap());
+        let is_over = AtomicBool::new(false);
+        let longest = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // With an end of its own, so that a failed assertion below does not hang the test.
+                let deadline = Instant::now() + Duration::from_secs(60);
+                while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    let there = shovel(&*port_a, &*port_b);
+                    let back = shovel(&*port_b, &*port_a);
+                    longest.fetch_max(there.max(back), Ordering::Relaxed);
+                    if there + back == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let listener = within(&b, || TcpListener::bind((address_b, 0)).unwrap());
+            let (a, sent, address) = (&a, &sent, listener.local_addr().unwrap());
+            scope.spawn(move || {
+                let mut stream = within(a, || TcpStream::connect(address).unwrap());
+                for _ in 0..BYTES / sent.len() {
+                    stream.write_all(sent).unwrap();
+                }
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut got = vec![0u8; sent.len()];
+            for _ in 0..BYTES / sent.len() {
+                stream.read_exact(&mut got).unwrap();
+                assert!(got == *sent, "bytes changed");
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let longest = longest.load(Ordering::Relaxed);
+        assert!(longest > 20_000, "{address_a}: the longest frame had {longest} bytes, so TCP was cut");
+    }
+}
