@@ -11,3 +11,8 @@ pub mod model;
 pub mod store;
 pub mod plugin;
 pub mod plugins;
+pub mod identity;
+pub mod reply;
+pub mod server;
+pub mod v1;
+pub mod versions;

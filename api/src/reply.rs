@@ -1,0 +1,157 @@
+//! An answer before it becomes HTTP: status, media type, bytes. And the bodies that no API version owns: errors of the
+//! border and the pages of what is not there.
+//!
+//! JSON is written as the original did: `", "` and `": "` between, everything outside ASCII escaped (specification
+//! section 4). Pure.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+use serde_json::ser::Formatter;
+use std::io;
+
+/// JSON.
+pub const JSON: &str = "application/json";
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The media type; said for an empty body too, as the original does.
+    pub content_type: &'static str,
+    /// The body; empty for 204.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// A JSON answer.
+    pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
+        Reply { status, content_type: JSON, body: to_json(body) }
+    }
+
+    /// 204.
+    pub fn no_content() -> Reply {
+        Reply { status: StatusCode::NO_CONTENT, content_type: JSON, body: Vec::new() }
+    }
+
+    /// `{"Error": …}`, for requests that are wrong in a way no version has a word for.
+    pub fn error(status: StatusCode, message: &str) -> Reply {
+        let error = ErrorView { message, code: status.as_u16() };
+        Reply::json(status, &ErrorBody { error })
+    }
+
+    /// The 404 page of what is not served here (specification section 6.4), in the form that the Accept header asks for.
+    /// `detail` is our own text, never the client's.
+    pub fn not_found(accept: Option<&str>, is_head: bool, detail: &str) -> Reply {
+        let accept = accept.unwrap_or_default();
+        let is_json = accept.contains(JSON) && !is_head;
+        let (content_type, body) = if is_json {
+            let message = format!("The resource could not be found.<br /><br />\n{detail}\n\n");
+            (JSON, to_json(&PageView { message: &message, code: "404 Not Found", title: "Not Found" }))
+        } else if is_head || accept.contains("text/html") || accept.contains("*/*") {
+            ("text/html; charset=UTF-8", html_page(detail).into_bytes())
+        } else {
+            let text = format!("404 Not Found\n\nThe resource could not be found.\n\n{detail}\n");
+            ("text/plain; charset=UTF-8", text.into_bytes())
+        };
+        Reply { status: StatusCode::NOT_FOUND, content_type, body }
+    }
+}
+
+impl From<Reply> for Response<Body> {
+    fn from(reply: Reply) -> Response<Body> {
+        let mut response = Response::new(Body::from(reply.body));
+        *response.status_mut() = reply.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "Error")]
+    error: ErrorView<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorView<'a> {
+    message: &'a str,
+    code: u16,
+}
+
+#[derive(Serialize)]
+struct PageView<'a> {
+    message: &'a str,
+    code: &'a str,
+    title: &'a str,
+}
+
+fn html_page(detail: &str) -> String {
+    format!(
+        "<html>\n <head>\n  <title>404 Not Found</title>\n </head>\n <body>\n  <h1>404 Not Found</h1>\n  \
+         The resource could not be found.<br /><br />\n{detail}\n\n </body>\n</html>"
+    )
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, AsOriginal);
+    value.serialize(&mut serializer).expect("views have only text keys, and a Vec takes every write");
+    bytes
+}
+
+/// The original's separators and escapes.
+struct AsOriginal;
+
+impl Formatter for AsOriginal {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, is_first: bool) -> io::Result<()> {
+        if is_first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, is_first: bool) -> io::Result<()> {
+        if is_first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
+            let (ascii, from) = rest.split_at(at);
+            writer.write_all(ascii.as_bytes())?;
+            let end = from.find(|c: char| c.is_ascii()).unwrap_or(from.len());
+            for unit in from[..end].encode_utf16() {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            rest = &from[end..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_spaced_as_the_original_and_ascii_only() {
+        let value = serde_json::json!({"a": ["é", "x\u{1F600}y", null, 1], "b": {}});
+        let text = String::from_utf8(to_json(&value)).unwrap();
+        assert_eq!(text, r#"{"a": ["\u00e9", "x\ud83d\ude00y", null, 1], "b": {}}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn the_404_page_has_the_form_that_accept_asks_for() {
+        let content_type = |accept, is_head| Reply::not_found(accept, is_head, "").content_type;
+        assert_eq!(content_type(Some("application/json"), false), JSON);
+        assert_eq!(content_type(Some("text/html, */*"), false), "text/html; charset=UTF-8");
+        assert_eq!(content_type(Some("*/*"), false), "text/html; charset=UTF-8");
+        assert_eq!(content_type(Some("application/xml"), false), "text/plain; charset=UTF-8");
+        assert_eq!(content_type(None, false), "text/plain; charset=UTF-8");
+        assert_eq!(content_type(Some("application/json"), true), "text/html; charset=UTF-8");
+    }
+}

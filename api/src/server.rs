@@ -1,0 +1,394 @@
+//! The API's HTTP/1.1 server: limits, identity, access log, and the way to the version asked for.
+//!
+//! Clients are hostile: every read, every write and every count has a bound here, and what exceeds it gets its status or
+//! its connection closed, so that others are served. Plugins block on disks, so their calls run on the runtime's
+//! blocking threads; there are never more of them than [`Limits::connections`]. A write that began is finished
+//! even if its client hangs up.
+
+use crate::identity::Hosts;
+use crate::plugin::Plugin;
+use crate::reply::Reply;
+use crate::{v1, versions};
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, uri::Authority};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tower::Service;
+
+/// Bytes of a request's body (contract: API input).
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a request's head, request line included (contract: API input).
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Bytes hyper may hold of one connection's input: a head and a piece of body.
+const READ_BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
+/// Bytes taken from a client after the last answer, so that closing does not wipe that answer out.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Time for the same.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections served at a time; more wait in the listener's queue. Below tokio's 512 blocking threads, so that a
+    /// read never waits for a thread that waits for a disk.
+    pub connections: usize,
+    /// For a request's head, and for the next request on a kept connection.
+    pub head_time: Duration,
+    /// For a request's body.
+    pub body_time: Duration,
+    /// For a client that stopped reading its answer.
+    pub write_time: Duration,
+    /// For requests in flight at shutdown. The daemon has 5 s in all.
+    pub shutdown_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 256,
+            head_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(10),
+            write_time: Duration::from_secs(20),
+            shutdown_time: Duration::from_secs(4),
+        }
+    }
+}
+
+/// What the settings say of the server.
+#[derive(Clone, Default, Debug)]
+pub struct ServerConfig {
+    /// `api.hosts`.
+    pub hosts: Vec<String>,
+    /// `identity.insecure`: noauth beyond loopback.
+    pub is_insecure: bool,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Without authentication and off loopback.
+    #[error("{address} is not loopback, and identity mode noauth lets anybody in who reaches it; set identity.insecure to allow that")]
+    NotLoopback {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// The listener failed.
+    #[error("the API's listener: {0}")]
+    Listener(#[from] io::Error),
+}
+
+/// Serves until `shutdown` is ready; then answers the requests in flight, but no longer than [`Limits::shutdown_time`].
+/// Call it on a tokio runtime with I/O and time.
+///
+/// # Errors
+/// [`ServeError::NotLoopback`] unless `is_insecure`; [`ServeError::Listener`] if the listener cannot be used at all.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    config: ServerConfig,
+    plugin: Arc<dyn Plugin>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        if !config.is_insecure {
+            return Err(ServeError::NotLoopback { address });
+        }
+        tracing::warn!(%address, "the API answers anybody who reaches it: identity mode noauth, insecure = true");
+    }
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let limits = config.limits;
+    let app = app(config.hosts, limits, plugin);
+    let (stop, stopped) = watch::channel(());
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = async {
+            // The slot first: who finds none waits in the kernel's queue and costs nothing here.
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = run_connection(stream, peer, app.clone(), limits, stopped.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%peer, %error, "API connection failed");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(stop);
+    let all_done = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.shutdown_time, all_done).await.is_err() {
+        tracing::warn!("API connections were still busy at shutdown and are cut");
+    }
+    Ok(())
+}
+
+/// Serves one connection to its end. When the other half of `stopped` is gone, the request in flight is the last.
+async fn run_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    app: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<()>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let write_ms = u32::try_from(limits.write_time.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, write_ms)?;
+    // hyper closes what it is given. The copy keeps the socket for a proper end.
+    let rest = rustix::io::fcntl_dupfd_cloexec(&stream, 0)?;
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        let mut app = app.clone();
+        async move { Service::call(&mut app, request).await }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .max_header_size(HEAD_BYTES_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = &mut connection => outcome,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%peer, %error, "API connection ended early");
+    }
+    linger(rest.into()).await
+}
+
+/// Ends our half and takes what the client is still sending. A socket closed with unread input is reset, and the reset
+/// may overtake the answer that says why.
+async fn linger(stream: std::net::TcpStream) -> io::Result<()> {
+    if stream.shutdown(std::net::Shutdown::Write).is_err() {
+        return Ok(());
+    }
+    let stream = TcpStream::from_std(stream)?;
+    let mut buffer = [0; 4096];
+    let drain = async {
+        let mut count = 0;
+        while count < LINGER_BYTES_MAX && stream.readable().await.is_ok() {
+            match stream.try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => count += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIME_MAX, drain).await;
+    Ok(())
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+/// What every request needs.
+struct App {
+    hosts: Hosts,
+    limits: Limits,
+    plugin: Arc<dyn Plugin>,
+}
+
+/// The service of one server. Quantum's paths follow rules of their own (suffixes, 404 for a wrong method), so they are
+/// the fallback; an API with ordinary paths is nested beside it.
+fn app(hosts: Vec<String>, limits: Limits, plugin: Arc<dyn Plugin>) -> Router {
+    Router::new().fallback(log_and_answer).with_state(Arc::new(App { hosts: Hosts::new(hosts), limits, plugin }))
+}
+
+async fn log_and_answer(State(app): State<Arc<App>>, request: Request) -> Result<Response<Body>, Infallible> {
+    let begin = Instant::now();
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let reply = answer(&app, request).await;
+    let (status, micros) = (reply.status.as_u16(), begin.elapsed().as_micros());
+    // `?path`: control characters of a hostile path do not get into the log.
+    if method == Method::GET {
+        tracing::debug!(?peer, %method, ?path, status, micros, "API request");
+    } else {
+        tracing::info!(?peer, %method, ?path, status, micros, "API request");
+    }
+    let mut response = Response::from(reply);
+    if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn answer(app: &App, request: Request) -> Reply {
+    let (parts, body) = request.into_parts();
+    let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers) {
+        Ok(host) => host,
+        Err(refused) => return Reply::error(refused.status(), &refused.to_string()),
+    };
+    let body = match read_body(body, app.limits.body_time).await {
+        Ok(body) => body,
+        Err(reply) => return reply,
+    };
+    let text = |name| header_text(&parts.headers, name);
+    let Some(path) = percent_decode(parts.uri.path()) else {
+        return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.");
+    };
+    let accept = text(header::ACCEPT);
+    let is_head = parts.method == Method::HEAD;
+    match target(&path) {
+        Target::Versions => list_versions(&path, &host, text(header::CONTENT_TYPE), accept, is_head),
+        Target::V1_1(rest) => {
+            let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0);
+            let request = v1::Request {
+                method: parts.method.as_str().to_owned(),
+                path: rest.to_owned(),
+                query: query.unwrap_or_default(),
+                content_type: text(header::CONTENT_TYPE),
+                accept,
+                body,
+            };
+            let plugin = app.plugin.clone();
+            let task = tokio::task::spawn_blocking(move || v1::answer(&*plugin, &request));
+            task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "an API request broke");
+                Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")
+            })
+        }
+        Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
+    }
+}
+
+/// What the first segment of a path leads to.
+enum Target<'a> {
+    Versions,
+    V1_1(&'a str),
+    Nowhere,
+}
+
+fn target(path: &str) -> Target<'_> {
+    match path.strip_prefix("/v1.1") {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => return Target::V1_1(rest),
+        _ => {}
+    }
+    // The suffix rule holds for the list too: `/.json`.
+    let is_list = path.strip_prefix('/').is_some_and(|name| name.is_empty() || name.starts_with('.'));
+    if is_list && !path[1..].contains('/') { Target::Versions } else { Target::Nowhere }
+}
+
+fn list_versions(
+    path: &str,
+    host: &Authority,
+    content_type: Option<String>,
+    accept: Option<String>,
+    is_head: bool,
+) -> Reply {
+    let suffix = path.strip_prefix("/.");
+    if v1::is_xml(suffix, content_type.as_deref()) {
+        Reply::not_found(accept.as_deref(), is_head, v1::NO_XML)
+    } else {
+        versions::list(host)
+    }
+}
+
+/// Reads a whole body within its limits.
+async fn read_body(body: Body, time_max: Duration) -> Result<Vec<u8>, Reply> {
+    let too_large = || Reply::error(StatusCode::PAYLOAD_TOO_LARGE, "The request body is longer than 65536 bytes.");
+    const { assert!(BODY_BYTES_MAX == 65_536) };
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match timeout(time_max, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Reply::error(StatusCode::BAD_REQUEST, "The request body could not be read.")),
+        Err(_) => Err(Reply::error(StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time.")),
+    }
+}
+
+/// A header as text; one that is not ASCII is as good as absent.
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays. `None` if the outcome is not UTF-8.
+fn percent_decode(path: &str) -> Option<String> {
+    let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let pair = if first == b'%' { tail.first().and_then(hex).zip(tail.get(1).and_then(hex)) } else { None };
+        match pair {
+            Some((high, low)) => {
+                bytes.push(high << 4 | low);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_decoding_keeps_what_is_no_escape_and_refuses_what_is_no_text() {
+        assert_eq!(percent_decode("/a%20b%2Fc%c3%a9").as_deref(), Some("/a b/cé"));
+        assert_eq!(percent_decode("/%/%4/%zz%").as_deref(), Some("/%/%4/%zz%"));
+        assert_eq!(percent_decode("/%00").as_deref(), Some("/\0"));
+        assert_eq!(percent_decode("/%ff"), None);
+    }
+
+    #[test]
+    fn only_the_root_lists_versions_and_only_a_whole_segment_is_a_version() {
+        for path in ["/", "/.json", "/.xml"] {
+            assert!(matches!(target(path), Target::Versions), "{path}");
+        }
+        for (path, rest) in [("/v1.1", ""), ("/v1.1/", "/"), ("/v1.1//tenants", "//tenants")] {
+            assert!(matches!(target(path), Target::V1_1(found) if found == rest), "{path}");
+        }
+        for path in ["", "*", "/v1.1.json", "/v1.10", "/v1.0", "/v1.0/tenants", "/v2.0", "/foo", "//", "/./x"] {
+            assert!(matches!(target(path), Target::Nowhere), "{path}");
+        }
+    }
+}
