@@ -1,0 +1,212 @@
+//! The chapters of `cargo xtask test` and how each is run.
+//!
+//! A chapter passes or fails; it is never skipped: where the host cannot run it, it fails and says why. Chapters with
+//! namespaces, TAPs and guests run one test at a time, because they measure time and share two cores.
+
+use crate::deb;
+use crate::host::{build_executables, cargo, isolated, prepare, run, target_dir};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A chapter of the tests.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Chapter {
+    /// Formatting, clippy, documentation, and the rules of the house
+    Lint,
+    /// Unit, property and document tests of all crates
+    Unit,
+    /// Model checks of what threads share
+    Loom,
+    /// Seeded random and hostile input to every entry
+    Fuzz,
+    /// The daemon with real namespaces and TAPs
+    Net,
+    /// The daemon with real virtual machines
+    Vm,
+    /// The release build's own demonstration
+    Demo,
+    /// The Debian package
+    Deb,
+}
+
+/// Debian packages by chapter.
+fn packages(chapter: Chapter) -> &'static [&'static str] {
+    match chapter {
+        Chapter::Lint | Chapter::Unit | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
+        Chapter::Fuzz => &["iproute2"],
+        Chapter::Net => &["busybox-static", "iproute2"],
+        Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
+    }
+}
+
+/// Runs the chapters; answers whether all passed.
+pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
+    let chapters: Vec<Chapter> = match only {
+        Some(chapter) => vec![chapter],
+        None => Chapter::value_variants().to_vec(),
+    };
+    if !ready(&chapters, may_install)? && may_install {
+        return Ok(false);
+    }
+    let mut results = Vec::new();
+    for &chapter in &chapters {
+        println!("\n== {} ==", name(chapter));
+        let start = Instant::now();
+        let outcome = run_chapter(chapter);
+        if let Err(error) = &outcome {
+            println!("{}: {error:#}", name(chapter));
+        }
+        results.push((name(chapter), start.elapsed(), outcome.err()));
+    }
+    Ok(summary(&results))
+}
+
+/// Runs the long forms; answers whether all passed.
+pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
+    let chapters = [Chapter::Fuzz, Chapter::Net];
+    if !ready(&chapters, may_install)? {
+        return Ok(false);
+    }
+    let executable = chapters_executable()?;
+    let daemon = daemon()?;
+    // Every test of these modules has a long form and takes an equal share.
+    let modules = ["long::"];
+    let listed = Command::new(&executable).args(modules).args(["--list", "--format=terse"]).output()?;
+    let count = String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.ends_with(": test")).count();
+    ensure!(count > 0, "no test has a long form");
+    let share = Duration::from_secs(minutes * 60) / u32::try_from(count)?;
+    println!("{count} tests, {} s each", share.as_secs());
+    let start = Instant::now();
+    let mut command = isolated(&executable)?;
+    command.args(modules).args(["--test-threads=1", "--nocapture"]);
+    command.env("QVS_BIN", daemon).env("QVS_TARGET_DIR", target_dir()?);
+    command.env("QVS_SOAK_SECONDS", share.as_secs().max(1).to_string());
+    let outcome = run(&mut command);
+    Ok(summary(&[("soak".to_owned(), start.elapsed(), outcome.err())]))
+}
+
+fn ready(chapters: &[Chapter], may_install: bool) -> Result<bool> {
+    let mut wanted: Vec<_> = chapters.iter().flat_map(|&chapter| packages(chapter)).copied().collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    prepare(&wanted, chapters.contains(&Chapter::Vm), may_install)
+}
+
+fn name(chapter: Chapter) -> String {
+    chapter.to_possible_value().expect("no chapter is hidden").get_name().to_owned()
+}
+
+fn summary(results: &[(String, Duration, Option<anyhow::Error>)]) -> bool {
+    println!();
+    for (name, time, error) in results {
+        let result = if error.is_some() { "FAILED" } else { "passed" };
+        println!("{name:<6} {result} {:>7.1} s", time.as_secs_f64());
+    }
+    for (name, _, error) in results {
+        if let Some(error) = error {
+            println!("{name}: {error:#}");
+        }
+    }
+    let failed = results.iter().filter(|(_, _, error)| error.is_some()).count();
+    println!("{} passed, {failed} failed", results.len() - failed);
+    failed == 0
+}
+
+fn run_chapter(chapter: Chapter) -> Result<()> {
+    match chapter {
+        Chapter::Lint => lint(),
+        Chapter::Unit => unit(),
+        Chapter::Loom => loom(),
+        Chapter::Fuzz => isolated_tests(&["fuzz::"]),
+        Chapter::Net => isolated_tests(&["net::"]),
+        Chapter::Vm => isolated_tests(&["vm::"]),
+        Chapter::Demo => demo(),
+        Chapter::Deb => deb::build_and_check(),
+    }
+}
+
+fn lint() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run(cargo()
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+        .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"))?;
+    run(cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "house::"]))
+}
+
+fn unit() -> Result<()> {
+    run(cargo().args(["test", "--quiet", "--workspace", "--exclude", "tests"]))?;
+    run(cargo().args(["test", "--quiet", "-p", "tests", "--lib"]))
+}
+
+/// Model checks have `loom` in their names. They are built apart, because the flag changes every crate.
+fn loom() -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--release", "-p", "switch", "--lib", "--target-dir"]).arg(target_dir()?.join("loom"));
+    command.env("RUSTFLAGS", "--cfg loom").env("LOOM_MAX_PREEMPTIONS", "3");
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    command.args(["--no-run"]);
+    let executables = build_executables(&mut command)?;
+    let (_, executable) = executables.first().context("the model checks were not built")?;
+    run_tests(Command::new(executable).env("LOOM_MAX_PREEMPTIONS", "3"), &["loom"])
+}
+
+fn demo() -> Result<()> {
+    run(cargo().args(["run", "--release", "--quiet", "--", "demo"]))
+}
+
+/// Runs the tests under these names in namespaces of their own, one at a time.
+fn isolated_tests(names: &[&str]) -> Result<()> {
+    let executable = chapters_executable()?;
+    let daemon = daemon()?;
+    let mut command = isolated(&executable)?;
+    command.env("QVS_BIN", daemon).env("QVS_TARGET_DIR", target_dir()?);
+    command.arg("--test-threads=1");
+    run_tests(&mut command, names)
+}
+
+/// Runs a test executable; no test of the names is a failure, because a chapter is never empty.
+fn run_tests(command: &mut Command, names: &[&str]) -> Result<()> {
+    let listed = Command::new(command.get_program())
+        .args(command.get_args())
+        .args(names)
+        .args(["--list", "--format=terse"])
+        .stderr(Stdio::inherit())
+        .output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    ensure!(listed.lines().any(|line| line.ends_with(": test")), "no test is named {}", names.join(" or "));
+    run(command.args(names))
+}
+
+/// The integration binary.
+fn chapters_executable() -> Result<PathBuf> {
+    let built = build_executables(cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "--no-run"]))?;
+    let found = built.into_iter().find(|(name, _)| name == "chapters");
+    Ok(found.context("cargo built no chapters")?.1)
+}
+
+/// The daemon, optimised enough to move real traffic and with its assertions.
+fn daemon() -> Result<PathBuf> {
+    let built = build_executables(cargo().args(["build", "--quiet", "-p", "qvs", "--profile", "test-opt"]))?;
+    let found = built.into_iter().find(|(name, _)| name == "qvs");
+    Ok(found.context("cargo built no qvs")?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chapter_of_namespaces_or_guests_names_its_packages() {
+        for &chapter in Chapter::value_variants() {
+            let needs = matches!(chapter, Chapter::Fuzz | Chapter::Net | Chapter::Vm);
+            assert_eq!(needs, !packages(chapter).is_empty(), "{chapter:?}");
+        }
+    }
+}

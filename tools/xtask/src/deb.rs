@@ -1,0 +1,154 @@
+//! The Debian package: the program, its unit, its example settings and its documents.
+//!
+//! Built with `dpkg-deb`, which every Debian has, and with nothing of debhelper. What libc the program needs is read from
+//! the program itself. The same commit gives the same bytes: times are the commit's, owners are root.
+
+use crate::host::{cargo, output, repository, run, target_dir, version_of};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Files of the package: source in the repository, place, permissions.
+const FILES: &[(&str, &str, u32)] = &[
+    ("tools/packaging/qvs.service", "usr/lib/systemd/system/qvs.service", 0o644),
+    ("tools/packaging/qvs.toml", "etc/qvs/qvs.toml", 0o644),
+    ("tools/packaging/copyright", "usr/share/doc/qvs/copyright", 0o644),
+    ("README.md", "usr/share/doc/qvs/README.md", 0o644),
+    ("ARCHITECTURE.md", "usr/share/doc/qvs/ARCHITECTURE.md", 0o644),
+    ("CHANGELOG.md", "usr/share/doc/qvs/CHANGELOG.md", 0o644),
+    ("tools/packaging/postinst", "DEBIAN/postinst", 0o755),
+    ("tools/packaging/prerm", "DEBIAN/prerm", 0o755),
+    ("tools/packaging/postrm", "DEBIAN/postrm", 0o755),
+];
+
+/// Builds the release program and the package; answers where it is.
+pub(crate) fn build() -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--quiet", "-p", "qvs"]))?;
+    let program = target_dir()?.join("release/qvs");
+    let version = version_of("qvs")?;
+    let name = format!("qvs_{version}_amd64");
+    let dir = target_dir()?.join("debian");
+    let stage = dir.join(&name);
+    if stage.exists() {
+        fs::remove_dir_all(&stage).with_context(|| format!("cannot clear {}", stage.display()))?;
+    }
+    install(&program, &stage.join("usr/bin/qvs"), 0o755)?;
+    for &(source, place, mode) in FILES {
+        install(&repository().join(source), &stage.join(place), mode)?;
+    }
+    let size_kib = size_of(&stage)?.div_ceil(1024);
+    let libc = newest_glibc(&fs::read(&program)?);
+    let control = format!(
+        "Package: qvs\nVersion: {version}\nArchitecture: amd64\nMaintainer: the authors of qvs <root@localhost>\n\
+         Installed-Size: {size_kib}\nDepends: libc6 (>= {libc}), libgcc-s1, passwd\nSection: net\nPriority: optional\n\
+         Description: userspace virtual switch with the Quantum networking API\n \
+         Switches the frames of VMs (vhost-user) and host processes (TAP) on pinned poll-mode\n \
+         workers; tenants command their isolated networks by the OpenStack Quantum REST API.\n"
+    );
+    write(&stage.join("DEBIAN/control"), &control)?;
+    write(&stage.join("DEBIAN/conffiles"), "/etc/qvs/qvs.toml\n")?;
+    let package = dir.join(format!("{name}.deb"));
+    let mut command = Command::new("dpkg-deb");
+    command.args(["--root-owner-group", "--build"]).arg(&stage).arg(&package);
+    command.env("SOURCE_DATE_EPOCH", commit_time().unwrap_or_else(|| "0".to_owned()));
+    output(&mut command)?;
+    fs::remove_dir_all(&stage)?;
+    Ok(package)
+}
+
+/// Builds the package, unpacks it and looks whether it holds what it should.
+pub(crate) fn build_and_check() -> Result<()> {
+    let package = build()?;
+    let unpacked = target_dir()?.join("debian/unpacked");
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    output(Command::new("dpkg-deb").arg("--raw-extract").arg(&package).arg(&unpacked))?;
+    for &(source, place, mode) in FILES {
+        let file = unpacked.join(place);
+        let same = fs::read(&file).ok() == fs::read(repository().join(source)).ok();
+        ensure!(same, "{place} of the package is not {source}");
+        let actual = fs::metadata(&file)?.permissions().mode() & 0o7777;
+        ensure!(actual == mode, "{place} has mode {actual:o}, not {mode:o}");
+    }
+    let version = output(Command::new(unpacked.join("usr/bin/qvs")).arg("--version"))?;
+    ensure!(version.trim() == format!("qvs {}", version_of("qvs")?), "the packaged program says {version:?}");
+    for field in ["Package", "Depends", "Installed-Size"] {
+        let value = output(Command::new("dpkg-deb").arg("--field").arg(&package).arg(field))?;
+        ensure!(!value.trim().is_empty(), "the package has no {field}");
+    }
+    for script in ["postinst", "prerm", "postrm"] {
+        run(Command::new("/bin/sh").arg("-n").arg(unpacked.join("DEBIAN").join(script)))?;
+    }
+    fs::remove_dir_all(&unpacked)?;
+    println!("{} holds what it should", package.display());
+    Ok(())
+}
+
+fn install(source: &Path, place: &Path, mode: u32) -> Result<()> {
+    let parent = place.parent().context("a file has a directory")?;
+    fs::create_dir_all(parent)?;
+    let mut dir = Some(parent);
+    while let Some(path) = dir.filter(|path| !path.ends_with("debian")) {
+        // Whatever the umask is here, directories of a package are open to read.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        dir = path.parent();
+    }
+    fs::copy(source, place).with_context(|| format!("cannot copy {}", source.display()))?;
+    fs::set_permissions(place, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn write(place: &Path, text: &str) -> Result<()> {
+    fs::write(place, text).with_context(|| format!("cannot write {}", place.display()))?;
+    fs::set_permissions(place, fs::Permissions::from_mode(0o644))?;
+    Ok(())
+}
+
+fn size_of(dir: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let data = entry.metadata()?;
+        total += if data.is_dir() { size_of(&entry.path())? } else { data.len() };
+    }
+    Ok(total)
+}
+
+/// The newest version among the `GLIBC_2.x` symbols that the program names.
+fn newest_glibc(program: &[u8]) -> String {
+    const KEY: &[u8] = b"GLIBC_2.";
+    let minors = program.windows(KEY.len()).enumerate().filter(|(_, window)| *window == KEY).filter_map(|(at, _)| {
+        let digits = program[at + KEY.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+        let text: String = digits.map(|&byte| char::from(byte)).collect();
+        text.parse::<u32>().ok()
+    });
+    format!("2.{}", minors.max().unwrap_or(17))
+}
+
+fn commit_time() -> Option<String> {
+    let mut command = Command::new("git");
+    command.args(["log", "-1", "--format=%ct"]).current_dir(repository());
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_libc_symbol_decides() {
+        assert_eq!(newest_glibc(b"\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0"), "2.34");
+        assert_eq!(newest_glibc(b"static"), "2.17");
+    }
+
+    #[test]
+    fn every_packaged_file_is_in_the_repository() {
+        for (source, ..) in FILES {
+            assert!(repository().join(source).exists(), "{source}");
+        }
+    }
+}
