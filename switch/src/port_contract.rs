@@ -5,7 +5,8 @@
 //! its own (a kernel announces addresses), so frames of the rules carry an EtherType of theirs and others are passed over.
 //!
 //! Every rule gets a rig of its own and panics with the reason when the port breaks it: [`check`] runs them all.
-//! What cannot be told from outside is not here: a TAP that is deleted, a guest that lies.
+//! What cannot be told from outside is not here: a TAP that is deleted, a guest that lies. The file is long because the
+//! rules are one list that is read and run together.
 
 use crate::batch::{BURST, Batch};
 use crate::ids::{PortIndex, QueueIndex};

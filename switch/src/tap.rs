@@ -12,6 +12,7 @@
 //!
 //! The port has one queue each way. rx belongs to one worker; tx keeps no state and may be called by all of them.
 //! Bounds: [`RX_BUFFER`] bytes of tails a round, of which small frames ever touch only the first pages.
+//! The file is long because it is the one address of the unsafe code that a TAP needs: ioctls and vectored calls alike.
 
 use crate::batch::{BURST, Batch};
 use crate::ids::{PortIndex, QueueIndex};

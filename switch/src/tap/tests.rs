@@ -8,9 +8,9 @@ use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use crate::offload::{Gso, GsoKind, Offload, PartialChecksum};
 use crate::packet::Packet;
 use crate::port_contract::{self, Arrived, Rig};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -214,6 +214,43 @@ fn a_dropped_tap_keeps_its_device_and_address_and_reopens() {
     assert_eq!(ether(&ip(&netns, "-o link show dev tap-keep")), ether(&mac));
 }
 
+/// Tells the child below that it is one, and how its device is called.
+const CHILD: &str = "QVS_TEST_TAP_HELD";
+
+#[test]
+#[ignore = "the child of the next test, which kills it"]
+fn child_holds_a_tap_until_it_is_killed() {
+    let name = std::env::var(CHILD).expect("only the next test runs this one");
+    let config = TapConfig { name, netns: None, mtu: MTU, reopen: false };
+    let _tap = Tap::open(config, Arc::new(TestPlace::default())).expect(NEEDS);
+    println!("\nopen");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn a_tap_whose_process_was_killed_reopens_with_its_address() {
+    let netns = quiet_netns();
+    let mut child = within(&netns, || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tap::tests::child_holds_a_tap_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(CHILD, "tap-killed")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap() == "open"), "the child ended before it had opened its TAP");
+    ip(&netns, "addr add 192.0.2.9/24 dev tap-killed");
+    // SIGKILL.
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let (tap, place) = open(&netns, "tap-killed", true);
+    state_becomes(&tap, true, Link::Up, "");
+    assert!(ip(&netns, "-o addr show dev tap-killed").contains("192.0.2.9/24"));
+    assert_eq!(tx_one(&*place.port().unwrap()), None);
+}
+
 #[test]
 fn reopening_makes_a_device_that_is_no_longer_there() {
     let netns = quiet_netns();
@@ -340,7 +377,7 @@ impl Named {
     }
 
     fn delete(&self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(std::process::Stdio::null()).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(Stdio::null()).status();
     }
 }
 
