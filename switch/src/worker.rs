@@ -83,6 +83,24 @@ impl Default for EgressLists {
     }
 }
 
+impl EgressLists {
+    /// The ports that packets go to, each with these packets' indices in the batch. For tests and benches; a worker
+    /// sends them itself.
+    pub fn picks(&self) -> impl Iterator<Item = (PortIndex, &[u8])> {
+        self.touched.iter().map(|&port| {
+            let picks = &self.by_port[port.as_usize()];
+            (port, &picks.list[..picks.len as usize])
+        })
+    }
+
+    /// Forgets all picks.
+    pub fn clear(&mut self) {
+        for port in self.touched.drain(..) {
+            self.by_port[port.as_usize()].len = 0;
+        }
+    }
+}
+
 /// The outcomes of a batch, as the pipeline announces them.
 pub struct Egress<'s> {
     lists: &'s mut EgressLists,

@@ -1,0 +1,298 @@
+//! Stage 4, bridge: learns where the source lives, looks the destination up, forwards or floods within the network.
+//!
+//! What makes it hard: the MAC table is larger than the caches, so a first loop collects the addresses of the batch and
+//! prefetches their slots, and a second one resolves them. Guests send bursts to one peer: an address equal to the
+//! one before it is not looked up again. And the table may lag behind the config by a moment: what it says of a port
+//! counts only if that port is on the packet's network now; otherwise the address is unknown (defence in depth for
+//! invariant 2, no frame crosses networks).
+//!
+//! As bridges do: the source of a frame to 01:80:C2:00:00:0X is not learnt, that of any other frame is, delivered or
+//! not. A refused or full table is no reason to drop. A flood goes to the network's other members whose state is
+//! up; a member that is down is no member and is not counted (an operator who took a port down does not want its drops to
+//! grow with every ARP). A unicast to a port that is down is dropped and counted there.
+//! A port with fixed MACs teaches nothing: guard lets only those pass, and they are in the table as static entries.
+//!
+//! Config read: members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
+//! Drop reasons, at the ingress: `link_local_multicast`, `reflection`, `no_receiver`; at the egress: `port_admin_down`,
+//! `over_mtu`.
+
+use crate::parse::l3_len;
+use crate::stage::{Live, Scope, Stage, Step};
+use crate::tables::{Member, Tables};
+use crate::wire::ethernet;
+use switch::batch::{BURST, Batch};
+use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::ledger::DropReason;
+use switch::mac_table::Learned;
+use switch::packet::Packet;
+use switch::worker::Egress;
+
+/// The stage.
+pub const STAGE: Stage = Stage { name: "bridge", run, trace };
+
+/// What the stage asks about a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The port it came in by.
+    pub ingress: PortIndex,
+    /// Its network.
+    pub network: NetworkIndex,
+    /// Whom it is for.
+    pub destination: MacAddr,
+    /// Bytes behind its Ethernet header and tags, of one segment if it will be cut.
+    pub l3_len: usize,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// To one port.
+    Forward(PortIndex),
+    /// To each member of the network for which [`decide_copy`] says so.
+    Flood,
+    /// Dropped before it gets anywhere.
+    Drop(DropReason),
+    /// Dropped before the port it is bound for.
+    DropAt(PortIndex, DropReason),
+}
+
+/// Whether a frame is to be dropped before anything is learnt from it.
+#[inline]
+pub fn is_unforwardable(destination: MacAddr) -> bool {
+    destination.is_link_local_group()
+}
+
+/// Decides about one frame. `known` is where the MAC table says that its destination lives.
+#[inline]
+pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) -> Verdict {
+    if is_unforwardable(question.destination) {
+        return Verdict::Drop(DropReason::LinkLocalMulticast);
+    }
+    if question.destination.is_group() {
+        return Verdict::Flood;
+    }
+    let Some(port) = known else { return Verdict::Flood };
+    if port == question.ingress {
+        return Verdict::Drop(DropReason::Reflection);
+    }
+    let entry = tables.port(port);
+    if entry.network != Some(question.network) {
+        return Verdict::Flood;
+    }
+    if !entry.is_admin_up {
+        return Verdict::DropAt(port, DropReason::PortAdminDown);
+    }
+    if question.l3_len > usize::from(entry.mtu) {
+        return Verdict::DropAt(port, DropReason::OverMtu);
+    }
+    Verdict::Forward(port)
+}
+
+/// Decides about the copy of a flood for one member; `None` where none is made.
+#[inline]
+pub fn decide_copy(question: &Question, member: Member) -> Option<Verdict> {
+    if member.port == question.ingress {
+        None
+    } else if question.l3_len > usize::from(member.mtu) {
+        Some(Verdict::DropAt(member.port, DropReason::OverMtu))
+    } else {
+        Some(Verdict::Forward(member.port))
+    }
+}
+
+#[inline]
+fn addresses(packet: &Packet) -> (MacAddr, MacAddr) {
+    ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header")
+}
+
+fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
+    // Classify drops all packets of a port on no network.
+    let Some(network) = scope.port.network.filter(|_| !live.is_empty()) else { return };
+    let (table, now) = (scope.context.mac_table, scope.context.now);
+    let learns = !scope.port.has_fixed_macs();
+    table.heard(scope.ingress, now);
+
+    let mut keys = [(MacAddr::default(), MacAddr::default()); BURST];
+    for index in live.iter() {
+        let (destination, source) = addresses(&batch.packets()[index]);
+        keys[index] = (destination, source);
+        if learns {
+            table.prefetch(network, source);
+        }
+        if !destination.is_group() {
+            table.prefetch(network, destination);
+        }
+    }
+
+    // The answers for the packet before, as long as nothing was learnt since.
+    let mut last_source = None;
+    let mut last_found: Option<(MacAddr, Option<PortIndex>)> = None;
+    for index in live.iter() {
+        let (destination, source) = keys[index];
+        if learns && last_source != Some(source) && !is_unforwardable(destination) {
+            if matches!(table.learn(network, source, scope.ingress, now), Learned::New | Learned::Moved) {
+                last_found = None;
+            }
+            last_source = Some(source);
+        }
+        let known = match last_found {
+            Some((mac, found)) if mac == destination => found,
+            _ if destination.is_group() => None,
+            _ => {
+                let found = table.lookup(network, destination, now);
+                last_found = Some((destination, found));
+                found
+            }
+        };
+        let packet = &batch.packets()[index];
+        let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
+        match decide(scope.tables, &question, known) {
+            Verdict::Forward(port) => egress.forward(index, packet.len(), port),
+            Verdict::Flood => flood(scope, &question, index, packet.len(), egress),
+            Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
+            Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+        }
+    }
+    live.clear();
+}
+
+#[inline(never)]
+fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egress: &mut Egress<'_>) {
+    let mut has_receiver = false;
+    for &member in scope.tables.members(question.network) {
+        let Some(verdict) = decide_copy(question, member) else { continue };
+        has_receiver = true;
+        match verdict {
+            Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+            _ => egress.forward(index, len, member.port),
+        }
+    }
+    if !has_receiver {
+        egress.drop_ingress(scope.ingress, DropReason::NoReceiver);
+    }
+}
+
+fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
+    let packet = &batch.packets()[0];
+    let (network, now) = (packet.network, scope.context.now);
+    let (destination, source) = addresses(packet);
+    let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
+    if is_unforwardable(destination) {
+        return Step::drop(scope, DropReason::LinkLocalMulticast);
+    }
+    let table = scope.context.mac_table;
+    let learned = (!scope.port.has_fixed_macs()).then(|| table.would_learn(network, source, scope.ingress, now));
+    // What `run` would have learnt just before the look-up, a trace must imagine.
+    let is_learnt_now = matches!(learned, Some(Learned::New | Learned::Moved));
+    let known = if is_learnt_now && source == destination {
+        Some(scope.ingress)
+    } else if destination.is_group() {
+        None
+    } else {
+        table.lookup(network, destination, now)
+    };
+    let learning = match learned {
+        None => "fixed here",
+        Some(Learned::Known) => "known here",
+        Some(Learned::New) => "would be learnt here",
+        Some(Learned::Moved) => "would move here",
+        Some(Learned::Refused) => "belongs to another port that is in use",
+        Some(Learned::Static) => "is a static address",
+        Some(Learned::Full) => "not learnt, the table or the port's share is full",
+    };
+    let label = |port| scope.tables.label(port);
+    let what = match decide(scope.tables, &question, known) {
+        Verdict::Forward(port) => format!("{destination} lives at {}: forward", label(port)),
+        Verdict::Drop(reason) => format!("drop {}, counted at {}", reason.name(), label(scope.ingress)),
+        Verdict::DropAt(port, reason) => {
+            format!("{destination} lives at {}: drop {}, counted there", label(port), reason.name())
+        }
+        Verdict::Flood => trace_flood(scope, &question),
+    };
+    Step::end(format!("source {source} {learning}; {what}"))
+}
+
+fn trace_flood(scope: &Scope<'_>, question: &Question) -> String {
+    let kind = match question.destination {
+        MacAddr::BROADCAST => "broadcast",
+        mac if mac.is_group() => "multicast",
+        _ => "unknown",
+    };
+    let copies: Vec<String> = scope
+        .tables
+        .members(question.network)
+        .iter()
+        .filter_map(|&member| {
+            decide_copy(question, member).map(|verdict| match verdict {
+                Verdict::DropAt(port, reason) => format!("{} (drop {})", scope.tables.label(port), reason.name()),
+                _ => scope.tables.label(member.port),
+            })
+        })
+        .collect();
+    if copies.is_empty() {
+        let label = scope.tables.label(question.ingress);
+        return format!("{kind} destination, drop {}, counted at {label}", DropReason::NoReceiver.name());
+    }
+    format!("{kind} destination, flood to {}", copies.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::rig::{config, mac, port};
+    use switch::config::PortConfig;
+
+    /// Ports 0 to 2 on network 1, of which 2 is down, and 3 on network 2.
+    fn tables() -> Tables {
+        let down = PortConfig { is_admin_up: false, ..port(2, Some(1)) };
+        Tables::compile(&config(vec![port(0, Some(1)), port(1, Some(1)), down, port(3, Some(2))]))
+    }
+
+    fn question(destination: MacAddr) -> Question {
+        Question { ingress: PortIndex(0), network: NetworkIndex(1), destination, l3_len: 46 }
+    }
+
+    fn answer(known: Option<u16>) -> Verdict {
+        decide(&tables(), &question(mac(9)), known.map(PortIndex))
+    }
+
+    #[test]
+    fn a_known_destination_gets_the_frame_alone() {
+        assert_eq!(answer(Some(1)), Verdict::Forward(PortIndex(1)));
+    }
+
+    #[test]
+    fn an_entry_that_points_out_of_the_network_counts_as_unknown() {
+        assert_eq!(answer(Some(3)), Verdict::Flood);
+        assert_eq!(answer(Some(4000)), Verdict::Flood);
+    }
+
+    #[test]
+    fn nothing_goes_back_where_it_came_from() {
+        assert_eq!(answer(Some(0)), Verdict::Drop(DropReason::Reflection));
+        let copies: Vec<_> =
+            tables().members(NetworkIndex(1)).iter().map(|&member| decide_copy(&question(mac(9)), member)).collect();
+        assert_eq!(copies, [None, Some(Verdict::Forward(PortIndex(1)))]);
+    }
+
+    #[test]
+    fn unicast_to_a_port_that_is_down_is_dropped_there() {
+        assert_eq!(answer(Some(2)), Verdict::DropAt(PortIndex(2), DropReason::PortAdminDown));
+    }
+
+    #[test]
+    fn frames_to_reserved_group_addresses_go_nowhere_and_to_others_everywhere() {
+        let to = |text: &str| decide(&tables(), &question(text.parse().unwrap()), None);
+        assert_eq!(to("01:80:c2:00:00:0e"), Verdict::Drop(DropReason::LinkLocalMulticast));
+        assert_eq!(to("01:80:c2:00:00:10"), Verdict::Flood);
+        assert_eq!(to("ff:ff:ff:ff:ff:ff"), Verdict::Flood);
+    }
+
+    #[test]
+    fn a_frame_over_the_egress_mtu_is_dropped_there() {
+        let over = Question { l3_len: 1501, ..question(mac(9)) };
+        let at_one = Verdict::DropAt(PortIndex(1), DropReason::OverMtu);
+        assert_eq!(decide(&tables(), &over, Some(PortIndex(1))), at_one);
+        assert_eq!(decide_copy(&over, Member { port: PortIndex(1), mtu: 1500 }), Some(at_one));
+    }
+}

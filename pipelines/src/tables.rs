@@ -1,0 +1,207 @@
+//! The compiled config: flat tables by index, for one load and no search a lookup.
+//!
+//! Built on the control thread from a checked config, then immutable and shared by all workers. A port costs 16 bytes and
+//! its memberships 4; a thousand ports stay in the first-level cache. Full compilation walks every port once and is the only
+//! way to make tables. An index that no port has reads as a port on no network, so that a frame from it is dropped.
+
+use std::sync::Arc;
+use switch::config::{Config, MTU_MAX};
+use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+
+/// What the packet path knows of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortEntry {
+    /// The network it is on; `None`: no logical port claims it.
+    pub network: Option<NetworkIndex>,
+    /// The logical port's administrative state.
+    pub is_admin_up: bool,
+    /// Bytes of L3 payload a frame may have, either way.
+    pub mtu: u16,
+    macs_first: u32,
+    macs_count: u32,
+}
+
+impl PortEntry {
+    /// What an unused index reads as.
+    const ABSENT: PortEntry =
+        PortEntry { network: None, is_admin_up: true, mtu: MTU_MAX, macs_first: 0, macs_count: 0 };
+
+    /// Whether its source addresses are fixed.
+    #[inline]
+    pub fn has_fixed_macs(&self) -> bool {
+        self.macs_count > 0
+    }
+}
+
+const _: () = assert!(size_of::<PortEntry>() <= 16);
+
+/// One port a flood of its network goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The port.
+    pub port: PortIndex,
+    /// Its MTU, kept here so that a flood reads one array only.
+    pub mtu: u16,
+}
+
+/// Where a network's members are.
+#[derive(Clone, Copy, Default)]
+struct Members {
+    first: u32,
+    count: u32,
+}
+
+/// The compiled tables of [`crate::Standard`].
+#[derive(Default)]
+pub struct Tables {
+    ports: Vec<PortEntry>,
+    networks: Vec<Members>,
+    members: Vec<Member>,
+    macs: Vec<u64>,
+    port_names: Vec<Option<Arc<str>>>,
+    network_names: Vec<Option<Arc<str>>>,
+}
+
+impl Tables {
+    /// Compiles a checked config.
+    pub fn compile(config: &Config) -> Tables {
+        let ports_len = config.ports().last().map_or(0, |last| last.index.as_usize() + 1);
+        let networks_len = config.networks().last().map_or(0, |last| last.index.as_usize() + 1);
+        let mut tables = Tables {
+            ports: vec![PortEntry::ABSENT; ports_len],
+            networks: vec![Members::default(); networks_len],
+            members: Vec::with_capacity(config.ports().len()),
+            macs: Vec::new(),
+            port_names: vec![None; ports_len],
+            network_names: vec![None; networks_len],
+        };
+        for network in config.networks() {
+            tables.network_names[network.index.as_usize()] = Some(network.id.clone());
+        }
+        let mut memberships = Vec::with_capacity(config.ports().len());
+        for port in config.ports() {
+            let macs_first = tables.macs.len();
+            tables.macs.extend(port.macs.iter().map(|mac| mac.to_u64()));
+            tables.macs[macs_first..].sort_unstable();
+            tables.ports[port.index.as_usize()] = PortEntry {
+                network: port.network,
+                is_admin_up: port.is_admin_up,
+                mtu: port.mtu,
+                macs_first: macs_first as u32,
+                macs_count: port.macs.len() as u32,
+            };
+            tables.port_names[port.index.as_usize()] = Some(port.interface.clone());
+            if let Some(network) = port.network
+                && port.is_admin_up
+            {
+                memberships.push((network, Member { port: port.index, mtu: port.mtu }));
+            }
+        }
+        memberships.sort_unstable_by_key(|(network, member)| (*network, member.port));
+        for (network, member) in memberships {
+            let members = &mut tables.networks[network.as_usize()];
+            if members.count == 0 {
+                members.first = tables.members.len() as u32;
+            }
+            members.count += 1;
+            tables.members.push(member);
+        }
+        tables
+    }
+
+    /// What is known of a port; a port on no network if the index is unused.
+    #[inline]
+    pub fn port(&self, index: PortIndex) -> PortEntry {
+        self.ports.get(index.as_usize()).copied().unwrap_or(PortEntry::ABSENT)
+    }
+
+    /// The ports of a network whose administrative state is up, by index.
+    #[inline]
+    pub fn members(&self, network: NetworkIndex) -> &[Member] {
+        let Some(members) = self.networks.get(network.as_usize()) else { return &[] };
+        &self.members[members.first as usize..][..members.count as usize]
+    }
+
+    /// Whether a port's fixed addresses include `mac`. The port comes from these tables.
+    #[inline]
+    pub fn is_fixed_mac(&self, port: &PortEntry, mac: MacAddr) -> bool {
+        let macs = &self.macs[port.macs_first as usize..][..port.macs_count as usize];
+        // Nearly every port has one; more are found by halving.
+        if let [only] = macs { *only == mac.to_u64() } else { macs.binary_search(&mac.to_u64()).is_ok() }
+    }
+
+    /// A port, for people: `port 3 "vm-a"`. The name is a tenant's text and comes escaped.
+    pub fn label(&self, index: PortIndex) -> String {
+        label("port", index.as_usize(), &self.port_names)
+    }
+
+    /// A network, for people: `network 1 "blue"`.
+    pub fn network_label(&self, index: NetworkIndex) -> String {
+        label("network", index.as_usize(), &self.network_names)
+    }
+}
+
+fn label(kind: &str, index: usize, names: &[Option<Arc<str>>]) -> String {
+    match names.get(index) {
+        Some(Some(name)) => format!("{kind} {index} {name:?}"),
+        _ => format!("{kind} {index}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switch::config::{NetworkConfig, PortConfig};
+
+    fn port(index: u16, network: Option<u16>) -> PortConfig {
+        PortConfig {
+            index: PortIndex(index),
+            interface: format!("vm-{index}").into(),
+            network: network.map(NetworkIndex),
+            is_admin_up: true,
+            mtu: 1500,
+            macs: Vec::new(),
+        }
+    }
+
+    fn tables(ports: Vec<PortConfig>) -> Tables {
+        let networks = [2, 5].map(|index| NetworkConfig { index: NetworkIndex(index), id: "n".into() }).to_vec();
+        Tables::compile(&Config::new(networks, ports).unwrap())
+    }
+
+    #[test]
+    fn members_are_the_admin_up_ports_of_a_network_and_of_no_other() {
+        let down = PortConfig { is_admin_up: false, ..port(3, Some(5)) };
+        let tables = tables(vec![port(9, Some(5)), port(1, Some(2)), port(4, Some(5)), down, port(0, None)]);
+        let members = |network| tables.members(NetworkIndex(network)).iter().map(|m| m.port.0).collect::<Vec<_>>();
+        assert_eq!(members(5), [4, 9]);
+        assert_eq!(members(2), [1]);
+        assert!(members(0).is_empty(), "a gap in the indices");
+        assert!(members(6).is_empty(), "beyond the last");
+    }
+
+    #[test]
+    fn unused_port_indices_read_as_ports_on_no_network() {
+        let tables = tables(vec![port(2, Some(2))]);
+        assert_eq!(tables.port(PortIndex(1)).network, None);
+        assert_eq!(tables.port(PortIndex(900)).network, None);
+        assert_eq!(tables.port(PortIndex(2)).network, Some(NetworkIndex(2)));
+    }
+
+    #[test]
+    fn fixed_macs_belong_to_their_port_only() {
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let with = |index, macs| PortConfig { macs, ..port(index, Some(2)) };
+        let tables = tables(vec![with(0, vec![mac(7)]), with(1, vec![mac(9), mac(3), mac(5)]), port(2, Some(2))]);
+        let is_fixed = |index, last| tables.is_fixed_mac(&tables.port(PortIndex(index)), mac(last));
+        assert!(is_fixed(0, 7) && is_fixed(1, 3) && is_fixed(1, 5) && is_fixed(1, 9));
+        assert!(!is_fixed(0, 3) && !is_fixed(1, 7) && !is_fixed(2, 7));
+        assert!(!tables.port(PortIndex(2)).has_fixed_macs());
+    }
+
+    #[test]
+    fn labels_escape_what_tenants_wrote() {
+        let odd = PortConfig { interface: "a\"\n\u{1b}[2J".into(), ..port(0, None) };
+        assert_eq!(tables(vec![odd]).label(PortIndex(0)), r#"port 0 "a\"\n\u{1b}[2J""#);
+    }
+}

@@ -1,0 +1,35 @@
+//! The order of the stages, pinned by what a packet meets first.
+
+use super::frames::Frame;
+use super::rig::{Input, Rig, config, mac, port};
+use crate::STAGES;
+use switch::config::PortConfig;
+use switch::ids::{MacAddr, PortIndex};
+use switch::offload::OffloadClaim;
+use switch::worker::Now;
+
+#[test]
+fn stage_order_is_as_documented() {
+    assert_eq!(STAGES.map(|stage| stage.name), ["parse", "classify", "guard", "bridge"]);
+
+    // A frame with which every stage would find fault, and then less and less of them: the earlier stage names the drop.
+    let bad_claim = OffloadClaim { flags: 1, ..OffloadClaim::default() };
+    let reserved: MacAddr = "01:80:c2:00:00:00".parse().unwrap();
+    let frame = Frame::udp4().from(MacAddr::BROADCAST).to(reserved);
+    let reason = |is_claiming: bool, is_up: bool, source: MacAddr| {
+        let claim = if is_claiming { bad_claim } else { OffloadClaim::default() };
+        let input = Input { claim, ..Input::from(frame.clone().from(source).bytes()) };
+        let mut rig = Rig::new(config(vec![PortConfig { is_admin_up: is_up, ..port(0, Some(1)) }, port(1, Some(1))]));
+        let outcome = rig.step(Now::default(), PortIndex(0), vec![input.clone()]);
+        let trace = rig.trace(Now::default(), PortIndex(0), &input);
+        let [(0, true, reason, 1)] = outcome.drops[..] else { panic!("{outcome:?}") };
+        let last = trace.last().unwrap();
+        assert!(last.contains(reason), "the trace says {last}, the books {reason}");
+        (last.split(':').next().unwrap().to_owned(), reason)
+    };
+    let seen = |stage: &str, reason| (stage.to_owned(), reason);
+    assert_eq!(reason(true, false, MacAddr::BROADCAST), seen("parse", "bad_offload"));
+    assert_eq!(reason(false, false, MacAddr::BROADCAST), seen("classify", "port_admin_down"));
+    assert_eq!(reason(false, true, MacAddr::BROADCAST), seen("guard", "bad_source_mac"));
+    assert_eq!(reason(false, true, mac(1)), seen("bridge", "link_local_multicast"));
+}
