@@ -1,18 +1,51 @@
 //! The MAC table: (network, MAC) to port, written by every worker, read without a lock.
 //!
-//! Interface fixed here first; the table itself follows.
-use crate::ids::{MacAddr, NetworkIndex, PortIndex};
-use crate::worker::Now;
+//! What makes it hard:
+//! * *Readers never wait and never write.* A lookup reads two cache lines and stores nothing; a source address that is
+//!   known costs a store once a second. How threads share a slot, and why a frame of one network can never be handed to
+//!   another network's port, stands in `bucket.rs`.
+//! * *Two workers may learn one address at once*, in two slots. Each publishes, then looks again and removes all but one.
+//! * *Guests are hostile.* The hash is seeded at random, so that nobody can aim at a bucket. The table is bounded; no port
+//!   may hold more than its share, and a port that floods pushes out its own entries: those of another port only if that
+//!   port holds more (or as many, in one network). A MAC moves to another port only if the old one is down or silent.
+//! * *Static entries* come from the control side; they are neither learnt over nor evicted.
+//!
+//! A flat table of one-line buckets, at most half full of learnt entries; each key may lie in either of two buckets. A
+//! full pair of buckets evicts instead of growing chains, so that every operation of a worker touches two lines.
+//! Workers call `prefetch`, `lookup`, `learn` and `heard`; the rest is for the control side and scans the whole table
+//! where it says so. Nothing here locks, allocates (but [`MacTable::entries`]) or reads the clock.
 
-/// The table.
-pub struct MacTable {}
+mod bucket;
+#[cfg(all(test, loom))]
+mod model;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use crate::ids::{MacAddr, NetworkIndex, PORTS_MAX, PortIndex};
+use crate::segment;
+use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::worker::Now;
+pub use bucket::AGE_MAX_S;
+use bucket::{Bucket, Check, Key, Slot, Tick, Value, WAYS};
+use std::hash::{BuildHasher, RandomState};
+
+/// Seconds a port must have been silent before a MAC learnt there may move to another port while it is up.
+pub const MOVE_SILENCE_S: u32 = 5;
+/// Learnt entries a table can be made for: 2^24 take 2 GiB.
+pub const ENTRIES_MAX: usize = 1 << 24;
+/// One port may hold one part in this many of the learnt entries.
+pub const PORT_SHARE: usize = 2;
+/// Times a worker starts over when another one was faster, before it leaves the address to the next frame.
+const ATTEMPTS: usize = 4;
+/// Ports the table knows; the model checker cannot carry more.
+const PORTS: usize = if cfg!(loom) { 4 } else { PORTS_MAX };
 
 /// What learning a source address came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
     /// The entry was there and says the same.
     Known,
-    /// A new entry.
+    /// A new entry, or one that had expired.
     New,
     /// The entry moved to this port.
     Moved,
@@ -23,9 +56,6 @@ pub enum Learned {
     /// The port has reached its cap, or the table has no room: nothing was learnt.
     Full,
 }
-
-/// Seconds a port must have been silent before a MAC learnt there may move to another port while it is up.
-pub const MOVE_SILENCE_S: u32 = 5;
 
 /// One entry as `show macs` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,43 +72,525 @@ pub struct MacEntry {
     pub age_s: u32,
 }
 
+/// The table.
+pub struct MacTable {
+    /// A power of two of them, at least two.
+    buckets: Box<[Bucket]>,
+    ports: Box<[PortState]>,
+    /// Learnt entries in the table and being put in.
+    learnt: AtomicU32,
+    /// Bucket at which the next partial sweep starts.
+    hand: AtomicU32,
+    learnt_max: u32,
+    port_learnt_max: u32,
+    age_s: u32,
+    seed: u64,
+    multiplier: u64,
+}
+
+/// What the table remembers of a port.
+#[derive(Default)]
+struct PortState {
+    /// Second in which frames last came from it, plus 1; 0 if none ever came.
+    heard: AtomicU32,
+    /// Learnt entries it has, and is putting in.
+    learnt: AtomicU32,
+    is_down: AtomicBool,
+}
+
+/// A key, and where to look for it.
+struct Probe {
+    key: Key,
+    check: Check,
+    first: usize,
+    second: usize,
+}
+
+/// What an entry that was found means for a source address on a port.
+enum Judgement {
+    /// It stays as it is.
+    Keep(Learned),
+    /// It gets a new tick.
+    Refresh(Learned),
+    /// It goes to the port.
+    Take(Learned),
+}
+
+/// Whose entries may give way to a new one.
+#[derive(Clone, Copy)]
+enum Evict {
+    /// Any learnt one: a static entry needs the room.
+    Any,
+    /// Those of this port only: it has its share.
+    Own(PortIndex),
+    /// Expired ones; else those of this port, which would then hold so many; else those of a port that holds at least
+    /// as many in the same network, or more in another.
+    Fair(PortIndex, u32),
+}
+
 impl MacTable {
     /// A table for at most `max` learnt entries that expire `age_s` seconds after they were last seen.
-    pub fn new(_max: usize, _age_s: u32) -> MacTable {
-        MacTable {}
+    ///
+    /// `max` is cut to [`ENTRIES_MAX`], `age_s` to [`AGE_MAX_S`]. Takes 128 to 256 bytes an entry, all of it now.
+    pub fn new(max: usize, age_s: u32) -> MacTable {
+        // `RandomState` is the standard library's source of keys that an outsider cannot guess.
+        let random = RandomState::new();
+        MacTable::seeded(max, age_s, [random.hash_one(0), random.hash_one(1)])
     }
+
+    fn seeded(max: usize, age_s: u32, [seed, multiplier]: [u64; 2]) -> MacTable {
+        let max = max.min(ENTRIES_MAX);
+        let buckets = (2 * max).div_ceil(WAYS).next_power_of_two().max(2);
+        MacTable {
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            ports: (0..PORTS).map(|_| PortState::default()).collect(),
+            learnt: AtomicU32::new(0),
+            hand: AtomicU32::new(0),
+            learnt_max: max as u32,
+            port_learnt_max: max.div_ceil(PORT_SHARE) as u32,
+            age_s: age_s.min(AGE_MAX_S),
+            seed,
+            multiplier: multiplier | 1,
+        }
+    }
+
     /// Asks for the cache lines that a lookup of this pair will read.
-    pub fn prefetch(&self, _network: NetworkIndex, _mac: MacAddr) {}
-    /// Where the address lives.
-    pub fn lookup(&self, _network: NetworkIndex, _mac: MacAddr, _now: Now) -> Option<PortIndex> {
-        None
+    #[inline]
+    pub fn prefetch(&self, network: NetworkIndex, mac: MacAddr) {
+        let probe = self.probe(Key::new(network, mac));
+        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.first]).cast());
+        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.second]).cast());
     }
+
+    /// Where the address lives. Stores nothing; an expired entry is no entry.
+    #[inline]
+    pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
+        let probe = self.probe(Key::new(network, mac));
+        let (_, value) = self.find(&probe)?;
+        (value.is_static() || !self.is_expired(value, tick(now))).then(|| value.port())
+    }
+
     /// Notes that `mac` was seen as a source on `port`.
-    pub fn learn(&self, _network: NetworkIndex, _mac: MacAddr, _port: PortIndex, _now: Now) -> Learned {
-        Learned::Known
+    ///
+    /// Group addresses and the zero address are nobody's and are answered with [`Learned::Full`].
+    #[inline]
+    pub fn learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
+        if !is_station(mac, port) {
+            return Learned::Full;
+        }
+        let probe = self.probe(Key::new(network, mac));
+        match self.find(&probe) {
+            // What nearly every frame meets: the same port, the same second, nothing to store.
+            Some((_, value)) if value == Value::learnt(probe.check, port, tick(now)) => Learned::Known,
+            _ => self.learn_slowly(&probe, port, now),
+        }
     }
+
     /// Like `learn`, but only tells what it would do; for traces.
-    pub fn would_learn(&self, _network: NetworkIndex, _mac: MacAddr, _port: PortIndex, _now: Now) -> Learned {
-        Learned::Known
+    pub fn would_learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
+        if !is_station(mac, port) {
+            return Learned::Full;
+        }
+        let probe = self.probe(Key::new(network, mac));
+        let mine = self.learnt_on(port) as u32;
+        let has_share = mine < self.port_learnt_max;
+        if let Some((_, value)) = self.find(&probe) {
+            return match self.judge(value, port, now) {
+                Judgement::Take(_) if !has_share => Learned::Full,
+                Judgement::Keep(learned) | Judgement::Refresh(learned) | Judgement::Take(learned) => learned,
+            };
+        }
+        let is_free = self.pair(&probe).iter().any(|bucket| bucket.occupied() < WAYS as u32);
+        if has_share && is_free && self.learnt() < self.learnt_max as usize {
+            return Learned::New;
+        }
+        let evict = if has_share { Evict::Fair(port, mine + 1) } else { Evict::Own(port) };
+        if self.victim(&probe, evict, tick(now)).is_some() { Learned::New } else { Learned::Full }
     }
+
     /// Notes that frames came from `port` at `now`; a relaxed store at most once a second.
-    pub fn heard(&self, _port: PortIndex, _now: Now) {}
-    /// Tells whether the port is up: MACs of a port that is down may move at once.
-    pub fn set_port_up(&self, _port: PortIndex, _is_up: bool) {}
-    /// Enters a static address, replacing a learnt one.
-    pub fn insert_static(&self, _network: NetworkIndex, _mac: MacAddr, _port: PortIndex) -> bool {
-        true
+    #[inline]
+    pub fn heard(&self, port: PortIndex, now: Now) {
+        if let Some(state) = self.ports.get(port.as_usize()) {
+            let heard = now.seconds().saturating_add(1);
+            if state.heard.load(Ordering::Relaxed) < heard {
+                state.heard.store(heard, Ordering::Relaxed);
+            }
+        }
     }
-    /// Removes a static address.
-    pub fn remove_static(&self, _network: NetworkIndex, _mac: MacAddr) {}
-    /// Forgets the learnt entries of a port.
-    pub fn flush_port(&self, _port: PortIndex) {}
-    /// Forgets all entries of a network, static ones included.
-    pub fn flush_network(&self, _network: NetworkIndex) {}
-    /// Removes expired entries.
-    pub fn sweep(&self, _now: Now) {}
-    /// All entries; a moment's view while workers go on.
-    pub fn entries(&self, _now: Now) -> Vec<MacEntry> {
-        Vec::new()
+
+    /// Tells whether the port is up: MACs of a port that is down may move at once. Up until told otherwise.
+    pub fn set_port_up(&self, port: PortIndex, is_up: bool) {
+        if let Some(state) = self.ports.get(port.as_usize()) {
+            state.is_down.store(!is_up, Ordering::Relaxed);
+        }
     }
+
+    /// Enters a static address, replacing a learnt one or another static one.
+    ///
+    /// False if both its buckets are full of static entries, or the address is no station's.
+    pub fn insert_static(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex) -> bool {
+        if !is_station(mac, port) {
+            return false;
+        }
+        let probe = self.probe(Key::new(network, mac));
+        let fixed = Value::fixed(probe.check, port);
+        // Each turn that fails has seen another thread succeed, so this ends as soon as the workers do something else.
+        loop {
+            if let Some((slot, value)) = self.find(&probe) {
+                if !slot.replace(value, fixed) {
+                    continue;
+                }
+                self.release(value);
+            } else {
+                let slot = match self.claim(&probe) {
+                    Some(slot) => slot,
+                    None => match self.victim(&probe, Evict::Any, Tick::of_seconds(0)) {
+                        None => return false,
+                        Some((slot, value)) if slot.unpublish(value) => {
+                            self.release(value);
+                            slot.rekey(probe.key);
+                            slot
+                        }
+                        Some(_) => continue,
+                    },
+                };
+                slot.publish(fixed);
+            }
+            self.settle(&probe);
+            return true;
+        }
+    }
+
+    /// Removes a static address; a learnt one stays.
+    pub fn remove_static(&self, network: NetworkIndex, mac: MacAddr) {
+        let probe = self.probe(Key::new(network, mac));
+        for (slot, value) in self.all(&probe) {
+            if value.is_static() {
+                // Only the control side changes static entries, so this does not fail; if it does, somebody removed it.
+                self.remove(slot, value);
+            }
+        }
+    }
+
+    /// Forgets the learnt entries of a port. Scans the table, unless the port has none.
+    ///
+    /// A worker that still runs with an older snapshot may learn one more; publish first, then flush.
+    pub fn flush_port(&self, port: PortIndex) {
+        if self.learnt_on(port) > 0 {
+            self.remove_where(&self.buckets, |value| value.is_learnt() && value.port() == port);
+        }
+    }
+
+    /// Forgets all entries of a network, static ones included. Scans the table.
+    ///
+    /// A worker that still runs with an older snapshot may learn one more; publish first, then flush.
+    pub fn flush_network(&self, network: NetworkIndex) {
+        self.remove_where(&self.buckets, |value| value.network() == network);
+    }
+
+    /// Removes expired entries. Reads the whole table.
+    ///
+    /// Lookups take no notice of expired entries anyway, so this is not urgent: once in some seconds is plenty, once in
+    /// 13 hours is needed.
+    pub fn sweep(&self, now: Now) {
+        self.sweep_buckets(&self.buckets, now);
+    }
+
+    /// Removes expired entries from the next `lines` cache lines of the table, going round.
+    pub fn sweep_some(&self, lines: usize, now: Now) {
+        let lines = lines.min(self.buckets.len());
+        let start = self.hand.fetch_add(lines as u32, Ordering::Relaxed) as usize % self.buckets.len();
+        let end = start + lines;
+        self.sweep_buckets(&self.buckets[start..end.min(self.buckets.len())], now);
+        self.sweep_buckets(&self.buckets[..end.saturating_sub(self.buckets.len())], now);
+    }
+
+    /// All entries that have not expired, in no order; a moment's view while workers go on.
+    pub fn entries(&self, now: Now) -> Vec<MacEntry> {
+        let mut entries = Vec::new();
+        for slot in self.buckets.iter().flat_map(Bucket::slots) {
+            let key = slot.key();
+            let Some(value) = slot.read(key, self.probe(key).check) else { continue };
+            if value.is_static() || !self.is_expired(value, tick(now)) {
+                let age_s = if value.is_static() { 0 } else { tick(now).since(value.tick()) };
+                let (network, mac) = (key.network(), key.mac());
+                entries.push(MacEntry { network, mac, port: value.port(), is_static: value.is_static(), age_s });
+            }
+        }
+        entries
+    }
+
+    /// Learnt entries, expired ones that were not swept yet included. Exact while no worker learns.
+    pub fn learnt(&self) -> usize {
+        self.learnt.load(Ordering::Relaxed) as usize
+    }
+
+    /// Learnt entries of one port, counted likewise.
+    pub fn learnt_on(&self, port: PortIndex) -> usize {
+        self.ports.get(port.as_usize()).map_or(0, |state| state.learnt.load(Ordering::Relaxed) as usize)
+    }
+
+    #[inline]
+    fn probe(&self, key: Key) -> Probe {
+        // A folded multiply: both halves of the product, so that every bit of the key reaches every bit of the hash.
+        let product = u128::from(key.0 ^ self.seed) * u128::from(self.multiplier);
+        let hash = product as u64 ^ (product >> 64) as u64;
+        // Bits 0 to 23 choose one bucket, bits 25 to 48 the other, the top 14 are the tag.
+        let mask = self.buckets.len() - 1;
+        let first = hash as usize & mask;
+        let second = first ^ ((hash >> 25) as usize & mask | 1);
+        Probe { key, check: Check::new(key, hash), first, second }
+    }
+
+    #[inline]
+    fn pair(&self, probe: &Probe) -> [&Bucket; 2] {
+        [&self.buckets[probe.first], &self.buckets[probe.second]]
+    }
+
+    /// The valid slots with the key; more than one only while threads race.
+    #[inline]
+    fn all(&self, probe: &Probe) -> impl Iterator<Item = (Slot<'_>, Value)> {
+        let (key, check) = (probe.key, probe.check);
+        let pair = self.pair(probe);
+        let mut mask = pair[0].matches(key) | pair[1].matches(key) << WAYS;
+        std::iter::from_fn(move || {
+            while mask != 0 {
+                let at = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let slot = pair[at / WAYS].slot(at % WAYS);
+                if let Some(value) = slot.read(key, check) {
+                    return Some((slot, value));
+                }
+            }
+            None
+        })
+    }
+
+    /// The entry of the key: while two threads race, a static one before a learnt one.
+    #[inline]
+    fn find(&self, probe: &Probe) -> Option<(Slot<'_>, Value)> {
+        let mut all = self.all(probe);
+        let first = all.next()?;
+        if first.1.is_static() { Some(first) } else { all.find(|(_, value)| value.is_static()).or(Some(first)) }
+    }
+
+    #[inline]
+    fn is_expired(&self, value: Value, tick: Tick) -> bool {
+        tick.since(value.tick()) > self.age_s
+    }
+
+    #[cold]
+    fn learn_slowly(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+        for _ in 0..ATTEMPTS {
+            let outcome = match self.find(probe) {
+                Some((slot, value)) => self.update(probe, slot, value, port, now),
+                None => self.insert(probe, port, now),
+            };
+            if let Some(learned) = outcome {
+                return learned;
+            }
+        }
+        Learned::Full
+    }
+
+    /// What the entry means for a source address seen on `port`; changes nothing.
+    fn judge(&self, value: Value, port: PortIndex, now: Now) -> Judgement {
+        let is_same_port = value.port() == port;
+        if value.is_static() {
+            return Judgement::Keep(if is_same_port { Learned::Known } else { Learned::Static });
+        }
+        let age = tick(now).since(value.tick());
+        match (is_same_port, age > self.age_s) {
+            (true, true) => Judgement::Refresh(Learned::New),
+            (true, false) if age == 0 => Judgement::Keep(Learned::Known),
+            (true, false) => Judgement::Refresh(Learned::Known),
+            (false, true) => Judgement::Take(Learned::New),
+            (false, false) if self.has_left(value.port(), age, now) => Judgement::Take(Learned::Moved),
+            (false, false) => Judgement::Keep(Learned::Refused),
+        }
+    }
+
+    /// Whether MACs may move away from `port`, where this one was seen `age` seconds ago.
+    fn has_left(&self, port: PortIndex, age: u32, now: Now) -> bool {
+        let state = &self.ports[port.as_usize()];
+        let silence = match state.heard.load(Ordering::Relaxed) {
+            0 => age,
+            heard => age.min(now.seconds().saturating_add(1).saturating_sub(heard)),
+        };
+        state.is_down.load(Ordering::Relaxed) || silence >= MOVE_SILENCE_S
+    }
+
+    /// Brings an entry up to date; `None` if another thread changed it first.
+    fn update(&self, probe: &Probe, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
+        let new = Value::learnt(probe.check, port, tick(now));
+        match self.judge(value, port, now) {
+            Judgement::Keep(learned) => Some(learned),
+            Judgement::Refresh(learned) => slot.replace(value, new).then_some(learned),
+            Judgement::Take(_) if !reserve(&self.ports[port.as_usize()].learnt, self.port_learnt_max) => {
+                Some(Learned::Full)
+            }
+            Judgement::Take(learned) => {
+                let has_taken = slot.replace(value, new);
+                self.release_port(if has_taken { value.port() } else { port });
+                has_taken.then_some(learned)
+            }
+        }
+    }
+
+    /// Puts in a new entry; `None` if another thread was in the way.
+    fn insert(&self, probe: &Probe, port: PortIndex, now: Now) -> Option<Learned> {
+        let mine = &self.ports[port.as_usize()].learnt;
+        // The books are filled in before the entry stands and cleared after it is gone: no bound is ever exceeded.
+        let has_share = reserve(mine, self.port_learnt_max);
+        let has_room = has_share && reserve(&self.learnt, self.learnt_max);
+        let slot = match has_room.then(|| self.claim(probe)).flatten() {
+            Some(slot) => slot,
+            None => {
+                let evict = if has_share { Evict::Fair(port, mine.load(Ordering::Relaxed)) } else { Evict::Own(port) };
+                let victim = self.victim(probe, evict, tick(now));
+                let evicted = victim.filter(|(slot, value)| slot.unpublish(*value));
+                // Without a victim our places in the books go back. With one, its places do, unless we have none of
+                // our own yet and take them over.
+                if has_share {
+                    self.release_port(evicted.map_or(port, |(_, value)| value.port()));
+                }
+                if has_room {
+                    release(&self.learnt);
+                }
+                let Some((slot, _)) = evicted else {
+                    return victim.is_none().then_some(Learned::Full);
+                };
+                slot.rekey(probe.key);
+                slot
+            }
+        };
+        slot.publish(Value::learnt(probe.check, port, tick(now)));
+        self.settle(probe);
+        // If it was us who had to give way, the survivor has the last word about this port.
+        slot.read(probe.key, probe.check).map(|_| Learned::New)
+    }
+
+    /// Claims a free slot, in the emptier bucket if it can: that keeps pairs from filling up.
+    fn claim(&self, probe: &Probe) -> Option<Slot<'_>> {
+        let mut pair = self.pair(probe);
+        if pair[1].occupied() < pair[0].occupied() {
+            pair.reverse();
+        }
+        pair.into_iter().flat_map(Bucket::slots).find(|slot| slot.claim(probe.key))
+    }
+
+    /// The entry of the key's two buckets that should give way first; of equals the oldest.
+    fn victim(&self, probe: &Probe, evict: Evict, tick: Tick) -> Option<(Slot<'_>, Value)> {
+        let mut best = None;
+        for slot in self.pair(probe).into_iter().flat_map(Bucket::slots) {
+            let value = slot.value();
+            if !value.is_learnt() {
+                continue;
+            }
+            let owner = value.port();
+            let rank = match evict {
+                Evict::Any => 1,
+                Evict::Own(port) => u32::from(owner == port),
+                Evict::Fair(_, _) if self.is_expired(value, tick) => 4,
+                Evict::Fair(port, _) if owner == port => 3,
+                Evict::Fair(_, mine) => {
+                    let theirs = self.learnt_on(owner) as u32;
+                    match value.network() == probe.key.network() {
+                        true if theirs >= mine => 2,
+                        false if theirs > mine => 1,
+                        _ => 0,
+                    }
+                }
+            };
+            let rank = (rank, tick.since(value.tick()));
+            if rank.0 > 0 && best.is_none_or(|(best_rank, _)| rank > best_rank) {
+                best = Some((rank, (slot, value)));
+            }
+        }
+        best.map(|(_, victim)| victim)
+    }
+
+    /// Removes all but one of the key's entries, after one was published: a static one stays, else the first.
+    fn settle(&self, probe: &Probe) {
+        // Of two threads that each publish, fence and look, at least one sees the other's entry. Whoever sees two removes
+        // the same one, whosever it is.
+        fence(Ordering::SeqCst);
+        // Should refreshes by others spoil every attempt, the surplus entry is seen by no lookup and ages away.
+        for _ in 0..ATTEMPTS {
+            let mut kept: Option<(Slot<'_>, Value)> = None;
+            let mut is_settled = true;
+            for found in self.all(probe) {
+                let surplus = match kept {
+                    Some((_, value)) if value.is_static() || !found.1.is_static() => Some(found),
+                    _ => kept.replace(found),
+                };
+                if let Some((slot, value)) = surplus {
+                    is_settled &= self.remove(slot, value);
+                }
+            }
+            if is_settled {
+                return;
+            }
+        }
+    }
+
+    fn sweep_buckets(&self, buckets: &[Bucket], now: Now) {
+        self.remove_where(buckets, |value| value.is_learnt() && self.is_expired(value, tick(now)));
+    }
+
+    fn remove_where(&self, buckets: &[Bucket], is_doomed: impl Fn(Value) -> bool) {
+        for slot in buckets.iter().flat_map(Bucket::slots) {
+            let mut value = slot.value();
+            while value.is_valid() && is_doomed(value) && !self.remove(slot, value) {
+                // It changed under us; the new one is judged afresh.
+                value = slot.value();
+            }
+        }
+    }
+
+    /// Takes an entry out; false if its value has changed.
+    fn remove(&self, slot: Slot<'_>, value: Value) -> bool {
+        let is_ours = slot.unpublish(value);
+        if is_ours {
+            self.release(value);
+            slot.free();
+        }
+        is_ours
+    }
+
+    /// Takes an entry that is gone out of the books; static ones are not in them.
+    fn release(&self, value: Value) {
+        if value.is_learnt() {
+            self.release_port(value.port());
+            release(&self.learnt);
+        }
+    }
+
+    fn release_port(&self, port: PortIndex) {
+        release(&self.ports[port.as_usize()].learnt);
+    }
+}
+
+/// The coarse tick of a moment.
+#[inline]
+fn tick(now: Now) -> Tick {
+    Tick::of_seconds(now.seconds())
+}
+
+/// Whether the address can be somebody's, and the port a port's.
+#[inline]
+fn is_station(mac: MacAddr, port: PortIndex) -> bool {
+    !mac.is_group() && !mac.is_zero() && port.as_usize() < PORTS
+}
+
+/// Counts one more if that stays within `max`.
+fn reserve(count: &AtomicU32, max: u32) -> bool {
+    // Relaxed: the count guards no memory, and changes of one word are never lost.
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < max).then_some(now + 1)).is_ok()
+}
+
+/// Counts one less.
+fn release(count: &AtomicU32) {
+    count.fetch_sub(1, Ordering::Relaxed);
 }
