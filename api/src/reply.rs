@@ -52,7 +52,7 @@ impl Reply {
         } else if is_head || accept.contains("text/html") || accept.contains("*/*") {
             ("text/html; charset=UTF-8", html_page(detail).into_bytes())
         } else {
-            let text = format!("404 Not Found\n\nThe resource could not be found.\n\n{detail}\n");
+            let text = format!("404 Not Found\n\nThe resource could not be found.\n\n{detail}   ");
             ("text/plain; charset=UTF-8", text.into_bytes())
         };
         Reply { status: StatusCode::NOT_FOUND, content_type, body }

@@ -1,0 +1,196 @@
+//! What the golden files cannot say: headers, reasons, negotiation, the version list, who may ask, restarts.
+
+use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server};
+use api::host::Host;
+use api::model::{Model, OpStatus, PortId};
+use api::plugin::Plugin;
+use api::plugins::NativePlugin;
+use api::server::{ServeError, ServerConfig, serve};
+use api::store::Store;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const NETWORKS: &str = "/v1.1/tenants/red/networks";
+
+#[test]
+fn a_body_is_json_unless_suffix_or_content_type_name_xml() {
+    let server = Server::start(Driver::Fake);
+    let body = Some(r#"{"network": {"name": "n"}}"#);
+    let rows: &[(&str, &[&str], u16)] = &[
+        ("", &["Content-Type: application/json"], 202),
+        ("", &["Content-Type: application/json; charset=utf-8"], 202),
+        ("", &["Content-Type: application/x-www-form-urlencoded"], 202),
+        ("", &["Content-Type: text/plain"], 202),
+        ("", &["Content-Type: text/xml"], 202),
+        ("", &[], 202),
+        ("", &["Accept: application/xml"], 202),
+        ("", &["Accept: text/html"], 202),
+        (".json", &["Content-Type: application/xml", "Accept: application/xml"], 202),
+        (".foo", &["Content-Type: application/json"], 202),
+        (".XML", &[], 202),
+        ("", &["Content-Type: application/xml"], 404),
+        ("", &["Content-Type: application/xml; charset=UTF-8", "Accept: application/json"], 404),
+        (".xml", &["Content-Type: application/json"], 404),
+    ];
+    for (suffix, headers, status) in rows {
+        let answer = server.ask_with("POST", &format!("{NETWORKS}{suffix}"), headers, body);
+        assert_eq!(answer.status, *status, "{suffix} {headers:?}: {answer:?}");
+        if *status == 202 {
+            assert_eq!(answer.header("content-type"), Some("application/json"), "{suffix} {headers:?}");
+        }
+    }
+    let made = rows.iter().filter(|row| row.2 == 202).count();
+    assert_eq!(server.ask("GET", NETWORKS, None).json()["networks"].as_array().unwrap().len(), made);
+}
+
+#[test]
+fn reasons_are_the_standard_ones_and_an_empty_answer_has_the_media_type() {
+    for driver in DRIVERS {
+        let server = Server::start(driver);
+        let network = server.make(NETWORKS, r#"{"network": {"name": "n"}}"#);
+        let port = server.make(&format!("{NETWORKS}/{network}/ports"), r#"{"port": {}}"#);
+        let item = format!("{NETWORKS}/{network}");
+        let attachment = format!("{item}/ports/{port}/attachment");
+        let plug = Some(r#"{"attachment": {"id": "v"}}"#);
+        for (method, path, body, status, reason) in [
+            ("GET", NETWORKS, None, 200, "OK"),
+            ("POST", NETWORKS, Some(r#"{"network": {"name": "n"}}"#), 202, "Accepted"),
+            ("PUT", &item, Some(r#"{"network": {"name": "m"}}"#), 204, "No Content"),
+            ("POST", NETWORKS, Some("x"), 400, "Bad Request"),
+            ("GET", "/v1.1/tenants/blue/networks/x", None, 404, "Not Found"),
+            ("PUT", &attachment, plug, 204, "No Content"),
+            ("PUT", &attachment, plug, 409, "Conflict"),
+        ] {
+            let answer = server.ask(method, path, body);
+            assert_eq!((answer.status, answer.reason.as_str()), (status, reason), "{method} {path}");
+            assert_eq!(answer.header("content-type"), Some("application/json"), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn json_looks_as_the_original_wrote_it() {
+    let server = Server::start(Driver::Fake);
+    let id = server.make(NETWORKS, r#"{"network": {"name": "réseau \ud83d\ude00 \""}}"#);
+    let answer = server.ask("GET", &format!("{NETWORKS}/{id}"), None);
+    let wanted = r#"{"network": {"op-status": "UP", "id": "ID", "name": "r\u00e9seau \ud83d\ude00 \""}}"#;
+    assert_eq!(answer.body, wanted.replace("ID", &id));
+}
+
+#[test]
+fn the_root_lists_the_versions_served_by_the_name_it_was_called() {
+    let server = Server::start(Driver::Fake);
+    for (method, path, host, link) in [
+        ("GET", "/", "localhost:9696", "http://localhost:9696/v1.1"),
+        ("GET", "/.json", "127.0.0.1:80", "http://127.0.0.1/v1.1"),
+        ("POST", "/", "localhost", "http://localhost/v1.1"),
+    ] {
+        let headers = [&format!("Host: {host}"), "X-Forwarded-Host: evil.example"];
+        let answer = server.ask_with(method, path, &headers, None);
+        let wanted = json!({"versions": [{"id": "v1.1", "status": "PROPOSED", "links": [{"rel": "self", "href": link}]}]});
+        assert_eq!(answer.json(), wanted);
+    }
+}
+
+#[test]
+fn head_is_answered_without_a_body() {
+    let server = Server::start(Driver::Fake);
+    for (path, status) in [("/", 200), (NETWORKS, 404)] {
+        let answer = server.ask("HEAD", path, None);
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{path}");
+    }
+}
+
+#[test]
+fn a_foreign_host_or_origin_gets_403_and_a_configured_host_is_served() {
+    let config = ServerConfig { hosts: vec!["api.example".to_owned()], ..ServerConfig::default() };
+    let server = Server::with(Driver::Fake, config);
+    let rows: &[(&[&str], u16)] = &[
+        (&["Host: api.example:9696"], 200),
+        (&["Host: api.example", "Origin: http://api.example"], 200),
+        (&["Host: rebound.example"], 403),
+        (&["Host: api.example", "Origin: http://evil.example"], 403),
+        (&["Host: api.example", "Origin: null"], 403),
+        (&["Host: api.example", "Host: api.example"], 400),
+        (&["Host: "], 400),
+    ];
+    for (headers, status) in rows {
+        for path in [NETWORKS, "/", "/nowhere"] {
+            let answer = server.ask_with("GET", path, headers, None);
+            let wanted = if path == "/nowhere" && *status == 200 { 404 } else { *status };
+            assert_eq!(answer.status, wanted, "{headers:?} {path}");
+        }
+    }
+    let answer = server.ask_with("POST", NETWORKS, &["Host: evil.example"], Some(r#"{"network": {"name": "n"}}"#));
+    assert_eq!(answer.json()["Error"]["code"], 403);
+    assert!(server.raw(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    assert!(server.raw(b"GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 403 "));
+}
+
+#[test]
+fn without_authentication_it_serves_only_loopback_unless_told_to_be_insecure() {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let run = |config| {
+        let plugin = Arc::new(api::plugins::FakePlugin::new());
+        runtime.block_on(serve(listener.try_clone().unwrap(), config, plugin, std::future::ready(())))
+    };
+    assert!(matches!(run(ServerConfig::default()), Err(ServeError::NotLoopback { .. })));
+    run(ServerConfig { is_insecure: true, ..ServerConfig::default() }).unwrap();
+}
+
+#[test]
+fn a_native_plugin_finds_everything_again_and_puts_each_change_in_force_before_it_answers() {
+    let scratch = Scratch::new();
+    let open = || {
+        let host = Arc::new(ReadyHost::default());
+        let store = Arc::new(Store::open(&scratch.store()).unwrap());
+        (NativePlugin::new(store, host.clone()).unwrap(), host)
+    };
+    let (plugin, host) = open();
+    let network = plugin.create_network("red", Some("n".into())).unwrap();
+    let port = plugin.create_port("red", &network, "ACTIVE").unwrap();
+    plugin.plug_interface("red", &network, &port, "vif").unwrap();
+    assert_eq!(host.in_force_count.load(Ordering::Relaxed), 3);
+    assert!(plugin.plug_interface("red", &network, &port, "vif").is_err());
+    assert_eq!(host.in_force_count.load(Ordering::Relaxed), 3, "a refused change changes nothing");
+    plugin.put_in_force();
+    assert_eq!(host.in_force_count.load(Ordering::Relaxed), 4);
+    let before = plugin.get_port_details("red", &network, &port).unwrap();
+    drop(plugin);
+    let (plugin, _host) = open();
+    assert_eq!(plugin.get_port_details("red", &network, &port).unwrap(), before);
+    assert_eq!(before.op_status, OpStatus::Up);
+}
+
+/// A host that tells whatever it is told to.
+struct Telling(OpStatus);
+
+impl Host for Telling {
+    fn put_in_force(&self, _model: &Model) {}
+
+    fn op_status(&self, _model: &Model, _port: &PortId) -> OpStatus {
+        self.0
+    }
+}
+
+#[test]
+fn a_native_port_is_up_only_if_active_attached_and_carried_by_the_host() {
+    for (told, wanted) in [(OpStatus::Up, OpStatus::Up), (OpStatus::Down, OpStatus::Down)] {
+        let scratch = Scratch::new();
+        let store = Arc::new(Store::open(&scratch.store()).unwrap());
+        let plugin = NativePlugin::new(store, Arc::new(Telling(told))).unwrap();
+        let network = plugin.create_network("red", None).unwrap();
+        let port = plugin.create_port("red", &network, "ACTIVE").unwrap();
+        let status = || plugin.get_port_details("red", &network, &port).unwrap().op_status;
+        assert_eq!(status(), OpStatus::Down, "not attached");
+        plugin.plug_interface("red", &network, &port, "vif").unwrap();
+        assert_eq!(status(), wanted);
+        plugin.update_port("red", &network, &port, "DOWN").unwrap();
+        assert_eq!(status(), OpStatus::Down, "admin state DOWN");
+        plugin.update_port("red", &network, &port, "ACTIVE").unwrap();
+        plugin.unplug_interface("red", &network, &port).unwrap();
+        assert_eq!(status(), OpStatus::Down, "unplugged");
+    }
+}

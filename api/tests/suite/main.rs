@@ -1,0 +1,12 @@
+//! The API from outside: a server on loopback, requests by socket, both plugins.
+//!
+//! One binary. [`rig`] has the server and the client; every other file is one matter.
+
+mod behaviour;
+mod concurrency;
+mod crash;
+mod golden;
+mod hostile;
+mod limits;
+mod oracle;
+mod rig;
