@@ -119,12 +119,20 @@ mod tests {
 
     #[test]
     fn loopback_and_listed_hosts_may_call_and_others_may_not() {
-        for host in
-            ["127.0.0.1:9696", "127.8.9.1", "localhost", "LOCALHOST:1", "[::1]:9696", "cloud.example:80", "only.example:9696"]
-        {
+        for host in [
+            "127.0.0.1:9696",
+            "127.8.9.1",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:9696",
+            "cloud.example:80",
+            "only.example:9696",
+        ] {
             assert!(check(host, None).is_ok(), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "10.0.0.1:9696", "only.example", "[fe80::1]", "127.0.0.1."] {
+        for host in
+            ["evil.example", "localhost.evil.example", "10.0.0.1:9696", "only.example", "[fe80::1]", "127.0.0.1."]
+        {
             assert_eq!(check(host, None), Err(Refused::ForeignHost), "{host}");
         }
         for host in ["", "a b", "user@localhost", "localhost/x"] {
@@ -136,7 +144,9 @@ mod tests {
     fn a_page_may_call_only_the_host_it_came_from() {
         assert!(check("localhost:9696", Some("http://localhost:9696")).is_ok());
         assert!(check("cloud.example", Some("https://cloud.example")).is_ok());
-        for origin in ["http://evil.example", "http://localhost", "http://localhost:9697", "null", "file://", "localhost:9696"] {
+        for origin in
+            ["http://evil.example", "http://localhost", "http://localhost:9697", "null", "file://", "localhost:9696"]
+        {
             assert_eq!(check("localhost:9696", Some(origin)), Err(Refused::ForeignOrigin), "{origin}");
         }
     }

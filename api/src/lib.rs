@@ -6,13 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod host;
+pub mod identity;
 pub mod lowering;
 pub mod model;
-pub mod store;
 pub mod plugin;
 pub mod plugins;
-pub mod identity;
 pub mod reply;
 pub mod server;
+pub mod store;
 pub mod v1;
 pub mod versions;

@@ -138,9 +138,8 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
 
 impl<'a> Candidate<'a> {
     fn new(model: &'a Model, plug: &'a Plug) -> Candidate<'a> {
-        let claim = model
-            .port_by_attachment(&plug.interface)
-            .and_then(|port| Some((port, model.networks.get(&port.network)?)));
+        let claim =
+            model.port_by_attachment(&plug.interface).and_then(|port| Some((port, model.networks.get(&port.network)?)));
         let macs = plug.macs.iter().map(|text| text.parse::<MacAddr>().ok()).collect::<Option<Vec<_>>>();
         let macs = macs.filter(|macs| macs.iter().all(|mac| !mac.is_group() && !mac.is_zero()));
         Candidate { plug, macs, claim }
@@ -216,3 +215,6 @@ fn take_departed<Id: Hash + Eq, Index: Copy + Ord>(
     departed.sort_unstable();
     departed.into()
 }
+
+#[cfg(test)]
+mod tests;

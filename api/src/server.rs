@@ -83,7 +83,9 @@ pub struct ServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Without authentication and off loopback.
-    #[error("{address} is not loopback, and identity mode noauth lets anybody in who reaches it; set identity.insecure to allow that")]
+    #[error(
+        "{address} is not loopback, and identity mode noauth lets anybody in who reaches it; set identity.insecure to allow that"
+    )]
     NotLoopback {
         /// Where it listens.
         address: SocketAddr,

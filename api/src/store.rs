@@ -45,7 +45,9 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// A newer program wrote it.
-    #[error("the store has schema {found}, this program knows up to {SCHEMA_VERSION}: run the newer program, or restore a backup")]
+    #[error(
+        "the store has schema {found}, this program knows up to {SCHEMA_VERSION}: run the newer program, or restore a backup"
+    )]
     NewerSchema {
         /// Its schema version.
         found: u64,
@@ -202,10 +204,7 @@ impl Store {
 
     /// One durable transaction. After a failure the file is closed, and opened again by the next call, because redb
     /// refuses all work once a write failed.
-    fn write<T>(
-        &self,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn write<T>(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut guard = self.lock();
         let outcome = write_durably(self.ready(&mut guard)?, change);
         if let Err(error) = &outcome {
@@ -231,7 +230,10 @@ fn read_all<T>(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     read: impl Fn(&str, &[u8]) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
-    table.iter()?.map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| read(key.value(), value.value()))).collect()
+    table
+        .iter()?
+        .map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| read(key.value(), value.value())))
+        .collect()
 }
 
 /// Opens the file, which must be ours alone; a missing one is made whole under another name first, so that a kill in
@@ -250,7 +252,9 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
         drop(database);
         std::fs::rename(&fresh, path).map_err(file_error)?;
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()).map_err(file_error)?;
+        File::open(directory.unwrap_or(Path::new(".")))
+            .and_then(|directory| directory.sync_all())
+            .map_err(file_error)?;
     }
     let file = open_options().open(path).map_err(file_error)?;
     match builder().create_with_backend(FileBackend::new(file)?) {

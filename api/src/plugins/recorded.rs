@@ -84,10 +84,7 @@ impl<B: Backing> Recorded<B> {
     }
 
     /// One write: `plan` looks at the state and says what is to change.
-    fn write<T, E: From<StoreFailed>>(
-        &self,
-        plan: impl FnOnce(&Model) -> Result<(Vec<Change>, T), E>,
-    ) -> Result<T, E> {
+    fn write<T, E: From<StoreFailed>>(&self, plan: impl FnOnce(&Model) -> Result<(Vec<Change>, T), E>) -> Result<T, E> {
         let mut turn = self.turn();
         if turn.is_stale {
             self.reload(&mut turn).map_err(store_failed)?;
@@ -283,20 +280,16 @@ fn own_port<'a>(model: &'a Model, tenant: &str, network: &str, port: &str) -> Re
 
 /// The port on this network.
 pub(super) fn port_on<'a>(model: &'a Model, network: &Network, port: &str) -> Result<&'a LogicalPort, PortNotFound> {
-    model
-        .port_of(&network.id, port)
-        .ok_or_else(|| PortNotFound { port: port.into(), network: network.id.clone() })
+    model.port_of(&network.id, port).ok_or_else(|| PortNotFound { port: port.into(), network: network.id.clone() })
 }
 
 /// Nothing is plugged into the port.
 pub(super) fn check_vacant(port: &LogicalPort) -> Result<(), PortInUse> {
     match &port.attachment {
         None => Ok(()),
-        Some(attachment) => Err(PortInUse {
-            port: port.id.clone(),
-            network: port.network.clone(),
-            attachment: attachment.clone(),
-        }),
+        Some(attachment) => {
+            Err(PortInUse { port: port.id.clone(), network: port.network.clone(), attachment: attachment.clone() })
+        }
     }
 }
 
@@ -327,6 +320,8 @@ mod tests {
         is_written_before_failing: AtomicBool,
         is_unreadable: AtomicBool,
         in_force_count: AtomicUsize,
+        /// Held by a test to hold up commits.
+        gate: Mutex<()>,
     }
 
     impl Failing {
@@ -337,6 +332,7 @@ mod tests {
 
     impl Backing for Arc<Failing> {
         fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+            drop(self.gate.lock());
             let is_failing = self.is_failing.load(Ordering::Relaxed);
             if !is_failing || self.is_written_before_failing.load(Ordering::Relaxed) {
                 changes.iter().for_each(|change| self.disk.lock().unwrap().apply(change));
@@ -417,5 +413,20 @@ mod tests {
         backing.is_unreadable.store(false, Ordering::Relaxed);
         plugin.create_network("red", Some("second".into())).unwrap();
         assert_eq!(names(&plugin), ["first", "second"]);
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_a_commit() {
+        let (plugin, backing) = plugin();
+        plugin.create_network("red", Some("before".into())).unwrap();
+        let held = backing.gate.lock().unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| plugin.create_network("red", Some("slow".into())));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(names(&plugin), ["before"]);
+            assert!(!writer.is_finished());
+            drop(held);
+        });
+        assert_eq!(names(&plugin), ["before", "slow"]);
     }
 }

@@ -158,9 +158,8 @@ fn quantum_error(status: StatusCode, kind: &str, message: &str, detail: &str) ->
 
 /// The answer to a request whose text is wrong (specification section 6.3).
 pub(super) fn bad_request(bad: &BadRequest) -> Reply {
-    let service_fault = |detail: &str| {
-        quantum_error(StatusCode::BAD_REQUEST, "QuantumServiceFault", NOT_COMPLIED, detail)
-    };
+    let service_fault =
+        |detail: &str| quantum_error(StatusCode::BAD_REQUEST, "QuantumServiceFault", NOT_COMPLIED, detail);
     match bad {
         BadRequest::Unusable => Reply::error(StatusCode::BAD_REQUEST, NOT_COMPLIED),
         BadRequest::Malformed => Reply::error(StatusCode::BAD_REQUEST, "Malformed request body"),
@@ -169,9 +168,9 @@ pub(super) fn bad_request(bad: &BadRequest) -> Reply {
             service_fault(&format!("Failed to parse request. Parameter: {name} not specified"))
         }
         BadRequest::NotText(name) => service_fault(&format!("Failed to parse request. Parameter: {name} is not text")),
-        BadRequest::TooLong(name) => service_fault(&format!(
-            "Failed to parse request. Parameter: {name} is longer than {TEXT_BYTES_MAX} bytes"
-        )),
+        BadRequest::TooLong(name) => {
+            service_fault(&format!("Failed to parse request. Parameter: {name} is longer than {TEXT_BYTES_MAX} bytes"))
+        }
         BadRequest::HasNul(name) => {
             service_fault(&format!("Failed to parse request. Parameter: {name} has a NUL character"))
         }

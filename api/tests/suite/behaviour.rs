@@ -88,7 +88,8 @@ fn the_root_lists_the_versions_served_by_the_name_it_was_called() {
     ] {
         let headers = [&format!("Host: {host}"), "X-Forwarded-Host: evil.example"];
         let answer = server.ask_with(method, path, &headers, None);
-        let wanted = json!({"versions": [{"id": "v1.1", "status": "PROPOSED", "links": [{"rel": "self", "href": link}]}]});
+        let wanted =
+            json!({"versions": [{"id": "v1.1", "status": "PROPOSED", "links": [{"rel": "self", "href": link}]}]});
         assert_eq!(answer.json(), wanted);
     }
 }

@@ -10,8 +10,25 @@ fn ids_and_tenants_of_any_shape_are_looked_up_and_not_found() {
     for driver in DRIVERS {
         let server = Server::start(driver);
         for text in [
-            "%2e%2e", "..%2f..%2fetc%2fpasswd", "'%20OR%20'1'='1", "%22", "%00", "%0d%0aX:%20y", "%c3%a9", "a%25b", "*", "~", "$(id)",
-            "%f0%9f%98%80", &"x".repeat(300), &"x".repeat(8000), "-1", "%7b%7d", ";drop", "a%09b", "%e2%80%ae",
+            "%2e%2e",
+            "..%2f..%2fetc%2fpasswd",
+            "'%20OR%20'1'='1",
+            "%22",
+            "%00",
+            "%0d%0aX:%20y",
+            "%c3%a9",
+            "a%25b",
+            "*",
+            "~",
+            "$(id)",
+            "%f0%9f%98%80",
+            &"x".repeat(300),
+            &"x".repeat(8000),
+            "-1",
+            "%7b%7d",
+            ";drop",
+            "a%09b",
+            "%e2%80%ae",
         ] {
             for path in [format!("{NETWORKS}/{text}"), format!("{NETWORKS}/{text}/ports/{text}/attachment")] {
                 let answer = server.ask("GET", &path, None);
@@ -47,13 +64,29 @@ fn bodies_that_are_no_request_get_400_and_change_nothing() {
         let long = format!("\"{}\"", "x".repeat(1025));
         let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
         for (method, path, resource, attribute) in &targets {
-            let values = ["1", "-1.5e300", "true", "false", "[]", "[\"a\"]", "{}", r#""\u0000""#, r#""a\u0000b""#, &long, &deep];
+            let values =
+                ["1", "-1.5e300", "true", "false", "[]", "[\"a\"]", "{}", r#""\u0000""#, r#""a\u0000b""#, &long, &deep];
             let wrong_values = values.map(|value| format!(r#"{{"{resource}": {{"{attribute}": {value}}}}}"#));
             let wrong_resources =
                 ["null", "1", "true", "\"x\"", "[]", "[{}]"].map(|value| format!(r#"{{"{resource}": {value}}}"#));
             let wrong_bodies = [
-                "null", "1", "[]", "\"x\"", "{}", "{", "}", " ", "\0", "%%%", "{\"a\": }", "{'a': 1}", "NaN", "\u{feff}{}",
-                r#"{"network": {"name": "\ud800"}}"#, r#"{"tenant_id": "x", "network": {"name": "n"}}"#, "<network name='n'/>",
+                "null",
+                "1",
+                "[]",
+                "\"x\"",
+                "{}",
+                "{",
+                "}",
+                " ",
+                "\0",
+                "%%%",
+                "{\"a\": }",
+                "{'a': 1}",
+                "NaN",
+                "\u{feff}{}",
+                r#"{"network": {"name": "\ud800"}}"#,
+                r#"{"tenant_id": "x", "network": {"name": "n"}}"#,
+                "<network name='n'/>",
                 "{\"network\": {\"name\": \"a\"",
             ]
             .map(str::to_owned);
@@ -81,7 +114,17 @@ fn an_attachment_id_is_opaque_text_of_up_to_1024_bytes() {
         let ports = format!("{NETWORKS}/{network}/ports");
         let port = server.make(&ports, r#"{"port": {"state": "ACTIVE"}}"#);
         let attachment = format!("{ports}/{port}/attachment");
-        for id in ["../../etc/passwd", "'; DROP TABLE ports; --", "\"", "\\", "\u{1}\u{7f}", "é\u{202e}x", " ", &"x".repeat(300), &"é".repeat(512)] {
+        for id in [
+            "../../etc/passwd",
+            "'; DROP TABLE ports; --",
+            "\"",
+            "\\",
+            "\u{1}\u{7f}",
+            "é\u{202e}x",
+            " ",
+            &"x".repeat(300),
+            &"é".repeat(512),
+        ] {
             let body = serde_json::json!({"attachment": {"id": id}});
             assert_eq!(server.ask("PUT", &attachment, Some(&body.to_string())).status, 204, "{id:?}");
             assert_eq!(server.ask("GET", &attachment, None).json(), body);
@@ -94,13 +137,19 @@ fn an_attachment_id_is_opaque_text_of_up_to_1024_bytes() {
 fn what_is_no_http_is_refused_and_others_are_served() {
     let server = Server::start(Driver::Fake);
     let bad: &[&[u8]] = &[
-        b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/1.1\r\nHost\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999999\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: nonsense\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET  /  HTTP/1.1\r\n\r\n", b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET  /  HTTP/1.1\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
     for bytes in bad {
         let mut stream = server.connect();

@@ -91,7 +91,14 @@ impl Oracle {
         self.ports.iter().find(|port| !port.is_gone && port.attachment.as_deref() == Some(attachment))
     }
 
-    fn plug(&mut self, driver: Driver, tenant: &str, network: &str, id: &str, attachment: &str) -> Result<(), &'static str> {
+    fn plug(
+        &mut self,
+        driver: Driver,
+        tenant: &str,
+        network: &str,
+        id: &str,
+        attachment: &str,
+    ) -> Result<(), &'static str> {
         self.network(tenant, network)?;
         let holder_network = self.holder(attachment).map(|holder| holder.network.clone());
         if driver == Driver::Fake && holder_network.as_deref() == Some(network) {
@@ -131,7 +138,8 @@ fn run_step(plugin: &dyn Plugin, oracle: &mut Oracle, driver: Driver, step: &Ste
         }
         Step::DeleteNetwork { tenant, network } => {
             let id = oracle.network_id(network);
-            let is_used = oracle.ports.iter().any(|port| !port.is_gone && port.network == id && port.attachment.is_some());
+            let is_used =
+                oracle.ports.iter().any(|port| !port.is_gone && port.network == id && port.attachment.is_some());
             let wanted = oracle.network(TENANTS[tenant], &id).and_then(|network| {
                 network.is_gone = !is_used;
                 if is_used { Err("NetworkInUse") } else { Ok(()) }

@@ -1,0 +1,259 @@
+use super::*;
+use crate::host::DeviceSpec;
+use proptest::prelude::*;
+use std::collections::{HashSet, btree_map};
+use switch::ids::MacAddr;
+
+fn plug(interface: &str) -> Plug {
+    Plug {
+        interface: interface.into(),
+        device: DeviceSpec::Tap { name: "t".to_owned(), netns: None },
+        macs: Vec::new(),
+        mtu: None,
+        tenant: None,
+        is_automatic: false,
+        made: None,
+    }
+}
+
+fn plugs(all: impl IntoIterator<Item = Plug>) -> BTreeMap<InterfaceId, Plug> {
+    all.into_iter().map(|plug| (plug.interface.clone(), plug)).collect()
+}
+
+/// Networks `n0…` of tenants `t0…`, and ports on them with attachments.
+fn model(networks: &[usize], ports: &[(usize, AdminState, Option<&str>)]) -> Model {
+    let network = |(at, tenant): (usize, &usize)| Network {
+        id: format!("n{at}").into(),
+        tenant: format!("t{tenant}").into(),
+        name: None,
+        serial: at as u64,
+    };
+    let port = |(at, (network, state, attachment)): (usize, &(usize, AdminState, Option<&str>))| LogicalPort {
+        id: format!("p{at}").into(),
+        network: format!("n{network}").into(),
+        state: *state,
+        attachment: attachment.map(Into::into),
+        serial: at as u64,
+    };
+    let networks = networks.iter().enumerate().map(network).collect();
+    Model::from_records(networks, ports.iter().enumerate().map(port).collect()).unwrap()
+}
+
+fn port_config<'a>(lowered: &'a Lowered, interface: &str) -> &'a PortConfig {
+    lowered.config.ports().iter().find(|port| &*port.interface == interface).unwrap()
+}
+
+/// The id of the network an interface is on.
+fn network_of<'a>(lowered: &'a Lowered, interface: &str) -> Option<&'a str> {
+    port_config(lowered, interface).network.map(|index| &*lowered.config.network(index).unwrap().id)
+}
+
+#[test]
+fn a_plug_is_on_the_network_of_the_port_it_is_attached_to_with_that_ports_state() {
+    let model = model(&[0, 0, 1], &[(0, AdminState::Active, Some("a")), (1, AdminState::Down, Some("b"))]);
+    let lowered = lower(&model, &plugs([plug("a"), plug("b"), plug("free")]), &mut Indices::default());
+    assert_eq!(network_of(&lowered, "a"), Some("n0"));
+    assert_eq!(network_of(&lowered, "b"), Some("n1"));
+    assert_eq!(network_of(&lowered, "free"), None);
+    let is_up = |interface| port_config(&lowered, interface).is_admin_up;
+    assert_eq!([is_up("a"), is_up("b"), is_up("free")], [true, false, true]);
+    assert_eq!(port_config(&lowered, "a").mtu, 1500);
+    assert_eq!(lowered.config.networks().len(), 2, "a network nobody is plugged into is not here");
+    assert!(lowered.unbound.is_empty());
+}
+
+#[test]
+fn a_plug_for_a_tenant_stays_off_the_networks_of_others() {
+    let model = model(&[0], &[(0, AdminState::Active, Some("a")), (0, AdminState::Active, Some("b"))]);
+    let for_tenant = |name, tenant: &str| Plug { tenant: Some(tenant.to_owned()), ..plug(name) };
+    let lowered = lower(&model, &plugs([for_tenant("a", "t0"), for_tenant("b", "t1")]), &mut Indices::default());
+    assert_eq!(network_of(&lowered, "a"), Some("n0"));
+    assert_eq!(network_of(&lowered, "b"), None);
+    assert_eq!(lowered.unbound["b"], ("p1".into(), Unbound::ClaimedByOther));
+    assert_eq!(lowered.unbound.len(), 1);
+}
+
+#[test]
+fn of_two_with_one_mac_on_one_network_the_one_in_force_stays_whatever_the_names() {
+    let with_mac = |name| Plug { macs: vec!["02:00:00:00:00:01".to_owned()], mtu: Some(9000), ..plug(name) };
+    let active = |name| (0, AdminState::Active, Some(name));
+    let mut indices = Indices::default();
+    let first = lower(&model(&[0], &[active("b")]), &plugs([with_mac("b")]), &mut indices);
+    assert_eq!(network_of(&first, "b"), Some("n0"));
+    assert_eq!(port_config(&first, "b").mtu, 9000);
+    let both = model(&[0], &[active("b"), active("a")]);
+    let second = lower(&both, &plugs([with_mac("a"), with_mac("b")]), &mut indices);
+    assert_eq!(network_of(&second, "b"), Some("n0"));
+    assert_eq!(network_of(&second, "a"), None);
+    assert_eq!(second.unbound["a"], ("p1".into(), Unbound::MacConflict));
+    let third = lower(&both, &plugs([with_mac("a")]), &mut indices);
+    assert_eq!(network_of(&third, "a"), Some("n0"), "free again");
+    let fresh = lower(&both, &plugs([with_mac("a"), with_mac("b")]), &mut Indices::default());
+    assert_eq!(network_of(&fresh, "a"), Some("n0"), "without a history the order of names decides");
+}
+
+#[test]
+fn an_interface_with_an_unusable_mac_is_on_no_network_rather_than_unguarded() {
+    for mac in ["nonsense", "", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+        let bad = Plug { macs: vec!["02:00:00:00:00:01".to_owned(), mac.to_owned()], mtu: Some(1), ..plug("a") };
+        let model = model(&[0], &[(0, AdminState::Active, Some("a"))]);
+        let lowered = lower(&model, &plugs([bad]), &mut Indices::default());
+        assert_eq!(network_of(&lowered, "a"), None);
+        assert_eq!(lowered.unbound["a"].1, Unbound::MacInvalid, "{mac}");
+    }
+}
+
+#[test]
+fn freed_indices_come_back_oldest_first_and_not_in_the_change_that_freed_them() {
+    let mut indices = Indices::default();
+    let empty = Model::default();
+    let mut of = |names: &[&str]| {
+        let lowered = lower(&empty, &plugs(names.iter().map(|name| plug(name))), &mut indices);
+        names.iter().map(|name| port_config(&lowered, name).index.0).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["a", "b", "c"]), [0, 1, 2]);
+    assert_eq!(of(&["a", "c", "d"]), [0, 2, 3], "1 is freed by this very change");
+    assert_eq!(of(&["c", "d"]), [2, 3]);
+    assert_eq!(of(&["c", "d", "e", "f", "g"]), [2, 3, 1, 0, 4]);
+}
+
+#[test]
+fn beyond_the_bound_interfaces_wait_without_an_index_until_one_is_free() {
+    let name = |at: usize| format!("i{at:05}");
+    let last = name(PORTS_MAX);
+    let all: Vec<_> = (0..=PORTS_MAX).map(|at| plug(&name(at))).collect();
+    let model = model(&[0], &[(0, AdminState::Active, Some(&last))]);
+    let mut indices = Indices::default();
+    let lowered = lower(&model, &plugs(all.clone()), &mut indices);
+    assert_eq!(lowered.config.ports().len(), PORTS_MAX);
+    assert_eq!(lowered.unbound[&*last], ("p0".into(), Unbound::TooManyPorts));
+    let lowered = lower(&model, &plugs(all.into_iter().skip(1)), &mut indices);
+    assert_eq!(lowered.config.ports().len(), PORTS_MAX);
+    assert_eq!(network_of(&lowered, &last), Some("n0"));
+    assert_eq!(port_config(&lowered, &last).index, PortIndex(0), "none was left but the one freed just now");
+}
+
+#[test]
+fn networks_that_lost_their_ports_give_their_indices_back_when_all_are_taken() {
+    let mut indices = Indices::default();
+    let networks: Vec<usize> = vec![0; NETWORKS_MAX + 1];
+    let records = model(&networks, &[]);
+    for at in 0..NETWORKS_MAX {
+        indices.networks.insert(format!("n{at}").into(), NetworkIndex(u16::try_from(at).unwrap()));
+    }
+    indices.network_pool.next = NETWORKS_MAX;
+    let mut model = records;
+    model.apply(&crate::model::Change::PutPort(LogicalPort {
+        id: "p".into(),
+        network: format!("n{NETWORKS_MAX}").into(),
+        state: AdminState::Active,
+        attachment: Some("a".into()),
+        serial: 1 << 40,
+    }));
+    let lowered = lower(&model, &plugs([plug("a")]), &mut indices);
+    assert_eq!(network_of(&lowered, "a"), Some(&*format!("n{NETWORKS_MAX}")));
+    assert_eq!(indices.networks.len(), 1);
+}
+
+/// One state of the world: the tenant of each network; each port's network, state and attachment; each plug's MAC and
+/// tenant. Interfaces are `i0…i7`.
+#[derive(Clone, Debug)]
+struct World {
+    tenants: Vec<usize>,
+    ports: Vec<(usize, bool, Option<usize>)>,
+    plugs: Vec<(usize, Option<u8>, Option<usize>)>,
+}
+
+fn world() -> impl Strategy<Value = World> {
+    (
+        proptest::collection::vec(0..2usize, 1..4),
+        proptest::collection::vec((0..4usize, any::<bool>(), proptest::option::of(0..8usize)), 0..8),
+        proptest::collection::vec((0..8usize, proptest::option::of(0..3u8), proptest::option::of(0..2usize)), 0..8),
+    )
+        .prop_map(|(tenants, ports, plugs)| World { tenants, ports, plugs })
+}
+
+impl World {
+    fn model(&self) -> Model {
+        let mut taken = HashSet::new();
+        let names: Vec<_> = (0..8).map(|at| format!("i{at}")).collect();
+        let ports = self.ports.iter().map(|(network, is_up, attachment)| {
+            let attachment = attachment.filter(|at| taken.insert(*at)).map(|at| names[at].as_str());
+            let state = if *is_up { AdminState::Active } else { AdminState::Down };
+            (network % self.tenants.len(), state, attachment)
+        });
+        model(&self.tenants, &ports.collect::<Vec<_>>())
+    }
+
+    fn plugs(&self) -> BTreeMap<InterfaceId, Plug> {
+        let mut all = BTreeMap::new();
+        for (at, mac, tenant) in &self.plugs {
+            let one = Plug {
+                macs: mac.iter().map(|mac| format!("02:00:00:00:00:{mac:02x}")).collect(),
+                tenant: tenant.map(|tenant| format!("t{tenant}")),
+                ..plug(&format!("i{at}"))
+            };
+            if let btree_map::Entry::Vacant(entry) = all.entry(one.interface.clone()) {
+                entry.insert(one);
+            }
+        }
+        all
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_history_every_plug_is_where_it_may_be_and_keeps_its_index(
+        worlds in proptest::collection::vec(world(), 1..8)
+    ) {
+        let mut indices = Indices::default();
+        let mut last: HashMap<InterfaceId, PortIndex> = HashMap::new();
+        let mut last_networks: HashMap<NetworkId, NetworkIndex> = HashMap::new();
+        for world in &worlds {
+            let (model, plugs) = (world.model(), world.plugs());
+            let lowered = lower(&model, &plugs, &mut indices);
+            prop_assert!(lowered.config.ports().iter().map(|port| &port.interface).collect::<HashSet<_>>()
+                == plugs.keys().collect::<HashSet<_>>());
+            let mut fixed: HashSet<(NetworkIndex, MacAddr)> = HashSet::new();
+            for port in lowered.config.ports() {
+                let plug = &plugs[&port.interface];
+                let logical = model.port_by_attachment(&port.interface);
+                let reason = lowered.unbound.get(&port.interface);
+                // On no network exactly if nobody claims it or a reason is given.
+                prop_assert_eq!(port.network.is_none(), logical.is_none() || reason.is_some());
+                if let (Some(index), Some(logical)) = (port.network, logical) {
+                    let network = &model.networks[&lowered.config.network(index).unwrap().id];
+                    prop_assert_eq!(&network.id, &logical.network);
+                    prop_assert!(plug.tenant.as_deref().is_none_or(|tenant| tenant == &*network.tenant));
+                    prop_assert!(port.macs.iter().all(|mac| fixed.insert((index, *mac))));
+                    prop_assert_eq!(port.macs.len(), plug.macs.len());
+                }
+                prop_assert_eq!(port.is_admin_up, logical.is_none_or(|it| it.state == AdminState::Active));
+                if let Some((id, reason)) = reason {
+                    prop_assert_eq!(Some(id), logical.map(|it| &it.id));
+                    let is_foreign = plug.tenant.as_deref() != Some(&*model.networks[&logical.unwrap().network].tenant);
+                    let is_right = match reason {
+                        Unbound::ClaimedByOther => plug.tenant.is_some() && is_foreign,
+                        Unbound::MacConflict => !plug.macs.is_empty(),
+                        Unbound::MacInvalid | Unbound::TooManyPorts => false,
+                    };
+                    prop_assert!(is_right, "{reason:?}");
+                }
+                if let Some(index) = last.get(&port.interface) {
+                    prop_assert_eq!(*index, port.index, "an index stays");
+                } else {
+                    prop_assert!(last.values().all(|index| *index != port.index), "and is not passed on at once");
+                }
+            }
+            for network in lowered.config.networks() {
+                prop_assert!(lowered.config.ports().iter().any(|port| port.network == Some(network.index)));
+                prop_assert!(last_networks.get(&network.id).is_none_or(|index| *index == network.index));
+            }
+            prop_assert_eq!(indices.ports.len(), plugs.len());
+            last.clone_from(&indices.ports);
+            last_networks.clone_from(&indices.networks);
+            // A second look at the same world changes nothing.
+            prop_assert!(lower(&model, &plugs, &mut indices).config == lowered.config);
+        }
+    }
+}
