@@ -1,2 +1,138 @@
-//! Placeholder while the house is being raised.
-fn main() {}
+//! `qvs`: the Quantum virtual switch.
+//!
+//! Here all crates meet. The commands are in the modules of their names; this file only tells them apart and turns
+//! outcomes into exit statuses: 0 done, 1 refused or failed, 2 wrong usage or settings.
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod admin;
+mod check;
+mod cli;
+mod client;
+mod control;
+mod demo;
+mod devices;
+mod load;
+mod logs;
+mod metrics;
+mod naming;
+mod notify;
+mod opener;
+mod plugs;
+mod protocol;
+mod run;
+mod service;
+mod settings;
+mod show;
+mod view;
+
+use clap::Parser;
+use cli::{Cli, Command, Daemon, PlugArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
+use client::ClientError;
+use plugs::{DeviceRequest, PlugRequest};
+use protocol::Request;
+use run::RunError;
+use serde_json::Value;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Refused or failed.
+const FAILED: u8 = 1;
+/// Wrong usage or settings.
+const WRONG: u8 = 2;
+
+/// A command's end: what to print, or the one line saying why not and the status.
+type Outcome = Result<String, (u8, String)>;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => match run::run(&args) {
+            Ok(()) => Ok(String::new()),
+            Err(error @ RunError::Settings(_)) => Err((WRONG, error.to_string())),
+            Err(error @ RunError::Failed(_)) => Err((FAILED, error.to_string())),
+        },
+        // It prints as it goes, and must come before any thread is started.
+        Command::Demo(args) => return demo::run(&args),
+        Command::Plug(args) => plug(args),
+        Command::Unplug(args) => unplug(args),
+        Command::Show(args) => show(&args),
+        Command::Trace(args) => trace(args),
+        Command::Check(args) => match check::check(&args) {
+            Ok((text, true)) => Ok(text),
+            Ok((text, false)) => {
+                print(&text);
+                Err((FAILED, "the switch cannot do its job here".into()))
+            }
+            Err(error) => Err((WRONG, error.to_string())),
+        },
+    };
+    match outcome {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err((status, line)) => {
+            // Nothing can be done about a closed standard error.
+            let _ = writeln!(std::io::stderr(), "qvs: {line}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+/// Prints to standard output; a reader that went away, like `head`, is no fault of ours.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn ask(daemon: &Daemon, request: Request) -> Result<Value, (u8, String)> {
+    let socket = client::socket(daemon).map_err(|error| (WRONG, error.to_string()))?;
+    client::ask(&socket, request).map_err(|error| match error {
+        ClientError::Settings(_) => (WRONG, error.to_string()),
+        _ => (FAILED, error.to_string()),
+    })
+}
+
+fn plug(args: PlugArgs) -> Outcome {
+    let device = match (args.device.vhost_user, args.device.tap) {
+        (Some(path), _) => DeviceRequest::VhostUser {
+            path: path.into_os_string().into_string().map_err(|_| (WRONG, "the path is not UTF-8".into()))?,
+            role: args.role.map(|role| match role {
+                RoleArg::Server => settings::Role::Server,
+                RoleArg::Client => settings::Role::Client,
+            }),
+        },
+        (None, Some(name)) => DeviceRequest::Tap { name, netns: args.netns },
+        (None, None) => return Err((WRONG, "name a device".into())),
+    };
+    let request = PlugRequest {
+        interface: args.id,
+        device,
+        macs: args.mac,
+        mtu: args.mtu,
+        tenant: args.tenant,
+        replace: args.replace,
+    };
+    let answer = ask(&args.daemon, Request::Plug(request))?;
+    let reason = answer["reason"].as_str().unwrap_or_default();
+    Ok(match (answer["ready"].as_bool(), reason) {
+        (Some(true), _) => "plugged\n".into(),
+        (_, "") => "plugged; waiting for the device\n".into(),
+        (_, reason) => format!("plugged; waiting for the device: {reason}\n"),
+    })
+}
+
+fn unplug(args: UnplugArgs) -> Outcome {
+    ask(&args.daemon, Request::Unplug { interface: args.id }).map(|_| "unplugged\n".into())
+}
+
+fn show(args: &ShowArgs) -> Outcome {
+    let answer = ask(&args.daemon, Request::Show { what: args.what })?;
+    show::render(args.what, answer, args.json)
+        .map_err(|error| (FAILED, format!("the daemon's answer is of another version: {error}")))
+}
+
+fn trace(args: TraceArgs) -> Outcome {
+    let answer = ask(&args.daemon, Request::Trace { port: args.port, frame: args.frame })?;
+    let lines = answer.as_array().into_iter().flatten().filter_map(Value::as_str);
+    Ok(lines.map(|line| format!("{line}\n")).collect())
+}

@@ -1,0 +1,435 @@
+//! The admin socket: where `qvs` commands, and scrapers of metrics, reach the daemon.
+//!
+//! Who connects is known by the kernel's word (SO_PEERCRED): root and our own uid may do all, members of the settings' group
+//! may look. The socket is made under another name with its final rights and then renamed, so that it is never there
+//! with wider ones; a lock file beside it tells a second daemon who holds it.
+//!
+//! A thread a connection, because answers may wait for devices and disks. Bounds: [`CONNECTIONS_MAX`] at once, of which
+//! the group gets half, so that root is always heard; [`IDLE_MAX`] for a request to come and for an answer to be taken.
+
+use crate::protocol::{self, Answer, Envelope, LINE_MAX, Request};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Connections served at once; a person needs one.
+const CONNECTIONS_MAX: usize = 32;
+/// Of these, how many members of the group may have.
+const GROUP_CONNECTIONS_MAX: usize = CONNECTIONS_MAX / 2;
+/// How long one read or write of a connection may take.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Bytes of one line of an HTTP request.
+pub(crate) const HTTP_LINE_MAX: usize = 8 * 1024;
+/// Lines of headers an HTTP request may have.
+const HEADERS_MAX: usize = 64;
+/// Pause after a failed accept (out of descriptors), so that it does not become a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a peer may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rights {
+    /// Everything.
+    All,
+    /// Show and trace.
+    Look,
+}
+
+/// Answers what is asked on the socket.
+pub(crate) trait Service: Send + Sync {
+    /// Does a request that the peer may make.
+    fn answer(&self, request: Request) -> Answer;
+
+    /// The metrics, in Prometheus' text format.
+    fn metrics(&self) -> String;
+}
+
+/// Why the socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    /// Another daemon has it.
+    #[error("{path} is in use by process {pid}")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+        /// The holder, or `(unknown)`.
+        pid: String,
+    },
+    /// Something that is no socket is in the way.
+    #[error("{path} exists already and is no socket")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// The bound socket. Dropping it unlinks it.
+pub(crate) struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    group: Option<u32>,
+    /// Held, and locked, for as long as the socket is ours.
+    _lock: File,
+}
+
+impl AdminSocket {
+    /// Binds the socket: 0600, or 0660 and of `group`.
+    ///
+    /// # Errors
+    /// [`AdminError::InUse`] with the holder's pid if another daemon has it.
+    pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<AdminSocket, AdminError> {
+        let lock = lock(path)?;
+        let failed = |source| AdminError::Io { path: path.to_owned(), source };
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(AdminError::NotASocket { path: path.to_owned() });
+            }
+            _ => {}
+        }
+        // Short, because the socket's own name may use up the 107 bytes there are, and ours alone.
+        let fresh = path.with_file_name(format!(".{}", std::process::id()));
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&fresh).map_err(failed)?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        if let Some(gid) = group {
+            std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(failed)?;
+            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        }
+        // What is replaced here is a dead socket: the lock is ours.
+        std::fs::rename(&fresh, path).map_err(failed)?;
+        Ok(AdminSocket { listener, path: path.to_owned(), group, _lock: lock })
+    }
+
+    /// Serves from now on, on threads of its own, for as long as the process lives. Dropping the answer unlinks the
+    /// socket, so that no new client finds it.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn serve(self, service: Arc<dyn Service>) -> io::Result<ServedSocket> {
+        let gate = Arc::new(Gate { group: self.group, ..Gate::default() });
+        let listener = self.listener;
+        std::thread::Builder::new().name("admin".into()).spawn(move || {
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => admit(stream, &gate, &service),
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting on the admin socket");
+                        std::thread::sleep(ACCEPT_PAUSE);
+                    }
+                }
+            }
+        })?;
+        Ok(ServedSocket { path: self.path, _lock: self._lock })
+    }
+}
+
+/// The socket while it is served.
+pub(crate) struct ServedSocket {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for ServedSocket {
+    fn drop(&mut self) {
+        // Gone already, perhaps with its directory: as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Locks the file beside the socket and writes our pid into it.
+fn lock(socket: &Path) -> Result<File, AdminError> {
+    let path = socket.with_added_extension("pid");
+    let failed = |source| AdminError::Io { path: path.clone(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            let pid = if pid.is_empty() { "(unknown)".to_owned() } else { pid };
+            return Err(AdminError::InUse { path: socket.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    file.set_len(0).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+/// Who may enter and how many are in.
+#[derive(Default)]
+struct Gate {
+    group: Option<u32>,
+    all: AtomicUsize,
+    looking: AtomicUsize,
+}
+
+impl Gate {
+    /// What a peer may do, by the kernel's word; `None`: nothing.
+    fn rights(&self, stream: &UnixStream) -> Option<Rights> {
+        let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+        if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+            return Some(Rights::All);
+        }
+        // The socket's own mode let nobody else but the group connect; which of his groups let him in is not told.
+        self.group.map(|_| Rights::Look)
+    }
+}
+
+/// One place inside, given back when dropped.
+struct Seat {
+    gate: Arc<Gate>,
+    rights: Rights,
+}
+
+impl Seat {
+    fn take(gate: &Arc<Gate>, rights: Rights) -> Option<Seat> {
+        // Counted first and taken back by the drop: only the accepting thread adds.
+        let seat = Seat { gate: gate.clone(), rights };
+        let all = gate.all.fetch_add(1, Ordering::Relaxed);
+        let looking = gate.looking.fetch_add(usize::from(rights == Rights::Look), Ordering::Relaxed);
+        let is_full = all >= CONNECTIONS_MAX || (rights == Rights::Look && looking >= GROUP_CONNECTIONS_MAX);
+        (!is_full).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.gate.all.fetch_sub(1, Ordering::Relaxed);
+        self.gate.looking.fetch_sub(usize::from(self.rights == Rights::Look), Ordering::Relaxed);
+    }
+}
+
+fn admit(stream: UnixStream, gate: &Arc<Gate>, service: &Arc<dyn Service>) {
+    let Some(rights) = gate.rights(&stream) else {
+        tracing::warn!("a stranger was turned away from the admin socket");
+        return;
+    };
+    let Some(seat) = Seat::take(gate, rights) else {
+        tracing::warn!("too many connections to the admin socket");
+        return;
+    };
+    let service = service.clone();
+    let spawned = std::thread::Builder::new().name("admin-client".into()).spawn(move || {
+        let rights = seat.rights;
+        if let Err(error) = talk(&stream, rights, &*service) {
+            tracing::debug!(%error, "a connection to the admin socket ended early");
+        }
+        drop(seat);
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a connection to the admin socket");
+    }
+}
+
+/// Serves one connection: any number of JSON requests, or one HTTP request.
+fn talk(stream: &UnixStream, rights: Rights, service: &dyn Service) -> io::Result<()> {
+    stream.set_read_timeout(Some(IDLE_MAX))?;
+    stream.set_write_timeout(Some(IDLE_MAX))?;
+    let mut reader = BufReader::new(stream);
+    let mut writer = BufWriter::new(stream);
+    loop {
+        let line = match protocol::read_line(&mut reader, LINE_MAX) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return write_answer(&mut writer, &Answer::Error(error.to_string()));
+            }
+            Err(error) => return Err(error),
+        };
+        if line.starts_with(b"GET ") {
+            return serve_http(&line, &mut reader, &mut writer, service);
+        }
+        write_answer(&mut writer, &answer(&line, rights, service))?;
+    }
+}
+
+fn answer(line: &[u8], rights: Rights, service: &dyn Service) -> Answer {
+    /// Only the version, whatever else there is.
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    match serde_json::from_slice::<Version>(line) {
+        Ok(Version { version }) if version != protocol::VERSION => {
+            let ours = protocol::VERSION;
+            return Answer::Error(format!("this daemon speaks version {ours} of the admin protocol, not {version}"));
+        }
+        _ => {}
+    }
+    let request = match serde_json::from_slice::<Envelope>(line) {
+        Ok(envelope) => envelope.request,
+        Err(error) => return Answer::Error(format!("not a request: {error}")),
+    };
+    let is_look = matches!(request, Request::Show { .. } | Request::Trace { .. });
+    if rights == Rights::Look && !is_look {
+        return Answer::Error("only root and the daemon's own user may do this".into());
+    }
+    service.answer(request)
+}
+
+fn write_answer(writer: &mut impl Write, answer: &Answer) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, answer)?;
+    writer.write_all(b"\n")?;
+    writer.flush()
+}
+
+/// Answers an HTTP GET whose first line has been read: `/metrics` and nothing else.
+pub(crate) fn serve_http(
+    first: &[u8],
+    reader: &mut impl BufRead,
+    writer: &mut impl Write,
+    service: &dyn Service,
+) -> io::Result<()> {
+    // The headers change nothing; they are read so that closing does not reset the connection under the answer.
+    for _ in 0..HEADERS_MAX {
+        match protocol::read_line(reader, HTTP_LINE_MAX)? {
+            None => break,
+            Some(line) if line.is_empty() || line == b"\r" => break,
+            Some(_) => {}
+        }
+    }
+    let path = first.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let (status, body) = match path.split(|byte| *byte == b'?').next() {
+        Some(b"/metrics") => ("200 OK", service.metrics()),
+        _ => ("404 Not Found", "only /metrics is here\n".to_owned()),
+    };
+    write!(
+        writer,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    writer.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    struct Echo;
+
+    impl Service for Echo {
+        fn answer(&self, request: Request) -> Answer {
+            Answer::Ok(serde_json::Value::String(format!("{request:?}")))
+        }
+
+        fn metrics(&self) -> String {
+            "qvs_up 1\n".into()
+        }
+    }
+
+    /// Says `text` to a connection with these rights and returns all it answers.
+    fn say(text: &[u8], rights: Rights) -> String {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let text = text.to_vec();
+        let talker = std::thread::spawn(move || talk(&server, rights, &Echo));
+        // The server may hang up on what it does not like before we have said all of it.
+        let _ = client.write_all(&text);
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        let _ = talker.join().unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn request(body: &str) -> Vec<u8> {
+        format!("{{\"version\":1,\"request\":{body}}}\n").into_bytes()
+    }
+
+    #[test]
+    fn the_group_may_look_but_not_touch() {
+        let show = request(r#"{"show":{"what":"ports"}}"#);
+        let trace = request(r#"{"trace":{"port":"a","frame":""}}"#);
+        let unplug = request(r#"{"unplug":{"interface":"a"}}"#);
+        for looks in [&show, &trace] {
+            assert!(say(looks, Rights::Look).starts_with("{\"ok\":"));
+        }
+        assert!(say(&unplug, Rights::Look).starts_with("{\"error\":\"only root"));
+        assert!(say(&unplug, Rights::All).starts_with("{\"ok\":"));
+    }
+
+    #[test]
+    fn several_requests_are_answered_in_order_and_garbage_does_not_end_the_connection() {
+        let mut text = b"garbage\n{}\n\xff\xfe\n[[[[\n\n".to_vec();
+        text.extend(request(r#"{"show":{"what":"macs"}}"#));
+        let answer = say(&text, Rights::All);
+        let lines: Vec<&str> = answer.lines().collect();
+        assert_eq!(lines.len(), 6);
+        assert!(lines[..5].iter().all(|line| line.starts_with("{\"error\":\"not a request")), "{answer}");
+        assert!(lines[5].contains("Macs"));
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let answer = say(b"{\"version\":2,\"request\":{\"sing\":{}}}\n", Rights::All);
+        assert!(answer.contains("speaks version 1 of the admin protocol, not 2"), "{answer}");
+    }
+
+    #[test]
+    fn an_endless_line_is_cut_off() {
+        let answer = say(&vec![b'x'; LINE_MAX + 100], Rights::All);
+        assert!(answer.contains("longer than"), "{answer}");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_harm() {
+        let answer = say(format!("{}\n", "[".repeat(LINE_MAX - 1)).as_bytes(), Rights::All);
+        assert!(answer.contains("not a request"), "{answer}");
+    }
+
+    #[test]
+    fn metrics_are_served_in_http_and_other_paths_are_not() {
+        let answer = say(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Rights::Look);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nqvs_up 1\n"), "{answer}");
+        assert!(say(b"GET /../etc HTTP/1.1\r\n\r\n", Rights::All).starts_with("HTTP/1.1 404"));
+        assert!(say(b"GET \n\n", Rights::All).starts_with("HTTP/1.1 404"));
+    }
+
+    #[test]
+    fn the_group_never_takes_the_last_seats() {
+        let gate = Arc::new(Gate::default());
+        let lookers: Vec<_> = std::iter::from_fn(|| Seat::take(&gate, Rights::Look)).collect();
+        assert_eq!(lookers.len(), GROUP_CONNECTIONS_MAX);
+        let root: Vec<_> = std::iter::from_fn(|| Seat::take(&gate, Rights::All)).collect();
+        assert_eq!(root.len(), CONNECTIONS_MAX - GROUP_CONNECTIONS_MAX);
+        drop((lookers, root));
+        assert_eq!(gate.all.load(Ordering::Relaxed), 0);
+        assert_eq!(gate.looking.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_second_daemon_is_told_the_first_one_s_pid_and_a_dead_socket_is_replaced() {
+        let directory = std::env::temp_dir().join(format!("qvs-admin-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("admin.sock");
+        let first = AdminSocket::bind(&path, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let message = AdminSocket::bind(&path, None).err().unwrap().to_string();
+        assert!(message.ends_with(&format!("is in use by process {}", std::process::id())), "{message}");
+        drop(first);
+        assert!(path.exists(), "as after kill -9");
+        drop(AdminSocket::bind(&path, Some(rustix::process::getgid().as_raw())).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "somebody's").unwrap();
+        assert!(matches!(AdminSocket::bind(&path, None), Err(AdminError::NotASocket { .. })));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,276 @@
+//! The command line, and nothing but its shape: what each command does is in the module of its name.
+//!
+//! The text here is what `--help` prints; the golden files in `tests/golden/help` hold it still. Wrong usage exits with
+//! status 2 (clap's own), like wrong settings.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The Quantum virtual switch: a userspace switch for VMs and TAPs, with the Quantum networking API built in.
+#[derive(Parser, Debug)]
+#[command(name = "qvs", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit status: 0 done; 1 refused or failed, with one line saying why; 2 wrong usage or settings."
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the switch and its API in the foreground
+    Run(RunArgs),
+    /// Show on this host what the switch does: two tenants, real packets, nothing left behind
+    Demo(crate::demo::DemoArgs),
+    /// Tie an interface id, which tenants attach to, to a device of this host
+    Plug(PlugArgs),
+    /// Remove the host side of an attachment, with the device if we made it
+    Unplug(UnplugArgs),
+    /// Show what the running switch knows and counts
+    Show(ShowArgs),
+    /// Tell what each stage would do with a frame, without sending it
+    Trace(TraceArgs),
+    /// Check whether this host can run the switch, with the remedy for what is missing
+    Check(CheckArgs),
+}
+
+/// `qvs run`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Without a settings file it keeps its state in /var/lib/qvs, its sockets in /run/qvs and serves the \
+    API on 127.0.0.1:9696. SIGTERM and SIGINT answer the requests in flight and exit 0 within 5 seconds. Under systemd \
+    it says READY when every port that can be back is back."
+)]
+pub(crate) struct RunArgs {
+    /// Settings file [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    pub(crate) log: LogForm,
+    /// Least severe level that is logged
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+}
+
+/// How the log is written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogForm {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogLevel {
+    /// What went wrong.
+    Error,
+    /// And what may go wrong.
+    Warn,
+    /// And what changed.
+    Info,
+    /// And the steps.
+    Debug,
+    /// And the details.
+    Trace,
+}
+
+/// How a command finds the daemon.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Daemon {
+    /// Admin socket of the daemon [default: as the settings say]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
+    pub(crate) admin: Option<PathBuf>,
+    /// Settings file that names the admin socket [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `qvs plug`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A plug is durable: the daemon brings the device back after every restart, and retries for ever until it is there. It may \
+come before or after the tenant's attachment. The same command twice is done once; other arguments for the same id, or \
+the same device for another id, need --replace.
+
+--role is always the SWITCH's role. libvirt's <source mode=...> and Nova's vhostuser_mode are QEMU's role, the opposite:
+  qvs --role server  =  libvirt mode='client'   the switch listens, QEMU connects (QEMU's reconnect= survives our restart)
+  qvs --role client  =  libvirt mode='server'   QEMU listens, the switch connects and reconnects
+
+Examples:
+  qvs plug vm1-eth0 --vhost-user /run/qvs/vhost/vm1 --mac 52:54:00:00:00:01
+  qvs plug web --tap tap-web --netns web --tenant red")]
+#[group(skip)]
+pub(crate) struct PlugArgs {
+    /// Interface id: the text a tenant plugs as attachment
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// The switch's role on the socket [default: vhost.role of the settings]
+    #[arg(long, value_enum, conflicts_with = "tap")]
+    pub(crate) role: Option<RoleArg>,
+    /// Namespace of the TAP: a name of `ip netns`, or a path [default: the daemon's own]
+    #[arg(long, value_name = "NAME|PATH", conflicts_with = "vhost_user")]
+    pub(crate) netns: Option<String>,
+    /// A source MAC the interface may use; may be repeated [default: any, learnt]
+    #[arg(long, value_name = "MAC")]
+    pub(crate) mac: Vec<String>,
+    /// Bytes of L3 payload a frame may have, 68 to 65521 [default: 1500]
+    #[arg(long, value_name = "N")]
+    pub(crate) mtu: Option<u16>,
+    /// The only tenant whose networks the interface may join [default: any]
+    #[arg(long, value_name = "T")]
+    pub(crate) tenant: Option<String>,
+    /// Take the place of what conflicts
+    #[arg(long)]
+    pub(crate) replace: bool,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+/// The device of a plug: exactly one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct DeviceArgs {
+    /// A vhost-user socket: absolute, at most 107 bytes
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vhost_user: Option<PathBuf>,
+    /// A TAP that the daemon makes: at most 15 bytes
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tap: Option<String>,
+}
+
+/// Who listens on a vhost-user socket.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RoleArg {
+    /// The switch listens, QEMU connects (libvirt: mode='client')
+    Server,
+    /// QEMU listens, the switch connects (libvirt: mode='server')
+    Client,
+}
+
+/// `qvs unplug`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The tenant's attachment stays; its op-status goes DOWN. A TAP of ours is removed with its addresses."
+)]
+pub(crate) struct UnplugArgs {
+    /// Interface id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+/// `qvs show`
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// What to show
+    #[arg(value_enum, value_name = "WHAT")]
+    pub(crate) what: What,
+    /// Print JSON: a list of objects, or one object for `config`
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+/// What can be shown.
+#[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum What {
+    /// Interfaces and logical ports: state, reason, counters
+    Ports,
+    /// Tenants' networks and their ports
+    Networks,
+    /// The MAC table
+    Macs,
+    /// Workers: CPU, load, packets
+    Workers,
+    /// Dropped frames by port, direction and reason
+    Drops,
+    /// Generation, addresses and settings in force
+    Config,
+}
+
+/// `qvs trace`
+#[derive(Args, Debug)]
+#[command(after_help = "Example: an ARP broadcast from 02:00:00:00:00:01
+  qvs trace vm1-eth0 'ffffffffffff 020000000001 0806 0001080006040001 020000000001 0a000001 000000000000 0a000002'")]
+pub(crate) struct TraceArgs {
+    /// Interface id, or id of a logical port, that the frame would come from
+    #[arg(value_name = "PORT")]
+    pub(crate) port: String,
+    /// The frame from its destination MAC on, in hexadecimal; spaces and colons are ignored
+    #[arg(value_name = "FRAME")]
+    pub(crate) frame: String,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+/// `qvs check`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exits 1 if something is missing without which guests or TAPs cannot be switched; warnings do not count."
+)]
+pub(crate) struct CheckArgs {
+    /// Settings file [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON: a list of objects
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("qvs").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [
+            "",
+            "plug",
+            "plug vm1",
+            "plug vm1 --tap t --vhost-user /x",
+            "plug vm1 --tap t --role client",
+            "plug vm1 --vhost-user /x --netns n",
+            "plug vm1 --tap t --mtu 70000",
+            "plug vm1 --tap t --admin /a --config /c",
+            "show",
+            "show cats",
+            "trace vm1",
+            "capture vm1",
+            "run --log xml",
+        ] {
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_plug_takes_one_device_and_many_macs() {
+        let Command::Plug(args) = parse("plug vm1 --tap t1 --netns red --mac a --mac b --replace").unwrap().command
+        else {
+            panic!("not a plug");
+        };
+        assert_eq!(args.device.tap.as_deref(), Some("t1"));
+        assert_eq!((args.netns.as_deref(), args.mac.len(), args.replace), (Some("red"), 2, true));
+    }
+}

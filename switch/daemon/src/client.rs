@@ -1,0 +1,71 @@
+//! The command's side of the admin socket: find the daemon, ask once, get one answer.
+
+use crate::cli::Daemon;
+use crate::protocol::{self, ANSWER_MAX, Answer, Envelope, Request};
+use crate::settings::{Settings, SettingsError};
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a command waits for the daemon; longer than the daemon itself waits for a device.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Why a command got no answer it could use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The settings that name the socket are wrong.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    /// Nobody is there.
+    #[error("no daemon answers at {path}: {source}; is `qvs run` up?")]
+    NoDaemon {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the daemon at {path} hung up: {source}")]
+    HungUp {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where the daemon's admin socket is.
+///
+/// # Errors
+/// If the settings cannot be read.
+pub(crate) fn socket(daemon: &Daemon) -> Result<PathBuf, SettingsError> {
+    match &daemon.admin {
+        Some(path) => Ok(path.clone()),
+        None => Ok(Settings::load(daemon.config.as_deref())?.admin.socket),
+    }
+}
+
+/// Asks the daemon at `path`.
+///
+/// # Errors
+/// [`ClientError`]: nobody there, or the answer was no.
+pub(crate) fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
+    let hung_up = |source| ClientError::HungUp { path: path.to_owned(), source };
+    let stream = UnixStream::connect(path).map_err(|source| ClientError::NoDaemon { path: path.to_owned(), source })?;
+    stream.set_read_timeout(Some(ANSWER_WAIT)).map_err(hung_up)?;
+    stream.set_write_timeout(Some(ANSWER_WAIT)).map_err(hung_up)?;
+    let mut line = serde_json::to_vec(&Envelope { version: protocol::VERSION, request })
+        .expect("requests are plain data with text keys");
+    line.push(b'\n');
+    (&stream).write_all(&line).map_err(hung_up)?;
+    let answer = protocol::read_line(&mut BufReader::new(&stream), ANSWER_MAX).map_err(hung_up)?;
+    let answer = answer.ok_or_else(|| hung_up(io::ErrorKind::UnexpectedEof.into()))?;
+    match serde_json::from_slice(&answer).map_err(|error| hung_up(error.into()))? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(message) => Err(ClientError::Refused(message)),
+    }
+}

@@ -1,0 +1,527 @@
+//! What this host is to do, in one hand: which interfaces are plugged, which devices carry them, which config is in force.
+//!
+//! Two sides ask for changes: the API, whose plugin calls [`Control::put_in_force`] after each commit, and the operator,
+//! who plugs and unplugs. Both end in `enforce`: automatic devices, lower, publish, start devices. A device starts
+//! and stops on the supervisor thread, so an API write never waits for one.
+//!
+//! An interface's port index may be given away only when nothing uses it any more. So an interface that goes is kept
+//! among the plugs, off every network, until the supervisor has closed its device; then it is struck out, the config
+//! without it is published and its place forgotten.
+//!
+//! Lock order: `operators` -> the plugin's turn -> `state` -> store, switch, a slot's condition. `operators` is held for a
+//! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
+
+use crate::devices::{Slot, Supervisor, device_name, is_same_device};
+use crate::naming::{self, NoDevice};
+use crate::opener::MadeBook;
+use crate::plugs::{self, PlugError, PlugRequest};
+use crate::settings::{Auto, Role};
+use api::host::{DeviceSpec, Host, Plug, SocketRole};
+use api::lowering::{Indices, Lowered, Unbound, lower};
+use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
+use api::store::{Store, StoreError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use switch::ids::{PORTS_MAX, PortIndex};
+use switch::port::DeviceState;
+use switch::switch::Switch;
+use switch::worker::Pipeline;
+
+/// How long a plug waits for the first attempt to open the device, to tell how it went.
+const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(2);
+/// How long an unplug waits for the device to be closed; the workers let go of it within one round each.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// The tenants' side, as the control needs it.
+pub(crate) trait Tenants: Send + Sync {
+    /// The state as it is now.
+    fn snapshot(&self) -> Arc<Model>;
+
+    /// Calls [`Host::put_in_force`] once more, in turn with the API's writes.
+    fn put_in_force(&self);
+}
+
+/// What the settings say about devices.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceRules {
+    /// Which devices are made for attachments nobody plugged.
+    pub(crate) auto: Auto,
+    /// Where automatic sockets go.
+    pub(crate) vhost_dir: PathBuf,
+    /// Role of sockets that name none.
+    pub(crate) role: Role,
+}
+
+struct State {
+    plugs: BTreeMap<InterfaceId, Plug>,
+    indices: Indices,
+    slots: HashMap<InterfaceId, Arc<Slot>>,
+    /// Interfaces whose device is being closed, for good or to be opened otherwise: no slot is made for them.
+    closing: HashSet<InterfaceId>,
+    unbound: HashMap<InterfaceId, (PortId, Unbound)>,
+    /// Attachments for which no automatic device could be made.
+    no_device: HashMap<InterfaceId, NoDevice>,
+    is_started: bool,
+}
+
+/// The owner of this host's desired state.
+pub(crate) struct Control<P: Pipeline> {
+    switch: Arc<Switch<P>>,
+    store: Arc<Store>,
+    supervisor: Supervisor,
+    rules: DeviceRules,
+    tenants: OnceLock<Arc<dyn Tenants>>,
+    operators: Mutex<()>,
+    state: Mutex<State>,
+    /// Told when a device was closed.
+    closed: Condvar,
+    this: Weak<Control<P>>,
+}
+
+/// One interface as `show` sees it.
+pub(crate) struct InterfaceView {
+    /// The plug.
+    pub(crate) plug: Plug,
+    /// Its port; `None` if the switch is full.
+    pub(crate) index: Option<PortIndex>,
+    /// The device; not ready while there is none.
+    pub(crate) device: DeviceState,
+    /// Why it is kept off its logical port's network.
+    pub(crate) unbound: Option<Unbound>,
+}
+
+/// All interfaces, and the attachments that should have got one.
+pub(crate) struct View {
+    /// By interface id.
+    pub(crate) interfaces: BTreeMap<InterfaceId, InterfaceView>,
+    /// Attachments without the automatic device the settings ask for.
+    pub(crate) no_device: HashMap<InterfaceId, NoDevice>,
+}
+
+impl<P: Pipeline> Control<P> {
+    /// Loads the plugs. Nothing is started before [`Control::start`].
+    ///
+    /// # Errors
+    /// What the store said.
+    pub(crate) fn new(
+        switch: Arc<Switch<P>>,
+        store: Arc<Store>,
+        supervisor: Supervisor,
+        rules: DeviceRules,
+    ) -> Result<Arc<Control<P>>, StoreError> {
+        let state = State {
+            plugs: store.plugs()?,
+            indices: Indices::default(),
+            slots: HashMap::new(),
+            closing: HashSet::new(),
+            unbound: HashMap::new(),
+            no_device: HashMap::new(),
+            is_started: false,
+        };
+        Ok(Arc::new_cyclic(|this| Control {
+            switch,
+            store,
+            supervisor,
+            rules,
+            tenants: OnceLock::new(),
+            operators: Mutex::default(),
+            state: Mutex::new(state),
+            closed: Condvar::new(),
+            this: this.clone(),
+        }))
+    }
+
+    /// Puts everything in force and sends all devices to be opened; `then` is called when each was tried once.
+    pub(crate) fn start(&self, tenants: Arc<dyn Tenants>, then: impl FnOnce() + Send + 'static) {
+        assert!(self.tenants.set(tenants).is_ok(), "a control is started once");
+        self.state().is_started = true;
+        self.put_in_force_again();
+        self.supervisor.when_tried(then);
+    }
+
+    /// Closes all devices; none is removed.
+    pub(crate) fn shutdown(&self) {
+        self.supervisor.shutdown();
+    }
+
+    /// Tries again to make the automatic devices that had no name; call about once a second.
+    pub(crate) fn housekeep(&self) {
+        let is_retry = self.state().no_device.values().any(|reason| *reason == NoDevice::NameTaken);
+        if is_retry {
+            self.put_in_force_again();
+        }
+    }
+
+    /// The tenants' state.
+    pub(crate) fn model(&self) -> Arc<Model> {
+        self.tenants.get().map(|tenants| tenants.snapshot()).unwrap_or_default()
+    }
+
+    /// The switch.
+    pub(crate) fn switch(&self) -> &Arc<Switch<P>> {
+        &self.switch
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_in_force_again(&self) {
+        if let Some(tenants) = self.tenants.get() {
+            tenants.put_in_force();
+        }
+    }
+
+    /// Plugs an interface; answers how its device does after the first attempt.
+    ///
+    /// # Errors
+    /// [`PlugError`]; what was plugged before is as it was.
+    pub(crate) fn plug(&self, request: PlugRequest) -> Result<DeviceState, PlugError> {
+        let _turn = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_replacing = request.replace;
+        let wanted = plugs::check(request, self.rules.role)?;
+        self.wait_closed(&wanted.interface)?;
+        let before = {
+            let state = self.state();
+            let conflict = plugs::conflict(&state.plugs, &wanted);
+            if let Some(conflict) = conflict.filter(|_| !is_replacing) {
+                return Err(conflict);
+            }
+            state.plugs.get(&wanted.interface).cloned()
+        };
+        let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
+        if is_new_device {
+            check_path_is_free(&wanted.device)?;
+        }
+        while let Some(owner) = { plugs::device_owner(&self.state().plugs, &wanted).cloned() } {
+            self.take_out(&owner)?;
+        }
+        if let Some(before) = &before {
+            self.change(before, &wanted, is_new_device)?;
+        } else {
+            self.put(&wanted)?;
+        }
+        self.put_in_force_again();
+
+        let slot = self.state().slots.get(&wanted.interface).cloned().ok_or(PlugError::TooManyPorts)?;
+        slot.wait_attempted(FIRST_ATTEMPT_WAIT);
+        let device = slot.state();
+        if is_new_device && !device.is_ready && slot.is_name_taken() {
+            self.take_out(&wanted.interface)?;
+            return Err(PlugError::NotOurs(device.reason));
+        }
+        Ok(device)
+    }
+
+    /// Unplugs an interface and removes the device we made for it.
+    ///
+    /// # Errors
+    /// [`PlugError::Unknown`] if it is not plugged.
+    pub(crate) fn unplug(&self, interface: &str) -> Result<(), PlugError> {
+        let _turn = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_closed(interface)?;
+        if !self.state().plugs.contains_key(interface) {
+            return Err(PlugError::Unknown(interface.to_owned()));
+        }
+        self.take_out(interface)
+    }
+
+    /// Makes a new plug durable and part of the state.
+    fn put(&self, plug: &Plug) -> Result<(), PlugError> {
+        let mut state = self.state();
+        if state.plugs.len() >= PORTS_MAX {
+            return Err(PlugError::TooManyPorts);
+        }
+        self.store.put_plug(plug)?;
+        state.plugs.insert(plug.interface.clone(), plug.clone());
+        Ok(())
+    }
+
+    /// Makes plug `before` into `wanted`, which has the same id. The device is closed only if it is another or must be set
+    /// up anew.
+    fn change(&self, before: &Plug, wanted: &Plug, is_new_device: bool) -> Result<(), PlugError> {
+        if plugs::is_same_request(before, wanted) && !before.is_automatic {
+            return Ok(());
+        }
+        let is_reopened = before.mtu != wanted.mtu || before.device != wanted.device;
+        if is_reopened {
+            self.close(&before.interface, is_new_device)?;
+        }
+        let mut state = self.state();
+        state.closing.remove(&wanted.interface);
+        let known = state.plugs.get(&wanted.interface).unwrap_or(before);
+        let made = if is_new_device { None } else { known.made.clone() };
+        let plug = Plug { made, ..wanted.clone() };
+        // On failure the old plug stands, in the store and here; with its slot gone it is started again.
+        let stored = self.store.put_plug(&plug);
+        if stored.is_ok() {
+            if let Some(slot) = state.slots.get(&plug.interface) {
+                slot.set_plug(plug.clone());
+            }
+            state.plugs.insert(plug.interface.clone(), plug);
+        }
+        drop(state);
+        if stored.is_err() {
+            self.put_in_force_again();
+        }
+        Ok(stored?)
+    }
+
+    /// Closes an interface's device and waits for it; the slot is gone then, and none is made while it is `closing`.
+    fn close(&self, interface: &str, is_removal: bool) -> Result<(), PlugError> {
+        let Some(slot) = ({
+            let mut state = self.state();
+            let slot = state.slots.remove(interface);
+            state.closing.extend(slot.as_ref().map(|slot| slot.interface.clone()));
+            slot
+        }) else {
+            return Ok(());
+        };
+        let (done, closed) = std::sync::mpsc::channel();
+        self.supervisor.stop(slot, is_removal, move || {
+            // Nobody listens any more only if the wait below ran out.
+            let _ = done.send(());
+        });
+        closed.recv_timeout(CLOSE_WAIT).map_err(|_| PlugError::Busy(interface.to_owned()))
+    }
+
+    /// Removes an interface and waits until it is gone.
+    fn take_out(&self, interface: &str) -> Result<(), PlugError> {
+        self.leave(&mut self.state(), interface);
+        self.wait_closed(interface)?;
+        match self.state().plugs.contains_key(interface) {
+            true => Err(PlugError::Store(format!("{interface:?} is still plugged: the store failed, see the log"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Sends an interface's device to be removed. The rest follows on the supervisor thread, in [`Control::strike_out`].
+    fn leave(&self, state: &mut State, interface: &str) {
+        let Some(plug) = state.plugs.get(interface) else { return };
+        let interface = plug.interface.clone();
+        if !state.closing.insert(interface.clone()) {
+            return;
+        }
+        let this = self.this.clone();
+        let leaver = interface.clone();
+        let then = move || {
+            if let Some(this) = this.upgrade() {
+                this.strike_out(&leaver);
+            }
+        };
+        match state.slots.remove(&interface) {
+            Some(slot) => self.supervisor.stop(slot, true, then),
+            None => self.supervisor.when_tried(then),
+        }
+    }
+
+    /// The device of `interface` is closed: forgets the plug, durably, and frees its index.
+    fn strike_out(&self, interface: &InterfaceId) {
+        {
+            let mut state = self.state();
+            match self.store.remove_plug(interface) {
+                Ok(_) => {
+                    state.plugs.remove(interface);
+                }
+                // It stays plugged: what the operator was told is what holds after a restart.
+                Err(error) => tracing::error!(%interface, %error, "the plug could not be removed from the store"),
+            }
+            if !state.plugs.contains_key(interface) {
+                tracing::info!(%interface, "unplugged");
+            }
+        }
+        // Only when its index is free does the operator hear that it is gone.
+        self.put_in_force_again();
+        let is_there_again = {
+            let mut state = self.state();
+            state.closing.remove(interface);
+            state.plugs.contains_key(interface)
+        };
+        if is_there_again {
+            // Attached anew meanwhile, or never gone: now a slot may be made for it.
+            self.put_in_force_again();
+        }
+        self.closed.notify_all();
+    }
+
+    fn wait_closed(&self, interface: &str) -> Result<(), PlugError> {
+        let waited =
+            self.closed.wait_timeout_while(self.state(), CLOSE_WAIT, |state| state.closing.contains(interface));
+        match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+            true => Err(PlugError::Busy(interface.to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Brings this host in line with the model and the plugs.
+    fn enforce(&self, state: &mut State, model: &Model) {
+        if !state.is_started {
+            return;
+        }
+        self.follow_attachments(state, model);
+        let departed: Vec<PortIndex> = state
+            .indices
+            .ports
+            .iter()
+            .filter(|(interface, _)| !state.plugs.contains_key(*interface))
+            .map(|(_, index)| *index)
+            .collect();
+        let Lowered { config, unbound } = lower(model, &state.plugs, &mut state.indices);
+        state.unbound = unbound;
+        self.switch.apply(config);
+        for index in departed {
+            self.switch.forget(index);
+        }
+        for (interface, plug) in &state.plugs {
+            if state.slots.contains_key(interface) || state.closing.contains(interface) {
+                continue;
+            }
+            let Some(&index) = state.indices.ports.get(interface) else { continue };
+            let slot = Slot::new(plug.clone(), index, self.switch.place(index));
+            state.slots.insert(interface.clone(), slot.clone());
+            self.supervisor.start(slot);
+        }
+    }
+
+    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went.
+    fn follow_attachments(&self, state: &mut State, model: &Model) {
+        let gone: Vec<InterfaceId> = state
+            .plugs
+            .values()
+            .filter(|plug| plug.is_automatic && !model.by_attachment.contains_key(&plug.interface))
+            .map(|plug| plug.interface.clone())
+            .collect();
+        for interface in gone {
+            self.leave(state, &interface);
+        }
+        state.no_device.clear();
+        if self.rules.auto == Auto::None {
+            return;
+        }
+        // In order, so that of two ids with one name always the same one gets it.
+        let mut unplugged: Vec<&InterfaceId> =
+            model.by_attachment.keys().filter(|interface| !state.plugs.contains_key(*interface)).collect();
+        unplugged.sort_unstable();
+        for interface in unplugged {
+            if let Err(reason) = self.make_automatic(state, interface) {
+                state.no_device.insert(interface.clone(), reason);
+            }
+        }
+    }
+
+    fn make_automatic(&self, state: &mut State, interface: &InterfaceId) -> Result<(), NoDevice> {
+        let device = match self.rules.auto {
+            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None },
+            Auto::VhostUser | Auto::None => {
+                let path = self.rules.vhost_dir.join(naming::automatic_name("vhu", interface)?);
+                let role = match self.rules.role {
+                    Role::Server => SocketRole::Server,
+                    Role::Client => SocketRole::Client,
+                };
+                DeviceSpec::VhostUser { path: path.to_string_lossy().into_owned(), role }
+            }
+        };
+        let plug = Plug {
+            interface: interface.clone(),
+            device,
+            macs: Vec::new(),
+            mtu: None,
+            tenant: None,
+            is_automatic: true,
+            made: None,
+        };
+        if plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
+            return Err(NoDevice::NameTaken);
+        }
+        if state.plugs.len() >= PORTS_MAX {
+            return Err(NoDevice::TooManyPorts);
+        }
+        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
+        // next start, and the device is not lost, because `MadeBook` refuses to make one that is not stored.
+        if let Err(error) = self.store.put_plug(&plug) {
+            tracing::error!(%interface, %error, "an automatic plug could not be stored");
+        }
+        state.plugs.insert(interface.clone(), plug);
+        Ok(())
+    }
+
+    /// Every interface as it is now.
+    pub(crate) fn view(&self) -> View {
+        let state = self.state();
+        let view = |plug: &Plug| InterfaceView {
+            plug: plug.clone(),
+            index: state.indices.ports.get(&plug.interface).copied(),
+            device: state.slots.get(&plug.interface).map_or_else(absent, |slot| slot.state()),
+            unbound: state.unbound.get(&plug.interface).map(|(_, unbound)| *unbound),
+        };
+        View {
+            interfaces: state.plugs.values().map(|plug| (plug.interface.clone(), view(plug))).collect(),
+            no_device: state.no_device.clone(),
+        }
+    }
+}
+
+fn absent() -> DeviceState {
+    DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
+}
+
+/// Whether a file or interface has the name of an automatic device.
+fn is_there(device: &DeviceSpec) -> bool {
+    match device {
+        DeviceSpec::VhostUser { path, .. } => std::fs::symlink_metadata(path).is_ok(),
+        // A doubt is told by the device itself when it is opened.
+        DeviceSpec::Tap { name, .. } => switch::netns::has_interface(None, name).unwrap_or(false),
+    }
+}
+
+/// Refuses to listen where something stands that is no socket; whose socket it is, the backend finds out.
+fn check_path_is_free(device: &DeviceSpec) -> Result<(), PlugError> {
+    use std::os::unix::fs::FileTypeExt;
+    let DeviceSpec::VhostUser { path, role: SocketRole::Server } = device else { return Ok(()) };
+    match std::fs::symlink_metadata(Path::new(path)) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(PlugError::NotOurs(format!("{:?} exists already and is no socket", device_name(device))))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl<P: Pipeline> Host for Control<P> {
+    fn put_in_force(&self, model: &Model) {
+        let start = Instant::now();
+        let mut state = self.state();
+        self.enforce(&mut state, model);
+        let elapsed_us = start.elapsed().as_micros() as u64;
+        tracing::debug!(elapsed_us, plugs = state.plugs.len(), "config is in force");
+    }
+
+    fn op_status(&self, model: &Model, port: &PortId) -> OpStatus {
+        let Some(port) = model.ports.get(port).filter(|port| port.state == AdminState::Active) else {
+            return OpStatus::Down;
+        };
+        let Some(interface) = &port.attachment else { return OpStatus::Down };
+        let state = self.state();
+        let is_carried = !state.unbound.contains_key(interface)
+            && state.slots.get(interface).is_some_and(|slot| slot.state().is_ready);
+        if is_carried { OpStatus::Up } else { OpStatus::Down }
+    }
+}
+
+impl<P: Pipeline> MadeBook for Control<P> {
+    fn note_made(&self, interface: &InterfaceId, made: Option<String>) -> Result<(), String> {
+        let mut state = self.state();
+        let plug = state.plugs.get(interface).cloned().ok_or("it is being unplugged")?;
+        let plug = Plug { made, ..plug };
+        self.store.put_plug(&plug).map_err(|error| error.to_string())?;
+        if let Some(slot) = state.slots.get(interface) {
+            slot.set_plug(plug.clone());
+        }
+        state.plugs.insert(interface.clone(), plug);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

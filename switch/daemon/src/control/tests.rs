@@ -1,0 +1,303 @@
+//! The control with pretend devices, a real store and a switch whose workers stand still.
+
+use super::*;
+use crate::devices::testing::FakeOpener;
+use crate::plugs::DeviceRequest;
+use api::model::{Change, LogicalPort, Network};
+use pipelines::Standard;
+use switch::poll::Poll;
+use switch::switch::{SwitchConfig, WorkerSpec};
+
+/// A model that tests change by hand, in the plugin's place.
+struct FakeTenants {
+    model: Mutex<Arc<Model>>,
+    control: Weak<Control<Standard>>,
+}
+
+impl FakeTenants {
+    fn apply(&self, changes: &[Change]) {
+        let mut model = self.model.lock().unwrap();
+        changes.iter().for_each(|change| Arc::make_mut(&mut model).apply(change));
+        self.control.upgrade().unwrap().put_in_force(&model);
+    }
+}
+
+impl Tenants for FakeTenants {
+    fn snapshot(&self) -> Arc<Model> {
+        self.model.lock().unwrap().clone()
+    }
+
+    fn put_in_force(&self) {
+        let model = self.model.lock().unwrap();
+        if let Some(control) = self.control.upgrade() {
+            control.put_in_force(&model);
+        }
+    }
+}
+
+struct Rig {
+    directory: PathBuf,
+    opener: Arc<FakeOpener>,
+    control: Arc<Control<Standard>>,
+    tenants: Arc<FakeTenants>,
+}
+
+impl Rig {
+    fn new(name: &str, auto: Auto) -> Rig {
+        let directory = std::env::temp_dir().join(format!("qvs-control-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        Rig::over(directory, auto)
+    }
+
+    fn over(directory: PathBuf, auto: Auto) -> Rig {
+        let config = SwitchConfig {
+            workers: vec![WorkerSpec::default()],
+            poll: Poll::Adaptive { idle: Duration::from_micros(200) },
+            mac_max: 1024,
+            mac_age_s: 300,
+        };
+        let switch = Switch::new(&config).unwrap();
+        let store = Arc::new(Store::open(&directory.join("state.redb")).unwrap());
+        let opener = Arc::new(FakeOpener::default());
+        let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+        let rules = DeviceRules { auto, vhost_dir: directory.clone(), role: Role::Server };
+        let control = Control::new(switch, store, supervisor, rules).unwrap();
+        let tenants = Arc::new(FakeTenants { model: Mutex::default(), control: Arc::downgrade(&control) });
+        control.start(tenants.clone(), || {});
+        Rig { directory, opener, control, tenants }
+    }
+
+    /// The same host after a restart; the tenants' state is empty.
+    fn restart(self) -> Rig {
+        let directory = self.directory.clone();
+        drop(self);
+        Rig::over(directory, Auto::None)
+    }
+
+    /// A network with one port each; the port's id is the attachment's.
+    fn attach(&self, network: &str, tenant: &str, attachments: &[&str]) {
+        let mut changes =
+            vec![Change::PutNetwork(Network { id: network.into(), tenant: tenant.into(), name: None, serial: 1 })];
+        changes.extend(attachments.iter().enumerate().map(|(at, attachment)| {
+            Change::PutPort(LogicalPort {
+                id: (*attachment).into(),
+                network: network.into(),
+                state: AdminState::Active,
+                attachment: Some((*attachment).into()),
+                serial: 2 + at as u64,
+            })
+        }));
+        self.tenants.apply(&changes);
+    }
+
+    fn set(&self, port: &str, change: impl FnOnce(&mut LogicalPort)) {
+        let mut port = self.tenants.snapshot().ports[port].clone();
+        change(&mut port);
+        self.tenants.apply(&[Change::PutPort(port)]);
+    }
+
+    fn op_status(&self, port: &str) -> OpStatus {
+        self.control.op_status(&self.tenants.snapshot(), &port.into())
+    }
+
+    fn network_of(&self, interface: &str) -> Option<String> {
+        let config = self.control.switch().snapshot().config.clone();
+        let port = config.ports().iter().find(|port| &*port.interface == interface)?;
+        port.network.and_then(|network| config.network(network)).map(|network| network.id.to_string())
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn(&Rig) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            assert!(start.elapsed() < Duration::from_secs(5), "{what} never came");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.control.shutdown();
+    }
+}
+
+fn request(interface: &str, tap: &str) -> PlugRequest {
+    PlugRequest {
+        interface: interface.into(),
+        device: DeviceRequest::Tap { name: tap.into(), netns: None },
+        macs: Vec::new(),
+        mtu: None,
+        tenant: None,
+        replace: false,
+    }
+}
+
+#[test]
+fn a_plug_joins_its_network_whether_it_comes_before_or_after_the_attachment() {
+    let rig = Rig::new("order", Auto::None);
+    rig.control.plug(request("before", "t1")).unwrap();
+    assert_eq!(rig.network_of("before"), None);
+    rig.attach("net", "red", &["before", "after"]);
+    assert_eq!(rig.network_of("before").as_deref(), Some("net"));
+    assert_eq!((rig.op_status("before"), rig.op_status("after")), (OpStatus::Up, OpStatus::Down));
+    rig.control.plug(request("after", "t2")).unwrap();
+    assert_eq!(rig.network_of("after").as_deref(), Some("net"));
+    assert_eq!(rig.op_status("after"), OpStatus::Up);
+}
+
+#[test]
+fn op_status_follows_state_attachment_plug_and_device() {
+    let rig = Rig::new("status", Auto::None);
+    rig.opener.refuse("absent", "not there", false);
+    rig.attach("net", "red", &["vm", "absent"]);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    let device = rig.control.plug(request("absent", "t2")).unwrap();
+    assert_eq!((device.is_ready, device.reason.as_str()), (false, "not there"));
+    assert_eq!((rig.op_status("vm"), rig.op_status("absent")), (OpStatus::Up, OpStatus::Down));
+    rig.set("vm", |port| port.state = AdminState::Down);
+    assert_eq!(rig.op_status("vm"), OpStatus::Down);
+    assert!(rig.opener.events().iter().all(|event| !event.starts_with("close")), "DOWN keeps the device");
+    rig.set("vm", |port| port.state = AdminState::Active);
+    assert_eq!(rig.op_status("vm"), OpStatus::Up);
+    rig.set("vm", |port| port.attachment = None);
+    assert_eq!((rig.op_status("vm"), rig.network_of("vm")), (OpStatus::Down, None));
+    assert_eq!(rig.control.view().interfaces.len(), 2, "detaching leaves a manual plug in place");
+}
+
+#[test]
+fn a_plug_of_another_tenant_stays_off_the_network() {
+    let rig = Rig::new("claim", Auto::None);
+    rig.attach("net", "red", &["vm"]);
+    rig.control.plug(PlugRequest { tenant: Some("blue".into()), ..request("vm", "t1") }).unwrap();
+    assert_eq!((rig.op_status("vm"), rig.network_of("vm")), (OpStatus::Down, None));
+    assert_eq!(rig.control.view().interfaces["vm"].unbound.unwrap().reason(), "claimed-by-other");
+    rig.control.plug(PlugRequest { tenant: Some("red".into()), replace: true, ..request("vm", "t1") }).unwrap();
+    assert_eq!(rig.op_status("vm"), OpStatus::Up);
+    assert_eq!(rig.opener.events(), ["open vm"], "a change of tenant does not touch the device");
+}
+
+#[test]
+fn plugging_is_idempotent_and_conflicts_need_replace() {
+    let rig = Rig::new("replace", Auto::None);
+    rig.control.plug(request("one", "t1")).unwrap();
+    rig.control.plug(request("one", "t1")).unwrap();
+    assert_eq!(rig.opener.events(), ["open one"]);
+    assert!(matches!(rig.control.plug(request("one", "t2")), Err(PlugError::OtherArguments { .. })));
+    assert!(matches!(rig.control.plug(request("two", "t1")), Err(PlugError::DeviceTaken { .. })));
+
+    rig.control.plug(PlugRequest { replace: true, ..request("two", "t1") }).unwrap();
+    assert_eq!(rig.control.view().interfaces.keys().map(|id| &**id).collect::<Vec<_>>(), ["two"]);
+    assert_eq!(rig.opener.events(), ["open one", "remove one", "close one", "open two"]);
+
+    let index = rig.control.view().interfaces["two"].index;
+    rig.control.plug(PlugRequest { replace: true, ..request("two", "t9") }).unwrap();
+    assert_eq!(rig.opener.events()[4..], ["remove two", "close two", "open two"]);
+    assert_eq!(rig.control.view().interfaces["two"].index, index, "an interface keeps its index and counters");
+
+    rig.control.plug(PlugRequest { replace: true, mtu: Some(9000), ..request("two", "t9") }).unwrap();
+    assert_eq!(rig.opener.events()[7..], ["close two", "open two"], "another MTU reopens and does not remove");
+}
+
+#[test]
+fn a_name_that_is_not_ours_is_refused_and_leaves_no_plug() {
+    let rig = Rig::new("foreign", Auto::None);
+    rig.opener.refuse("vm", "an interface named \"eth0\" exists already and is not ours", true);
+    assert!(matches!(rig.control.plug(request("vm", "eth0")), Err(PlugError::NotOurs(_))));
+    assert!(rig.control.view().interfaces.is_empty());
+    let path = rig.directory.join("file");
+    std::fs::write(&path, "").unwrap();
+    let device = DeviceRequest::VhostUser { path: path.to_str().unwrap().into(), role: None };
+    assert!(matches!(rig.control.plug(PlugRequest { device, ..request("vm", "") }), Err(PlugError::NotOurs(_))));
+    assert!(path.exists());
+    let rig = rig.restart();
+    assert!(rig.control.view().interfaces.is_empty());
+}
+
+#[test]
+fn unplugging_removes_the_device_keeps_the_attachment_and_is_an_error_twice() {
+    let rig = Rig::new("unplug", Auto::None);
+    rig.attach("net", "red", &["vm"]);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    rig.control.unplug("vm").unwrap();
+    assert_eq!(rig.opener.events(), ["open vm", "remove vm", "close vm"]);
+    assert_eq!(rig.op_status("vm"), OpStatus::Down);
+    assert!(rig.tenants.snapshot().port_by_attachment("vm").is_some());
+    assert!(rig.control.switch().snapshot().config.ports().is_empty());
+    assert_eq!(rig.control.unplug("vm"), Err(PlugError::Unknown("vm".into())));
+    rig.control.plug(request("vm", "t1")).unwrap();
+    assert_eq!(rig.op_status("vm"), OpStatus::Up);
+}
+
+#[test]
+fn plugs_come_back_after_a_restart_and_unplugged_ones_do_not() {
+    let rig = Rig::new("restart", Auto::None);
+    rig.control.plug(PlugRequest { macs: vec!["02:00:00:00:00:01".into()], ..request("stays", "t1") }).unwrap();
+    rig.control.plug(request("goes", "t2")).unwrap();
+    rig.control.note_made(&"stays".into(), Some("here".into())).unwrap();
+    rig.control.unplug("goes").unwrap();
+    let rig = rig.restart();
+    rig.until("the device", |rig| rig.opener.events() == ["open stays"]);
+    let view = rig.control.view();
+    let plug = &view.interfaces["stays"].plug;
+    assert_eq!(plug.macs, ["02:00:00:00:00:01"]);
+    assert_eq!(plug.made.as_deref(), Some("here"));
+    assert_eq!(view.interfaces.len(), 1);
+}
+
+#[test]
+fn automatic_devices_come_and_go_with_their_attachment() {
+    let rig = Rig::new("auto", Auto::VhostUser);
+    rig.attach("net", "red", &["0123456789abcdef", "../evil"]);
+    rig.until("the device", |rig| rig.op_status("0123456789abcdef") == OpStatus::Up);
+    let view = rig.control.view();
+    let plug = &view.interfaces["0123456789abcdef"].plug;
+    assert!(plug.is_automatic);
+    assert_eq!(device_name(&plug.device), rig.directory.join("vhu0123456789a").to_str().unwrap());
+    assert_eq!(view.no_device["../evil"], NoDevice::UnsafeName);
+    assert_eq!(rig.op_status("../evil"), OpStatus::Down);
+
+    rig.set("0123456789abcdef", |port| port.attachment = None);
+    rig.until("its end", |rig| rig.control.view().interfaces.is_empty());
+    assert!(rig.opener.events().contains(&"remove 0123456789abcdef".to_owned()));
+    assert!(rig.control.switch().snapshot().config.ports().is_empty());
+}
+
+#[test]
+fn a_name_that_is_taken_gets_no_device_until_it_is_free() {
+    let rig = Rig::new("taken", Auto::VhostUser);
+    std::fs::write(rig.directory.join("vhuvm"), "somebody's").unwrap();
+    rig.attach("net", "red", &["vm"]);
+    assert_eq!(rig.control.view().no_device["vm"], NoDevice::NameTaken);
+    std::fs::remove_file(rig.directory.join("vhuvm")).unwrap();
+    rig.control.housekeep();
+    rig.until("the device", |rig| rig.op_status("vm") == OpStatus::Up);
+}
+
+#[test]
+fn an_operator_s_plug_takes_the_place_of_an_automatic_one_and_then_stays() {
+    let rig = Rig::new("adopt", Auto::VhostUser);
+    rig.attach("net", "red", &["vm"]);
+    rig.until("the device", |rig| rig.op_status("vm") == OpStatus::Up);
+    rig.control.plug(PlugRequest { replace: true, ..request("vm", "t1") }).unwrap();
+    rig.set("vm", |port| port.attachment = None);
+    let view = rig.control.view();
+    assert!(!view.interfaces["vm"].plug.is_automatic);
+}
+
+#[test]
+fn a_freed_index_carries_nothing_over_to_its_next_owner() {
+    let rig = Rig::new("index", Auto::None);
+    rig.control.plug(request("one", "t1")).unwrap();
+    let index = rig.control.view().interfaces["one"].index.unwrap();
+    let ledger = rig.control.switch().ledger(index).unwrap();
+    ledger.of(switch::ids::WorkerIndex(0)).rx.drop(switch::ledger::DropReason::Truncated);
+    rig.control.unplug("one").unwrap();
+    assert!(rig.control.switch().ledger(index).is_none());
+    for (interface, tap) in [("two", "t2"), ("three", "t3")] {
+        rig.control.plug(request(interface, tap)).unwrap();
+        let index = rig.control.view().interfaces[interface].index.unwrap();
+        let ledger = rig.control.switch().ledger(index).unwrap();
+        assert_eq!(ledger.rx().drops().count(), 0);
+    }
+}

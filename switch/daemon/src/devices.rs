@@ -1,0 +1,504 @@
+//! The devices of this host: opened, retried for ever, watched and closed, on one thread of their own.
+//!
+//! Opening may take long or fail for days (a namespace that is not there yet), and closing waits for the workers. So nobody
+//! else waits for either: the control side hands orders to the supervisor thread and reads each [`Slot`]'s condition.
+//! Orders are taken first come, first served, so a stop sent after a start finds the device started.
+//! Bounds: a pause of 50 ms to 1 s between two attempts for one device; a look at the running ones once a second.
+//! Locks: a slot's condition is a leaf; nothing else is locked while it is held.
+
+use api::host::{DeviceSpec, Plug};
+use api::model::InterfaceId;
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use switch::ids::PortIndex;
+use switch::port::{Device, DeviceState, Link, Place};
+
+/// Pause after the first failed attempt; doubled after each further one.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Pause between two looks at the running devices.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// An open device as the supervisor keeps it.
+pub(crate) trait Running: Device {
+    /// Whether it is beyond repair and must be opened anew.
+    fn is_lost(&self) -> bool;
+
+    /// Closes it and removes from the host what we made for it.
+    fn remove(self: Box<Self>);
+}
+
+/// Why a device could not be opened; it will be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct OpenError {
+    /// One line for people.
+    pub(crate) reason: String,
+    /// The name belongs to something that is not ours: waiting is not likely to help.
+    pub(crate) is_name_taken: bool,
+}
+
+/// Opens devices; the one seam where tests put devices of their own.
+pub(crate) trait Opener: Send + Sync {
+    /// Opens the device of a plug; its port is published at `place`.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was left behind.
+    fn open(&self, plug: &Plug, place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError>;
+}
+
+/// The host side of one plug, from its start to its stop.
+pub(crate) struct Slot {
+    /// The interface id.
+    pub(crate) interface: InterfaceId,
+    /// Its port index.
+    pub(crate) index: PortIndex,
+    place: Arc<dyn Place>,
+    condition: Mutex<Condition>,
+    attempted: Condvar,
+}
+
+struct Condition {
+    /// As it is to be opened at the next attempt.
+    plug: Plug,
+    running: Option<Box<dyn Running>>,
+    /// Why it is not running; empty before the first attempt.
+    reason: String,
+    is_name_taken: bool,
+    attempts: u64,
+    is_stopped: bool,
+}
+
+impl Slot {
+    /// A slot whose device is not open yet.
+    pub(crate) fn new(plug: Plug, index: PortIndex, place: Arc<dyn Place>) -> Arc<Slot> {
+        Arc::new(Slot {
+            interface: plug.interface.clone(),
+            index,
+            place,
+            condition: Mutex::new(Condition {
+                plug,
+                running: None,
+                reason: String::new(),
+                is_name_taken: false,
+                attempts: 0,
+                is_stopped: false,
+            }),
+            attempted: Condvar::new(),
+        })
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device's condition now; before it is open, why it is not.
+    pub(crate) fn state(&self) -> DeviceState {
+        let condition = self.condition();
+        match &condition.running {
+            Some(running) => running.state(),
+            None => DeviceState { is_ready: false, link: Link::Down, reason: condition.reason.clone() },
+        }
+    }
+
+    /// What the next attempt opens.
+    pub(crate) fn set_plug(&self, plug: Plug) {
+        self.condition().plug = plug;
+    }
+
+    /// Whether the last attempt failed because the name belongs to something else.
+    pub(crate) fn is_name_taken(&self) -> bool {
+        self.condition().is_name_taken
+    }
+
+    /// Waits for the end of the first attempt; answers whether it came within `limit`.
+    pub(crate) fn wait_attempted(&self, limit: Duration) -> bool {
+        let waited = self.attempted.wait_timeout_while(self.condition(), limit, |condition| condition.attempts == 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.attempts > 0
+    }
+
+    /// One attempt to open. Answers whether the device now runs or no longer has to.
+    fn attempt(&self, opener: &dyn Opener) -> bool {
+        let plug = {
+            let condition = self.condition();
+            if condition.is_stopped || condition.running.is_some() {
+                return true;
+            }
+            condition.plug.clone()
+        };
+        let result = opener.open(&plug, self.place.clone());
+        let mut condition = self.condition();
+        condition.attempts += 1;
+        let is_done = match result {
+            Ok(running) => {
+                tracing::info!(interface = &*self.interface, port = self.index.0, "device is open");
+                condition.running = Some(running);
+                condition.reason.clear();
+                condition.is_name_taken = false;
+                true
+            }
+            Err(error) => {
+                if condition.reason != error.reason {
+                    tracing::warn!(
+                        interface = &*self.interface,
+                        reason = error.reason,
+                        "device is not there; retrying"
+                    );
+                }
+                condition.reason = error.reason;
+                condition.is_name_taken = error.is_name_taken;
+                false
+            }
+        };
+        self.attempted.notify_all();
+        is_done
+    }
+
+    /// Closes the device if it is beyond repair; answers whether it must be opened anew.
+    fn close_if_lost(&self) -> bool {
+        let lost = {
+            let mut condition = self.condition();
+            if !condition.running.as_ref().is_some_and(|running| running.is_lost()) {
+                return false;
+            }
+            let lost = condition.running.take();
+            condition.reason = lost.as_ref().map(|running| running.state().reason).unwrap_or_default();
+            tracing::warn!(interface = &*self.interface, reason = condition.reason, "device is lost; opening it anew");
+            lost
+        };
+        // Outside the lock: closing waits for the workers.
+        drop(lost);
+        true
+    }
+
+    fn stop(&self, is_removal: bool, opener: &dyn Opener) {
+        let (running, plug) = {
+            let mut condition = self.condition();
+            condition.is_stopped = true;
+            condition.reason.clear();
+            (condition.running.take(), condition.plug.clone())
+        };
+        match running {
+            Some(running) if is_removal => running.remove(),
+            Some(running) => drop(running),
+            // Not open, but a device of ours may still be there: take hold of it once to remove it.
+            None if is_removal && plug.made.is_some() => {
+                if let Ok(running) = opener.open(&plug, self.place.clone()) {
+                    running.remove();
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// What the supervisor is asked to do.
+enum Order {
+    Start(Arc<Slot>),
+    Stop { slot: Arc<Slot>, is_removal: bool, then: Box<dyn FnOnce() + Send> },
+    Mark(Box<dyn FnOnce() + Send>),
+    Quit,
+}
+
+/// The control side's end of the supervisor thread.
+pub(crate) struct Supervisor {
+    orders: Sender<Order>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Supervisor {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn spawn(opener: Arc<dyn Opener>) -> std::io::Result<Supervisor> {
+        let (orders, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("devices".into())
+            .spawn(move || Shift { opener, inbox, slots: HashMap::new(), due: Vec::new() }.run())?;
+        Ok(Supervisor { orders, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn send(&self, order: Order) {
+        // After `shutdown` nobody listens, and nothing needs to be done any more.
+        let _ = self.orders.send(order);
+    }
+
+    /// Opens the slot's device, now and again until it is there.
+    pub(crate) fn start(&self, slot: Arc<Slot>) {
+        self.send(Order::Start(slot));
+    }
+
+    /// Closes the slot's device, removes it if asked, then calls `then` on the supervisor thread.
+    pub(crate) fn stop(&self, slot: Arc<Slot>, is_removal: bool, then: impl FnOnce() + Send + 'static) {
+        self.send(Order::Stop { slot, is_removal, then: Box::new(then) });
+    }
+
+    /// Calls `then` when all orders given before have been tried once.
+    pub(crate) fn when_tried(&self, then: impl FnOnce() + Send + 'static) {
+        self.send(Order::Mark(Box::new(then)));
+    }
+
+    /// Closes all devices, removes none, and ends the thread.
+    pub(crate) fn shutdown(&self) {
+        self.send(Order::Quit);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            thread.join().expect("the supervisor does not panic: the process aborts if it does");
+        }
+    }
+}
+
+/// A device that is waiting for its next attempt.
+struct Due {
+    at: Instant,
+    pause: Duration,
+    slot: Arc<Slot>,
+}
+
+/// The supervisor thread's own state.
+struct Shift {
+    opener: Arc<dyn Opener>,
+    inbox: Receiver<Order>,
+    /// Started and not stopped.
+    slots: HashMap<InterfaceId, Arc<Slot>>,
+    due: Vec<Due>,
+}
+
+impl Shift {
+    fn run(mut self) {
+        let mut next_watch = Instant::now() + WATCH_PAUSE;
+        loop {
+            let order = if self.slots.is_empty() {
+                self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                let wake = self.due.iter().map(|due| due.at).min().unwrap_or(next_watch).min(next_watch);
+                self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now()))
+            };
+            match order {
+                Ok(Order::Start(slot)) => {
+                    self.slots.insert(slot.interface.clone(), slot.clone());
+                    self.try_open(slot, RETRY_MIN);
+                }
+                Ok(Order::Stop { slot, is_removal, then }) => {
+                    slot.stop(is_removal, &*self.opener);
+                    self.due.retain(|due| !Arc::ptr_eq(&due.slot, &slot));
+                    if self.slots.get(&slot.interface).is_some_and(|known| Arc::ptr_eq(known, &slot)) {
+                        self.slots.remove(&slot.interface);
+                    }
+                    then();
+                }
+                Ok(Order::Mark(then)) => then(),
+                Ok(Order::Quit) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = Instant::now();
+            for due in self.due.extract_if(.., |due| due.at <= now).collect::<Vec<_>>() {
+                self.try_open(due.slot, due.pause);
+            }
+            if now >= next_watch {
+                next_watch = now + WATCH_PAUSE;
+                let lost: Vec<_> = self.slots.values().filter(|slot| slot.close_if_lost()).cloned().collect();
+                for slot in lost {
+                    self.try_open(slot, RETRY_MIN);
+                }
+            }
+        }
+        for slot in self.slots.values() {
+            slot.stop(false, &*self.opener);
+        }
+    }
+
+    fn try_open(&mut self, slot: Arc<Slot>, pause: Duration) {
+        if !slot.attempt(&*self.opener) {
+            self.due.push(Due { at: Instant::now() + pause, pause: (pause * 2).min(RETRY_MAX), slot });
+        }
+    }
+}
+
+/// The device of a plug as people know it: a path or an interface name.
+pub(crate) fn device_name(device: &DeviceSpec) -> &str {
+    match device {
+        DeviceSpec::VhostUser { path, .. } => path,
+        DeviceSpec::Tap { name, .. } => name,
+    }
+}
+
+/// Whether two plugs would fight over one device.
+pub(crate) fn is_same_device(one: &DeviceSpec, other: &DeviceSpec) -> bool {
+    match (one, other) {
+        (DeviceSpec::VhostUser { path, .. }, DeviceSpec::VhostUser { path: second, .. }) => path == second,
+        (DeviceSpec::Tap { name, netns }, DeviceSpec::Tap { name: second, netns: second_netns }) => {
+            name == second && netns == second_netns
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Devices that exist in memory only.
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Opens pretend devices, or says why not.
+    #[derive(Default)]
+    pub(crate) struct FakeOpener {
+        /// What `open` answers for these interfaces instead of a device.
+        pub(crate) refusals: Mutex<HashMap<InterfaceId, (String, bool)>>,
+        /// Everything that happened, in order.
+        pub(crate) events: Arc<Mutex<Vec<String>>>,
+        /// Whether the devices given out are lost.
+        pub(crate) lost: Arc<AtomicBool>,
+    }
+
+    struct FakeDevice {
+        interface: InterfaceId,
+        events: Arc<Mutex<Vec<String>>>,
+        lost: Arc<AtomicBool>,
+    }
+
+    impl FakeOpener {
+        pub(crate) fn refuse(&self, interface: &str, reason: &str, is_name_taken: bool) {
+            self.refusals.lock().unwrap().insert(interface.into(), (reason.into(), is_name_taken));
+        }
+
+        pub(crate) fn events(&self) -> Vec<String> {
+            self.events.lock().unwrap().clone()
+        }
+    }
+
+    impl Opener for FakeOpener {
+        fn open(&self, plug: &Plug, _place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError> {
+            if let Some((reason, is_name_taken)) = self.refusals.lock().unwrap().get(&plug.interface) {
+                return Err(OpenError { reason: reason.clone(), is_name_taken: *is_name_taken });
+            }
+            self.lost.store(false, Ordering::Relaxed);
+            self.events.lock().unwrap().push(format!("open {}", plug.interface));
+            let (events, lost) = (self.events.clone(), self.lost.clone());
+            Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost }))
+        }
+    }
+
+    impl Device for FakeDevice {
+        fn state(&self) -> DeviceState {
+            DeviceState { is_ready: true, link: Link::Up, reason: String::new() }
+        }
+    }
+
+    impl Running for FakeDevice {
+        fn is_lost(&self) -> bool {
+            self.lost.load(Ordering::Relaxed)
+        }
+
+        fn remove(self: Box<Self>) {
+            self.events.lock().unwrap().push(format!("remove {}", self.interface));
+        }
+    }
+
+    impl Drop for FakeDevice {
+        fn drop(&mut self) {
+            self.events.lock().unwrap().push(format!("close {}", self.interface));
+        }
+    }
+
+    /// A place where nobody looks.
+    pub(crate) struct NoPlace;
+
+    impl Place for NoPlace {
+        fn publish(&self, _port: Arc<dyn switch::port::Port>) {}
+        fn withdraw(&self) {}
+    }
+
+    /// A plug of a TAP without further wishes.
+    pub(crate) fn tap_plug(interface: &str, name: &str) -> Plug {
+        Plug {
+            interface: interface.into(),
+            device: DeviceSpec::Tap { name: name.into(), netns: None },
+            macs: Vec::new(),
+            mtu: None,
+            tenant: None,
+            is_automatic: false,
+            made: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::*;
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < SOON, "{what} never came");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn slot(interface: &str) -> Arc<Slot> {
+        Slot::new(tap_plug(interface, "t0"), PortIndex(0), Arc::new(NoPlace))
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_retried_until_it_is_and_the_reason_is_told() {
+        let opener = Arc::new(FakeOpener::default());
+        opener.refuse("vm1", "namespace is gone", false);
+        let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+        let slot = slot("vm1");
+        supervisor.start(slot.clone());
+        assert!(slot.wait_attempted(SOON));
+        assert_eq!((slot.state().is_ready, slot.state().reason.as_str()), (false, "namespace is gone"));
+        opener.refusals.lock().unwrap().clear();
+        until("the device", || slot.state().is_ready);
+        supervisor.shutdown();
+        assert_eq!(opener.events(), ["open vm1", "close vm1"]);
+    }
+
+    #[test]
+    fn one_absent_device_does_not_hold_up_the_others() {
+        let opener = Arc::new(FakeOpener::default());
+        opener.refuse("gone", "no such namespace", false);
+        let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+        let (gone, here) = (slot("gone"), slot("here"));
+        supervisor.start(gone.clone());
+        supervisor.start(here.clone());
+        let (sender, tried) = channel();
+        supervisor.when_tried(move || sender.send(()).unwrap());
+        tried.recv_timeout(SOON).unwrap();
+        assert!(here.state().is_ready && !gone.state().is_ready);
+        supervisor.shutdown();
+    }
+
+    #[test]
+    fn a_removed_device_is_gone_before_the_caller_hears_of_it_and_is_not_retried() {
+        let opener = Arc::new(FakeOpener::default());
+        let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+        let slot = slot("vm1");
+        supervisor.start(slot.clone());
+        let (sender, stopped) = channel();
+        let events = opener.events.clone();
+        supervisor.stop(slot, true, move || sender.send(events.lock().unwrap().clone()).unwrap());
+        let events = stopped.recv_timeout(SOON).unwrap();
+        assert_eq!(events, ["open vm1", "remove vm1", "close vm1"]);
+        supervisor.shutdown();
+        assert_eq!(opener.events().len(), 3);
+    }
+
+    #[test]
+    fn a_lost_device_is_closed_and_opened_anew() {
+        let opener = Arc::new(FakeOpener::default());
+        let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+        supervisor.start(slot("vm1"));
+        until("the device", || opener.events().len() == 1);
+        opener.lost.store(true, std::sync::atomic::Ordering::Relaxed);
+        until("the second opening", || opener.events() == ["open vm1", "close vm1", "open vm1"]);
+        supervisor.shutdown();
+    }
+}

@@ -1,0 +1,175 @@
+//! Opening the real devices of a plug: vhost-user sockets and TAPs.
+//!
+//! The hard part is to take only what is ours. A TAP outlives us, so after a restart a device of the wanted name is there and
+//! must be reopened; but a stranger's device of that name must not be touched. So before a TAP is made we write down where
+//! ([`MadeBook`]): boot and namespace. Only a device found there again is reopened; anywhere else it is made exclusively. As
+//! this is written before the device is made, kill -9 at any moment leaves no device that nobody knows.
+//! Owned by the supervisor thread.
+
+use crate::devices::{OpenError, Opener, Running};
+use api::host::{DeviceSpec, Plug, SocketRole};
+use api::model::InterfaceId;
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use switch::config::MTU_DEFAULT;
+use switch::netns;
+use switch::port::{Device, Place};
+use switch::tap::{Tap, TapConfig, TapError};
+use vhost::backend::{Backend, BackendConfig, Role};
+
+/// Where it is written down, durably, which TAPs are ours.
+pub(crate) trait MadeBook: Send + Sync {
+    /// Notes where the TAP of a plug is about to be made, or that it is not there (`None`).
+    ///
+    /// # Errors
+    /// One line if it could not be made durable.
+    fn note_made(&self, interface: &InterfaceId, made: Option<String>) -> Result<(), String>;
+}
+
+/// How sockets that we make are owned.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SocketRights {
+    /// Owner and group; `None`: ours.
+    pub(crate) owner: (Option<u32>, Option<u32>),
+    /// Permission bits.
+    pub(crate) mode: u32,
+}
+
+/// Opens the devices of this host.
+pub(crate) struct HostOpener {
+    rights: SocketRights,
+    boot: String,
+    book: OnceLock<Weak<dyn MadeBook>>,
+    /// TAPs whose making was written down in this run and then failed: what has their name meanwhile is not ours.
+    unmade: Mutex<HashSet<InterfaceId>>,
+}
+
+impl HostOpener {
+    /// An opener; [`HostOpener::keep_book`] before the first TAP.
+    pub(crate) fn new(rights: SocketRights) -> HostOpener {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        HostOpener { rights, boot: boot.trim().to_owned(), book: OnceLock::new(), unmade: Mutex::default() }
+    }
+
+    /// Where TAPs are written down.
+    pub(crate) fn keep_book(&self, book: Weak<dyn MadeBook>) {
+        assert!(self.book.set(book).is_ok(), "one book is kept");
+    }
+
+    fn note(&self, interface: &InterfaceId, made: Option<String>) -> Result<(), OpenError> {
+        match self.book.get().and_then(Weak::upgrade) {
+            Some(book) => book.note_made(interface, made).map_err(failed),
+            None => Err(failed("the daemon is shutting down")),
+        }
+    }
+
+    fn open_tap(
+        &self,
+        plug: &Plug,
+        name: &str,
+        netns: Option<&str>,
+        place: Arc<dyn Place>,
+    ) -> Result<Box<dyn Running>, OpenError> {
+        let handle = match netns {
+            Some(path) => netns::open(path).map_err(|error| namespace_failed(path, &error))?,
+            None => netns::own().map_err(|error| namespace_failed("/proc/self/ns/net", &error))?,
+        };
+        let here = self.whereabouts(&handle).map_err(failed)?;
+        let mut unmade = self.unmade.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = plug.made.as_deref() == Some(&here) && !unmade.contains(&plug.interface);
+        if !is_ours {
+            let is_taken = netns::has_interface(netns.map(|_| handle.as_fd()), name)
+                .map_err(|error| namespace_failed(netns.unwrap_or("our own"), &error))?;
+            if is_taken {
+                return Err(OpenError {
+                    reason: format!("an interface named {name:?} exists already and is not ours"),
+                    is_name_taken: true,
+                });
+            }
+            if plug.made.as_deref() != Some(&here) {
+                self.note(&plug.interface, Some(here))?;
+            }
+        }
+        let config = TapConfig {
+            name: name.to_owned(),
+            netns: netns.map(|_| handle),
+            mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
+            reopen: is_ours,
+        };
+        match Tap::open(config, place) {
+            Ok(tap) => {
+                unmade.remove(&plug.interface);
+                Ok(Box::new(tap))
+            }
+            Err(error) => {
+                if !is_ours {
+                    unmade.insert(plug.interface.clone());
+                }
+                let is_name_taken = matches!(error, TapError::NameTaken { .. });
+                Err(OpenError { reason: error.to_string(), is_name_taken })
+            }
+        }
+    }
+
+    /// This boot and this namespace: a TAP never outlives the one and never leaves the other by itself.
+    fn whereabouts(&self, netns: &OwnedFd) -> Result<String, String> {
+        let stat = rustix::fs::fstat(netns).map_err(|error| format!("looking at the namespace: {error}"))?;
+        Ok(format!("{}/{}:{}", self.boot, stat.st_dev, stat.st_ino))
+    }
+}
+
+fn failed(reason: impl Into<String>) -> OpenError {
+    OpenError { reason: reason.into(), is_name_taken: false }
+}
+
+fn namespace_failed(path: &str, error: &std::io::Error) -> OpenError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => failed(format!("the network namespace {path} is gone")),
+        _ => failed(format!("network namespace {path}: {error}")),
+    }
+}
+
+impl Opener for HostOpener {
+    fn open(&self, plug: &Plug, place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError> {
+        match &plug.device {
+            DeviceSpec::Tap { name, netns } => self.open_tap(plug, name, netns.as_deref(), place),
+            DeviceSpec::VhostUser { path, role } => {
+                let config = BackendConfig {
+                    path: PathBuf::from(path),
+                    role: match role {
+                        SocketRole::Server => Role::Server,
+                        SocketRole::Client => Role::Client,
+                    },
+                    mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
+                    owner: self.rights.owner,
+                    mode: self.rights.mode,
+                    peer_uids: self.rights.owner.0.into_iter().collect(),
+                };
+                let backend = Backend::start(config, place).map_err(|error| failed(error.to_string()))?;
+                Ok(Box::new(backend))
+            }
+        }
+    }
+}
+
+impl Running for Tap {
+    fn is_lost(&self) -> bool {
+        !self.state().is_ready
+    }
+
+    fn remove(self: Box<Self>) {
+        Tap::remove(*self);
+    }
+}
+
+impl Running for Backend {
+    /// A backend mends itself: its thread accepts or connects again for ever.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// Dropping it unlinks the socket it made.
+    fn remove(self: Box<Self>) {}
+}

@@ -1,0 +1,139 @@
+//! The language of the admin socket: one JSON object a line each way, with a version number.
+//!
+//! A line has at most [`LINE_MAX`] bytes, so that a client cannot make the daemon keep more. A request of another version is
+//! refused by name rather than misunderstood. The same socket answers `GET /metrics` in HTTP, told apart by its first
+//! bytes: no request in JSON begins with `G`.
+
+use crate::cli::What;
+use crate::plugs::PlugRequest;
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, Read};
+
+/// The version of this language.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes of a request or of the headers of an HTTP request: a whole frame of 64 KiB in hexadecimal fits.
+pub(crate) const LINE_MAX: usize = 256 * 1024;
+/// Bytes of an answer that a client takes: 4,096 ports with all their counters fit.
+pub(crate) const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// A request with its version.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Envelope {
+    /// [`VERSION`]
+    pub(crate) version: u32,
+    /// What is asked.
+    pub(crate) request: Request,
+}
+
+/// What a client may ask.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Plug an interface.
+    Plug(PlugRequest),
+    /// Unplug one.
+    Unplug {
+        /// Its id.
+        interface: String,
+    },
+    /// Show something.
+    Show {
+        /// What.
+        what: What,
+    },
+    /// Trace a frame.
+    Trace {
+        /// Interface id or logical port id.
+        port: String,
+        /// The frame, hexadecimal.
+        frame: String,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// Done; what was asked for.
+    Ok(serde_json::Value),
+    /// Refused or failed: one line saying why.
+    Error(String),
+}
+
+/// Reads one line of at most `max` bytes, without its newline; `None` at the end of the stream.
+///
+/// # Errors
+/// `InvalidData` if the line is longer, `UnexpectedEof` if the stream ends within it.
+pub(crate) fn read_line(from: &mut impl BufRead, max: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    from.take(max as u64 + 1).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() >= max => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line is longer than {max} bytes")))
+        }
+        Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Reads hexadecimal digits, spaces and colons between them ignored.
+///
+/// # Errors
+/// One line saying what is wrong.
+pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
+    let digits = text.bytes().filter(|byte| !byte.is_ascii_whitespace() && *byte != b':');
+    let digits = digits
+        .map(|byte| char::from(byte).to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<Vec<u8>>>()
+        .ok_or("the frame must be hexadecimal digits")?;
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err("the frame has an odd number of hexadecimal digits".into());
+    }
+    Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded_and_must_be_whole() {
+        let mut stream: &[u8] = b"one\n\nthree";
+        assert_eq!(read_line(&mut stream, 8).unwrap().unwrap(), b"one");
+        assert_eq!(read_line(&mut stream, 8).unwrap().unwrap(), b"");
+        assert_eq!(read_line(&mut stream, 8).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(read_line(&mut stream, 8).unwrap().is_none());
+        let mut long: &[u8] = b"123456789\n";
+        assert_eq!(read_line(&mut long, 8).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut exact: &[u8] = b"12345678\n";
+        assert_eq!(read_line(&mut exact, 8).unwrap().unwrap(), b"12345678");
+    }
+
+    #[test]
+    fn requests_have_one_form() {
+        let text = r#"{"version":1,"request":{"show":{"what":"ports"}}}"#;
+        let envelope: Envelope = serde_json::from_str(text).unwrap();
+        assert!(matches!(envelope.request, Request::Show { what: What::Ports }));
+        assert_eq!(serde_json::to_string(&envelope).unwrap(), text);
+        for wrong in [
+            r#"{"request":{"show":{"what":"ports"}}}"#,
+            r#"{"version":1,"request":{"show":{"what":"ports","x":1}}}"#,
+            r#"{"version":1,"request":{"reboot":{}}}"#,
+            r#"{"version":1,"request":{"unplug":{"interface":"a"}},"x":1}"#,
+        ] {
+            assert!(serde_json::from_str::<Envelope>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn frames_are_read_from_hexadecimal() {
+        assert_eq!(parse_hex("ff:00 0a\n0B").unwrap(), [0xff, 0, 0x0a, 0x0b]);
+        assert!(parse_hex("f").is_err());
+        assert!(parse_hex("0x00").is_err());
+        assert!(parse_hex("éé").is_err());
+        assert!(parse_hex("").unwrap().is_empty());
+    }
+}

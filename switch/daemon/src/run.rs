@@ -1,0 +1,356 @@
+//! `qvs run`: puts the parts together, serves, and takes them apart again.
+//!
+//! Order matters. Locks and listeners come first, so that a second daemon changes nothing before it is told who holds them.
+//! Then the config is in force and the API serves; devices open meanwhile on their own thread, and the service manager
+//! hears READY when each was tried. At the end requests in flight are answered, then workers and devices end; a watchdog
+//! ends the process if that takes too long. tokio runs the API and signals only; workers are plain threads.
+
+use crate::accounts;
+use crate::admin::{self, AdminSocket, Service};
+use crate::cli::RunArgs;
+use crate::control::{Control, DeviceRules, Tenants};
+use crate::devices::Supervisor;
+use crate::load::Load;
+use crate::logs;
+use crate::notify::notify;
+use crate::opener::{HostOpener, MadeBook, SocketRights};
+use crate::service::Daemon;
+use crate::settings::{Driver, PollMode, Settings, SettingsError};
+use anyhow::{Context, anyhow};
+use api::host::Host;
+use api::model::Model;
+use api::plugin::Plugin;
+use api::plugins::{FakePlugin, NativePlugin};
+use api::server::{Limits, ServerConfig, serve};
+use api::store::Store;
+use pipelines::Standard;
+use std::fs::DirBuilder;
+use std::io::{BufReader, BufWriter};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use switch::affinity;
+use switch::poll::Poll;
+use switch::switch::{Switch, SwitchConfig, WorkerSpec};
+
+/// The whole time from SIGTERM to the end, with some to spare of the contract's 5 s.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(4500);
+/// Of that, how long requests in flight may take.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Pause between two rounds of housekeeping.
+const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
+/// Threads of the API's runtime; calls that block run on others.
+const API_THREADS: usize = 2;
+/// Connections for metrics over TCP served at once.
+const SCRAPES_MAX: usize = 8;
+/// How long one read or write of a scrape may take.
+const SCRAPE_IDLE_MAX: Duration = Duration::from_secs(5);
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The settings are wrong: exit status 2.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    /// Anything else: exit status 1.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+/// The tenants' side over either plugin.
+struct TenantsOf<T> {
+    plugin: Arc<T>,
+    put_in_force: Box<dyn Fn(&T) + Send + Sync>,
+    snapshot: fn(&T) -> Arc<Model>,
+}
+
+impl<T: Send + Sync> Tenants for TenantsOf<T> {
+    fn snapshot(&self) -> Arc<Model> {
+        (self.snapshot)(&self.plugin)
+    }
+
+    fn put_in_force(&self) {
+        (self.put_in_force)(&self.plugin);
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`]; its text is the one line to print.
+pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
+    let begin = Instant::now();
+    rustix::thread::set_no_new_privs(true).context("setting no_new_privs")?;
+    let settings = Settings::load(args.config.as_deref())?;
+    logs::start(args.log, args.log_level);
+    raise_file_limit();
+
+    let admin_group = id_of(&settings, "admin", "group", &settings.admin.group, accounts::gid)?;
+    let rights = SocketRights {
+        owner: (
+            id_of(&settings, "vhost", "owner", &settings.vhost.owner, accounts::uid)?,
+            id_of(&settings, "vhost", "group", &settings.vhost.group, accounts::gid)?,
+        ),
+        mode: settings.vhost.mode_bits(),
+    };
+    let allowed = affinity::allowed_cpus().context("asking for the allowed CPUs")?;
+    let auto = affinity::cpus_auto().context("asking for the allowed CPUs")?;
+    let cpus = settings.worker_cpus(&allowed, &auto)?;
+    make_directories(&settings, admin_group, rights.owner.1)?;
+
+    let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
+    let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
+    let api = listen(settings.api.listen, "the API")?;
+    let api_address = api.local_addr().context("the API's listener")?;
+    let metrics = settings.metrics.listen.map(|address| listen(address, "metrics")).transpose()?;
+    let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose().context("the metrics' listener")?;
+
+    let switch: Arc<Switch<Standard>> = Switch::new(&SwitchConfig {
+        workers: cpus.iter().map(|&cpu| WorkerSpec { cpu: Some(cpu) }).collect(),
+        poll: match settings.switch.poll {
+            PollMode::Always => Poll::Always,
+            PollMode::Adaptive => Poll::Adaptive { idle: Duration::from_micros(settings.switch.idle_us) },
+        },
+        mac_max: settings.mac.max,
+        mac_age_s: settings.mac.age_s,
+    })
+    .context("making the switch")?;
+    let opener = Arc::new(HostOpener::new(rights));
+    let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
+    let rules =
+        DeviceRules { auto: settings.attach.auto, vhost_dir: settings.vhost.dir.clone(), role: settings.vhost.role };
+    let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
+    let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));
+    opener.keep_book(book);
+    let (plugin, tenants) = make_plugin(settings.plugin.driver, store, &control)?;
+
+    switch.start().context("starting the workers")?;
+    let load = Load::new(cpus.iter().map(|&cpu| Some(cpu)));
+    let server = ServerConfig {
+        hosts: settings.api.hosts.clone(),
+        is_insecure: settings.identity.insecure,
+        limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
+    };
+    let daemon = Arc::new(Daemon { control: control.clone(), load, settings, api_address, metrics_address });
+    let served = admin_socket.serve(daemon.clone()).context("serving the admin socket")?;
+    if let Some(listener) = metrics {
+        serve_metrics(listener, daemon.clone()).context("serving metrics")?;
+    }
+    if daemon.settings.identity.insecure {
+        tracing::warn!(listen = %api_address, "identity.insecure: whoever reaches the API may do everything");
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(API_THREADS)
+        .thread_name("api")
+        .enable_all()
+        .build()
+        .context("starting the API's threads")?;
+    let asked_to_end = {
+        let _guard = runtime.enter();
+        signals().context("catching signals")?
+    };
+    control.start(tenants, move || {
+        let ready_ms = begin.elapsed().as_millis() as u64;
+        tracing::info!(ready_ms, "ready: every device was tried");
+        notify("READY=1\nSTATUS=switching");
+    });
+    let serving_us = begin.elapsed().as_micros() as u64;
+    tracing::info!(
+        api = %api_address, admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
+        pid = std::process::id(), "serving"
+    );
+    start_housekeeping(&daemon).context("starting a thread")?;
+
+    let outcome = runtime.block_on(async {
+        let shutdown = async {
+            asked_to_end.await;
+            tracing::info!("asked to end");
+            notify("STOPPING=1");
+            start_watchdog();
+        };
+        serve(api, server, plugin, shutdown).await
+    });
+    drop(served);
+    switch.stop();
+    control.shutdown();
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome.context("serving the API")?;
+    tracing::info!("done");
+    Ok(())
+}
+
+fn make_plugin(
+    driver: Driver,
+    store: Arc<Store>,
+    control: &Arc<Control<Standard>>,
+) -> anyhow::Result<(Arc<dyn Plugin>, Arc<dyn Tenants>)> {
+    Ok(match driver {
+        Driver::Native => {
+            let plugin = Arc::new(NativePlugin::new(store, control.clone())?);
+            let tenants = TenantsOf {
+                plugin: plugin.clone(),
+                put_in_force: Box::new(NativePlugin::put_in_force),
+                snapshot: NativePlugin::snapshot,
+            };
+            (plugin, Arc::new(tenants))
+        }
+        Driver::Fake => {
+            let plugin = Arc::new(FakePlugin::default());
+            // Records only: interfaces are carried by the switch, but on no network.
+            let host = control.clone();
+            let tenants = TenantsOf {
+                plugin: plugin.clone(),
+                put_in_force: Box::new(move |_| host.put_in_force(&Model::default())),
+                snapshot: FakePlugin::snapshot,
+            };
+            (plugin, Arc::new(tenants))
+        }
+    })
+}
+
+/// An account of the settings as a number; empty: none.
+fn id_of(
+    settings: &Settings,
+    section: &str,
+    key: &str,
+    name: &str,
+    resolve: fn(&str) -> Result<u32, String>,
+) -> Result<Option<u32>, SettingsError> {
+    match name {
+        "" => Ok(None),
+        name => resolve(name).map(Some).map_err(|message| settings.fault(section, key, message)),
+    }
+}
+
+/// Each port needs some descriptors; take all that the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Makes the directories that are missing: state 0700, sockets 0750 and of the group that must reach into them.
+fn make_directories(settings: &Settings, admin: Option<u32>, vhost: Option<u32>) -> anyhow::Result<()> {
+    make_directory(&settings.state_dir, 0o700, None)?;
+    make_directory(&settings.run_dir, 0o750, admin.or(vhost))?;
+    if admin.is_some() && vhost.is_some() && admin != vhost {
+        tracing::warn!(
+            run_dir = %settings.run_dir.display(),
+            "admin.group and vhost.group differ: only one group can reach into run_dir; set vhost.dir or admin.socket elsewhere"
+        );
+    }
+    make_directory(&settings.vhost.dir, 0o750, vhost)?;
+    if let Some(parent) = settings.admin.socket.parent() {
+        make_directory(parent, 0o750, admin)?;
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, mode: u32, group: Option<u32>) -> anyhow::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        DirBuilder::new().recursive(true).create(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    let made = DirBuilder::new().mode(mode).create(path);
+    made.with_context(|| format!("making {}", path.display()))?;
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group).with_context(|| format!("giving {} its group", path.display()))?;
+    }
+    // The umask may have taken the group's rights away.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("giving {} its mode", path.display()))
+}
+
+fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| anyhow!("{what} cannot listen on {address}: {error}"))
+}
+
+/// Ready when SIGTERM or SIGINT came.
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The contract promises an end within 5 s, whatever hangs.
+fn start_watchdog() {
+    let spawned = std::thread::Builder::new().name("watchdog".into()).spawn(|| {
+        std::thread::sleep(SHUTDOWN_MAX);
+        tracing::warn!("something is still busy; ending all the same");
+        std::process::exit(0);
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no watchdog for the shutdown");
+    }
+}
+
+/// Once a second: MAC ages, retired snapshots, load, automatic devices without a name.
+fn start_housekeeping(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
+    let daemon = Arc::downgrade(daemon);
+    std::thread::Builder::new().name("housekeeping".into()).spawn(move || {
+        while let Some(daemon) = daemon.upgrade() {
+            let switch = daemon.control.switch();
+            switch.housekeep();
+            daemon.load.sample(&switch.worker_reports());
+            daemon.control.housekeep();
+            drop(daemon);
+            std::thread::sleep(HOUSEKEEPING_PAUSE);
+        }
+    })?;
+    Ok(())
+}
+
+/// Serves `GET /metrics` over TCP.
+fn serve_metrics(listener: TcpListener, service: Arc<dyn Service>) -> std::io::Result<()> {
+    let scrapes = Arc::new(AtomicUsize::new(0));
+    std::thread::Builder::new().name("metrics".into()).spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            if scrapes.fetch_add(1, Ordering::Relaxed) >= SCRAPES_MAX {
+                scrapes.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (service, scrapes) = (service.clone(), scrapes.clone());
+            let seat = scrapes.clone();
+            let spawned = std::thread::Builder::new().name("scrape".into()).spawn(move || {
+                if let Err(error) = scrape(&stream, &*service) {
+                    tracing::debug!(%error, "a scrape ended early");
+                }
+                scrapes.fetch_sub(1, Ordering::Relaxed);
+            });
+            if spawned.is_err() {
+                seat.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn scrape(stream: &TcpStream, service: &dyn Service) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(SCRAPE_IDLE_MAX))?;
+    stream.set_write_timeout(Some(SCRAPE_IDLE_MAX))?;
+    let mut reader = BufReader::new(stream);
+    match crate::protocol::read_line(&mut reader, admin::HTTP_LINE_MAX)? {
+        Some(line) if line.starts_with(b"GET ") => {
+            admin::serve_http(&line, &mut reader, &mut BufWriter::new(stream), service)
+        }
+        _ => Ok(()),
+    }
+}

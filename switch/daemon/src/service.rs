@@ -1,0 +1,112 @@
+//! What the daemon answers on the admin socket, put together from its parts.
+
+use crate::admin::Service;
+use crate::cli::What;
+use crate::control::Control;
+use crate::load::Load;
+use crate::metrics::Metrics;
+use crate::protocol::{Answer, Request, parse_hex};
+use crate::settings::Settings;
+use crate::view;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use switch::ids::PortIndex;
+use switch::worker::Pipeline;
+
+/// Bytes of a frame that `trace` takes: the largest a port carries, with two tags.
+const FRAME_MAX: usize = switch::config::MTU_MAX as usize + switch::config::L2_OVERHEAD_MAX;
+
+/// The running daemon, as the admin socket sees it.
+pub(crate) struct Daemon<P: Pipeline> {
+    /// The host's state.
+    pub(crate) control: Arc<Control<P>>,
+    /// The workers' load.
+    pub(crate) load: Load,
+    /// The settings in force.
+    pub(crate) settings: Settings,
+    /// Where the API listens, with the port the system chose.
+    pub(crate) api_address: SocketAddr,
+    /// Where metrics are served over TCP.
+    pub(crate) metrics_address: Option<SocketAddr>,
+}
+
+impl<P: Pipeline> Daemon<P> {
+    fn show(&self, what: What) -> Result<Value, serde_json::Error> {
+        match what {
+            What::Ports => serde_json::to_value(view::ports(&self.control)),
+            What::Networks => serde_json::to_value(view::networks(&self.control)),
+            What::Macs => serde_json::to_value(view::macs(&self.control)),
+            What::Workers => serde_json::to_value(self.workers()),
+            What::Drops => serde_json::to_value(view::drops(view::ports(&self.control))),
+            What::Config => Ok(json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "pid": std::process::id(),
+                "generation": self.control.switch().snapshot().generation,
+                "api_listen": self.api_address.to_string(),
+                "metrics_listen": self.metrics_address.map(|address| address.to_string()),
+                "settings": serde_json::to_value(&self.settings)?,
+            })),
+        }
+    }
+
+    fn workers(&self) -> Vec<view::WorkerRow> {
+        let config = self.control.switch().snapshot().config.clone();
+        let name =
+            |index: PortIndex| config.port(index).map_or_else(|| index.to_string(), |port| port.interface.to_string());
+        self.load.rows(self.control.switch().worker_reports(), name)
+    }
+
+    /// `port` is an interface id, or the id of a logical port that has one.
+    fn trace(&self, port: &str, frame: &str) -> Result<Vec<String>, String> {
+        let frame = parse_hex(frame)?;
+        if frame.len() > FRAME_MAX {
+            return Err(format!("the frame has {} bytes; at most {FRAME_MAX} are carried", frame.len()));
+        }
+        let view = self.control.view();
+        let model = self.control.model();
+        let interface = match model.ports.get(port).and_then(|port| port.attachment.as_deref()) {
+            Some(attachment) if !view.interfaces.contains_key(port) => attachment,
+            _ => port,
+        };
+        let interface = view.interfaces.get(interface).ok_or_else(|| format!("{port:?} is not plugged here"))?;
+        let index = interface.index.ok_or_else(|| format!("{port:?} has no port: the switch is full"))?;
+        let mut lines = vec![format!("from {:?}, {} bytes", interface.plug.interface, frame.len())];
+        lines.extend(self.control.switch().trace(index, &frame));
+        Ok(lines)
+    }
+}
+
+impl<P: Pipeline> Service for Daemon<P> {
+    fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Plug(plug) => match self.control.plug(plug) {
+                Ok(device) => Answer::Ok(json!({ "ready": device.is_ready, "reason": device.reason })),
+                Err(error) => Answer::Error(error.to_string()),
+            },
+            Request::Unplug { interface } => match self.control.unplug(&interface) {
+                Ok(()) => Answer::Ok(Value::Null),
+                Err(error) => Answer::Error(error.to_string()),
+            },
+            Request::Show { what } => self.show(what).map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok),
+            Request::Trace { port, frame } => match self.trace(&port, &frame) {
+                Ok(lines) => Answer::Ok(json!(lines)),
+                Err(error) => Answer::Error(error),
+            },
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let switch = self.control.switch();
+        let metrics = Metrics {
+            ports: view::ports(&self.control),
+            workers: self.workers(),
+            reports: switch.worker_reports(),
+            balance: switch.balance(),
+            generation: switch.snapshot().generation,
+            networks: self.control.model().networks.len(),
+            macs: switch.mac_table().entries(switch.clock().now()).len(),
+        };
+        metrics.render()
+    }
+}

@@ -1,0 +1,219 @@
+//! Printing what the daemon tells: tables for people, JSON for programs.
+//!
+//! Ids and names are other people's text: in tables control characters are shown as escapes, so that no tenant can drive
+//! an operator's terminal.
+
+use crate::cli::What;
+use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, WorkerRow};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What is printed where there is nothing.
+const NOTHING: &str = "-";
+
+/// The text of `answer`, which the daemon gave for `show what`.
+///
+/// # Errors
+/// If the answer has not the form it should have: the daemon is of another version.
+pub(crate) fn render(what: What, answer: Value, is_json: bool) -> Result<String, serde_json::Error> {
+    if is_json {
+        return Ok(serde_json::to_string_pretty(&answer)? + "\n");
+    }
+    Ok(match what {
+        What::Ports => ports(&rows(answer)?),
+        What::Networks => networks(&rows(answer)?),
+        What::Macs => macs(&rows(answer)?),
+        What::Workers => workers(&rows(answer)?),
+        What::Drops => drops(&rows(answer)?),
+        What::Config => config(&answer),
+    })
+}
+
+fn rows<T: DeserializeOwned>(answer: Value) -> Result<Vec<T>, serde_json::Error> {
+    serde_json::from_value(answer)
+}
+
+fn ports(rows: &[PortRow]) -> String {
+    let mut table = Table::new(&[
+        "INTERFACE",
+        "KIND",
+        "PATH",
+        "PORT",
+        "TENANT",
+        "STATE",
+        "OP-STATUS",
+        "LINK",
+        "RX",
+        "TX",
+        "DROPS",
+        "REASON",
+    ]);
+    for row in rows {
+        let drops = |flow: &FlowRow| flow.drops.values().sum::<u64>();
+        table.row(&[
+            or_nothing(&row.interface),
+            or_nothing(&row.kind),
+            or_nothing(&row.path),
+            or_nothing(&row.port),
+            or_nothing(&row.tenant),
+            or_nothing(&row.state),
+            or_nothing(&row.op_status),
+            row.link.clone(),
+            row.rx.packets.to_string(),
+            row.tx.packets.to_string(),
+            (drops(&row.rx) + drops(&row.tx)).to_string(),
+            if row.reason.is_empty() { NOTHING.into() } else { row.reason.clone() },
+        ]);
+    }
+    table.text()
+}
+
+fn networks(rows: &[NetworkRow]) -> String {
+    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PORTS"]);
+    for row in rows {
+        table.row(&[
+            row.id.clone(),
+            or_nothing(&row.name),
+            row.tenant.clone(),
+            row.kind.clone(),
+            row.ports.len().to_string(),
+        ]);
+    }
+    table.text()
+}
+
+fn macs(rows: &[MacRow]) -> String {
+    let mut table = Table::new(&["NETWORK", "MAC", "INTERFACE", "STATIC", "AGE"]);
+    for row in rows {
+        let interface = row.interface.as_ref().or(row.remote.as_ref());
+        table.row(&[
+            or_nothing(&row.network),
+            row.mac.clone(),
+            interface.cloned().unwrap_or_else(|| NOTHING.into()),
+            if row.is_static { "yes" } else { "no" }.into(),
+            if row.is_static { NOTHING.into() } else { format!("{} s", row.age_s) },
+        ]);
+    }
+    table.text()
+}
+
+fn workers(rows: &[WorkerRow]) -> String {
+    let mut table = Table::new(&["WORKER", "CPU", "BUSY", "CYCLES/PACKET", "PACKETS", "BATCH", "SLEEPS", "PORTS"]);
+    for row in rows {
+        table.row(&[
+            row.worker.to_string(),
+            row.cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string()),
+            format!("{:.1} %", row.busy * 100.0),
+            row.cycles_per_packet.map_or_else(|| NOTHING.into(), |cycles| format!("{cycles:.0}")),
+            row.packets.to_string(),
+            format!("{:.1}", row.batch),
+            row.sleeps.to_string(),
+            row.ports.len().to_string(),
+        ]);
+    }
+    table.text()
+}
+
+fn drops(rows: &[DropRow]) -> String {
+    let mut table = Table::new(&["INTERFACE", "DIRECTION", "REASON", "COUNT"]);
+    for row in rows {
+        table.row(&[row.interface.clone(), row.direction.clone(), row.reason.clone(), row.count.to_string()]);
+    }
+    table.text()
+}
+
+/// `section.key = value`, one a line, in the order of the answer.
+fn config(answer: &Value) -> String {
+    let mut text = String::new();
+    flatten("", answer, &mut text);
+    text
+}
+
+fn flatten(name: &str, value: &Value, text: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(&name, value, text);
+            }
+        }
+        value => {
+            text.push_str(name);
+            text.push_str(" = ");
+            text.push_str(&value.to_string());
+            text.push('\n');
+        }
+    }
+}
+
+fn or_nothing(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| NOTHING.into())
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str]) -> Table {
+        Table { rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: &[String]) {
+        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+    }
+
+    fn text(&self) -> String {
+        let columns = self.rows[0].len();
+        let width = |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let line: Vec<String> =
+                std::iter::zip(row, &widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            text.push_str(line.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Text without control characters, spaces kept.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_line_up_and_hostile_text_cannot_move_the_cursor() {
+        let answer = json!([
+            {"network": "n1", "mac": "02:00:00:00:00:01", "port": null, "interface": "a\u{1b}[2J\nb", "remote": null, "static": true, "age_s": 0},
+            {"network": null, "mac": "02:00:00:00:00:02", "port": null, "interface": null, "remote": null, "static": false, "age_s": 7},
+        ]);
+        let text = render(What::Macs, answer, false).unwrap();
+        assert_eq!(
+            text,
+            "NETWORK  MAC                INTERFACE      STATIC  AGE\n\
+             n1       02:00:00:00:00:01  a\\u{1b}[2J\\nb  yes     -\n\
+             -        02:00:00:00:00:02  -              no      7 s\n"
+        );
+    }
+
+    #[test]
+    fn config_is_one_key_a_line() {
+        let text = render(What::Config, json!({"generation": 3, "settings": {"api": {"hosts": []}}}), false).unwrap();
+        assert_eq!(text, "generation = 3\nsettings.api.hosts = []\n");
+    }
+
+    #[test]
+    fn json_is_passed_on_as_it_came() {
+        let answer = json!([{"anything": 1}]);
+        let text = render(What::Ports, answer.clone(), true).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), answer);
+    }
+}

@@ -1,0 +1,321 @@
+//! What `qvs show` tells, as rows: the one form that the daemon sends, `--json` prints and tables are made from.
+//!
+//! Field names are the contract's; fields are only ever added. Everything is read at the moment of asking; nothing here
+//! is kept.
+
+use crate::control::{Control, InterfaceView};
+use crate::devices::device_name;
+use api::host::{DeviceSpec, Host, SocketRole};
+use api::model::{AdminState, LogicalPort, Model};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use switch::ids::PortIndex;
+use switch::ledger::FlowTotals;
+use switch::port::Link;
+use switch::worker::Pipeline;
+
+/// One direction of a port's traffic.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FlowRow {
+    /// Frames moved.
+    pub(crate) packets: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Frames dropped, by reason.
+    pub(crate) drops: BTreeMap<String, u64>,
+}
+
+impl From<FlowTotals> for FlowRow {
+    fn from(totals: FlowTotals) -> FlowRow {
+        FlowRow {
+            packets: totals.packets,
+            bytes: totals.bytes,
+            drops: totals.drops().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        }
+    }
+}
+
+/// An interface, a logical port, or both together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct PortRow {
+    /// The interface id: plugged, attached, or both; `None`: a logical port without attachment.
+    pub(crate) interface: Option<String>,
+    /// `vhost-user` or `tap`; `None`: no device.
+    pub(crate) kind: Option<String>,
+    /// The socket's path or the TAP's name.
+    pub(crate) path: Option<String>,
+    /// The switch's role on the socket.
+    pub(crate) role: Option<String>,
+    /// The TAP's namespace; `None`: the daemon's.
+    pub(crate) netns: Option<String>,
+    /// The logical port.
+    pub(crate) port: Option<String>,
+    /// Its network.
+    pub(crate) network: Option<String>,
+    /// The network's tenant.
+    pub(crate) tenant: Option<String>,
+    /// `ACTIVE` or `DOWN`, as the tenant wants the logical port.
+    pub(crate) state: Option<String>,
+    /// `UP` or `DOWN`, as the API tells it.
+    pub(crate) op_status: Option<String>,
+    /// `up` if the guest's rings run or the carrier is there.
+    pub(crate) link: String,
+    /// Why it does not work, or why the last session ended; empty if there is nothing to say.
+    pub(crate) reason: String,
+    /// The source MACs fixed for it; empty: any.
+    pub(crate) macs: Vec<String>,
+    /// Bytes of L3 payload; `None`: no device.
+    pub(crate) mtu: Option<u16>,
+    /// Whether `attach.auto` made it.
+    pub(crate) automatic: bool,
+    /// Received by the switch from the device.
+    pub(crate) rx: FlowRow,
+    /// Sent by the switch to the device.
+    pub(crate) tx: FlowRow,
+}
+
+/// A tenant's network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct NetworkRow {
+    /// Its UUID.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: Option<String>,
+    /// Its owner.
+    pub(crate) tenant: String,
+    /// How it is carried: `local`, within this host.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// The uplink it is on; `None` if local.
+    pub(crate) physical_network: Option<String>,
+    /// Its VLAN or VNI there; `None` if local.
+    pub(crate) segmentation_id: Option<u32>,
+    /// Its logical ports.
+    pub(crate) ports: Vec<String>,
+}
+
+/// An entry of the MAC table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MacRow {
+    /// The network's UUID.
+    pub(crate) network: Option<String>,
+    /// The address.
+    pub(crate) mac: String,
+    /// The logical port.
+    pub(crate) port: Option<String>,
+    /// The interface.
+    pub(crate) interface: Option<String>,
+    /// The endpoint on another host; `None`: it is here.
+    pub(crate) remote: Option<String>,
+    /// Fixed by the operator.
+    #[serde(rename = "static")]
+    pub(crate) is_static: bool,
+    /// Seconds since it was seen; 0 if static.
+    pub(crate) age_s: u32,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerRow {
+    /// Its number.
+    pub(crate) worker: u8,
+    /// The CPU it is pinned to.
+    pub(crate) cpu: Option<usize>,
+    /// Share of the last second spent in rounds that found frames, 0 to 1.
+    pub(crate) busy: f64,
+    /// Time in such rounds of the last second, a packet, in cycles of the nominal clock; `None` without packets, or
+    /// where the system does not tell the clock.
+    pub(crate) cycles_per_packet: Option<f64>,
+    /// The nominal clock used for that, MHz.
+    pub(crate) cpu_mhz: Option<f64>,
+    /// Frames taken from devices since the start.
+    pub(crate) packets: u64,
+    /// Frames in a batch, on average since the start.
+    pub(crate) batch: f64,
+    /// Times it went to sleep since the start.
+    pub(crate) sleeps: u64,
+    /// Interfaces it polls.
+    pub(crate) ports: Vec<String>,
+}
+
+/// Frames of one port and direction dropped for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DropRow {
+    /// The interface.
+    pub(crate) interface: String,
+    /// The logical port.
+    pub(crate) port: Option<String>,
+    /// `rx`: on the way from the device; `tx`: to it.
+    pub(crate) direction: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// How many.
+    pub(crate) count: u64,
+}
+
+/// The rows of `show ports`: interfaces in the order of their ids, then logical ports that have none.
+pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
+    let model = control.model();
+    let view = control.view();
+    let snapshot = control.switch().snapshot();
+    let flows = |index: Option<PortIndex>| {
+        let ledger = index.and_then(|index| snapshot.place(index)).map(|place| &place.ledger);
+        ledger.map_or_else(Default::default, |ledger| (ledger.rx().into(), ledger.tx().into()))
+    };
+    let mut rows: Vec<PortRow> = view
+        .interfaces
+        .values()
+        .map(|interface| {
+            let port = model.port_by_attachment(&interface.plug.interface);
+            interface_row(control, &model, interface, port, flows(interface.index))
+        })
+        .collect();
+    let mut absent: Vec<&LogicalPort> = model
+        .ports
+        .values()
+        .filter(|port| port.attachment.as_ref().is_none_or(|interface| !view.interfaces.contains_key(interface)))
+        .collect();
+    absent.sort_unstable_by_key(|port| port.serial);
+    rows.extend(absent.into_iter().map(|port| {
+        let reason = match &port.attachment {
+            None => "no-attachment",
+            Some(interface) => view.no_device.get(interface).map_or("not-plugged", |reason| reason.reason()),
+        };
+        PortRow {
+            interface: port.attachment.as_deref().map(str::to_owned),
+            kind: None,
+            path: None,
+            role: None,
+            netns: None,
+            link: "down".into(),
+            reason: reason.into(),
+            macs: Vec::new(),
+            mtu: None,
+            automatic: false,
+            rx: FlowRow::default(),
+            tx: FlowRow::default(),
+            ..logical(control, &model, Some(port))
+        }
+    }));
+    rows
+}
+
+fn interface_row<P: Pipeline>(
+    control: &Control<P>,
+    model: &Model,
+    interface: &InterfaceView,
+    port: Option<&LogicalPort>,
+    (rx, tx): (FlowRow, FlowRow),
+) -> PortRow {
+    let plug = &interface.plug;
+    let (kind, role, netns) = match &plug.device {
+        DeviceSpec::VhostUser { role: SocketRole::Server, .. } => ("vhost-user", Some("server"), None),
+        DeviceSpec::VhostUser { role: SocketRole::Client, .. } => ("vhost-user", Some("client"), None),
+        DeviceSpec::Tap { netns, .. } => ("tap", None, netns.clone()),
+    };
+    let reason = interface.unbound.map_or_else(|| interface.device.reason.clone(), |why| why.reason().to_owned());
+    PortRow {
+        interface: Some(plug.interface.to_string()),
+        kind: Some(kind.into()),
+        path: Some(device_name(&plug.device).to_owned()),
+        role: role.map(str::to_owned),
+        netns,
+        link: if interface.device.link == Link::Up { "up" } else { "down" }.into(),
+        reason,
+        macs: plug.macs.clone(),
+        mtu: Some(plug.mtu.unwrap_or(switch::config::MTU_DEFAULT)),
+        automatic: plug.is_automatic,
+        rx,
+        tx,
+        ..logical(control, model, port)
+    }
+}
+
+/// A row with only what the logical port says.
+fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&LogicalPort>) -> PortRow {
+    let state = |port: &LogicalPort| match port.state {
+        AdminState::Active => "ACTIVE".to_owned(),
+        AdminState::Down => "DOWN".to_owned(),
+    };
+    let network = port.and_then(|port| model.networks.get(&port.network));
+    PortRow {
+        interface: None,
+        kind: None,
+        path: None,
+        role: None,
+        netns: None,
+        port: port.map(|port| port.id.to_string()),
+        network: port.map(|port| port.network.to_string()),
+        tenant: network.map(|network| network.tenant.to_string()),
+        state: port.map(state),
+        op_status: port.map(|port| control.op_status(model, &port.id).name().to_owned()),
+        link: "down".into(),
+        reason: String::new(),
+        macs: Vec::new(),
+        mtu: None,
+        automatic: false,
+        rx: FlowRow::default(),
+        tx: FlowRow::default(),
+    }
+}
+
+/// The rows of `show networks`, in creation order.
+pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
+    let model = control.model();
+    let mut networks: Vec<_> = model.networks.values().collect();
+    networks.sort_unstable_by_key(|network| network.serial);
+    let row = |network: &api::model::Network| NetworkRow {
+        id: network.id.to_string(),
+        name: network.name.as_deref().map(str::to_owned),
+        tenant: network.tenant.to_string(),
+        kind: "local".into(),
+        physical_network: None,
+        segmentation_id: None,
+        ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
+    };
+    networks.into_iter().map(row).collect()
+}
+
+/// The rows of `show macs`, by network and address.
+pub(crate) fn macs<P: Pipeline>(control: &Control<P>) -> Vec<MacRow> {
+    let model = control.model();
+    let switch = control.switch();
+    let config = switch.snapshot().config.clone();
+    let mut rows: Vec<MacRow> = switch
+        .mac_table()
+        .entries(switch.clock().now())
+        .into_iter()
+        .map(|entry| {
+            let interface = config.port(entry.port).map(|port| port.interface.clone());
+            let port = interface.as_deref().and_then(|interface| model.port_by_attachment(interface));
+            MacRow {
+                network: config.network(entry.network).map(|network| network.id.to_string()),
+                mac: entry.mac.to_string(),
+                port: port.map(|port| port.id.to_string()),
+                interface: interface.map(|interface| interface.to_string()),
+                remote: None,
+                is_static: entry.is_static,
+                age_s: entry.age_s,
+            }
+        })
+        .collect();
+    rows.sort_unstable_by(|one, other| (&one.network, &one.mac).cmp(&(&other.network, &other.mac)));
+    rows
+}
+
+/// The rows of `show drops`: what was counted, nothing that is zero.
+pub(crate) fn drops(ports: Vec<PortRow>) -> Vec<DropRow> {
+    let mut rows = Vec::new();
+    for port in ports {
+        for (direction, flow) in [("rx", port.rx), ("tx", port.tx)] {
+            rows.extend(flow.drops.into_iter().map(|(reason, count)| DropRow {
+                interface: port.interface.clone().unwrap_or_default(),
+                port: port.port.clone(),
+                direction: direction.into(),
+                reason,
+                count,
+            }));
+        }
+    }
+    rows
+}
