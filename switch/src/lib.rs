@@ -28,6 +28,7 @@ pub mod port;
 pub mod port_contract;
 pub mod publish;
 pub mod segment;
+pub mod sigbus;
 pub mod switch;
 pub mod sync;
 pub mod tap;
