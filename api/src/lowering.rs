@@ -8,7 +8,7 @@
 
 use crate::host::Plug;
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use switch::config::{Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
@@ -80,10 +80,17 @@ pub struct Lowered {
 /// A plug and what the tenants' side says of it.
 struct Candidate<'a> {
     plug: &'a Plug,
+    /// Its index; `None` if there was none left.
+    index: Option<PortIndex>,
     /// The parsed MACs; `None` if one is no station's.
     macs: Option<Vec<MacAddr>>,
     claim: Option<(&'a LogicalPort, &'a Network)>,
+    /// Whether it was on that very network, with fixed MACs, last time.
+    is_holder: bool,
 }
+
+/// Fixed MACs given out, by the serial of the network, which is as unique as its id and quicker to hash.
+type FixedMacs = HashSet<(u64, MacAddr)>;
 
 /// Lowers the whole state.
 ///
@@ -91,68 +98,69 @@ struct Candidate<'a> {
 /// with a port here are in the config. An index freed by this call is given away only by a later one, unless none is
 /// left, so that whoever publishes can flush in between.
 pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Lowered {
-    let candidates: Vec<_> = plugs.values().map(|plug| Candidate::new(model, plug)).collect();
-    index_ports(plugs, indices);
-
+    let port_indices = index_ports(plugs, indices);
+    let mut candidates: Vec<_> = std::iter::zip(plugs.values(), port_indices)
+        .map(|(plug, index)| Candidate::new(model, plug, index, &indices.bound_with_macs))
+        .collect();
     let mut unbound = HashMap::new();
-    let mut bound: Vec<Option<&NetworkId>> = vec![None; candidates.len()];
-    let mut fixed = HashMap::new();
+    let mut bound: Vec<Option<&Network>> = vec![None; candidates.len()];
+    let mut fixed = FixedMacs::new();
     // Two passes: who held his MACs on this network last time, then the others in the order of interface ids.
     for is_holders_turn in [true, false] {
-        for (at, candidate) in candidates.iter().enumerate() {
-            let Some((port, network)) = candidate.claim else { continue };
-            let held = indices.bound_with_macs.get(&candidate.plug.interface);
-            if held.is_some_and(|held| *held == network.id) != is_holders_turn {
+        for (candidate, bound) in std::iter::zip(&candidates, &mut bound) {
+            let Some((port, network)) = candidate.claim.filter(|_| candidate.is_holder == is_holders_turn) else {
                 continue;
-            }
-            match candidate.bind(network, indices, &mut fixed) {
-                Ok(()) => bound[at] = Some(&network.id),
+            };
+            match candidate.bind(network, &mut fixed) {
+                Ok(()) => *bound = Some(network),
                 Err(reason) => {
                     unbound.insert(candidate.plug.interface.clone(), (port.id.clone(), reason));
                 }
             }
         }
     }
+    remember_holders(&candidates, &bound, &mut indices.bound_with_macs);
 
-    indices.bound_with_macs = std::iter::zip(&candidates, &bound)
-        .filter(|(candidate, _)| !candidate.plug.macs.is_empty())
-        .filter_map(|(candidate, network)| Some((candidate.plug.interface.clone(), (*network)?.clone())))
-        .collect();
-    let networks = index_networks(model, &bound, indices);
-    let ports = std::iter::zip(candidates, bound)
-        .filter_map(|(candidate, network)| {
-            Some(PortConfig {
-                index: *indices.ports.get(&candidate.plug.interface)?,
-                interface: candidate.plug.interface.clone(),
-                network: network.map(|id| indices.networks[id]),
-                is_admin_up: candidate.claim.is_none_or(|(port, _)| port.state == AdminState::Active),
-                mtu: candidate.plug.mtu.unwrap_or(MTU_DEFAULT).clamp(MTU_MIN, MTU_MAX),
-                macs: candidate.macs.unwrap_or_default(),
-            })
+    let in_use = index_networks(model, &bound, indices);
+    let index_of = |network: &Network| {
+        let at = in_use.binary_search_by_key(&network.serial, |(network, _)| network.serial);
+        in_use[at.expect("every bound network is in use")].1
+    };
+    let ports = std::iter::zip(&mut candidates, bound).filter_map(|(candidate, network)| {
+        Some(PortConfig {
+            index: candidate.index?,
+            interface: candidate.plug.interface.clone(),
+            network: network.map(index_of),
+            is_admin_up: candidate.claim.is_none_or(|(port, _)| port.state == AdminState::Active),
+            mtu: candidate.plug.mtu.unwrap_or(MTU_DEFAULT).clamp(MTU_MIN, MTU_MAX),
+            macs: candidate.macs.take().unwrap_or_default(),
         })
-        .collect();
-    let config = Config::new(networks, ports)
+    });
+    let networks = in_use.iter().map(|(network, index)| NetworkConfig { index: *index, id: network.id.clone() });
+    let config = Config::new(networks.collect(), ports.collect())
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
     Lowered { config, unbound }
 }
 
 impl<'a> Candidate<'a> {
-    fn new(model: &'a Model, plug: &'a Plug) -> Candidate<'a> {
+    fn new(
+        model: &'a Model,
+        plug: &'a Plug,
+        index: Option<PortIndex>,
+        bound_with_macs: &HashMap<InterfaceId, NetworkId>,
+    ) -> Candidate<'a> {
         let claim =
             model.port_by_attachment(&plug.interface).and_then(|port| Some((port, model.networks.get(&port.network)?)));
         let macs = plug.macs.iter().map(|text| text.parse::<MacAddr>().ok()).collect::<Option<Vec<_>>>();
         let macs = macs.filter(|macs| macs.iter().all(|mac| !mac.is_group() && !mac.is_zero()));
-        Candidate { plug, macs, claim }
+        let is_holder = !plug.macs.is_empty()
+            && claim.is_some_and(|(_, network)| bound_with_macs.get(&plug.interface) == Some(&network.id));
+        Candidate { plug, index, macs, claim, is_holder }
     }
 
     /// Whether it may be on `network`; if so its MACs are entered in `fixed`.
-    fn bind(
-        &self,
-        network: &'a Network,
-        indices: &Indices,
-        fixed: &mut HashMap<(&'a str, MacAddr), &'a str>,
-    ) -> Result<(), Unbound> {
-        if !indices.ports.contains_key(&self.plug.interface) {
+    fn bind(&self, network: &Network, fixed: &mut FixedMacs) -> Result<(), Unbound> {
+        if self.index.is_none() {
             return Err(Unbound::TooManyPorts);
         }
         if self.plug.tenant.as_deref().is_some_and(|tenant| tenant != &*network.tenant) {
@@ -160,50 +168,84 @@ impl<'a> Candidate<'a> {
         }
         // An unreadable MAC must not turn "only these" into "any": the interface stays off the network.
         let macs = self.macs.as_ref().ok_or(Unbound::MacInvalid)?;
-        if macs.iter().any(|&mac| fixed.contains_key(&(&*network.id, mac))) {
+        if macs.iter().any(|&mac| fixed.contains(&(network.serial, mac))) {
             return Err(Unbound::MacConflict);
         }
-        fixed.extend(macs.iter().map(|&mac| ((&*network.id, mac), &*self.plug.interface)));
+        fixed.extend(macs.iter().map(|&mac| (network.serial, mac)));
         Ok(())
     }
 }
 
-/// Gives every plug an index while there are any, and takes those of interfaces that are gone.
-fn index_ports(plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) {
-    let mut departed = take_departed(&mut indices.ports, |interface| plugs.contains_key(interface));
-    for interface in plugs.keys() {
-        if !indices.ports.contains_key(interface)
-            && let Some(index) = indices.port_pool.take(PORTS_MAX).or_else(|| departed.pop_front().map(|port| port.0))
-        {
-            indices.ports.insert(interface.clone(), PortIndex(index));
+/// Gives every plug an index while there are any, and takes those of interfaces that are gone. In the order of plugs.
+fn index_ports(plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Vec<Option<PortIndex>> {
+    let mut found: Vec<_> = plugs.keys().map(|interface| indices.ports.get(interface).copied()).collect();
+    let is_any_gone = found.iter().flatten().count() < indices.ports.len();
+    let mut departed = VecDeque::new();
+    if is_any_gone {
+        departed = take_departed(&mut indices.ports, |interface| plugs.contains_key(interface));
+        indices.bound_with_macs.retain(|interface, _| plugs.contains_key(interface));
+    }
+    for (interface, found) in std::iter::zip(plugs.keys(), &mut found) {
+        if found.is_none() {
+            let free = indices.port_pool.take(PORTS_MAX).map(PortIndex);
+            *found = free.or_else(|| departed.pop_front());
+            indices.ports.extend(found.map(|index| (interface.clone(), index)));
         }
     }
     indices.port_pool.freed.extend(departed.into_iter().map(|port| port.0));
+    found
+}
+
+/// Notes which network each interface with fixed MACs is on now.
+fn remember_holders(
+    candidates: &[Candidate<'_>],
+    bound: &[Option<&Network>],
+    bound_with_macs: &mut HashMap<InterfaceId, NetworkId>,
+) {
+    for (candidate, bound) in std::iter::zip(candidates, bound) {
+        let interface = &candidate.plug.interface;
+        match bound {
+            Some(_) if candidate.is_holder => {}
+            Some(network) if !candidate.plug.macs.is_empty() => {
+                bound_with_macs.insert(interface.clone(), network.id.clone());
+            }
+            _ => {
+                bound_with_macs.remove(interface);
+            }
+        }
+    }
 }
 
 /// Gives every network in use an index and takes those of networks that are gone. There are always enough: a network in
-/// use has a port here, and there are fewer ports than network indices.
-fn index_networks(model: &Model, bound: &[Option<&NetworkId>], indices: &mut Indices) -> Vec<NetworkConfig> {
+/// use has a port here, and there are fewer ports than network indices. Returns the networks in use by serial.
+fn index_networks<'a>(
+    model: &Model,
+    bound: &[Option<&'a Network>],
+    indices: &mut Indices,
+) -> Vec<(&'a Network, NetworkIndex)> {
     const { assert!(PORTS_MAX < NETWORKS_MAX) };
-    let mut in_use: Vec<&NetworkId> = bound.iter().flatten().copied().collect();
-    in_use.sort_unstable();
-    in_use.dedup();
+    let mut in_use: Vec<&Network> = bound.iter().flatten().copied().collect();
+    in_use.sort_unstable_by_key(|network| network.serial);
+    in_use.dedup_by_key(|network| network.serial);
     let mut departed = take_departed(&mut indices.networks, |network| model.networks.contains_key(network));
-    for &network in &in_use {
-        if indices.networks.contains_key(network) {
-            continue;
+    let mut index_of = |network: &Network| {
+        if let Some(index) = indices.networks.get(&network.id) {
+            return *index;
         }
         let index = indices.network_pool.take(NETWORKS_MAX).or_else(|| departed.pop_front().map(|network| network.0));
-        let index = index.unwrap_or_else(|| {
+        let index = NetworkIndex(index.unwrap_or_else(|| {
             // Every index is held by a network that exists but may have no port here any more: take those back.
-            let idle = take_departed(&mut indices.networks, |network| in_use.binary_search(&network).is_ok());
+            let in_use: HashSet<&NetworkId> = in_use.iter().map(|network| &network.id).collect();
+            let idle = take_departed(&mut indices.networks, |network| in_use.contains(network));
             indices.network_pool.freed.extend(idle.into_iter().map(|network| network.0));
             indices.network_pool.take(NETWORKS_MAX).expect("at most PORTS_MAX networks are in use")
-        });
-        indices.networks.insert(network.clone(), NetworkIndex(index));
-    }
+        }));
+        indices.networks.insert(network.id.clone(), index);
+        index
+    };
+    let indexed = in_use.iter().map(|network| (*network, index_of(network))).collect();
     indices.network_pool.freed.extend(departed.into_iter().map(|network| network.0));
-    in_use.into_iter().map(|id| NetworkConfig { index: indices.networks[id], id: id.clone() }).collect()
+    indexed
 }
 
 /// Removes and returns, lowest first, the indices of owners that are no longer there.

@@ -12,7 +12,7 @@ use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, uri::Authority};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -274,7 +274,14 @@ async fn answer(app: &App, request: Request) -> Reply {
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
     match target(&path) {
-        Target::Versions => list_versions(&path, &host, text(header::CONTENT_TYPE), accept, is_head),
+        Target::Versions => {
+            let content_type = text(header::CONTENT_TYPE);
+            if v1::is_xml(path.strip_prefix("/."), content_type.as_deref()) {
+                Reply::not_found(accept.as_deref(), is_head, v1::NO_XML)
+            } else {
+                versions::list(&host)
+            }
+        }
         Target::V1_1(rest) => {
             let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0);
             let request = v1::Request {
@@ -311,21 +318,6 @@ fn target(path: &str) -> Target<'_> {
     // The suffix rule holds for the list too: `/.json`.
     let is_list = path.strip_prefix('/').is_some_and(|name| name.is_empty() || name.starts_with('.'));
     if is_list && !path[1..].contains('/') { Target::Versions } else { Target::Nowhere }
-}
-
-fn list_versions(
-    path: &str,
-    host: &Authority,
-    content_type: Option<String>,
-    accept: Option<String>,
-    is_head: bool,
-) -> Reply {
-    let suffix = path.strip_prefix("/.");
-    if v1::is_xml(suffix, content_type.as_deref()) {
-        Reply::not_found(accept.as_deref(), is_head, v1::NO_XML)
-    } else {
-        versions::list(host)
-    }
 }
 
 /// Reads a whole body within its limits.

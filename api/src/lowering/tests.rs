@@ -1,7 +1,7 @@
 use super::*;
 use crate::host::DeviceSpec;
 use proptest::prelude::*;
-use std::collections::{HashSet, btree_map};
+use std::collections::btree_map;
 use switch::ids::MacAddr;
 
 fn plug(interface: &str) -> Plug {

@@ -87,7 +87,7 @@ impl<B: Backing> Recorded<B> {
     fn write<T, E: From<StoreFailed>>(&self, plan: impl FnOnce(&Model) -> Result<(Vec<Change>, T), E>) -> Result<T, E> {
         let mut turn = self.turn();
         if turn.is_stale {
-            self.reload(&mut turn).map_err(store_failed)?;
+            self.reload(&mut turn).map_err(|error| store_failed(&error))?;
         }
         // The snapshot is dropped before the model changes, or every write would copy the model.
         let (changes, value) = plan(&self.snapshot())?;
@@ -99,7 +99,7 @@ impl<B: Backing> Recorded<B> {
             if let Err(error) = self.reload(&mut turn) {
                 tracing::error!(%error, "the state cannot be read back; writes fail until it can");
             }
-            return Err(store_failed(error).into());
+            return Err(store_failed(&error).into());
         }
         {
             let mut model = self.model.write().unwrap_or_else(PoisonError::into_inner);
@@ -303,7 +303,7 @@ fn new_id() -> Arc<str> {
     Arc::from(&*uuid::Uuid::new_v4().as_hyphenated().encode_lower(&mut text))
 }
 
-fn store_failed(error: StoreError) -> StoreFailed {
+fn store_failed(error: &StoreError) -> StoreFailed {
     StoreFailed { why: error.to_string().into() }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! One binary. [`rig`] has the server and the client; every other file is one matter.
 
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise, in helpers too")]
+
 mod behaviour;
 mod concurrency;
 mod crash;
