@@ -216,20 +216,108 @@ fn local_address(socket: BorrowedFd<'_>) -> io::Result<libc::sockaddr_ll> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netns;
+    use rustix::fs::{Mode, OFlags};
+    use std::time::Instant;
+
+    const RIGHTS: &str = "these tests make a network namespace: run them as root";
+    /// Long enough for a frame to cross the kernel on a busy machine.
+    const SOON: Duration = Duration::from_secs(2);
 
     /// Runs `body` in a new network namespace with nothing but its loopback interface, which is down.
-    ///
-    /// Needs the right to make one; where it is missing the tests fail and say so.
     fn in_new_namespace<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                #[expect(deprecated, reason = "unsafe only for UnshareFlags::FILES, which we do not pass")]
-                rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
-                    .expect("these tests make a network namespace: run them as root");
-                body()
-            });
-            thread.join().expect("the test body panicked")
-        })
+        let namespace = netns::create().expect(RIGHTS);
+        netns::within(Some(namespace.as_fd()), body).expect(RIGHTS)
+    }
+
+    /// A TAP without vnet header in the calling thread's namespace, up: what is written to it, the interface receives.
+    fn tap(name: &str) -> OwnedFd {
+        let tap = rustix::fs::open("/dev/net/tun", OFlags::RDWR, Mode::empty()).expect("these tests need /dev/net/tun");
+        let control = netns::control_socket().unwrap();
+        let flags = |flags: libc::c_int| {
+            // SAFETY: all zeros is a legal `ifreq`.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = from as libc::c_char;
+            }
+            request.ifr_ifru.ifru_flags = flags as libc::c_short;
+            request
+        };
+        // SAFETY: both calls take a pointer to a whole `ifreq` that outlives them.
+        unsafe {
+            assert_eq!(libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &flags(libc::IFF_TAP | libc::IFF_NO_PI)), 0);
+            assert_eq!(libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &flags(libc::IFF_UP)), 0);
+        }
+        tap
+    }
+
+    fn frame(mark: u8) -> Vec<u8> {
+        let mut frame = vec![mark; 60];
+        frame[..14].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, mark, 0x88, 0xb5]);
+        frame
+    }
+
+    /// The first frame of ours that the socket gets within `timeout`; an interface that comes up also talks by itself.
+    fn next(socket: &RawSocket, timeout: Duration) -> Option<Vec<u8>> {
+        let mut buffer = [0; 2048];
+        let begun = Instant::now();
+        while let Some(left) = timeout.checked_sub(begun.elapsed()) {
+            if let Some(len) = socket.receive(&mut buffer, left).unwrap()
+                && buffer[12..14] == [0x88, 0xb5]
+            {
+                return Some(buffer[..len].to_vec());
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn frames_come_in_and_go_out_whole() {
+        in_new_namespace(|| {
+            let tap = tap("qvs-t");
+            let socket = RawSocket::open("qvs-t").unwrap();
+            assert!(!socket.mac().is_zero() && !socket.mac().is_group());
+            rustix::io::write(&tap, &frame(1)).unwrap();
+            assert_eq!(next(&socket, SOON), Some(frame(1)));
+            socket.send(&frame(2)).unwrap();
+            let mut buffer = [0; 2048];
+            loop {
+                let len = rustix::io::read(&tap, &mut buffer).unwrap();
+                if buffer[12..14] == [0x88, 0xb5] {
+                    assert_eq!(buffer[..len], frame(2));
+                    break;
+                }
+            }
+            assert_eq!(socket.lost().unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn own_frames_are_shown_unless_left_out() {
+        in_new_namespace(|| {
+            let _tap = tap("qvs-t");
+            let sender = RawSocket::open("qvs-t").unwrap();
+            let (all, others) = (RawSocket::open("qvs-t").unwrap(), RawSocket::open("qvs-t").unwrap());
+            others.ignore_outgoing().unwrap();
+            sender.send(&frame(3)).unwrap();
+            assert_eq!(next(&all, SOON), Some(frame(3)));
+            assert_eq!(next(&others, Duration::from_millis(50)), None);
+        });
+    }
+
+    #[test]
+    fn a_full_buffer_counts_what_it_lost() {
+        in_new_namespace(|| {
+            let tap = tap("qvs-t");
+            let socket = RawSocket::open("qvs-t").unwrap();
+            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+            for _ in 0..100 {
+                rustix::io::write(&tap, &frame(4)).unwrap();
+            }
+            let lost = socket.lost().unwrap();
+            assert!((1..=100).contains(&lost), "{lost}");
+            assert_eq!(socket.lost().unwrap(), 0, "a loss is told once");
+        });
     }
 
     #[test]
