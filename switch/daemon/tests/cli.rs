@@ -1,0 +1,103 @@
+//! The command line as a user types it: its help, held still by golden files, and its exit statuses without a daemon.
+//!
+//! After a wanted change of the help run the tests once with `QVS_BLESS=1` and read the difference.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn qvs(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qvs")).args(args).output().unwrap()
+}
+
+/// A directory of its own for a test, with this settings file in it.
+fn settings(name: &str, text: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("qvs-cli-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("qvs.toml");
+    std::fs::write(&file, text.replace("DIR", directory.to_str().unwrap())).unwrap();
+    file
+}
+
+#[test]
+fn the_help_of_every_command_is_as_written_down() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
+    let mut changed = Vec::new();
+    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "check"] {
+        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let output = qvs(&args);
+        assert!(output.status.success(), "{command}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let file = golden.join(format!("{}.txt", if command.is_empty() { "qvs" } else { command }));
+        if std::env::var_os("QVS_BLESS").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        } else if std::fs::read_to_string(&file).unwrap_or_default() != text {
+            changed.push(file);
+        }
+    }
+    assert!(changed.is_empty(), "the help differs from {changed:?}");
+}
+
+#[test]
+fn wrong_usage_and_wrong_settings_exit_with_2() {
+    let file = settings("wrong", "[api]\nlissten = \"x\"\n");
+    let file = file.to_str().unwrap();
+    for args in [
+        &["frobnicate"][..],
+        &["plug", "vm1"],
+        &["show", "ports", "--config", file],
+        &["run", "--config", file],
+        &["check", "--config", file],
+        &["run", "--config", "/nonexistent/qvs.toml"],
+    ] {
+        let output = qvs(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+    let message = String::from_utf8(qvs(&["run", "--config", file]).stderr).unwrap();
+    assert!(message.starts_with(&format!("qvs: {file}:2: unknown field `lissten`")), "{message}");
+    assert_eq!(message.lines().count(), 1, "one line saying why: {message}");
+}
+
+#[test]
+fn what_only_the_host_can_show_to_be_wrong_is_a_wrong_setting_too() {
+    for (name, text, expected) in [
+        ("cpu", "[switch]\nworkers = [1023]", ":5: switch.workers: CPU 1023 is outside the allowed set"),
+        ("group", "[admin]\ngroup = \"no such group\"", ":5: admin.group: there is no group"),
+        ("owner", "[vhost]\nowner = \"no such user\"", ":5: vhost.owner: there is no user"),
+    ] {
+        let file = settings(name, &format!("state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n\n{text}\n"));
+        let output = qvs(&["run", "--config", file.to_str().unwrap()]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+        assert!(!file.with_file_name("state").exists(), "nothing was made before the settings were checked");
+    }
+}
+
+#[test]
+fn without_a_daemon_commands_say_so_and_exit_with_1() {
+    for args in [
+        &["show", "ports", "--admin", "/nonexistent/admin.sock"][..],
+        &["plug", "vm1", "--tap", "t", "--admin", "/nonexistent/admin.sock"],
+        &["unplug", "vm1", "--admin", "/nonexistent/admin.sock"],
+        &["trace", "vm1", "ff", "--admin", "/nonexistent/admin.sock"],
+    ] {
+        let output = qvs(args);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.starts_with("qvs: no daemon answers at /nonexistent/admin.sock"), "{message}");
+        assert_eq!(message.lines().count(), 1);
+    }
+}
+
+#[test]
+fn check_tells_every_failure_with_its_remedy() {
+    let file = settings("check", "state_dir = \"/dev/null/state\"\nrun_dir = \"DIR/run\"\n");
+    let output = qvs(&["check", "--config", file.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let state = findings.as_array().unwrap().iter().find(|finding| finding["name"] == "state_dir").unwrap();
+    assert_eq!(state["grade"], "fail");
+    assert!(state["remedy"].as_str().unwrap().contains("set state_dir"));
+}
