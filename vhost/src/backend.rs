@@ -1,7 +1,24 @@
-//! One vhost-user socket and the sessions that come and go on it. Interface fixed here first.
+//! One vhost-user socket and the sessions that come and go on it.
+//!
+//! Each backend has a thread that owns the socket, the session and the order of things; it sleeps in poll and is woken by
+//! the peer, by a worker that found something wrong, or by [`Backend`] being dropped. Nothing a peer does or leaves undone
+//! keeps the thread from looking at all three: messages are put together piece by piece, and answers that do not fit the
+//! socket wait while no further message is read. Sessions end, the backend stays: what was counted and why the last
+//! session ended can be read at any time.
+
+use crate::listen::{Listener, Ownership, check_path, connect_to, peer_uid};
+use crate::session::Session;
+use crate::socket::{Stream, Wake};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use switch::port::{Device, DeviceState, Link, Place};
+
+pub use crate::listen::StartError;
 
 /// Who listens on the socket; always the switch's role.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +36,7 @@ pub struct BackendConfig {
     pub path: PathBuf,
     /// The switch's role.
     pub role: Role,
-    /// MTU told to the guest if it negotiates VIRTIO_NET_F_MTU.
+    /// The port's MTU. A frontend that gives its guest a larger one is warned about in the log.
     pub mtu: u16,
     /// Owner and group of a socket we make; `None`: ours.
     pub owner: (Option<u32>, Option<u32>),
@@ -29,35 +46,324 @@ pub struct BackendConfig {
     pub peer_uids: Vec<u32>,
 }
 
-/// Why a socket could not be set up; retried by the caller.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The system said no.
-    #[error("{what}: {source}")]
-    Io {
-        /// What we tried.
-        what: String,
-        /// What it said.
-        source: std::io::Error,
-    },
+/// Pause before the first attempt to connect again.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two attempts.
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Messages handled before the thread looks up again.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// What happened on the socket since the backend was started.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionCounters {
+    /// Sessions that began.
+    pub sessions: u64,
+    /// Connections closed because a session was on, or because of the peer's uid.
+    pub refused: u64,
+    /// Messages that came in.
+    pub messages: u64,
+    /// Why the last session ended; empty before the first end.
+    pub last_disconnect: String,
+}
+
+struct Status {
+    state: DeviceState,
+    last_disconnect: String,
+}
+
+struct Shared {
+    wake: Arc<Wake>,
+    stop: AtomicBool,
+    status: Mutex<Status>,
+    sessions: AtomicU64,
+    refused: AtomicU64,
+    messages: AtomicU64,
+}
+
+impl Shared {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
 }
 
 /// A vhost-user port's control side: owns the socket and its thread. Dropping it ends the session, withdraws the port
-/// from its place and unlinks the socket it made.
-pub struct Backend {}
+/// from its place and unlinks the socket it made; so it must not be dropped under a lock that [`Place::withdraw`] takes.
+pub struct Backend {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Backend {
     /// Opens the socket (server) or starts trying to connect (client) and serves sessions until dropped.
     ///
     /// # Errors
     /// If the socket cannot be made: bad directory, a foreign file in the way, permissions.
-    pub fn start(_config: BackendConfig, _place: Arc<dyn Place>) -> Result<Backend, StartError> {
-        Ok(Backend {})
+    pub fn start(config: BackendConfig, place: Arc<dyn Place>) -> Result<Backend, StartError> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| StartError::Io { what, source }
+        };
+        check_path(&config.path)?;
+        let listener = match config.role {
+            Role::Server => {
+                let (uid, gid) = config.owner;
+                Some(Listener::bind(&config.path, Ownership { uid, gid, mode: config.mode })?)
+            }
+            Role::Client => None,
+        };
+        let state = DeviceState { is_ready: listener.is_some(), link: Link::Down, reason: String::new() };
+        let shared = Arc::new(Shared {
+            wake: Arc::new(Wake::new().map_err(failed("eventfd"))?),
+            stop: AtomicBool::new(false),
+            status: Mutex::new(Status { state, last_disconnect: String::new() }),
+            sessions: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+        });
+        let mut thread = Thread { config, place, listener, shared: shared.clone(), pause: RECONNECT_MIN };
+        let thread = std::thread::Builder::new()
+            .name("vhost-session".into())
+            .spawn(move || thread.run())
+            .map_err(failed("thread"))?;
+        Ok(Backend { shared, thread: Some(thread) })
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> SessionCounters {
+        SessionCounters {
+            sessions: self.shared.sessions.load(Ordering::Relaxed),
+            refused: self.shared.refused.load(Ordering::Relaxed),
+            messages: self.shared.messages.load(Ordering::Relaxed),
+            last_disconnect: self.shared.status().last_disconnect.clone(),
+        }
     }
 }
 
 impl Device for Backend {
     fn state(&self) -> DeviceState {
-        DeviceState { is_ready: false, link: Link::Down, reason: String::new() }
+        self.shared.status().state.clone()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook; there is nothing left to save.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread owns.
+struct Thread {
+    config: BackendConfig,
+    place: Arc<dyn Place>,
+    listener: Option<Listener>,
+    shared: Arc<Shared>,
+    pause: Duration,
+}
+
+/// What poll found, besides reasons to look at everything anyway.
+#[derive(Clone, Copy, Default)]
+struct Ready {
+    /// Somebody knocks.
+    listener: bool,
+}
+
+impl Thread {
+    fn run(&mut self) {
+        while !self.shared.is_stopping() {
+            match self.next_peer() {
+                Ok(Some(socket)) => self.serve(socket),
+                Ok(None) => {}
+                Err(reason) => self.give_reason(reason),
+            }
+        }
+    }
+
+    /// Waits for a connection, or makes one; `None` to look whether to stop.
+    fn next_peer(&mut self) -> Result<Option<OwnedFd>, String> {
+        let socket = match &self.listener {
+            Some(listener) => {
+                self.wait(None, None);
+                let accepted = listener.accept();
+                if accepted.is_err() {
+                    // Most likely no file descriptor is left; the connection waits until there is one.
+                    self.wait_a_moment();
+                }
+                accepted.map_err(|error| format!("accept: {error}"))?
+            }
+            None => match connect_to(&self.config.path) {
+                Ok(socket) => Some(socket),
+                Err(error) => {
+                    self.wait_a_moment();
+                    return Err(error.to_string());
+                }
+            },
+        };
+        let Some(socket) = socket else { return Ok(None) };
+        let uid = peer_uid(socket.as_fd()).map_err(|error| format!("SO_PEERCRED: {error}"))?;
+        if uid == 0 || uid == rustix::process::geteuid().as_raw() || self.config.peer_uids.contains(&uid) {
+            return Ok(Some(socket));
+        }
+        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        if self.listener.is_none() {
+            self.wait_a_moment();
+        }
+        Err(format!("a peer of uid {uid} was refused"))
+    }
+
+    /// One session from connection to end.
+    fn serve(&mut self, socket: OwnedFd) {
+        self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        let mut session = Session::new(self.place.clone(), self.shared.wake.clone(), self.config.mtu);
+        let mut stream = Stream::new(socket);
+        tracing::info!(path = %self.config.path.display(), "a vhost-user peer is connected");
+        let reason = self.converse(&mut session, &mut stream);
+        let had_features = session.view().has_read_features;
+        session.close();
+        drop(stream);
+        tracing::info!(path = %self.config.path.display(), reason, "the vhost-user session ended");
+        let mut status = self.shared.status();
+        status.state.link = Link::Down;
+        status.state.is_ready = self.listener.is_some();
+        status.state.reason.clone_from(&reason);
+        status.last_disconnect = reason;
+        drop(status);
+        if had_features {
+            self.pause = RECONNECT_MIN;
+        }
+        if self.listener.is_none() {
+            self.wait_a_moment();
+        }
+    }
+
+    /// Messages in, answers out, until one side has enough; answers why it ended.
+    fn converse(&mut self, session: &mut Session, stream: &mut Stream) -> String {
+        let mut unsent: Vec<u8> = Vec::new();
+        loop {
+            let has_second = self.wait(Some((stream, !unsent.is_empty())), None).listener;
+            if self.shared.is_stopping() {
+                return "the port is being closed".to_owned();
+            }
+            if let Err(error) = session.look_after_faults() {
+                return error.to_string();
+            }
+            let is_settled = match self.exchange(session, stream, &mut unsent) {
+                Ok(is_settled) => is_settled,
+                Err(reason) => return reason,
+            };
+            self.show(session);
+            // A peer that hangs up and connects again at once is no second one. Its end would have been seen by now, so
+            // whoever knocks is.
+            if has_second && is_settled {
+                self.refuse_second();
+            }
+        }
+    }
+
+    /// Sends and receives what can be without waiting; answers whether nothing more can, or why the session is over.
+    fn exchange(&self, session: &mut Session, stream: &mut Stream, unsent: &mut Vec<u8>) -> Result<bool, String> {
+        for _ in 0..MESSAGES_AT_ONCE {
+            if !unsent.is_empty() {
+                let count = stream.send_some(unsent, &[]).map_err(|error| error.to_string())?;
+                unsent.drain(..count);
+                if !unsent.is_empty() {
+                    return Ok(true);
+                }
+            }
+            let Some(message) = stream.receive().map_err(|error| error.to_string())? else { return Ok(true) };
+            self.shared.messages.fetch_add(1, Ordering::Relaxed);
+            let result = session.handle(message);
+            // Before the answer: whoever got it finds the state as it says.
+            self.show(session);
+            match result {
+                Ok(reply) => unsent.extend(reply.unwrap_or_default()),
+                Err((error, reply)) => {
+                    // The peer may not listen any more; the session is over either way.
+                    let _ = stream.send_some(&reply.unwrap_or_default(), &[]);
+                    return Err(error.to_string());
+                }
+            }
+            if self.shared.is_stopping() {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Closes a connection that came while a session is on.
+    fn refuse_second(&self) {
+        match self.listener.as_ref().map(Listener::accept) {
+            Some(Ok(Some(_second))) => {
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            // No file descriptor is left; without a pause we would be told again at once, for ever.
+            Some(Err(_)) => drop(self.wait(None, Some(RECONNECT_MIN))),
+            _ => {}
+        }
+    }
+
+    /// Brings the state that others read up to date.
+    fn show(&self, session: &Session) {
+        let view = session.view();
+        let mut status = self.shared.status();
+        let link = if view.is_running { Link::Up } else { Link::Down };
+        status.state.is_ready = self.listener.is_some() || view.has_read_features;
+        if link == Link::Up && status.state.link == Link::Down {
+            status.state.reason.clear();
+        }
+        if link == Link::Down && !session.note().is_empty() {
+            session.note().clone_into(&mut status.state.reason);
+        }
+        status.state.link = link;
+    }
+
+    fn give_reason(&self, reason: String) {
+        let mut status = self.shared.status();
+        if status.state.reason != reason {
+            tracing::info!(path = %self.config.path.display(), reason, "no vhost-user session");
+            status.state.reason = reason;
+        }
+    }
+
+    /// Sleeps until something happens: a wake-up, the peer, a connection, or `timeout`.
+    fn wait(&self, stream: Option<(&Stream, bool)>, timeout: Option<Duration>) -> Ready {
+        let mut fds = Vec::with_capacity(3);
+        fds.push(PollFd::new(&*self.shared.wake, PollFlags::IN));
+        if let Some((stream, has_unsent)) = stream {
+            let flags = if has_unsent { PollFlags::OUT } else { PollFlags::IN };
+            fds.push(PollFd::new(stream, flags));
+        }
+        // A pause is a pause, whoever knocks.
+        if let Some(listener) = self.listener.as_ref().filter(|_| timeout.is_none()) {
+            fds.push(PollFd::new(listener, PollFlags::IN));
+        }
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.as_secs() as _,
+            tv_nsec: i64::from(timeout.subsec_nanos()) as _,
+        });
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            return Ready::default();
+        }
+        let is_ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        if is_ready(0) {
+            self.shared.wake.clear();
+        }
+        Ready { listener: is_ready(if stream.is_some() { 2 } else { 1 }) }
+    }
+
+    /// Waits before the next attempt, longer each time.
+    fn wait_a_moment(&mut self) {
+        if !self.shared.is_stopping() {
+            self.wait(None, Some(self.pause));
+        }
+        self.pause = (self.pause * 2).min(RECONNECT_MAX);
     }
 }

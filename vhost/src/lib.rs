@@ -1,2 +1,22 @@
 //! vhost-user: virtio-net devices of guests as ports of the switch.
+//!
+//! * [`backend`] owns a socket and its thread; [`listen`] is the socket's place in the file system.
+//! * [`socket`] cuts the byte stream into messages with file descriptors, [`message`] gives them types, [`session`] is what they
+//!   do to a device.
+//! * [`memory`] is a guest's memory, mapped; [`ring`] a virtqueue in it; [`chain`] the walk over one frame's descriptors.
+//! * [`port`] is what workers see: [`switch::port::Port`] over the rings of one guest.
+//! * [`net`] is what virtio-net adds: features and the header before each frame.
+//! * With the feature `driver`, the guest's side of it all, for tests and load generators.
+
 pub mod backend;
+pub mod chain;
+#[cfg(feature = "driver")]
+pub mod driver;
+mod listen;
+pub mod memory;
+pub mod message;
+pub mod net;
+pub mod port;
+pub mod ring;
+mod session;
+pub mod socket;

@@ -1,0 +1,290 @@
+//! The socket's place in the file system: made, found, checked and removed without touching what is not ours.
+//!
+//! A path can be anything by the time we look at it, so nothing is decided by name where it can be decided by file: a
+//! socket gets its permissions before anybody can connect to it, whatever the umask; only a socket that is ours by owner
+//! and that nobody answers on is removed to make way; on leaving we remove what we made and nothing that took its place.
+//! The last component of a path is never followed if it is a symlink. Used by the backend's thread.
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fstat, lstat, open};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Bytes of the longest path of a UNIX socket: `sun_path` less its NUL (unix(7)).
+pub(crate) const PATH_MAX: usize = 107;
+/// Connections that may wait to be accepted; all but one will be refused.
+const BACKLOG: i32 = 8;
+
+/// Why a socket could not be set up; retried by the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A path that is relative, too long or has a NUL.
+    #[error("{}: a socket's path is absolute and has at most {PATH_MAX} bytes", path.display())]
+    BadPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something that is not a dead socket of ours is there.
+    #[error("{} exists already and is {what}", path.display())]
+    InTheWay {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// The system said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What we tried.
+        what: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+fn io(what: &str, path: &Path) -> impl FnOnce(Errno) -> StartError {
+    let what = format!("{what} {}", path.display());
+    move |source| StartError::Io { what, source: source.into() }
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, StartError> {
+    let bad = || StartError::BadPath { path: path.to_owned() };
+    if !path.is_absolute() || path.as_os_str().len() > PATH_MAX {
+        return Err(bad());
+    }
+    SocketAddrUnix::new(path).map_err(|_| bad())
+}
+
+fn socket(path: &Path) -> Result<OwnedFd, StartError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(io("socket for", path))
+}
+
+fn is_socket(status: &Stat) -> bool {
+    FileType::from_raw_mode(status.st_mode) == FileType::Socket
+}
+
+/// Who a socket file belongs to and who may connect to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ownership {
+    /// Owner; `None`: ours.
+    pub(crate) uid: Option<u32>,
+    /// Group; `None`: ours.
+    pub(crate) gid: Option<u32>,
+    /// Permission bits.
+    pub(crate) mode: u32,
+}
+
+/// A listening socket; its file is removed when it is dropped.
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+    /// Device and inode of the file we made.
+    file: (u64, u64),
+}
+
+impl Listener {
+    /// Makes the file and listens.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing of ours is left there.
+    pub(crate) fn bind(path: &Path, ownership: Ownership) -> Result<Listener, StartError> {
+        let address = address(path)?;
+        make_way(path, &address, ownership.uid)?;
+        let socket = socket(path)?;
+        let mode = Mode::from_raw_mode(ownership.mode & 0o777);
+        // On Linux the file gets the socket's own mode less the umask, so it never has more bits than it should.
+        fchmod(&socket, mode).map_err(io("set the mode of", path))?;
+        bind(&socket, &address).map_err(io("bind", path))?;
+        // Everything from here on is done to the file we hold, not to the name; nobody can connect before `listen`.
+        let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let file = file.map_err(io("open", path))?;
+        let status = fstat(&file).map_err(io("look at", path))?;
+        if !is_socket(&status) {
+            return Err(StartError::InTheWay { path: path.to_owned(), what: "no socket" });
+        }
+        let listener = Listener { socket, path: path.to_owned(), file: (status.st_dev, status.st_ino) };
+        let (uid, gid) = (ownership.uid.map(Uid::from_raw), ownership.gid.map(Gid::from_raw));
+        if uid.is_some() || gid.is_some() {
+            chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(io("give away", path))?;
+        }
+        let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::chmod(by_descriptor, mode).map_err(io("set the mode of", path))?;
+        listen(&listener.socket, BACKLOG).map_err(io("listen at", path))?;
+        Ok(listener)
+    }
+
+    /// The next connection; `None` if nobody waits.
+    pub(crate) fn accept(&self) -> std::io::Result<Option<OwnedFd>> {
+        match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => Ok(Some(socket)),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let is_ours = lstat(&self.path).is_ok_and(|status| (status.st_dev, status.st_ino) == self.file);
+        if is_ours {
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+}
+
+/// Removes a dead socket of ours; anything else that is there is an error.
+fn make_way(path: &Path, address: &SocketAddrUnix, owner: Option<u32>) -> Result<(), StartError> {
+    let status = match lstat(path) {
+        Ok(status) => status,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(io("look at", path)(error)),
+    };
+    let in_the_way = |what| Err(StartError::InTheWay { path: path.to_owned(), what });
+    if !is_socket(&status) {
+        return in_the_way("no socket");
+    }
+    if status.st_uid != rustix::process::geteuid().as_raw() && Some(status.st_uid) != owner {
+        return in_the_way("another user's socket");
+    }
+    match connect(socket(path)?, address) {
+        Err(Errno::CONNREFUSED) => {}
+        _ => return in_the_way("a socket that somebody listens on"),
+    }
+    rustix::fs::unlinkat(CWD, path, AtFlags::empty()).map_err(io("remove the dead socket", path))
+}
+
+/// Connects to a socket that a peer listens on.
+///
+/// # Errors
+/// [`StartError`], also if the path is a symlink or no socket.
+pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, StartError> {
+    let address = address(path)?;
+    if !is_socket(&lstat(path).map_err(io("look at", path))?) {
+        return Err(StartError::InTheWay { path: path.to_owned(), what: "no socket" });
+    }
+    let socket = socket(path)?;
+    connect(&socket, &address).map_err(io("connect to", path))?;
+    Ok(socket)
+}
+
+/// Checks a path without touching the file system.
+pub(crate) fn check_path(path: &Path) -> Result<(), StartError> {
+    address(path).map(|_| ())
+}
+
+/// The user on the other side of a connection, as the kernel knows it (SO_PEERCRED).
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> std::io::Result<u32> {
+    Ok(socket_peercred(socket)?.uid.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Directory {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let name = format!("qvs-listen-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Directory(path)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("socket")
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const OURS: Ownership = Ownership { uid: None, gid: None, mode: 0o660 };
+
+    #[test]
+    fn the_file_has_the_mode_asked_for_and_goes_with_the_listener() {
+        let directory = Directory::new();
+        let listener = Listener::bind(&directory.path(), OURS).unwrap();
+        assert_eq!(directory.path().metadata().unwrap().permissions().mode() & 0o7777, 0o660);
+        assert!(connect_to(&directory.path()).is_ok());
+        drop(listener);
+        assert!(!directory.path().exists());
+    }
+
+    #[test]
+    fn owner_and_group_are_given_away_where_we_may() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = Directory::new();
+        let ownership = Ownership { uid: Some(4711), gid: Some(4712), mode: 0o600 };
+        let _listener = Listener::bind(&directory.path(), ownership).unwrap();
+        let status = directory.path().metadata().unwrap();
+        assert_eq!((status.uid(), status.gid(), status.mode() & 0o777), (4711, 4712, 0o600));
+    }
+
+    #[test]
+    fn a_dead_socket_of_ours_is_replaced_and_a_live_one_is_not() {
+        let directory = Directory::new();
+        let theirs = UnixListener::bind(directory.path()).unwrap();
+        let refused = Listener::bind(&directory.path(), OURS);
+        assert!(matches!(refused, Err(StartError::InTheWay { what: "a socket that somebody listens on", .. })));
+        drop(theirs);
+        assert!(Listener::bind(&directory.path(), OURS).is_ok());
+    }
+
+    #[test]
+    fn files_and_symlinks_are_left_alone() {
+        let directory = Directory::new();
+        std::fs::write(directory.path(), "precious").unwrap();
+        assert!(matches!(Listener::bind(&directory.path(), OURS), Err(StartError::InTheWay { .. })));
+        assert_eq!(std::fs::read(directory.path()).unwrap(), b"precious");
+
+        let link = directory.0.join("link");
+        symlink(directory.0.join("elsewhere"), &link).unwrap();
+        assert!(matches!(Listener::bind(&link, OURS), Err(StartError::InTheWay { .. })));
+        assert!(!directory.0.join("elsewhere").exists());
+
+        let real = UnixListener::bind(directory.0.join("real")).unwrap();
+        let to_real = directory.0.join("to-real");
+        symlink(directory.0.join("real"), &to_real).unwrap();
+        assert!(matches!(connect_to(&to_real), Err(StartError::InTheWay { .. })));
+        drop(real);
+    }
+
+    #[test]
+    fn what_took_our_place_is_not_removed() {
+        let directory = Directory::new();
+        let listener = Listener::bind(&directory.path(), OURS).unwrap();
+        std::fs::remove_file(directory.path()).unwrap();
+        std::fs::write(directory.path(), "new owner").unwrap();
+        drop(listener);
+        assert!(directory.path().exists());
+    }
+
+    #[test]
+    fn paths_that_no_socket_can_have_are_refused() {
+        let long = PathBuf::from(format!("/{}", "x".repeat(PATH_MAX)));
+        for path in [Path::new("relative/socket"), &long] {
+            assert!(matches!(Listener::bind(path, OURS), Err(StartError::BadPath { .. })));
+            assert!(matches!(connect_to(path), Err(StartError::BadPath { .. })));
+        }
+        assert!(check_path(Path::new(&format!("/{}", "x".repeat(PATH_MAX - 1)))).is_ok());
+    }
+}

@@ -1,0 +1,537 @@
+//! A guest's memory, mapped here, and the one place where its addresses are translated.
+//!
+//! A peer gives us files and says which part of each is which part of the guest. It may lie about all of it: so the files
+//! must be of a kind that cannot block a reader, as long as the peer says, and the regions must not overlap. A table that
+//! passed never changes; a new one is another [`GuestMemory`], and the old one stays mapped until the last port object
+//! that uses it is gone. A file that is not sealed can still be cut short under us: then the process-wide SIGBUS handler
+//! of `switch::sigbus` puts zero pages there and marks this memory dead ([`GuestMemory::is_dead`]).
+//!
+//! Bounds: [`REGIONS_MAX`] regions, [`MAPPED_BYTES_MAX`] bytes of them. Made by the session's thread, read by workers.
+
+use crate::chain::Descriptor;
+use crate::message::{REGIONS_MAX, RegionInfo};
+use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use switch::segment::{Segment, SegmentMut};
+use switch::sigbus::{self, Registration};
+
+/// Bytes of guest memory one session may have us map: 1 TiB, of the 128 TiB a process has.
+pub const MAPPED_BYTES_MAX: u64 = 1 << 40;
+
+/// `TMPFS_MAGIC` of linux/magic.h: memfd and /dev/shm.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// `HUGETLBFS_MAGIC` of linux/magic.h: huge pages, memfd or mounted.
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+/// Bytes of a page, for files of ordinary pages. Larger bases than the page size are always allowed.
+const PAGE_SIZE: u64 = 4096;
+
+/// Why a memory table is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Not one file descriptor for each region.
+    #[error("{regions} regions came with {fds} file descriptors")]
+    FdCount {
+        /// Regions in the table.
+        regions: usize,
+        /// File descriptors that came.
+        fds: usize,
+    },
+    /// More regions than [`REGIONS_MAX`].
+    #[error("a memory table of {given} regions; the most is {REGIONS_MAX}")]
+    TooManyRegions {
+        /// How many it has.
+        given: usize,
+    },
+    /// A region of no bytes.
+    #[error("memory region {region} is empty")]
+    Empty {
+        /// Which region of the table, from 0.
+        region: usize,
+    },
+    /// A region whose end is beyond 64 bits.
+    #[error("memory region {region} wraps around")]
+    Wraps {
+        /// Which region of the table, from 0.
+        region: usize,
+    },
+    /// Two regions share guest addresses or user addresses.
+    #[error("memory regions {first} and {second} overlap")]
+    Overlap {
+        /// One of them.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// More memory than [`MAPPED_BYTES_MAX`].
+    #[error("the memory table maps {bytes} bytes; the most is {MAPPED_BYTES_MAX}")]
+    TooLarge {
+        /// How much it would be.
+        bytes: u128,
+    },
+    /// A file that is neither memfd, tmpfs nor hugetlbfs.
+    #[error("memory region {region} is no file of memfd, tmpfs or hugetlbfs")]
+    WrongFile {
+        /// Which region of the table, from 0.
+        region: usize,
+    },
+    /// A file shorter than the region says.
+    #[error("memory region {region} needs a file of {wanted} bytes; it has {given}")]
+    FileTooShort {
+        /// Which region of the table, from 0.
+        region: usize,
+        /// Bytes it needs.
+        wanted: u64,
+        /// Bytes it has.
+        given: u64,
+    },
+    /// The system refused.
+    #[error("memory region {region}: {what}: {source}")]
+    Io {
+        /// Which region of the table, from 0.
+        region: usize,
+        /// What we tried.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// A shared mapping of a part of a file; unmapped when dropped.
+pub(crate) struct Mapping {
+    base: *mut u8,
+    len: usize,
+    registration: Option<Registration>,
+}
+
+// SAFETY: a mapping is an address and a length; it may be read, written and unmapped from any thread.
+// Why unsafe: raw pointers are not `Send` and `Sync` by default.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; all access goes through volatile or atomic operations.
+// Why unsafe: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of a file from `offset` on, and has SIGBUS in it set `dead`.
+    pub(crate) fn new(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        dead: &Arc<AtomicBool>,
+    ) -> std::io::Result<Mapping> {
+        // SAFETY: a new mapping at an address the kernel chooses replaces nothing; no reference to it is ever made.
+        // Why unsafe: mmap is how memory is shared with another process; there is no safe spelling.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, offset)?
+        };
+        let mut mapping = Mapping { base: base.cast(), len, registration: None };
+        mapping.registration = Some(sigbus::register(base as usize, len, dead.clone()).map_err(std::io::Error::other)?);
+        Ok(mapping)
+    }
+
+    /// The first byte.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // First no handler may map pages here any more; then the range is given back.
+        self.registration = None;
+        // SAFETY: `base..base+len` was mapped by `new`, is unmapped only here, and whoever held an address into it held
+        // a borrow of this mapping or of the memory that owns it.
+        // Why unsafe: munmap pulls memory away; only the owner can promise that it is unused.
+        let result = unsafe { munmap(self.base.cast(), self.len) };
+        debug_assert!(result.is_ok(), "a mapping of our own making can be unmapped");
+    }
+}
+
+/// One region, as the hot path needs it: 32 bytes.
+struct Region {
+    guest: u64,
+    len: u64,
+    host: *mut u8,
+    user: u64,
+}
+
+/// Where the last translation was found; the next one is most likely there too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegionHint(u32);
+
+/// All memory of one guest, mapped. Immutable.
+pub struct GuestMemory {
+    regions: Box<[Region]>,
+    mappings: Vec<Mapping>,
+    dead: Arc<AtomicBool>,
+}
+
+// SAFETY: the regions point into `mappings`, which may be used from any thread and live as long as this.
+// Why unsafe: raw pointers are not `Send` and `Sync` by default.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above.
+// Why unsafe: as above.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Checks a table and maps it; `files` has one file a region, in the order of the table.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; nothing stays mapped.
+    pub fn map(table: &[RegionInfo], files: &[OwnedFd]) -> Result<GuestMemory, MemoryError> {
+        check(table, files.len())?;
+        let dead = Arc::new(AtomicBool::new(false));
+        let mut regions = Vec::with_capacity(table.len());
+        let mut mappings = Vec::with_capacity(table.len());
+        for (region, (info, file)) in table.iter().zip(files).enumerate() {
+            let (mapping, skip) = map_region(region, info, file.as_fd(), &dead)?;
+            // SAFETY: the mapping reaches from `skip` bytes before the region's first byte to its last.
+            // Why unsafe: pointer arithmetic on memory that no slice may cover.
+            let host = unsafe { mapping.base().add(skip) };
+            regions.push(Region { guest: info.guest_address, len: info.size, host, user: info.user_address });
+            mappings.push(mapping);
+        }
+        Ok(GuestMemory { regions: regions.into(), mappings, dead })
+    }
+
+    /// Whether a file was cut short under us: what is read is zeros and what is written goes nowhere.
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Files mapped.
+    pub fn region_count(&self) -> usize {
+        self.mappings.len()
+    }
+
+    /// The host address of `address`, and how many bytes follow it in its region; at least one.
+    #[inline]
+    fn translate(&self, hint: &mut RegionHint, address: u64) -> Option<(*mut u8, u64)> {
+        if let Some(region) = self.regions.get(hint.0 as usize) {
+            let offset = address.wrapping_sub(region.guest);
+            if offset < region.len {
+                // SAFETY: `offset` is below the region's length, so the pointer stays inside its mapping.
+                // Why unsafe: pointer arithmetic on memory that no slice may cover.
+                return Some((unsafe { region.host.add(offset as usize) }, region.len - offset));
+            }
+        }
+        self.translate_slowly(hint, address)
+    }
+
+    #[cold]
+    fn translate_slowly(&self, hint: &mut RegionHint, address: u64) -> Option<(*mut u8, u64)> {
+        let index = self.regions.iter().position(|region| address.wrapping_sub(region.guest) < region.len)?;
+        hint.0 = index as u32;
+        let region = &self.regions[index];
+        let offset = address - region.guest;
+        // SAFETY: as in `translate`.
+        // Why unsafe: as in `translate`.
+        Some((unsafe { region.host.add(offset as usize) }, region.len - offset))
+    }
+
+    /// The guest's bytes from `address` on, to read: `len` of them, or fewer if the region ends before. `None` if not
+    /// even the first one is there.
+    #[inline]
+    pub fn readable<'m>(&'m self, hint: &mut RegionHint, address: u64, len: u32) -> Option<Segment<'m>> {
+        let (host, room) = self.translate(hint, address)?;
+        let len = u64::from(len).min(room) as u32;
+        // SAFETY: `host` has at least `len` bytes in its mapping, which lives as long as `self`, so for `'m`. Should the
+        // file be cut short, zero pages take their place.
+        // Why unsafe: this memory is shared with another process; no safe type describes it.
+        Some(unsafe { Segment::new(host, len) })
+    }
+
+    /// The guest's bytes from `address` on, to write: `len` of them, or fewer if the region ends before. `None` if not
+    /// even the first one is there.
+    #[inline]
+    pub fn writable<'m>(&'m self, hint: &mut RegionHint, address: u64, len: u32) -> Option<SegmentMut<'m>> {
+        let (host, room) = self.translate(hint, address)?;
+        let len = u64::from(len).min(room) as u32;
+        // SAFETY: as in `readable`; the mapping is writable, and no Rust reference ever covers it.
+        // Why unsafe: as in `readable`.
+        Some(unsafe { SegmentMut::new(host, len) })
+    }
+
+    /// Asks the processor to bring the first two cache lines at `address` near: header and addresses of a frame.
+    #[inline]
+    pub fn prefetch(&self, hint: &mut RegionHint, address: u64) {
+        if let Some((host, _)) = self.translate(hint, address) {
+            switch::segment::prefetch(host);
+            switch::segment::prefetch(host.wrapping_add(64));
+        }
+    }
+
+    /// Reads a descriptor that lies at a guest address, once; `None` if it is not in one region as a whole.
+    #[inline]
+    pub fn descriptor(&self, hint: &mut RegionHint, address: u64) -> Option<Descriptor> {
+        let segment = self.readable(hint, address, 16)?;
+        let mut bytes = [0u8; 16];
+        (segment.read(&mut bytes) == bytes.len()).then(|| {
+            let bits = u128::from_ne_bytes(bytes);
+            let (first, second) = (bits as u64, (bits >> 64) as u64);
+            if cfg!(target_endian = "little") {
+                Descriptor::from_words(first, second)
+            } else {
+                Descriptor::from_words(second, first)
+            }
+        })
+    }
+
+    /// The host address of `len` bytes at an address of the frontend's own space, all in one region and aligned to
+    /// `align`. How rings are found.
+    pub(crate) fn ring_part(&self, user_address: u64, len: u64, align: u64) -> Option<*mut u8> {
+        let region = self.regions.iter().find(|region| user_address.wrapping_sub(region.user) < region.len)?;
+        let offset = user_address - region.user;
+        if len > region.len - offset {
+            return None;
+        }
+        // SAFETY: `offset` is below the region's length, so the pointer stays inside its mapping.
+        // Why unsafe: pointer arithmetic on memory that no slice may cover.
+        let host = unsafe { region.host.add(offset as usize) };
+        (host as u64).is_multiple_of(align).then_some(host)
+    }
+}
+
+/// What can be told from the table alone.
+fn check(table: &[RegionInfo], fds: usize) -> Result<(), MemoryError> {
+    if table.len() > REGIONS_MAX {
+        return Err(MemoryError::TooManyRegions { given: table.len() });
+    }
+    if fds != table.len() {
+        return Err(MemoryError::FdCount { regions: table.len(), fds });
+    }
+    for (region, info) in table.iter().enumerate() {
+        if info.size == 0 {
+            return Err(MemoryError::Empty { region });
+        }
+        let starts = [info.guest_address, info.user_address, info.file_offset];
+        if starts.iter().any(|start| start.checked_add(info.size - 1).is_none_or(|last| last == u64::MAX)) {
+            return Err(MemoryError::Wraps { region });
+        }
+        for (other, before) in table[..region].iter().enumerate() {
+            let overlap = |a: u64, b: u64| a < b + before.size && b < a + info.size;
+            if overlap(info.guest_address, before.guest_address) || overlap(info.user_address, before.user_address) {
+                return Err(MemoryError::Overlap { first: other, second: region });
+            }
+        }
+    }
+    let bytes: u128 = table.iter().map(|info| u128::from(info.size)).sum();
+    if bytes > u128::from(MAPPED_BYTES_MAX) { Err(MemoryError::TooLarge { bytes }) } else { Ok(()) }
+}
+
+/// Checks the file of one region and maps it; answers also how far into the mapping the region begins.
+fn map_region(
+    region: usize,
+    info: &RegionInfo,
+    file: BorrowedFd<'_>,
+    dead: &Arc<AtomicBool>,
+) -> Result<(Mapping, usize), MemoryError> {
+    let io = |what| move |source: rustix::io::Errno| MemoryError::Io { region, what, source: source.into() };
+    let kind = fstatfs(file).map_err(io("fstatfs"))?;
+    let status = fstat(file).map_err(io("fstat"))?;
+    let is_memory = matches!(kind.f_type as u64 & 0xffff_ffff, TMPFS_MAGIC | HUGETLBFS_MAGIC);
+    if !is_memory || FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+        return Err(MemoryError::WrongFile { region });
+    }
+    let (wanted, given) = (info.file_offset + info.size, status.st_size as u64);
+    if wanted > given {
+        return Err(MemoryError::FileTooShort { region, wanted, given });
+    }
+    // A file of huge pages is mapped in whole huge pages (mmap(2), "Huge page mappings"); its block size tells theirs.
+    let page = (kind.f_bsize as u64).max(PAGE_SIZE);
+    let start = info.file_offset - info.file_offset % page;
+    let skip = info.file_offset - start;
+    let len = (skip + info.size).next_multiple_of(page);
+    let mapping = Mapping::new(file, start, len as usize, dead).map_err(|source| MemoryError::Io {
+        region,
+        what: "mmap",
+        source,
+    })?;
+    Ok((mapping, skip as usize))
+}
+
+/// Memory of a driver of our own: a memfd that is shared with a backend. For tests and load generators.
+///
+/// Offsets count bytes from its start and are checked at every access; a wrong one is a bug of the test and panics.
+#[cfg(feature = "driver")]
+pub struct DriverMemory {
+    file: OwnedFd,
+    mapping: Mapping,
+}
+
+#[cfg(feature = "driver")]
+impl DriverMemory {
+    /// A new file of `len` bytes, of 2 MiB pages if `is_huge`.
+    ///
+    /// # Errors
+    /// If the system has no memory, or no huge pages.
+    pub fn new(len: usize, is_huge: bool) -> std::io::Result<DriverMemory> {
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+        let flags = MemfdFlags::CLOEXEC | if is_huge { MemfdFlags::HUGETLB } else { MemfdFlags::empty() };
+        let file = memfd_create("vhost-driver", flags)?;
+        let len = if is_huge { len.next_multiple_of(2 << 20) } else { len };
+        ftruncate(&file, len as u64)?;
+        let mapping = Mapping::new(file.as_fd(), 0, len, &Arc::new(AtomicBool::new(false)))?;
+        Ok(DriverMemory { file, mapping })
+    }
+
+    /// The file, to give to a backend.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.mapping.len
+    }
+
+    /// Whether it has no byte; never.
+    pub fn is_empty(&self) -> bool {
+        self.mapping.len == 0
+    }
+
+    #[inline]
+    fn at(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.mapping.len) && offset.is_multiple_of(align),
+            "an access of {len} bytes at {offset:#x} leaves the driver's memory or is not aligned"
+        );
+        // SAFETY: `offset` is inside the mapping, as just checked.
+        // Why unsafe: pointer arithmetic on memory that no slice may cover.
+        unsafe { self.mapping.base.add(offset) }
+    }
+
+    /// Copies bytes out.
+    #[inline]
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        let base = self.at(offset, out.len(), 1);
+        // SAFETY: the range is inside the mapping, which lives as long as `self`.
+        // Why unsafe: the memory is shared with another process.
+        unsafe { Segment::new(base, out.len() as u32) }.read(out);
+    }
+
+    /// Copies bytes in.
+    #[inline]
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let base = self.at(offset, bytes.len(), 1);
+        // SAFETY: the range is inside the mapping, which lives as long as `self`, and no reference covers it.
+        // Why unsafe: the memory is shared with another process.
+        unsafe { SegmentMut::new(base, bytes.len() as u32) }.write(bytes);
+    }
+
+    /// The 16-bit word at `offset`, for the rings' indices and flags.
+    #[inline]
+    pub fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU16 {
+        let base = self.at(offset, 2, 2);
+        // SAFETY: the word is inside the mapping and aligned, as just checked, and the mapping lives as long as `self`.
+        // Why unsafe: the memory is shared with another process.
+        unsafe { std::sync::atomic::AtomicU16::from_ptr(base.cast()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    fn memfd(len: u64) -> OwnedFd {
+        let file = memfd_create("vhost-test", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, len).unwrap();
+        file
+    }
+
+    fn region(guest_address: u64, size: u64, user_address: u64) -> RegionInfo {
+        RegionInfo { guest_address, size, user_address, file_offset: 0 }
+    }
+
+    fn map(table: &[RegionInfo], len: u64) -> Result<GuestMemory, MemoryError> {
+        let files: Vec<OwnedFd> = table.iter().map(|_| memfd(len)).collect();
+        GuestMemory::map(table, &files)
+    }
+
+    #[test]
+    fn an_address_is_translated_to_its_region_and_no_byte_beyond() {
+        let memory = map(&[region(0, 0x2000, 0x10_0000), region(0x2000, 0x1000, 0x20_0000)], 0x2000).unwrap();
+        let mut hint = RegionHint::default();
+        assert_eq!(memory.writable(&mut hint, 0x1ffe, 4).unwrap().write(&[1, 2, 3, 4]), 2);
+        assert_eq!(memory.writable(&mut hint, 0x2000, 4).unwrap().write(&[3, 4, 5, 6]), 4);
+        let mut out = [0; 4];
+        assert_eq!(memory.readable(&mut hint, 0x1ffe, 4).unwrap().read(&mut out), 2);
+        assert_eq!(memory.readable(&mut hint, 0x2000, 2).unwrap().read(&mut out[2..]), 2);
+        assert_eq!(out, [1, 2, 3, 4]);
+        for address in [0x3000, u64::MAX, 1 << 40] {
+            assert!(memory.readable(&mut hint, address, 1).is_none(), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_ring_must_lie_in_one_region_and_be_aligned() {
+        let memory = map(&[region(0, 0x1000, 0x10_0000), region(0x1000, 0x1000, 0x10_1000)], 0x1000).unwrap();
+        assert!(memory.ring_part(0x10_0000, 0x1000, 16).is_some());
+        assert!(memory.ring_part(0x10_0001, 16, 16).is_none(), "odd address");
+        assert!(memory.ring_part(0x10_0800, 0x1000, 16).is_none(), "across two regions");
+        assert!(memory.ring_part(0, 16, 16).is_none(), "a guest address is no user address");
+        assert!(memory.ring_part(0x10_1ff0, u64::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn tables_that_cannot_be_are_refused() {
+        let is_wrong = |table: &[RegionInfo]| map(table, 0x1000).err().unwrap_or_else(|| panic!("{table:?} was taken"));
+        assert!(matches!(is_wrong(&[region(0, 0, 0)]), MemoryError::Empty { region: 0 }));
+        assert!(matches!(is_wrong(&[region(u64::MAX - 10, 0x1000, 0)]), MemoryError::Wraps { .. }));
+        assert!(matches!(is_wrong(&[region(0, 0x1000, u64::MAX - 10)]), MemoryError::Wraps { .. }));
+        let guest = [region(0, 0x1000, 0), region(0xfff, 0x1000, 0x8000)];
+        assert!(matches!(is_wrong(&guest), MemoryError::Overlap { first: 0, second: 1 }));
+        let user = [region(0, 0x1000, 0), region(0x9000, 0x1000, 0xfff)];
+        assert!(matches!(is_wrong(&user), MemoryError::Overlap { .. }));
+        let twice = [region(0, 0x1000, 0), region(0, 0x1000, 0)];
+        assert!(matches!(is_wrong(&twice), MemoryError::Overlap { .. }));
+        assert!(matches!(is_wrong(&[region(0, 0x1001, 0)]), MemoryError::FileTooShort { wanted: 0x1001, .. }));
+        let huge = [region(0, MAPPED_BYTES_MAX + 1, 0)];
+        assert!(matches!(is_wrong(&huge), MemoryError::TooLarge { .. }));
+        let many: Vec<_> = (0..=REGIONS_MAX as u64).map(|n| region(n << 12, 0x1000, n << 12)).collect();
+        assert!(matches!(is_wrong(&many), MemoryError::TooManyRegions { .. }));
+        let fewer = GuestMemory::map(&[region(0, 0x1000, 0)], &[]);
+        assert!(matches!(fewer, Err(MemoryError::FdCount { regions: 1, fds: 0 })));
+    }
+
+    #[test]
+    fn files_that_could_block_or_are_no_files_are_refused() {
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        let own = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        for file in [OwnedFd::from(null), pipe, OwnedFd::from(own)] {
+            let refused = GuestMemory::map(&[region(0, 16, 0)], &[file]);
+            assert!(matches!(refused, Err(MemoryError::WrongFile { region: 0 })));
+        }
+    }
+
+    #[test]
+    fn a_region_may_begin_in_the_middle_of_a_page_of_its_file() {
+        let file = memfd(0x3000);
+        rustix::io::pwrite(&file, &[7, 8, 9], 0x1234).unwrap();
+        let info = RegionInfo { guest_address: 0x50, size: 0x100, user_address: 0x60, file_offset: 0x1234 };
+        let memory = GuestMemory::map(&[info], &[file]).unwrap();
+        let mut out = [0; 3];
+        memory.readable(&mut RegionHint::default(), 0x50, 3).unwrap().read(&mut out);
+        assert_eq!(out, [7, 8, 9]);
+    }
+
+    #[test]
+    fn a_file_cut_short_under_us_reads_zeros_and_marks_its_memory_dead() {
+        let file = memfd(0x4000);
+        let keep = file.try_clone().unwrap();
+        let memory = GuestMemory::map(&[region(0, 0x4000, 0)], &[file]).unwrap();
+        let mut hint = RegionHint::default();
+        assert_eq!(memory.writable(&mut hint, 0x3000, 4).unwrap().write(&[9; 4]), 4);
+        assert!(!memory.is_dead());
+        ftruncate(&keep, 0x1000).unwrap();
+        let mut out = [1; 4];
+        memory.readable(&mut hint, 0x3000, 4).unwrap().read(&mut out);
+        assert_eq!(out, [0; 4]);
+        assert!(memory.is_dead());
+    }
+}
