@@ -60,7 +60,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 256,
-            head_time: Duration::from_secs(30),
+            head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(20),
             shutdown_time: Duration::from_secs(4),
@@ -194,7 +194,8 @@ async fn run_connection(
     if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "API connection ended early");
     }
-    linger(rest.into()).await
+    // At shutdown the last request was read to its end, and nobody waits for clients that keep their connections.
+    if stopped.has_changed().is_err() { Ok(()) } else { linger(rest.into()).await }
 }
 
 /// Ends our half and takes what the client is still sending. A socket closed with unread input is reset, and the reset
