@@ -146,10 +146,14 @@ impl<P: Pipeline> Control<P> {
         self.supervisor.shutdown();
     }
 
-    /// Tries again to make the automatic devices that had no name; call about once a second.
+    /// Makes the automatic devices whose name or port has become free; call about once a second.
     pub(crate) fn housekeep(&self) {
-        let is_retry = self.state().no_device.values().any(|reason| *reason == NoDevice::NameTaken);
-        if is_retry {
+        let is_free = {
+            let state = self.state();
+            let mut waiting = state.no_device.iter().filter(|(_, reason)| **reason != NoDevice::UnsafeName);
+            waiting.any(|(interface, _)| self.automatic_plug(&state, interface).is_ok())
+        };
+        if is_free {
             self.put_in_force_again();
         }
     }
@@ -326,10 +330,12 @@ impl<P: Pipeline> Control<P> {
                     state.plugs.remove(interface);
                 }
                 // It stays plugged: what the operator was told is what holds after a restart.
-                Err(error) => tracing::error!(%interface, %error, "the plug could not be removed from the store"),
+                Err(error) => {
+                    tracing::error!(interface = &**interface, %error, "the plug could not be removed from the store")
+                }
             }
             if !state.plugs.contains_key(interface) {
-                tracing::info!(%interface, "unplugged");
+                tracing::info!(interface = &**interface, "unplugged");
             }
         }
         // Only when its index is free does the operator hear that it is gone.
@@ -412,6 +418,18 @@ impl<P: Pipeline> Control<P> {
     }
 
     fn make_automatic(&self, state: &mut State, interface: &InterfaceId) -> Result<(), NoDevice> {
+        let plug = self.automatic_plug(state, interface)?;
+        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
+        // next start, and no device is lost, because `MadeBook` refuses to make one that is not stored.
+        if let Err(error) = self.store.put_plug(&plug) {
+            tracing::error!(interface = &**interface, %error, "an automatic plug could not be stored");
+        }
+        state.plugs.insert(interface.clone(), plug);
+        Ok(())
+    }
+
+    /// The plug that the settings ask for, if there is a name and a port for it.
+    fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
         let device = match self.rules.auto {
             Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None },
             Auto::VhostUser | Auto::None => {
@@ -438,13 +456,7 @@ impl<P: Pipeline> Control<P> {
         if state.plugs.len() >= PORTS_MAX {
             return Err(NoDevice::TooManyPorts);
         }
-        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
-        // next start, and the device is not lost, because `MadeBook` refuses to make one that is not stored.
-        if let Err(error) = self.store.put_plug(&plug) {
-            tracing::error!(%interface, %error, "an automatic plug could not be stored");
-        }
-        state.plugs.insert(interface.clone(), plug);
-        Ok(())
+        Ok(plug)
     }
 
     /// Every interface as it is now.

@@ -139,8 +139,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     if let Some(listener) = metrics {
         serve_metrics(listener, daemon.clone()).context("serving metrics")?;
     }
-    if daemon.settings.identity.insecure {
-        tracing::warn!(listen = %api_address, "identity.insecure: whoever reaches the API may do everything");
+    if daemon.settings.identity.insecure && api_address.ip().is_loopback() {
+        // Beyond loopback the API's server says it.
+        tracing::warn!(api = %api_address, "identity.insecure is set: it would let the API listen beyond loopback");
     }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -171,6 +171,10 @@ pub(crate) enum Workers {
     Cpus(Vec<usize>),
 }
 
+fn serialize_address<S: serde::Serializer>(address: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
+}
+
 fn serialize_auto<S: serde::Serializer>(to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str("auto")
 }
@@ -290,7 +294,8 @@ pub(crate) struct IdentitySettings {
 /// `[metrics]`
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct MetricsSettings {
-    /// Where metrics are served over TCP; `None`: only on the admin socket.
+    /// Where metrics are served over TCP; `None`, in the file "": only on the admin socket.
+    #[serde(serialize_with = "serialize_address")]
     pub(crate) listen: Option<SocketAddr>,
 }
 

@@ -311,6 +311,57 @@ fn logical_ports_without_an_interface_are_shown_with_the_reason() {
 }
 
 #[test]
+fn rows_have_the_fields_that_other_programs_rely_on() {
+    let rig = Rig::start("fields", "");
+    rig.ok(&[
+        "plug",
+        "vm1",
+        "--vhost-user",
+        rig.directory.join("vm.sock").to_str().unwrap(),
+        "--mac",
+        "02:00:00:00:00:01",
+    ]);
+    rig.attach("red", &["vm1", "vm2"]);
+    let has = |what: &str, fields: &[&str]| {
+        let rows = rig.show(what);
+        let rows = rows.as_array().unwrap();
+        assert!(!rows.is_empty(), "{what}");
+        for row in rows {
+            for field in fields {
+                assert!(row.get(field).is_some(), "{what} has no {field}: {row}");
+            }
+        }
+    };
+    has(
+        "ports",
+        &[
+            "interface",
+            "kind",
+            "path",
+            "port",
+            "network",
+            "tenant",
+            "state",
+            "op_status",
+            "link",
+            "reason",
+            "macs",
+            "rx",
+            "tx",
+        ],
+    );
+    has("networks", &["id", "name", "tenant", "type", "physical_network", "segmentation_id", "ports"]);
+    has("macs", &["network", "mac", "port", "static", "age_s"]);
+    has("workers", &["cpu", "busy", "cycles_per_packet", "packets", "batch", "ports"]);
+    let row = rig.port("vm1").unwrap();
+    for flow in ["rx", "tx"] {
+        assert!(row[flow]["packets"].is_u64() && row[flow]["bytes"].is_u64() && row[flow]["drops"].is_object());
+    }
+    assert_eq!((&row["op_status"], &row["link"]), (&json!("UP"), &json!("down")));
+    assert_eq!(rig.show("macs")[0]["static"], true);
+}
+
+#[test]
 fn a_second_daemon_on_the_same_socket_or_store_is_refused_with_the_holder_s_pid() {
     let rig = Rig::start("second", "");
     let expected = format!("is in use by process {}", rig.pid());
