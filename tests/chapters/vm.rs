@@ -1,5 +1,17 @@
-//! Real virtual machines.
-use tests::guest::Guest;
+//! Real virtual machines on the real daemon: what tenants of guests see, in both socket roles.
+//!
+//! Guests run on CPU 0 under emulation, the switch on the last CPU. Nothing here is a measurement; limits are wide.
+
+use std::time::Duration;
+use tests::daemon::Daemon;
+use tests::guest::{Guest, Nic, QemuRole};
+use tests::http::Tenant;
+use tests::ledger::Counters;
+use tests::process::{wait_for, wait_until};
+
+/// Longest time until traffic flows again after a restart: a second to reconnect, and TCP's own retransmission timer,
+/// which doubles while the switch is away.
+const BACK_LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_guest_boots_runs_commands_and_tells_their_exit_status() {
@@ -8,4 +20,175 @@ fn a_guest_boots_runs_commands_and_tells_their_exit_status() {
     assert_eq!(guest.run("exit 3").status, 3);
     assert!(guest.must("iperf3 --version").contains("iperf"));
     assert!(guest.must("lsmod").contains("virtio_net"));
+}
+
+/// Guests `a` and `b` of one network and `c` of another, all in one IP subnet. To `a` and `c` the switch listens, to `b` it
+/// connects.
+struct Guests {
+    daemon: Daemon,
+    red: Tenant,
+    network: String,
+    port_a: String,
+    a: Guest,
+    b: Guest,
+    c: Guest,
+}
+
+impl Guests {
+    fn boot() -> Guests {
+        let daemon = Daemon::start("");
+        let (red, blue) = (daemon.tenant("red"), daemon.tenant("blue"));
+        let (network, other) = (red.network("lan"), blue.network("lan"));
+        let nic = |name: &str, role| Nic { socket: daemon.path(name), role, mac: format!("02:00:00:00:00:0{name}") };
+        let nics =
+            [nic("a", QemuRole::Client), nic("b", QemuRole::Server), nic("c", QemuRole::Client)].map(|nic| [nic]);
+        for (nic, id) in nics.iter().zip(["a", "b", "c"]) {
+            let role = if nic[0].role == QemuRole::Client { "server" } else { "client" };
+            daemon.must(&format!("plug {id} --vhost-user {} --role {role}", nic[0].socket.display()));
+        }
+        let port_a = red.attached_port(&network, "a");
+        red.attached_port(&network, "b");
+        blue.attached_port(&other, "c");
+        // A socket we listen on makes its port UP before any guest is there; one we connect to does not.
+        daemon.wait_up(&["a", "c"]);
+        assert_eq!(daemon.interface("b")["op_status"], "DOWN");
+
+        let starting = [("a", &nics[0]), ("b", &nics[1]), ("c", &nics[2])].map(|(name, nic)| Guest::start(name, nic));
+        let [mut a, mut b, mut c] = starting.map(tests::guest::StartingGuest::ready);
+        daemon.wait_up(&["a", "b", "c"]);
+        for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2"), (&mut c, "10.0.0.3")] {
+            guest.must("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6 || true");
+            guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+        }
+        Guests { daemon, red, network, port_a, a, b, c }
+    }
+
+    fn wait_for_traffic(&mut self) {
+        let reached = wait_for(BACK_LIMIT, || {
+            (self.a.run("ip neigh flush all; ping -c 1 -W 1 10.0.0.2").status == 0).then_some(())
+        });
+        assert!(reached.is_some(), "{:#}\n{}", self.daemon.show("ports"), self.daemon.log_tail());
+    }
+}
+
+/// A counter of the guest's own device.
+fn device_counter(guest: &mut Guest, name: &str) -> u64 {
+    let text = guest.must(&format!("cat /sys/class/net/eth0/statistics/{name}"));
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn guests_of_a_network_reach_each_other_and_another_networks_guest_sees_nothing() {
+    let mut guests = Guests::boot();
+    guests.wait_for_traffic();
+    assert!(guests.b.must("ping -c 3 -W 2 10.0.0.1").contains("3 packets received"));
+
+    let before = Counters::read(&guests.daemon);
+    let seen_before = device_counter(&mut guests.c, "rx_packets");
+    // From inside: nobody of the other network answers, neither to its own subnet's broadcast nor by a forged address.
+    assert_ne!(guests.c.run("ping -c 2 -W 1 10.0.0.1").status, 0);
+    assert_ne!(guests.c.run("arping -q -c 2 -I eth0 10.0.0.2").status, 0);
+    assert_ne!(guests.a.run("ping -c 2 -W 1 10.0.0.3").status, 0);
+    guests.a.must("ip neigh add 10.0.0.77 lladdr 02:00:00:00:00:0c dev eth0");
+    guests.a.run("ping -c 2 -W 1 10.0.0.77");
+    guests.a.run("ping -c 1 -W 1 10.0.0.255");
+    assert_eq!(device_counter(&mut guests.c, "rx_packets"), seen_before, "it heard the other network");
+    let after = Counters::read(&guests.daemon);
+    assert_eq!(after.grown(&before, "c.tx.packets"), 0, "{:?}", after.changes(&before));
+    assert!(after.grown(&before, "a.tx.packets") == 0 || after.grown(&before, "b.rx.packets") > 0);
+    assert!(after.grown(&before, "b.tx.packets") > 2, "floods reach the member: {:?}", after.changes(&before));
+
+    // State DOWN is felt inside, ACTIVE mends it, and the guest's device never goes away.
+    guests.red.set_state(&guests.network, &guests.port_a, "DOWN");
+    assert_ne!(guests.a.run("ping -c 1 -W 1 10.0.0.2").status, 0);
+    guests.red.set_state(&guests.network, &guests.port_a, "ACTIVE");
+    guests.wait_for_traffic();
+}
+
+#[test]
+fn tcp_between_guests_uses_checksum_and_segmentation_offload() {
+    let mut guests = Guests::boot();
+    guests.wait_for_traffic();
+    for guest in [&mut guests.a, &mut guests.b] {
+        let features = guest.must("ethtool -k eth0");
+        for feature in ["tx-checksumming: on", "rx-checksumming: on", "tx-tcp-segmentation: on", "scatter-gather: on"] {
+            assert!(features.contains(feature), "{feature} is missing in\n{features}");
+        }
+    }
+    for (client, server, from, address) in [(true, false, "a", "10.0.0.2"), (false, true, "b", "10.0.0.1")] {
+        let before = Counters::read(&guests.daemon);
+        let (talker, listener) =
+            if client && !server { (&mut guests.a, &mut guests.b) } else { (&mut guests.b, &mut guests.a) };
+        listener.must("iperf3 -s -1 -D");
+        let output = talker.run_within(Duration::from_secs(40), &format!("iperf3 -c {address} -t 4 -f m"));
+        assert_eq!(output.status, 0, "{}", output.text);
+        println!("{}", output.text.lines().filter(|line| line.contains("receiver")).collect::<String>());
+        let after = Counters::read(&guests.daemon);
+        let packets = after.grown(&before, &format!("{from}.rx.packets"));
+        let bytes = after.grown(&before, &format!("{from}.rx.bytes"));
+        assert!(bytes > 10 << 20 && bytes / packets > 5000, "{bytes} bytes in {packets} frames: not offloaded");
+        let strange: Vec<_> = after
+            .changes(&before)
+            .into_iter()
+            .filter(|change| change.contains(".drops.") && !change.contains("rx_ring_full"))
+            .collect();
+        assert!(strange.is_empty(), "{strange:?}");
+    }
+}
+
+#[test]
+fn traffic_resumes_after_the_switch_was_killed_in_both_socket_roles() {
+    let mut guests = Guests::boot();
+    guests.wait_for_traffic();
+    guests.b.must("iperf3 -s -D");
+    // Traffic goes on for the whole test; it crosses a socket of each role, both ways.
+    guests.a.must("(iperf3 -c 10.0.0.2 -t 30 >/tmp/iperf 2>&1; echo status $? >>/tmp/iperf) & true");
+    for round in 1..=2 {
+        let grows_by = |counters: &Counters, name: &str, bytes: u64| counters.get(name) > bytes;
+        wait_until("bytes flow both ways", BACK_LIMIT, || {
+            let counters = Counters::read(&guests.daemon);
+            grows_by(&counters, "a.rx.bytes", 4 << 20) && grows_by(&counters, "b.rx.bytes", 20 << 10)
+        });
+        guests.daemon.kill();
+        std::thread::sleep(Duration::from_millis(300 * round));
+        guests.daemon.start_again();
+    }
+    guests.daemon.wait_up(&["a", "b", "c"]);
+    let back = wait_for(BACK_LIMIT, || {
+        let counters = Counters::read(&guests.daemon);
+        (counters.get("a.rx.bytes") > 4 << 20).then_some(())
+    });
+    assert!(back.is_some(), "{:#}\n{}", guests.daemon.show("ports"), guests.daemon.log_tail());
+    let end = wait_for(Duration::from_secs(60), || {
+        let text = guests.a.must("cat /tmp/iperf");
+        text.contains("status").then_some(text)
+    });
+    let end = end.expect("iperf3 ends");
+    assert!(end.contains("status 0"), "the one TCP connection lives through both kills: {end}");
+    assert_eq!(guests.c.run("ping -c 1 -W 1 10.0.0.1").status, 1, "and the networks are still apart");
+}
+
+#[test]
+fn a_guest_that_dies_or_stops_hurts_nobody_and_comes_back() {
+    let mut guests = Guests::boot();
+    guests.wait_for_traffic();
+    // Stopped in mid-air: its neighbour's other traffic must go on. SIGSTOP leaves its rings as they are.
+    let stopped = rustix::process::Pid::from_raw(guests.b.qemu_id().cast_signed()).unwrap();
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+    guests.red.attached_port(&guests.network, "nobody");
+    guests.a.run("ip neigh add 10.0.0.88 lladdr 02:00:00:00:00:88 dev eth0; ping -q -c 600 -i 0.005 -W 1 10.0.0.88");
+    guests.daemon.assert_alive();
+    rustix::process::kill_process(stopped, rustix::process::Signal::CONT).unwrap();
+    guests.wait_for_traffic();
+
+    // Dead and started anew: the same socket, a new session.
+    let socket = guests.daemon.path("a");
+    let nic = Nic { socket, role: QemuRole::Client, mac: "02:00:00:00:00:0a".into() };
+    let replacement = Guest::boot("unplugged", &[]);
+    drop(std::mem::replace(&mut guests.a, replacement));
+    wait_until("the session's end is told", BACK_LIMIT, || guests.daemon.interface("a")["link"] == "down");
+    assert_eq!(guests.daemon.interface("a")["op_status"], "UP", "the socket listens on");
+    guests.a = Guest::boot("a", &[nic]);
+    guests.a.must("ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up");
+    guests.wait_for_traffic();
 }

@@ -128,36 +128,50 @@ fn image() -> &'static Image {
     })
 }
 
-/// QEMU's arguments for the `index`th vhost-user device. Only the socket's arguments depend on who listens.
-///
-/// These are the very lines that the README shows; the chapter `vm` compares them.
-pub fn nic_arguments(index: usize, nic: &Nic) -> Vec<String> {
-    let socket = nic.socket.display();
-    let role = match nic.role {
-        QemuRole::Client => "reconnect=1",
-        QemuRole::Server => "server=on,wait=off",
-    };
-    let mac = &nic.mac;
-    vec![
-        "-chardev".into(),
-        format!("socket,id=char{index},path={socket},{role}"),
-        "-netdev".into(),
-        format!("vhost-user,id=net{index},chardev=char{index}"),
-        "-device".into(),
-        format!("virtio-net-pci,netdev=net{index},mac={mac},vectors=0"),
-    ]
+/// The command lines that the README shows, for both of the switch's roles on the socket.
+const README_SWITCH_LISTENS: &str = include_str!("../golden/readme/qemu-server.txt");
+const README_SWITCH_CONNECTS: &str = include_str!("../golden/readme/qemu-client.txt");
+
+/// The value behind each `option` of a README line, with the README's examples replaced.
+fn readme_values<'a>(readme: &'a str, option: &'a str) -> impl Iterator<Item = &'a str> {
+    let mut words = readme.split_whitespace().filter(|word| *word != "\\");
+    std::iter::from_fn(move || {
+        words.find(|word| *word == option)?;
+        Some(words.next().expect("an option of QEMU has a value"))
+    })
 }
 
-/// QEMU's arguments that give a guest memory another process can map.
-pub fn memory_arguments() -> Vec<String> {
-    vec![
-        "-m".into(),
-        MEMORY_MIB.to_string(),
-        "-object".into(),
-        format!("memory-backend-memfd,id=mem,size={MEMORY_MIB}M,share=on"),
-        "-numa".into(),
-        "node,memdev=mem".into(),
-    ]
+/// QEMU's arguments for the `index`th vhost-user device: the very lines of the README, with this device's socket and
+/// address in place of the example's.
+pub fn nic_arguments(index: usize, nic: &Nic) -> Vec<String> {
+    let readme = match nic.role {
+        QemuRole::Client => README_SWITCH_LISTENS,
+        QemuRole::Server => README_SWITCH_CONNECTS,
+    };
+    let mut arguments = Vec::new();
+    for option in ["-chardev", "-netdev", "-device"] {
+        for value in readme_values(readme, option) {
+            let value = value
+                .replace("char0", &format!("char{index}"))
+                .replace("net0", &format!("net{index}"))
+                .replace("/run/qvs/vhost/vif-2", nic.socket.to_str().expect("socket paths are UTF-8"))
+                .replace("52:54:00:00:00:02", &nic.mac);
+            let emulation = if option == "-device" { ",vectors=0" } else { "" };
+            arguments.extend([option.to_owned(), format!("{value}{emulation}")]);
+        }
+    }
+    arguments
+}
+
+/// QEMU's arguments that give a guest memory another process can map: the README's, with less of it.
+fn memory_arguments() -> Vec<String> {
+    let mut arguments = vec!["-m".to_owned(), MEMORY_MIB.to_string()];
+    for option in ["-object", "-numa"] {
+        for value in readme_values(README_SWITCH_LISTENS, option) {
+            arguments.extend([option.to_owned(), value.replace("2048M", &format!("{MEMORY_MIB}M"))]);
+        }
+    }
+    arguments
 }
 
 impl Guest {
@@ -319,4 +333,24 @@ impl StartingGuest {
 
 fn find(text: &[u8], mark: &[u8]) -> Option<usize> {
     text.windows(mark.len()).position(|window| window == mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devices_arguments_are_those_of_the_readme() {
+        let nic = |role| Nic { socket: "/s".into(), role, mac: "02:00:00:00:00:01".into() };
+        let expected = |how: &str| {
+            let chardev = format!("socket,id=char3,path=/s,{how}");
+            let device = "virtio-net-pci,netdev=net3,mac=02:00:00:00:00:01,vectors=0".to_owned();
+            let netdev = "vhost-user,id=net3,chardev=char3".to_owned();
+            ["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev, "-device".to_owned(), device]
+        };
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Client)), expected("reconnect=1"));
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Server)), expected("server=on,wait=off"));
+        let memory = "memory-backend-memfd,id=mem,size=256M,share=on";
+        assert_eq!(memory_arguments(), ["-m", "256", "-object", memory, "-numa", "node,memdev=mem"]);
+    }
 }

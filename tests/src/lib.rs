@@ -4,6 +4,11 @@
 //! down when dropped, also when the test fails. The rig panics where a step cannot be done: it is only used by tests,
 //! and the message is what a reader of a failed run needs.
 
+pub mod chance;
+pub mod daemon;
 pub mod guest;
+pub mod http;
 pub mod initramfs;
+pub mod ledger;
+pub mod namespace;
 pub mod process;

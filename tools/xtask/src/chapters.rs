@@ -36,8 +36,7 @@ pub(crate) enum Chapter {
 fn packages(chapter: Chapter) -> &'static [&'static str] {
     match chapter {
         Chapter::Lint | Chapter::Unit | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
-        Chapter::Fuzz => &["iproute2"],
-        Chapter::Net => &["busybox-static", "iproute2"],
+        Chapter::Fuzz | Chapter::Net => &["busybox-static", "iproute2"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
@@ -73,7 +72,7 @@ pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
     let executable = chapters_executable()?;
     let daemon = daemon()?;
     // Every test of these modules has a long form and takes an equal share.
-    let modules = ["long::"];
+    let modules = ["::soaked::"];
     let listed = Command::new(&executable).args(modules).args(["--list", "--format=terse"]).output()?;
     let count = String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.ends_with(": test")).count();
     ensure!(count > 0, "no test has a long form");
@@ -142,7 +141,8 @@ fn lint() -> Result<()> {
 
 fn unit() -> Result<()> {
     run(cargo().args(["test", "--quiet", "--workspace", "--exclude", "tests"]))?;
-    run(cargo().args(["test", "--quiet", "-p", "tests", "--lib"]))
+    run(cargo().args(["test", "--quiet", "-p", "tests", "--lib"]))?;
+    run(cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "simulation::"]))
 }
 
 /// Model checks have `loom` in their names. They are built apart, because the flag changes every crate.

@@ -1,0 +1,209 @@
+//! A `qvs run` of its own for a test: settings, sockets and store in a temporary directory, API on a free port.
+//!
+//! It can be killed and started again on the same state, which is half of what the chapters are about.
+
+use crate::http::Tenant;
+use crate::process::{Child, TempDir, cargo_metadata, output_of, repository, target_dir, wait_for};
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Longest start on an idle machine with a loaded neighbour.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// SIGTERM is answered within 5 s (contract); one more for the machine.
+const STOP_LIMIT: Duration = Duration::from_secs(6);
+
+/// The daemon's program: `QVS_BIN`, or built now.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("QVS_BIN") {
+            return PathBuf::from(path);
+        }
+        assert!(cargo_metadata().is_object());
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let manifest = repository().join("Cargo.toml");
+        let manifest = manifest.to_str().expect("the repository's path is UTF-8");
+        output_of(&cargo, &["build", "--quiet", "-p", "qvs", "--profile", "test-opt", "--manifest-path", manifest]);
+        target_dir().join("test-opt/qvs")
+    })
+}
+
+/// A daemon and the directory it lives in. Killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Option<Child>,
+    api: SocketAddr,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// Starts one with settings besides those for directories and addresses; workers on the last CPU.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start(settings: &str) -> Daemon {
+        let dir = TempDir::new();
+        let api = free_address();
+        let (state, run) = (dir.join("state"), dir.join("run"));
+        let text = format!(
+            "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = [{}]\n{settings}\n",
+            last_cpu()
+        );
+        fs::write(dir.join("qvs.toml"), text).expect("our own directory");
+        let mut daemon = Daemon { child: None, api, dir };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts it again on the same state.
+    ///
+    /// # Panics
+    /// If it runs, or does not come up.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut command = Command::new(program());
+        command.arg("run").arg("--config").arg(self.dir.join("qvs.toml")).args(["--log-level", "debug"]);
+        let mut child = Child::spawn("qvs", &mut command, &self.dir.join("log"));
+        let up = wait_for(START_LIMIT, || match child.ended() {
+            Some(status) => panic!("qvs ended at once: {status}\n{}", child.log_tail()),
+            None => (TcpStream::connect(self.api).is_ok() && self.admin_socket().exists()).then_some(()),
+        });
+        assert!(up.is_some(), "qvs did not start within {START_LIMIT:?}\n{}", child.log_tail());
+        self.child = Some(child);
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Panics
+    /// If it had ended by itself.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        if let Some(status) = child.ended() {
+            panic!("qvs had ended by itself: {status}\n{}", child.log_tail());
+        }
+        child.kill();
+    }
+
+    /// SIGKILL and a new start.
+    pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// SIGTERM; it must end with status 0 in time.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        let status = child.terminate(STOP_LIMIT);
+        assert!(status.success(), "qvs ended with {status}\n{}", child.log_tail());
+    }
+
+    /// Fails the test unless the daemon is alive and answers.
+    ///
+    /// # Panics
+    /// If it has died.
+    pub fn assert_alive(&mut self) {
+        let child = self.child.as_mut().expect("it runs");
+        if let Some(status) = child.ended() {
+            panic!("qvs died: {status}\n{}", child.log_tail());
+        }
+        self.tenant("nobody").request("GET", "networks", None, 200);
+    }
+
+    /// Where the API is.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// A tenant of its API.
+    pub fn tenant(&self, name: &str) -> Tenant {
+        Tenant { api: self.api, name: name.to_owned() }
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.join("run/admin.sock")
+    }
+
+    /// A path in its directory, short enough for a socket.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        self.child.as_ref().map(Child::log_tail).unwrap_or_default()
+    }
+
+    /// Runs the command line against it, words separated by spaces.
+    pub fn command(&self, line: &str) -> Output {
+        let mut command = Command::new(program());
+        command.args(line.split_whitespace()).arg("--admin").arg(self.admin_socket());
+        command.output().expect("the program was started before")
+    }
+
+    /// A command that must succeed; answers what it printed.
+    ///
+    /// # Panics
+    /// If it fails, with what it said.
+    pub fn must(&self, line: &str) -> String {
+        let output = self.command(line);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "qvs {line}: {}: {error}\n{}", output.status, self.log_tail());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `show` says, as JSON.
+    pub fn show(&self, what: &str) -> Value {
+        let text = self.must(&format!("show {what} --json"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("show {what} --json: {error}: {text}"))
+    }
+
+    /// One interface of `show ports`.
+    ///
+    /// # Panics
+    /// If it is not listed.
+    pub fn interface(&self, id: &str) -> Value {
+        let ports = self.show("ports");
+        let found = ports.as_array().into_iter().flatten().find(|port| port["interface"] == id);
+        found.unwrap_or_else(|| panic!("no interface {id} in {ports:#}")).clone()
+    }
+
+    /// Waits until the interfaces' logical ports are UP.
+    ///
+    /// # Panics
+    /// If they are not within 10 s, with what `show` says.
+    pub fn wait_up(&self, interfaces: &[&str]) {
+        let up = wait_for(Duration::from_secs(10), || {
+            interfaces.iter().all(|id| self.interface(id)["op_status"] == "UP").then_some(())
+        });
+        assert!(up.is_some(), "not UP: {:#}\n{}", self.show("ports"), self.log_tail());
+    }
+}
+
+/// A loopback address whose port nobody has at the moment.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
+    listener.local_addr().expect("it is bound")
+}
+
+/// The last CPU we may run on; guests are on the first.
+fn last_cpu() -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None).expect("our own thread");
+    (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).expect("we run on some CPU")
+}
