@@ -27,6 +27,7 @@ pub mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod port_contract;
 pub mod publish;
+mod retired;
 pub mod segment;
 pub mod sigbus;
 pub mod switch;

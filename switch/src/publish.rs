@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ids::{PortIndex, QueueIndex, WorkerIndex};
 use crate::ledger::PortLedger;
 use crate::port::Port;
+use crate::retired::Retired;
 use arc_swap::{ArcSwap, Cache};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,7 +78,7 @@ const WAIT_PAUSE_MAX: Duration = Duration::from_millis(1);
 pub struct Publisher<T> {
     current: Arc<ArcSwap<Snapshot<T>>>,
     /// Snapshots that a worker may still hold. The lock also orders publications.
-    retired: Mutex<Vec<Arc<Snapshot<T>>>>,
+    retired: Mutex<Retired<Arc<Snapshot<T>>>>,
     workers: usize,
 }
 
@@ -138,15 +139,13 @@ impl<T: Send + Sync> Publisher<T> {
         let next = Snapshot { generation, config: parts.config, tables: parts.tables, places: parts.places, rx };
         drop(current);
         retired.push(self.current.swap(Arc::new(next)));
-        drop_unused(&mut retired);
         generation
     }
 
     /// Frees retired snapshots that no worker holds any more; answers how many are still held.
     pub fn reap(&self) -> usize {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        drop_unused(&mut retired);
-        retired.len()
+        retired.drop_unused()
     }
 
     /// Returns when every snapshot older than `generation` has been freed. The caller has woken the workers.
@@ -158,7 +157,7 @@ impl<T: Send + Sync> Publisher<T> {
         loop {
             {
                 let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-                drop_unused(&mut retired);
+                retired.drop_unused();
                 if retired.iter().all(|old| old.generation >= generation) {
                     return;
                 }
@@ -177,9 +176,4 @@ pub struct Parts<T> {
     pub tables: Arc<T>,
     /// The places of the ports.
     pub places: Vec<Option<PortPlace>>,
-}
-
-fn drop_unused<T>(retired: &mut Vec<Arc<Snapshot<T>>>) {
-    // `get_mut` is the count with the acquire that a free needs: what the last holder did happens before it.
-    retired.retain_mut(|old| Arc::get_mut(old).is_none());
 }
