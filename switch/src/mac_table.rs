@@ -228,7 +228,8 @@ impl MacTable {
 
     /// Enters a static address, replacing a learnt one or another static one.
     ///
-    /// False if both its buckets are full of static entries, or the address is no station's.
+    /// False if both its buckets are full of static entries, or the address is no station's. A worker that is learning
+    /// the same address at this very moment removes its own entry again; until it has, a lookup may still meet it.
     pub fn insert_static(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex) -> bool {
         if !is_station(mac, port) {
             return false;
@@ -349,8 +350,7 @@ impl MacTable {
     }
 
     /// The valid slots with the key; more than one only while threads race.
-    #[inline]
-    fn all(&self, probe: &Probe) -> impl Iterator<Item = (Slot<'_>, Value)> {
+    fn all<'t>(&'t self, probe: &Probe) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
         let (key, check) = (probe.key, probe.check);
         let pair = self.pair(probe);
         let mut mask = pair[0].matches(key) | pair[1].matches(key) << WAYS;
@@ -367,10 +367,32 @@ impl MacTable {
         })
     }
 
-    /// The entry of the key: while two threads race, a static one before a learnt one.
+    /// The entry of the key.
+    ///
+    /// Most keys lie in their first bucket ([`MacTable::claim`] sees to it), so that this branch is guessed right and the
+    /// second line is not read. Reading both always, without a branch, took 40 % longer.
     #[inline]
     fn find(&self, probe: &Probe) -> Option<(Slot<'_>, Value)> {
-        let mut all = self.all(probe);
+        let mut bucket = &self.buckets[probe.first];
+        let mut mask = bucket.matches(probe.key);
+        if mask == 0 {
+            bucket = &self.buckets[probe.second];
+            mask = bucket.matches(probe.key);
+            if mask == 0 {
+                return None;
+            }
+        }
+        let slot = bucket.slot(mask.trailing_zeros() as usize);
+        match slot.read(probe.key, probe.check) {
+            Some(value) if mask.is_power_of_two() => Some((slot, value)),
+            _ => self.find_slowly(probe.key),
+        }
+    }
+
+    /// The same where a slot is changing hands or two threads race: a static entry before a learnt one.
+    #[cold]
+    fn find_slowly(&self, key: Key) -> Option<(Slot<'_>, Value)> {
+        let mut all = self.all(&self.probe(key));
         let first = all.next()?;
         if first.1.is_static() { Some(first) } else { all.find(|(_, value)| value.is_static()).or(Some(first)) }
     }
@@ -471,10 +493,12 @@ impl MacTable {
         slot.read(probe.key, probe.check).map(|_| Learned::New)
     }
 
-    /// Claims a free slot, in the emptier bucket if it can: that keeps pairs from filling up.
+    /// Claims a free slot: in the first bucket while it is at most half full, else in the emptier one, which keeps pairs
+    /// from filling up.
     fn claim(&self, probe: &Probe) -> Option<Slot<'_>> {
         let mut pair = self.pair(probe);
-        if pair[1].occupied() < pair[0].occupied() {
+        let [first, second] = pair.map(Bucket::occupied);
+        if first > WAYS as u32 / 2 && second < first {
             pair.reverse();
         }
         pair.into_iter().flat_map(Bucket::slots).find(|slot| slot.claim(probe.key))
