@@ -73,7 +73,8 @@ impl<B: Backing> Recorded<B> {
         self.model.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts the state in force once more, in turn with the writers: for a host on which something else changed.
+    /// Puts the state in force once more, in turn with the writers: for a host on which something else changed. The
+    /// caller holds no lock that [`Backing::put_in_force`] takes, because a writer may be in there and hold the turn.
     pub fn put_in_force(&self) {
         let _turn = self.turn();
         self.backing.put_in_force(&self.snapshot());
