@@ -11,8 +11,10 @@
 //! Lock order: `operators` -> the plugin's turn -> `state` -> store, switch, a slot's condition. `operators` is held for a
 //! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
 
+mod automatic;
+
 use crate::devices::{Slot, Supervisor, device_name, is_same_device};
-use crate::naming::{self, NoDevice};
+use crate::naming::NoDevice;
 use crate::opener::MadeBook;
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
@@ -144,18 +146,6 @@ impl<P: Pipeline> Control<P> {
     /// Closes all devices; none is removed.
     pub(crate) fn shutdown(&self) {
         self.supervisor.shutdown();
-    }
-
-    /// Makes the automatic devices whose name or port has become free; call about once a second.
-    pub(crate) fn housekeep(&self) {
-        let is_free = {
-            let state = self.state();
-            let mut waiting = state.no_device.iter().filter(|(_, reason)| **reason != NoDevice::UnsafeName);
-            waiting.any(|(interface, _)| self.automatic_plug(&state, interface).is_ok())
-        };
-        if is_free {
-            self.put_in_force_again();
-        }
     }
 
     /// The tenants' state.
@@ -331,7 +321,7 @@ impl<P: Pipeline> Control<P> {
                 }
                 // It stays plugged: what the operator was told is what holds after a restart.
                 Err(error) => {
-                    tracing::error!(interface = &**interface, %error, "the plug could not be removed from the store")
+                    tracing::error!(interface = &**interface, %error, "the plug could not be removed from the store");
                 }
             }
             if !state.plugs.contains_key(interface) {
@@ -391,74 +381,6 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
-    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went.
-    fn follow_attachments(&self, state: &mut State, model: &Model) {
-        let gone: Vec<InterfaceId> = state
-            .plugs
-            .values()
-            .filter(|plug| plug.is_automatic && !model.by_attachment.contains_key(&plug.interface))
-            .map(|plug| plug.interface.clone())
-            .collect();
-        for interface in gone {
-            self.leave(state, &interface);
-        }
-        state.no_device.clear();
-        if self.rules.auto == Auto::None {
-            return;
-        }
-        // In order, so that of two ids with one name always the same one gets it.
-        let mut unplugged: Vec<&InterfaceId> =
-            model.by_attachment.keys().filter(|interface| !state.plugs.contains_key(*interface)).collect();
-        unplugged.sort_unstable();
-        for interface in unplugged {
-            if let Err(reason) = self.make_automatic(state, interface) {
-                state.no_device.insert(interface.clone(), reason);
-            }
-        }
-    }
-
-    fn make_automatic(&self, state: &mut State, interface: &InterfaceId) -> Result<(), NoDevice> {
-        let plug = self.automatic_plug(state, interface)?;
-        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
-        // next start, and no device is lost, because `MadeBook` refuses to make one that is not stored.
-        if let Err(error) = self.store.put_plug(&plug) {
-            tracing::error!(interface = &**interface, %error, "an automatic plug could not be stored");
-        }
-        state.plugs.insert(interface.clone(), plug);
-        Ok(())
-    }
-
-    /// The plug that the settings ask for, if there is a name and a port for it.
-    fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
-        let device = match self.rules.auto {
-            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None },
-            Auto::VhostUser | Auto::None => {
-                let path = self.rules.vhost_dir.join(naming::automatic_name("vhu", interface)?);
-                let role = match self.rules.role {
-                    Role::Server => SocketRole::Server,
-                    Role::Client => SocketRole::Client,
-                };
-                DeviceSpec::VhostUser { path: path.to_string_lossy().into_owned(), role }
-            }
-        };
-        let plug = Plug {
-            interface: interface.clone(),
-            device,
-            macs: Vec::new(),
-            mtu: None,
-            tenant: None,
-            is_automatic: true,
-            made: None,
-        };
-        if plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
-            return Err(NoDevice::NameTaken);
-        }
-        if state.plugs.len() >= PORTS_MAX {
-            return Err(NoDevice::TooManyPorts);
-        }
-        Ok(plug)
-    }
-
     /// Every interface as it is now.
     pub(crate) fn view(&self) -> View {
         let state = self.state();
@@ -477,15 +399,6 @@ impl<P: Pipeline> Control<P> {
 
 fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
-}
-
-/// Whether a file or interface has the name of an automatic device.
-fn is_there(device: &DeviceSpec) -> bool {
-    match device {
-        DeviceSpec::VhostUser { path, .. } => std::fs::symlink_metadata(path).is_ok(),
-        // A doubt is told by the device itself when it is opened.
-        DeviceSpec::Tap { name, .. } => switch::netns::has_interface(None, name).unwrap_or(false),
-    }
 }
 
 /// Refuses to listen where something stands that is no socket; whose socket it is, the backend finds out.

@@ -13,9 +13,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::af_packet::RawSocket;
 use switch::netns;
+use switch::port::{Place, Port};
+use switch::tap::{Tap, TapConfig};
 
 /// How long anything may take that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -540,4 +543,39 @@ fn a_device_that_is_not_ours_is_refused_and_a_replaced_one_is_removed() {
     let output = rig.ok(&["plug", "later", "--tap", "t2", "--netns", "/run/netns/qvs-test-nowhere"]);
     assert!(output.contains("waiting for the device: the network namespace"), "{output}");
     assert!(rig.port("later").unwrap()["reason"].as_str().unwrap().contains("is gone"));
+}
+
+/// A place where nobody looks: for a device that somebody else made.
+struct NoPlace;
+
+impl Place for NoPlace {
+    fn publish(&self, _port: Arc<dyn Port>) {}
+    fn withdraw(&self) {}
+}
+
+#[test]
+fn after_a_restart_only_a_device_of_our_own_making_is_reopened() {
+    let mut rig = Rig::start("stranger", "");
+    let (ours, our_path) = namespace();
+    let (theirs, their_path) = namespace();
+    let link = rig.directory.join("netns");
+    std::os::unix::fs::symlink(&our_path, &link).unwrap();
+    rig.ok(&["plug", "vm", "--tap", "t0", "--netns", link.to_str().unwrap()]);
+    let mac = raw_socket(&ours, "t0").mac();
+    rig.kill();
+    rig.run();
+    rig.until("our device", || rig.port("vm").unwrap()["link"] == "up");
+    assert_eq!(raw_socket(&ours, "t0").mac(), mac, "the same device");
+
+    // Somebody else's device of the same name, where the path now leads.
+    rig.kill();
+    let config = TapConfig { name: "t0".into(), netns: Some(theirs.try_clone().unwrap()), mtu: 1500, reopen: false };
+    drop(Tap::open(config, Arc::new(NoPlace)).unwrap());
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&their_path, &link).unwrap();
+    rig.run();
+    let reason = || rig.port("vm").unwrap()["reason"].as_str().unwrap().to_owned();
+    rig.until("the refusal", || reason().contains("exists already and is not ours"));
+    rig.ok(&["unplug", "vm"]);
+    assert!(netns::has_interface(Some(theirs.as_fd()), "t0").unwrap(), "unplugging leaves it alone");
 }

@@ -1,0 +1,104 @@
+//! Automatic devices (`attach.auto`): made for attachments that nobody plugged, gone with their attachment.
+//!
+//! Their plugs are durable like an operator's, so a restart brings the same devices back and knows which are ours. All of
+//! this runs under the control's state lock, as part of putting a change in force.
+
+use super::{Control, State};
+use crate::naming::{self, NoDevice};
+use crate::plugs;
+use crate::settings::{Auto, Role};
+use api::host::{DeviceSpec, Plug, SocketRole};
+use api::model::{InterfaceId, Model};
+use switch::ids::PORTS_MAX;
+use switch::worker::Pipeline;
+
+impl<P: Pipeline> Control<P> {
+    /// Makes the automatic devices whose name or port has become free; call about once a second.
+    pub(crate) fn housekeep(&self) {
+        let is_free = {
+            let state = self.state();
+            let mut waiting = state.no_device.iter().filter(|(_, reason)| **reason != NoDevice::UnsafeName);
+            waiting.any(|(interface, _)| self.automatic_plug(&state, interface).is_ok())
+        };
+        if is_free {
+            self.put_in_force_again();
+        }
+    }
+
+    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went.
+    pub(super) fn follow_attachments(&self, state: &mut State, model: &Model) {
+        let gone: Vec<InterfaceId> = state
+            .plugs
+            .values()
+            .filter(|plug| plug.is_automatic && !model.by_attachment.contains_key(&plug.interface))
+            .map(|plug| plug.interface.clone())
+            .collect();
+        for interface in gone {
+            self.leave(state, &interface);
+        }
+        state.no_device.clear();
+        if self.rules.auto == Auto::None {
+            return;
+        }
+        // In order, so that of two ids with one name always the same one gets it.
+        let mut unplugged: Vec<&InterfaceId> =
+            model.by_attachment.keys().filter(|interface| !state.plugs.contains_key(*interface)).collect();
+        unplugged.sort_unstable();
+        for interface in unplugged {
+            if let Err(reason) = self.make_automatic(state, interface) {
+                state.no_device.insert(interface.clone(), reason);
+            }
+        }
+    }
+
+    fn make_automatic(&self, state: &mut State, interface: &InterfaceId) -> Result<(), NoDevice> {
+        let plug = self.automatic_plug(state, interface)?;
+        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
+        // next start, and no device is lost, because `MadeBook` refuses to make one that is not stored.
+        if let Err(error) = self.store.put_plug(&plug) {
+            tracing::error!(interface = &**interface, %error, "an automatic plug could not be stored");
+        }
+        state.plugs.insert(interface.clone(), plug);
+        Ok(())
+    }
+
+    /// The plug that the settings ask for, if there is a name and a port for it.
+    fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
+        let device = match self.rules.auto {
+            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None },
+            Auto::VhostUser | Auto::None => {
+                let path = self.rules.vhost_dir.join(naming::automatic_name("vhu", interface)?);
+                let role = match self.rules.role {
+                    Role::Server => SocketRole::Server,
+                    Role::Client => SocketRole::Client,
+                };
+                DeviceSpec::VhostUser { path: path.to_string_lossy().into_owned(), role }
+            }
+        };
+        let plug = Plug {
+            interface: interface.clone(),
+            device,
+            macs: Vec::new(),
+            mtu: None,
+            tenant: None,
+            is_automatic: true,
+            made: None,
+        };
+        if plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
+            return Err(NoDevice::NameTaken);
+        }
+        if state.plugs.len() >= PORTS_MAX {
+            return Err(NoDevice::TooManyPorts);
+        }
+        Ok(plug)
+    }
+}
+
+/// Whether a file or interface has the name of an automatic device.
+fn is_there(device: &DeviceSpec) -> bool {
+    match device {
+        DeviceSpec::VhostUser { path, .. } => std::fs::symlink_metadata(path).is_ok(),
+        // A doubt is told by the device itself when it is opened.
+        DeviceSpec::Tap { name, .. } => switch::netns::has_interface(None, name).unwrap_or(false),
+    }
+}

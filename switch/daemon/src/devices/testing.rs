@@ -1,0 +1,85 @@
+//! Devices that exist in memory only.
+use super::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Opens pretend devices, or says why not.
+#[derive(Default)]
+pub(crate) struct FakeOpener {
+    /// What `open` answers for these interfaces instead of a device.
+    pub(crate) refusals: Mutex<HashMap<InterfaceId, (String, bool)>>,
+    /// Everything that happened, in order.
+    pub(crate) events: Arc<Mutex<Vec<String>>>,
+    /// Whether the devices given out are lost.
+    pub(crate) lost: Arc<AtomicBool>,
+}
+
+struct FakeDevice {
+    interface: InterfaceId,
+    events: Arc<Mutex<Vec<String>>>,
+    lost: Arc<AtomicBool>,
+}
+
+impl FakeOpener {
+    pub(crate) fn refuse(&self, interface: &str, reason: &str, is_name_taken: bool) {
+        self.refusals.lock().unwrap().insert(interface.into(), (reason.into(), is_name_taken));
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.events.lock().unwrap().clone()
+    }
+}
+
+impl Opener for FakeOpener {
+    fn open(&self, plug: &Plug, _place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError> {
+        if let Some((reason, is_name_taken)) = self.refusals.lock().unwrap().get(&plug.interface) {
+            return Err(OpenError { reason: reason.clone(), is_name_taken: *is_name_taken });
+        }
+        self.lost.store(false, Ordering::Relaxed);
+        self.events.lock().unwrap().push(format!("open {}", plug.interface));
+        let (events, lost) = (self.events.clone(), self.lost.clone());
+        Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost }))
+    }
+}
+
+impl Device for FakeDevice {
+    fn state(&self) -> DeviceState {
+        DeviceState { is_ready: true, link: Link::Up, reason: String::new() }
+    }
+}
+
+impl Running for FakeDevice {
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn remove(self: Box<Self>) {
+        self.events.lock().unwrap().push(format!("remove {}", self.interface));
+    }
+}
+
+impl Drop for FakeDevice {
+    fn drop(&mut self) {
+        self.events.lock().unwrap().push(format!("close {}", self.interface));
+    }
+}
+
+/// A place where nobody looks.
+pub(crate) struct NoPlace;
+
+impl Place for NoPlace {
+    fn publish(&self, _port: Arc<dyn switch::port::Port>) {}
+    fn withdraw(&self) {}
+}
+
+/// A plug of a TAP without further wishes.
+pub(crate) fn tap_plug(interface: &str, name: &str) -> Plug {
+    Plug {
+        interface: interface.into(),
+        device: DeviceSpec::Tap { name: name.into(), netns: None },
+        macs: Vec::new(),
+        mtu: None,
+        tenant: None,
+        is_automatic: false,
+        made: None,
+    }
+}

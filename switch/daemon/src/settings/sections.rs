@@ -1,0 +1,227 @@
+//! The sections of the settings file: as they are written (`Raw…`, everything optional) and as they are in force.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+macro_rules! raw {
+    ($($name:ident { $($field:ident: $type:ty,)* })*) => {
+        $(#[derive(Deserialize, Default)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct $name { $(pub(super) $field: Option<$type>,)* })*
+    };
+}
+
+raw! {
+    Raw {
+        state_dir: PathBuf, run_dir: PathBuf,
+        api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
+        plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, metrics: RawMetrics,
+    }
+    RawApi { listen: String, hosts: Vec<String>, strict_essex: bool, }
+    RawAdmin { socket: PathBuf, group: String, }
+    RawSwitch { workers: toml::Value, poll: PollMode, idle_us: u64, rebalance: bool, }
+    RawMac { age_s: u64, max: u64, }
+    RawVhost { dir: PathBuf, role: Role, owner: String, group: String, mode: String, }
+    RawAttach { auto: Auto, claim: Claim, }
+    RawPlugin { driver: Driver, }
+    RawNode { roles: Vec<NodeRole>, host: String, }
+    RawStore { url: String, }
+    RawIdentity { mode: String, insecure: bool, }
+    RawMetrics { listen: String, }
+}
+
+macro_rules! choice {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident,)* })*) => {
+        $($(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub(crate) enum $name { $($(#[$variant_doc])* $variant,)* })*
+    };
+}
+
+choice! {
+    /// When workers sleep.
+    PollMode {
+        /// After `idle_us` without a frame.
+        Adaptive,
+        /// Never.
+        Always,
+    }
+    /// Who listens on a vhost-user socket; the switch's role.
+    Role {
+        /// The switch.
+        Server,
+        /// QEMU.
+        Client,
+    }
+    /// Which devices are made for attachments nobody plugged.
+    Auto {
+        /// None.
+        None,
+        /// A vhost-user socket in `vhost.dir`.
+        VhostUser,
+        /// A TAP in the daemon's namespace.
+        Tap,
+    }
+    /// Which interface ids a tenant may attach.
+    Claim {
+        /// Any.
+        Any,
+        /// Those plugged for the tenant.
+        Registered,
+    }
+    /// Which plugin serves the API.
+    Driver {
+        /// Drives this switch.
+        Native,
+        /// Keeps records only.
+        Fake,
+    }
+    /// A part this node plays.
+    NodeRole {
+        /// Serves the API.
+        Api,
+        /// Moves frames.
+        Switch,
+    }
+}
+
+/// On which CPUs workers run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Workers {
+    /// As the switch sees fit.
+    #[serde(serialize_with = "serialize_auto")]
+    Auto,
+    /// One worker on each of these.
+    Cpus(Vec<usize>),
+}
+
+fn serialize_address<S: serde::Serializer>(address: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
+}
+
+fn serialize_auto<S: serde::Serializer>(to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str("auto")
+}
+
+/// `[api]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ApiSettings {
+    /// Address and port of the API.
+    pub(crate) listen: SocketAddr,
+    /// Host names accepted besides loopback ones.
+    pub(crate) hosts: Vec<String>,
+    /// Reproduce the recorded oddities of 2012.
+    pub(crate) strict_essex: bool,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AdminSettings {
+    /// Path of the admin socket.
+    pub(crate) socket: PathBuf,
+    /// Group that may show and trace; empty: none.
+    pub(crate) group: String,
+}
+
+/// `[switch]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SwitchSettings {
+    /// The workers' CPUs.
+    pub(crate) workers: Workers,
+    /// When workers sleep.
+    pub(crate) poll: PollMode,
+    /// Microseconds without a frame before a worker sleeps.
+    pub(crate) idle_us: u64,
+    /// Move queues between workers by load.
+    pub(crate) rebalance: bool,
+}
+
+/// `[mac]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MacSettings {
+    /// Seconds after which a MAC not seen is forgotten.
+    pub(crate) age_s: u32,
+    /// Learnt entries at most.
+    pub(crate) max: usize,
+}
+
+/// `[vhost]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct VhostSettings {
+    /// Where automatic sockets go.
+    pub(crate) dir: PathBuf,
+    /// Role of sockets plugged without one.
+    pub(crate) role: Role,
+    /// Owner of sockets we make; empty: us.
+    pub(crate) owner: String,
+    /// Group of sockets we make; empty: ours.
+    pub(crate) group: String,
+    /// Permission bits of sockets we make, octal.
+    pub(crate) mode: String,
+}
+
+impl VhostSettings {
+    /// The permission bits as a number.
+    pub(crate) fn mode_bits(&self) -> u32 {
+        super::parse_mode(&self.mode).expect("checked by Settings::parse")
+    }
+}
+
+/// `[attach]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AttachSettings {
+    /// Automatic devices.
+    pub(crate) auto: Auto,
+    /// Which ids may be attached.
+    pub(crate) claim: Claim,
+}
+
+/// `[plugin]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PluginSettings {
+    /// Which plugin.
+    pub(crate) driver: Driver,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeSettings {
+    /// The parts this node plays.
+    pub(crate) roles: Vec<NodeRole>,
+    /// This node's name.
+    pub(crate) host: String,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct StoreSettings {
+    /// Where the state is.
+    pub(crate) url: String,
+}
+
+impl StoreSettings {
+    /// The file of a `redb:` store.
+    pub(crate) fn path(&self) -> &Path {
+        Path::new(self.url.strip_prefix("redb:").expect("checked by Settings::parse"))
+    }
+}
+
+/// `[identity]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct IdentitySettings {
+    /// How clients are known.
+    pub(crate) mode: String,
+    /// Serve without identity beyond loopback.
+    pub(crate) insecure: bool,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MetricsSettings {
+    /// Where metrics are served over TCP; `None`, in the file "": only on the admin socket.
+    #[serde(serialize_with = "serialize_address")]
+    pub(crate) listen: Option<SocketAddr>,
+}

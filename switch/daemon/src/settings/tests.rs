@@ -1,0 +1,137 @@
+//! What a settings file may say, and what it is told when it says something else.
+
+use super::*;
+
+fn fault(text: &str) -> String {
+    Settings::parse(text, "qvs.toml").expect_err(text).to_string()
+}
+
+#[test]
+fn an_empty_file_gives_the_contract_s_defaults() {
+    let settings = Settings::parse("", "qvs.toml").unwrap();
+    assert_eq!(settings.api.listen.to_string(), "127.0.0.1:9696");
+    assert_eq!(settings.admin.socket, Path::new("/run/qvs/admin.sock"));
+    assert_eq!(settings.vhost.dir, Path::new("/run/qvs/vhost"));
+    assert_eq!(settings.vhost.mode_bits(), 0o660);
+    assert_eq!(settings.vhost.role, Role::Server);
+    assert_eq!(settings.store.path(), Path::new("/var/lib/qvs/state.redb"));
+    assert_eq!(settings.switch.workers, Workers::Auto);
+    assert_eq!((settings.switch.poll, settings.switch.idle_us), (PollMode::Adaptive, 200));
+    assert_eq!((settings.mac.age_s, settings.mac.max), (300, 131_072));
+    assert_eq!((settings.attach.auto, settings.attach.claim), (Auto::None, Claim::Any));
+    assert_eq!(settings.plugin.driver, Driver::Native);
+    assert!(!settings.node.host.is_empty());
+    assert_eq!(settings.metrics.listen, None);
+}
+
+#[test]
+fn sockets_and_store_follow_the_directories_unless_set() {
+    let text = "state_dir = \"/s\"\nrun_dir = \"/r\"\n[vhost]\ndir = \"/v\"\n";
+    let settings = Settings::parse(text, "qvs.toml").unwrap();
+    assert_eq!(settings.admin.socket, Path::new("/r/admin.sock"));
+    assert_eq!(settings.vhost.dir, Path::new("/v"));
+    assert_eq!(settings.store.url, "redb:/s/state.redb");
+}
+
+#[test]
+fn every_key_of_the_contract_is_known() {
+    let text = r#"
+        state_dir = "/s"
+        run_dir = "/r"
+        [api]
+        listen = "[::1]:0"
+        hosts = ["cloud.example"]
+        strict_essex = false
+        [admin]
+        socket = "/r/a.sock"
+        group = "adm"
+        [switch]
+        workers = [0, 3]
+        poll = "always"
+        idle_us = 0
+        rebalance = false
+        [mac]
+        age_s = 10
+        max = 100
+        [vhost]
+        dir = "/v"
+        role = "client"
+        owner = "nobody"
+        group = "65534"
+        mode = "600"
+        [attach]
+        auto = "vhost-user"
+        claim = "any"
+        [plugin]
+        driver = "fake"
+        [node]
+        roles = ["switch", "api"]
+        host = "node-1"
+        [store]
+        url = "redb:/s/x.redb"
+        [identity]
+        mode = "noauth"
+        insecure = true
+        [metrics]
+        listen = "127.0.0.1:9100"
+    "#;
+    let settings = Settings::parse(text, "qvs.toml").unwrap();
+    assert_eq!(settings.switch.workers, Workers::Cpus(vec![0, 3]));
+    assert_eq!(settings.attach.auto, Auto::VhostUser);
+    assert_eq!(settings.vhost.mode_bits(), 0o600);
+    assert!(settings.identity.insecure);
+    let json = serde_json::to_value(&settings).unwrap();
+    assert_eq!(json["switch"]["workers"], serde_json::json!([0, 3]));
+    assert_eq!(json["attach"]["auto"], "vhost-user");
+}
+
+#[test]
+fn faults_name_file_line_and_key() {
+    for (text, expected) in [
+        ("[api]\nlisten_on = 1\n", "qvs.toml:2: unknown field `listen_on`"),
+        ("statedir = \"/x\"", "qvs.toml:1: unknown field `statedir`"),
+        ("\n[swich]\n", "qvs.toml:2: unknown field `swich`"),
+        ("[api]\n\nlisten = 5", "qvs.toml:3: invalid type: integer `5`"),
+        ("[api\n", "qvs.toml:1: "),
+        ("[api]\nlisten = \"localhost:1\"", "qvs.toml:2: api.listen: \"localhost:1\" must be an IP address"),
+        ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback"),
+        ("[api]\nstrict_essex = true", "qvs.toml:2: api.strict_essex: this version does not have it yet"),
+        ("[switch]\nrebalance = true", "qvs.toml:2: switch.rebalance: this version does not have it yet"),
+        ("[switch]\nworkers = []", "qvs.toml:2: switch.workers: the list is empty"),
+        ("[switch]\nworkers = [1, 1]", "qvs.toml:2: switch.workers: CPU 1 is named twice"),
+        ("[switch]\nworkers = [-1]", "qvs.toml:2: switch.workers: -1 is no CPU number"),
+        ("[switch]\nworkers = 2", "qvs.toml:2: switch.workers: must be \"auto\" or a list"),
+        ("[switch]\npoll = \"never\"", "qvs.toml:2: unknown variant `never`"),
+        ("[switch]\nidle_us = 2000000", "qvs.toml:2: switch.idle_us: 2000000 must be 0 to 1000000"),
+        ("[mac]\nmax = 0", "qvs.toml:2: mac.max: 0 must be 1 to"),
+        ("[mac]\nage_s = -3", "qvs.toml:2: invalid value: integer `-3`"),
+        ("[vhost]\nmode = \"0999\"", "qvs.toml:2: vhost.mode: \"0999\" is no octal mode"),
+        ("[vhost]\nmode = \"4755\"", "qvs.toml:2: vhost.mode: \"4755\" is no octal mode"),
+        ("[vhost]\ndir = \"v\"", "qvs.toml:2: vhost.dir: \"v\" must be an absolute path"),
+        ("state_dir = \"/a/../b\"", "qvs.toml:1: state_dir: \"/a/../b\" must be an absolute path"),
+        ("[attach]\nclaim = \"registered\"", "qvs.toml:2: attach.claim: \"registered\" needs identity"),
+        ("[node]\nroles = [\"api\"]", "qvs.toml:2: node.roles: this version has one node"),
+        ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: this version has no etcd store yet"),
+        ("[store]\nurl = \"/x\"", "qvs.toml:2: store.url: \"/x\" must be redb: and an absolute path"),
+        ("[identity]\nmode = \"keystone\"", "qvs.toml:2: identity.mode: \"keystone\": this version has only"),
+    ] {
+        let message = fault(text);
+        assert!(message.starts_with(expected), "{text:?} said {message:?}");
+        assert!(!message.contains('\n'), "{message:?}");
+    }
+}
+
+#[test]
+fn a_socket_path_that_the_kernel_would_cut_is_refused() {
+    let text = format!("run_dir = \"/{}\"", "x".repeat(100));
+    assert!(fault(&text).contains("a socket's path has at most 107"));
+}
+
+#[test]
+fn a_worker_outside_the_allowed_cpus_is_refused_with_its_line() {
+    let settings = Settings::parse("[switch]\nworkers = [0, 9]", "qvs.toml").unwrap();
+    let message = settings.worker_cpus(&[0, 1], &[1]).unwrap_err().to_string();
+    assert!(message.starts_with("qvs.toml:2: switch.workers: CPU 9 is outside the allowed set [0, 1]"), "{message}");
+    let auto = Settings::parse("", "qvs.toml").unwrap();
+    assert_eq!(auto.worker_cpus(&[0, 1], &[1]).unwrap(), [1]);
+}
