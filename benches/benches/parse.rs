@@ -8,6 +8,7 @@ use pipelines::wire::ipv6::Ipv6Repr;
 use pipelines::wire::tcp::{self, TcpRepr};
 use pipelines::wire::udp::{self, UdpRepr};
 use std::hint::black_box;
+use std::net::Ipv6Addr;
 use switch::ids::MacAddr;
 use switch::offload::{F_NEEDS_CSUM, GSO_TCPV4, OffloadClaim};
 
@@ -32,8 +33,8 @@ fn ipv4(protocol: u8, l4: &[u8]) -> Vec<u8> {
 
 fn ipv6(next_header: u8, l4: &[u8]) -> Vec<u8> {
     let ip = Ipv6Repr {
-        source: [0xfd, 0, 0, 0, 0, 0, 0, 1].map(u16::from).into(),
-        destination: [0xfd, 0, 0, 0, 0, 0, 0, 2].map(u16::from).into(),
+        source: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        destination: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
         next_header,
         hop_limit: 64,
         payload_len: l4.len() as u16,

@@ -20,7 +20,7 @@ use crate::parse::l3_len;
 use crate::stage::{Live, Scope, Stage, Step};
 use crate::tables::{Member, Tables};
 use crate::wire::ethernet;
-use switch::batch::{BURST, Batch};
+use switch::batch::Batch;
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::mac_table::Learned;
@@ -112,10 +112,8 @@ fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut E
     let learns = !scope.port.has_fixed_macs();
     table.heard(scope.ingress, now);
 
-    let mut keys = [(MacAddr::default(), MacAddr::default()); BURST];
     for index in live.iter() {
         let (destination, source) = addresses(&batch.packets()[index]);
-        keys[index] = (destination, source);
         if learns {
             table.prefetch(network, source);
         }
@@ -128,7 +126,8 @@ fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut E
     let mut last_source = None;
     let mut last_found: Option<(MacAddr, Option<PortIndex>)> = None;
     for index in live.iter() {
-        let (destination, source) = keys[index];
+        let packet = &batch.packets()[index];
+        let (destination, source) = addresses(packet);
         if learns && last_source != Some(source) && !is_unforwardable(destination) {
             if matches!(table.learn(network, source, scope.ingress, now), Learned::New | Learned::Moved) {
                 last_found = None;
@@ -144,7 +143,6 @@ fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut E
                 found
             }
         };
-        let packet = &batch.packets()[index];
         let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
         match decide(scope.tables, &question, known) {
             Verdict::Forward(port) => egress.forward(index, packet.len(), port),

@@ -21,13 +21,14 @@ use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
 /// Bytes before the frame.
 const PREFIX_LEN: usize = VNET_HEADER_LEN + 1;
 
-/// The switch that frames are thrown at.
+/// The switch that frames are thrown at. It forgets between two frames what it has learnt, so that a find stands alone.
 pub struct Target {
     tables: Tables,
     config: Config,
     mac_table: MacTable,
     lists: EgressLists,
     places: Vec<Option<PortPlace>>,
+    batch: Option<Batch<'static>>,
 }
 
 impl Default for Target {
@@ -47,7 +48,14 @@ impl Default for Target {
             (0..ports.len()).map(|_| Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)) })).collect();
         let mac_table = MacTable::new(64, 300);
         mac_table.insert_static(NetworkIndex(0), MacAddr([2, 0, 0, 0, 0, 1]), PortIndex(1));
-        Target { tables: Tables::compile(&config), config, mac_table, lists: EgressLists::default(), places }
+        Target {
+            tables: Tables::compile(&config),
+            config,
+            mac_table,
+            lists: EgressLists::default(),
+            places,
+            batch: Some(Batch::new()),
+        }
     }
 }
 
@@ -59,7 +67,7 @@ impl Target {
         let claim = OffloadClaim::from_bytes(prefix.first_chunk().expect("11 bytes are more than 10"));
         let cut = usize::from(prefix[VNET_HEADER_LEN]) * 4;
         let ingress = PortIndex(u16::from(prefix[VNET_HEADER_LEN] % 6));
-        let mut batch = Batch::new();
+        let mut batch = self.batch.take().expect("put back below").recycle();
         let mut packet = batch.start(ingress, QueueIndex(0)).expect("an empty batch has room");
         let (head, tail) = frame.split_at(cut.min(frame.len()).min(HEAD_MAX));
         packet.head(head.len()).expect("bounded by HEAD_MAX").copy_from_slice(head);
@@ -87,19 +95,23 @@ impl Target {
             assert_eq!(network(port), network(ingress), "a frame crossed networks");
             assert_ne!(port, ingress, "a frame went back");
         }
-        self.check_packet(&mut batch);
+        check_packet(&mut batch);
+        self.batch = Some(batch.recycle());
+        for port in self.config.ports() {
+            self.mac_table.flush_port(port.index);
+        }
     }
+}
 
-    /// What an egress relies on.
-    fn check_packet(&self, batch: &mut Batch<'_>) {
-        let packet = &batch.packets()[0];
-        if let Some(gso) = packet.offload.gso {
-            assert!(usize::from(gso.header_len) + usize::from(gso.size) < packet.len(), "nothing to cut");
-            assert!(packet.offload.checksum.is_some());
-        }
-        if batch.fit(0, EgressOffloads { tso4: true, tso6: true, ecn: true, uso: true, checksum: false }).is_ok() {
-            assert!(batch.packets()[0].offload.checksum.is_none(), "fit completes every checksum");
-        }
+/// What an egress relies on.
+fn check_packet(batch: &mut Batch<'_>) {
+    let packet = &batch.packets()[0];
+    if let Some(gso) = packet.offload.gso {
+        assert!(usize::from(gso.header_len) + usize::from(gso.size) < packet.len(), "nothing to cut");
+        assert!(packet.offload.checksum.is_some());
+    }
+    if batch.fit(0, EgressOffloads { tso4: true, tso6: true, ecn: true, uso: true, checksum: false }).is_ok() {
+        assert!(batch.packets()[0].offload.checksum.is_none(), "fit completes every checksum");
     }
 }
 
