@@ -5,8 +5,10 @@
 use crate::http::Tenant;
 use crate::process::{Child, TempDir, cargo_metadata, output_of, repository, target_dir, wait_for};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -40,6 +42,8 @@ pub fn program() -> &'static Path {
 #[derive(Debug)]
 pub struct Daemon {
     child: Option<Child>,
+    /// The command up to `run`: the program, or what starts it as somebody else.
+    launch: Vec<OsString>,
     api: SocketAddr,
     dir: TempDir,
 }
@@ -50,7 +54,36 @@ impl Daemon {
     /// # Panics
     /// If it does not come up.
     pub fn start(settings: &str) -> Daemon {
+        Daemon::start_in(TempDir::new(), settings)
+    }
+
+    /// The same, in a directory that the caller made: on a tmpfs, say.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_in(dir: TempDir, settings: &str) -> Daemon {
+        Daemon::launch(settings, dir, vec![program().into()])
+    }
+
+    /// Starts one as user and group `nobody` with no privilege but these capabilities, as its systemd unit does.
+    ///
+    /// # Panics
+    /// If it does not come up, or there is no such user here.
+    pub fn start_as_nobody(capabilities: &[&str], settings: &str) -> Daemon {
+        const NOBODY: u32 = 65_534;
         let dir = TempDir::new();
+        chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+        // The original may lie in a directory that nobody may enter.
+        let copy = dir.join("qvs");
+        fs::copy(program(), &copy).expect("there is room for the program");
+        let list = capabilities.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(",");
+        let mut launch = vec!["setpriv".into(), format!("--reuid={NOBODY}").into(), format!("--regid={NOBODY}").into()];
+        launch.extend(["--clear-groups".into(), format!("--inh-caps=-all,{list}").into()]);
+        launch.extend([format!("--ambient-caps=-all,{list}").into(), copy.into()]);
+        Daemon::launch(settings, dir, launch)
+    }
+
+    fn launch(settings: &str, dir: TempDir, launch: Vec<OsString>) -> Daemon {
         let api = free_address();
         let (state, run) = (dir.join("state"), dir.join("run"));
         let text = format!(
@@ -58,7 +91,7 @@ impl Daemon {
             last_cpu()
         );
         fs::write(dir.join("qvs.toml"), text).expect("our own directory");
-        let mut daemon = Daemon { child: None, api, dir };
+        let mut daemon = Daemon { child: None, launch, api, dir };
         daemon.start_again();
         daemon
     }
@@ -68,16 +101,30 @@ impl Daemon {
     /// # Panics
     /// If it runs, or does not come up.
     pub fn start_again(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
-        let mut command = Command::new(program());
-        command.arg("run").arg("--config").arg(self.dir.join("qvs.toml")).args(["--log-level", "debug"]);
-        let mut child = Child::spawn("qvs", &mut command, &self.dir.join("log"));
+        self.spawn();
+        let mut child = self.child.take().expect("it was just started");
         let up = wait_for(START_LIMIT, || match child.ended() {
             Some(status) => panic!("qvs ended at once: {status}\n{}", child.log_tail()),
             None => (TcpStream::connect(self.api).is_ok() && self.admin_socket().exists()).then_some(()),
         });
         assert!(up.is_some(), "qvs did not start within {START_LIMIT:?}\n{}", child.log_tail());
         self.child = Some(child);
+    }
+
+    /// Starts its process on the same state and does not wait for it to serve.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut command = Command::new(&self.launch[0]);
+        command
+            .args(&self.launch[1..])
+            .arg("run")
+            .arg("--config")
+            .arg(self.dir.join("qvs.toml"))
+            .args(["--log-level", "debug"]);
+        self.child = Some(Child::spawn("qvs", &mut command, &self.dir.join("log")));
     }
 
     /// SIGKILL.
@@ -203,7 +250,10 @@ fn free_address() -> SocketAddr {
 }
 
 /// The last CPU we may run on; guests are on the first.
-fn last_cpu() -> usize {
+///
+/// # Panics
+/// If the kernel does not tell.
+pub fn last_cpu() -> usize {
     let allowed = rustix::thread::sched_getaffinity(None).expect("our own thread");
     (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).expect("we run on some CPU")
 }
