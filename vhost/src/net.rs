@@ -4,7 +4,7 @@
 //! and numbers are those of virtio 1.2 section 5.1.3 and section 6.
 
 use crate::message::F_PROTOCOL_FEATURES;
-use switch::offload::{EgressOffloads, Offload, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
+use switch::offload::{EgressOffloads, F_DATA_VALID, Offload, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 
 /// The device completes partial checksums.
 pub const F_CSUM: u64 = 1 << 0;
@@ -67,6 +67,11 @@ pub const OFFERED: u64 = F_CSUM
     | F_HOST_USO
     | F_PROTOCOL_FEATURES;
 
+/// The header of a frame with nothing left to do, `num_buffers` = 1.
+static HEADER_PLAIN: [u8; VNET_HEADER_MRG_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// The same for a frame whose checksum the sender's device vouches for.
+static HEADER_VALID: [u8; VNET_HEADER_MRG_LEN] = [F_DATA_VALID, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
 /// What was agreed with the guest about frames and their headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Dialect {
@@ -96,6 +101,18 @@ impl Dialect {
                 uso: checksum && has(F_GUEST_USO4 | F_GUEST_USO6),
             },
         }
+    }
+
+    /// [`Dialect::header`] for a frame with nothing left to do, which is nearly every one; `None` for others.
+    ///
+    /// A header that was just put together from bytes cannot be loaded by words at once: the processor waits until the
+    /// bytes have reached its cache. One that lies in memory can; that was a third of the time of tx.
+    #[inline]
+    pub fn plain_header(&self, offload: &Offload) -> Option<&'static [u8; VNET_HEADER_MRG_LEN]> {
+        if !offload.is_none() {
+            return None;
+        }
+        Some(if offload.checksum_valid && self.egress.checksum { &HEADER_VALID } else { &HEADER_PLAIN })
     }
 
     /// The header for a frame that has been made to fit [`Dialect::egress`], `num_buffers` = 1.
@@ -144,6 +161,18 @@ mod tests {
         let egress = Dialect::new(all | F_GUEST_CSUM).egress;
         assert!(egress.checksum && egress.tso4 && egress.tso6 && egress.ecn && egress.uso);
         assert!(!Dialect::new(F_GUEST_CSUM | F_GUEST_USO4).egress.uso, "USO needs both halves");
+    }
+
+    #[test]
+    fn the_plain_headers_are_those_that_would_be_put_together() {
+        for features in [F_VERSION_1, F_VERSION_1 | F_GUEST_CSUM] {
+            for checksum_valid in [false, true] {
+                let (dialect, offload) = (Dialect::new(features), Offload { checksum_valid, ..Offload::default() });
+                assert_eq!(dialect.plain_header(&offload), Some(&dialect.header(&offload)));
+            }
+        }
+        let checksum = Some(switch::offload::PartialChecksum { start: 34, offset: 6 });
+        assert_eq!(Dialect::new(F_VERSION_1).plain_header(&Offload { checksum, ..Offload::default() }), None);
     }
 
     #[test]

@@ -349,7 +349,6 @@ impl RingSet {
         queue: &Queue,
         state: &mut State,
         ready: u16,
-        header: &mut [u8; VNET_HEADER_MRG_LEN],
         packet: &Packet,
         tail: &[Segment<'_>],
     ) -> Result<u16, DropReason> {
@@ -383,6 +382,7 @@ impl RingSet {
                 }
             }
         }
+        let mut header = self.dialect.header(&packet.offload);
         if self.dialect.header_len == VNET_HEADER_MRG_LEN {
             header[VNET_HEADER_LEN..].copy_from_slice(&(state.reserved.len() as u16).to_le_bytes());
         }
@@ -554,7 +554,6 @@ impl Port for RingSet {
             }
             let (packet, tail) = batch.frame(usize::from(pick));
             let packet = &*packet;
-            let mut header = self.dialect.header(&packet.offload);
             let wanted = (header_len + packet.len()) as u32;
             // Chains that a long frame took are behind us, so the scratch may no longer reach far enough.
             let at = usize::from(state.next.wrapping_sub(first));
@@ -566,7 +565,10 @@ impl Port for RingSet {
                     && let Some(mut room) = ring.memory().writable(&mut state.hint, descriptor.address, wanted)
                     && room.len() == wanted
                 {
-                    room.write(&header[..header_len]);
+                    match self.dialect.plain_header(&packet.offload) {
+                        Some(header) => room.write(&header[..header_len]),
+                        None => room.write(&self.dialect.header(&packet.offload)[..header_len]),
+                    };
                     room.write(packet.head());
                     for segment in tail {
                         room.write_from(segment);
@@ -579,7 +581,7 @@ impl Port for RingSet {
                 }
             }
             let before = state.next;
-            match self.send_slowly(queue, state, ready, &mut header, packet, tail) {
+            match self.send_slowly(queue, state, ready, packet, tail) {
                 Ok(_) => tally.moved(packet.len()),
                 Err(reason) => tally.drop(reason),
             }
