@@ -51,10 +51,18 @@ impl TempDir {
     /// If the temporary directory cannot be written.
     #[allow(clippy::new_without_default, reason = "making a directory is no default")]
     pub fn new() -> TempDir {
+        TempDir::within(&std::env::temp_dir())
+    }
+
+    /// Makes one in another place, such as a tmpfs.
+    ///
+    /// # Panics
+    /// If that place cannot be written.
+    pub fn within(root: &Path) -> TempDir {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         loop {
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("qvs-t{}-{serial}", std::process::id()));
+            let path = root.join(format!("qvs-t{}-{serial}", std::process::id()));
             match fs::create_dir(&path) {
                 Ok(()) => {
                     use std::os::unix::fs::PermissionsExt;

@@ -4,6 +4,7 @@
 //! chapter's own list. Tests run in namespaces of their own, so that no setting of the host has to be restored.
 
 mod chapters;
+mod compare;
 mod deb;
 mod host;
 
@@ -38,6 +39,14 @@ enum Chore {
         #[arg(long)]
         no_install: bool,
     },
+    /// Measure the switch beside its peers and write benches/results/latest.md; minutes, as root
+    Compare {
+        /// What to measure; all if none is named: frames, tcp, write, start, idle
+        measurements: Vec<String>,
+        /// Install and download nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Build the Debian package under target/debian
     Deb,
 }
@@ -46,6 +55,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { chapter, no_install } => chapters::test(chapter, !no_install),
         Chore::Soak { minutes, no_install } => chapters::soak(minutes, !no_install),
+        Chore::Compare { measurements, no_install } => compare::compare(&measurements, !no_install),
         Chore::Deb => deb::build().map(|path| {
             println!("{}", path.display());
             true

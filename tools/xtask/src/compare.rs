@@ -1,0 +1,67 @@
+//! `cargo xtask compare`: the switch beside its peers, in one run.
+//!
+//! Builds the release program and the load generator, reserves huge pages for the peers while it runs, and starts the
+//! measurements in namespaces of their own. The page they write lies in `benches/results/`.
+
+use crate::host::{build_executables, cargo, is_root, isolated, prepare, run, target_dir};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::PathBuf;
+
+/// The peers, and what guests and their traffic need.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "dpdk",
+    "ethtool",
+    "iperf3",
+    "iproute2",
+    "openvswitch-switch-dpdk",
+    "qemu-system-x86",
+    "xz-utils",
+];
+/// Huge pages of 2 MiB: OVS-DPDK and testpmd take 512 MiB each, the generator's guests some more.
+const HUGE_PAGES: u32 = 768;
+const HUGE_PAGES_FILE: &str = "/proc/sys/vm/nr_hugepages";
+
+/// Runs these measurements, or all; answers whether it could.
+pub(crate) fn compare(measurements: &[String], may_install: bool) -> Result<bool> {
+    ensure!(is_root(), "cannot run here: huge pages and real-world peers need root");
+    if !prepare(PACKAGES, true, may_install)? {
+        return Ok(false);
+    }
+    let built = build_executables(cargo().args(["build", "--release", "--quiet", "-p", "qvs", "-p", "pktgen"]))?;
+    let path = |wanted: &str| -> Result<PathBuf> {
+        let found = built.iter().find(|(name, _)| name == wanted);
+        Ok(found.with_context(|| format!("cargo built no {wanted}"))?.1.clone())
+    };
+    let own = ["build", "--quiet", "--profile", "test-opt", "-p", "tests", "--bin", "compare"];
+    let (_, compare) = build_executables(cargo().args(own))?.pop().context("cargo built no comparison")?;
+    let _pages = HugePages::reserve()?;
+    let mut command = isolated(&compare)?;
+    command.env("QVS_BIN", path("qvs")?).env("QVS_PKTGEN", path("pktgen")?).env("QVS_TARGET_DIR", target_dir()?);
+    run(command.args(measurements))?;
+    Ok(true)
+}
+
+/// Huge pages reserved for as long as this lives.
+struct HugePages {
+    before: String,
+}
+
+impl HugePages {
+    fn reserve() -> Result<HugePages> {
+        let before = fs::read_to_string(HUGE_PAGES_FILE).context(HUGE_PAGES_FILE)?;
+        let count: u32 = before.trim().parse().context(HUGE_PAGES_FILE)?;
+        if count < HUGE_PAGES {
+            fs::write(HUGE_PAGES_FILE, HUGE_PAGES.to_string())?;
+        }
+        Ok(HugePages { before })
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        // It was writable a moment ago; if it no longer is, nobody can do better.
+        let _ = fs::write(HUGE_PAGES_FILE, &self.before);
+    }
+}
