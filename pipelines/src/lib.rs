@@ -11,6 +11,7 @@
 
 pub mod bridge;
 pub mod classify;
+mod describe;
 pub mod flow_hash;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
