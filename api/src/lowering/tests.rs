@@ -1,3 +1,5 @@
+//! Lowering held against histories of worlds: whatever happened before, the outcome follows from what is.
+
 use super::*;
 use crate::host::DeviceSpec;
 use proptest::prelude::*;

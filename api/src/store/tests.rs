@@ -1,3 +1,5 @@
+//! The store from outside: what it writes it reads back, what it cannot honour it refuses, and a failed write changes nothing.
+
 use super::*;
 use crate::host::DeviceSpec;
 use crate::model::{AdminState, LogicalPort, Network};

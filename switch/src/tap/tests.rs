@@ -217,10 +217,8 @@ fn a_dropped_tap_keeps_its_device_and_address_and_reopens() {
 /// Tells the child below that it is one, and how its device is called.
 const CHILD: &str = "QVS_TEST_TAP_HELD";
 
-#[test]
-#[ignore = "the child of the next test, which kills it"]
-fn child_holds_a_tap_until_it_is_killed() {
-    let name = std::env::var(CHILD).expect("only the next test runs this one");
+/// The part of the next test that runs in a process of its own: holds a TAP until it is killed.
+fn hold_a_tap(name: String) {
     let config = TapConfig { name, netns: None, mtu: MTU, reopen: false };
     let _tap = Tap::open(config, Arc::new(TestPlace::default())).expect(NEEDS);
     println!("\nopen");
@@ -229,10 +227,13 @@ fn child_holds_a_tap_until_it_is_killed() {
 
 #[test]
 fn a_tap_whose_process_was_killed_reopens_with_its_address() {
+    if let Ok(name) = std::env::var(CHILD) {
+        return hold_a_tap(name);
+    }
     let netns = quiet_netns();
     let mut child = within(&netns, || {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tap::tests::child_holds_a_tap_until_it_is_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "tap::tests::a_tap_whose_process_was_killed_reopens_with_its_address", "--nocapture"])
             .env(CHILD, "tap-killed")
             .stdout(Stdio::piped())
             .spawn()

@@ -35,7 +35,8 @@ pub(crate) enum Chapter {
 /// Debian packages by chapter.
 fn packages(chapter: Chapter) -> &'static [&'static str] {
     match chapter {
-        Chapter::Lint | Chapter::Unit | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
+        Chapter::Lint | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
+        Chapter::Unit => &["iproute2"],
         Chapter::Fuzz | Chapter::Net => &["busybox-static", "iproute2"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn every_chapter_of_namespaces_or_guests_names_its_packages() {
         for &chapter in Chapter::value_variants() {
-            let needs = matches!(chapter, Chapter::Fuzz | Chapter::Net | Chapter::Vm);
+            let needs = matches!(chapter, Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm);
             assert_eq!(needs, !packages(chapter).is_empty(), "{chapter:?}");
         }
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The peers, and what guests and their traffic need.
 const PACKAGES: &[&str] = &[
     "busybox-static",
-    "dpdk",
+    "dpdk-dev",
     "ethtool",
     "iperf3",
     "iproute2",
