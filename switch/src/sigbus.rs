@@ -1,9 +1,12 @@
 //! One SIGBUS handler for the process: a peer that cuts its memory file short loses its port, not our life.
 //!
 //! A memory file without seals can shrink under our mapping; the next access gets SIGBUS. For ranges registered here the
-//! handler maps a zero page over the faulting page, sets the range's `dead` flag and returns, so that the access goes on
-//! and reads zeroes. The port's worker or session sees the flag and takes the port down. A fault anywhere else goes to
-//! the handler that stood before ours, or kills the process as ever.
+//! handler sets the range's `dead` flag, maps zeroes over the range and returns, so that the access goes on and reads
+//! zeroes. The port's worker or session sees the flag and takes the port down. A fault anywhere else goes to the handler
+//! that stood before ours, or kills the process as ever.
+//!
+//! The whole range is replaced, not only the page: the port is lost either way, and a peer that scattered its buffers could
+//! otherwise make one burst fault 16,384 times, a third of a second in all, and use up the process's mappings.
 //!
 //! What makes it hard: a signal handler may use atomics and raw system calls and nothing else, no lock and no
 //! allocation. So the ranges stand in a static table of atomics with [`RANGES_MAX`] entries. Whoever unregisters must
@@ -14,6 +17,7 @@
 //! touch the range, for a fault there is nobody's any more and kills the process. (The other way round the handler could
 //! map a page over whatever was mapped there since.)
 
+use crate::ids::PORTS_MAX;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use std::io;
 use std::ptr;
@@ -21,8 +25,9 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
-/// Ranges that can be registered at once: memory regions of all peers together.
-pub const RANGES_MAX: usize = 4096;
+/// Ranges that can be registered at once: memory regions of all peers together. Eight a port is what vhost-user calls the
+/// baseline and more than guests have; so a few peers that send long tables leave the others what they need.
+pub const RANGES_MAX: usize = 8 * PORTS_MAX;
 /// The largest huge page a faulting range may consist of.
 const PAGE_MAX: usize = 1 << 30;
 
@@ -170,7 +175,7 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
     pass_on(signal, code, info, context);
 }
 
-/// Maps zeroes over the faulting page if it is in a registered range.
+/// Maps zeroes over the registered range that the faulting page is in, if there is one.
 fn heal(address: usize) -> bool {
     RANGES[..RANGES_USED.load(Ordering::SeqCst)].iter().any(|range| {
         let covers = || {
@@ -182,39 +187,47 @@ fn heal(address: usize) -> bool {
         }
         range.pins.fetch_add(1, Ordering::SeqCst);
         // Looked at again under the pin: from here on the fields stand still and the flag lives.
-        let is_healed = covers() && map_zeroes(range, address);
-        if is_healed {
+        let is_ours = covers();
+        if is_ours {
+            // First the flag, so that whoever meets a zero of ours can find out why.
             // SAFETY: the entry is LIVE and pinned, so its `Registration` has not finished dropping and still holds the
             // Arc that the pointer came from.
             // Why unsafe: a handler can own nothing; it borrows through the static table.
             unsafe { (*range.dead.load(Ordering::Relaxed)).store(true, Ordering::Release) };
         }
+        let is_healed = is_ours && map_zeroes(range, address);
         range.pins.fetch_sub(1, Ordering::SeqCst);
         is_healed
     })
 }
 
-/// Puts anonymous zeroes in the place of the page at `address`.
+/// Puts anonymous zeroes in the place of the whole range, or at least of the page at `address`.
 ///
-/// The page may be a huge one, which cannot be replaced in part: the kernel refuses that (EINVAL) and changes nothing.
-/// So sizes are tried upwards, and the one that fits is the page's.
+/// The whole may be refused where the system counts every mapping against its memory (`vm.overcommit_memory` 2). The
+/// page may be a huge one, which cannot be replaced in part: the kernel refuses that (EINVAL) and changes nothing. So
+/// sizes are tried upwards, and the one that fits is the page's.
 fn map_zeroes(range: &Range, address: usize) -> bool {
     let (base, end) = (range.base.load(Ordering::Relaxed), range.end.load(Ordering::Relaxed));
-    let mut size = PAGE.load(Ordering::Relaxed);
+    // The last page of a range may stick out beyond its length; it is the same mapping's page all the same. A huge page
+    // never does: the kernel rounds such mappings up, and their owner registers whole pages.
+    let page = PAGE.load(Ordering::Relaxed);
+    let end = end.next_multiple_of(page);
+    let replace = |start: usize, size: usize| {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the pages lie in a range that its owner mapped, registered as replaceable and has not unregistered
+        // (the entry is pinned), so nothing else lives there.
+        // Why unsafe: replacing a mapping under running code is what this module is for.
+        unsafe { mmap_anonymous(start as *mut _, size, protection, flags) }.is_ok()
+    };
+    if replace(base, end - base) {
+        return true;
+    }
+    let mut size = page;
     while size <= PAGE_MAX {
         let start = address & !(size - 1);
-        // The last page of a range may stick out beyond its length; it is the same mapping's page all the same. A huge
-        // page never does: the kernel rounds such mappings up, and their owner registers whole pages.
-        let is_inside = start >= base && (size == PAGE.load(Ordering::Relaxed) || start + size <= end);
-        if is_inside {
-            let protection = ProtFlags::READ | ProtFlags::WRITE;
-            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: the page lies in a range that its owner mapped, registered as replaceable and has not unregistered
-            // (the entry is pinned), so nothing else lives there. Others see zeroes where the file ended anyway.
-            // Why unsafe: replacing a mapping under running code is what this module is for.
-            if unsafe { mmap_anonymous(start as *mut _, size, protection, flags) }.is_ok() {
-                return true;
-            }
+        if start >= base && start + size <= end && replace(start, size) {
+            return true;
         }
         size *= 2;
     }
@@ -334,10 +347,26 @@ mod tests {
         assert_eq!(cut.read(3 * page + 5), 0);
         assert!(cut_guard.is_dead() && flags[0].load(Ordering::Acquire));
         cut.write(page, 9);
-        assert_eq!((cut.read(page), cut.read(page + 1), cut.read(0)), (9, 0, 7));
+        assert_eq!((cut.read(page), cut.read(page + 1), cut.read(0)), (9, 0, 0), "the whole range is zeroes now");
         assert_eq!(whole.read(0), 8);
         assert!(!whole_guard.is_dead());
         drop((cut_guard, whole_guard));
+    }
+
+    #[test]
+    fn a_peer_that_scatters_its_pages_costs_one_fault_and_one_mapping() {
+        let cut = Mapping::new(4000);
+        let guard = register(cut.base, cut.len, Arc::default()).unwrap();
+        ftruncate(&cut.file, 0).unwrap();
+        let page = cut.len / 4000;
+        assert!((0..2000).all(|at| cut.read(2 * at * page) == 0));
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let inside = maps.lines().filter(|line| {
+            let start = usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+            (cut.base + 1..cut.base + cut.len).contains(&start)
+        });
+        assert_eq!(inside.count(), 0, "the range was split");
+        assert!(guard.is_dead());
     }
 
     #[test]
