@@ -204,7 +204,7 @@ impl Session {
                 self.rings[index].is_broken = true;
                 self.note = format!("{name} stopped: its available index is ahead by more than the ring holds");
                 if let Some(error) = &self.rings[index].error {
-                    error.signal();
+                    error.signal_from_control();
                 }
             }
         }
@@ -278,6 +278,7 @@ impl Session {
                 self.setup(code, u32::from(ring.index))?.call = call.clone();
                 if let Some(queue) = self.published_queue(usize::from(ring.index)) {
                     queue.set_call(call);
+                    self.interrupt(usize::from(ring.index));
                 }
             }
             Request::SetVringErr(ring) => {
@@ -374,10 +375,24 @@ impl Session {
             }
         }
         self.publish(queues);
+        for index in [RECEIVE, SEND] {
+            if can_run[index] {
+                self.interrupt(index);
+            }
+        }
         if self.view().is_running {
             self.note.clear();
         }
         Ok(())
+    }
+
+    /// Interrupts the guest for a ring once, whatever it holds. What was used before may have gone to the call before, which
+    /// nobody listens to any more (QEMU exchanges calls without waiting for us), or to none, if a switch died before it
+    /// signalled. A guest that waits for that would wait until the next frame; one interrupt too many does no harm.
+    fn interrupt(&self, index: usize) {
+        if let Some(call) = &self.rings[index].call {
+            call.signal_from_control();
+        }
     }
 
     fn queue(&mut self, index: usize) -> Result<Queue, SessionError> {

@@ -5,7 +5,8 @@
 //! O_NONBLOCK and fill the counter to its brim, after which a plain write blocks for ever. So [`Call`] signals through
 //! Linux AIO: the kernel adds to an eventfd named in `aio_resfd` when a request completes, and that addition saturates
 //! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, each
-//! ring has a helper thread of its own that may block in its peer's stead.
+//! ring has a helper thread of its own that may block in its peer's stead. AIO requests are bounded for the whole host
+//! (`fs.aio-max-nr`, 65,536), so only workers have a context each; all session threads share one.
 
 use crate::message::{FDS_MAX, HEADER_LEN, Header, MessageError};
 use rustix::event::{EventfdFlags, eventfd};
@@ -19,7 +20,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Bytes of a control message that holds [`FDS_MAX`] file descriptors.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
@@ -242,6 +243,13 @@ impl Call {
         }
     }
 
+    /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
+    pub fn signal_from_control(&self) {
+        if self.helper.get().is_some() || !Aio::with_control(|aio| aio.submit(self.fd.as_fd())).unwrap_or(false) {
+            self.signal_slowly();
+        }
+    }
+
     /// By a helper thread, where the kernel refuses this thread a context of its own.
     #[cold]
     fn signal_slowly(&self) {
@@ -326,7 +334,7 @@ const AIO_REAP: u32 = 32;
 /// What every request writes: one byte, whose value goes nowhere.
 static AIO_BYTE: u8 = 0;
 
-/// A kernel AIO context. Each thread that signals has its own, so no lock and no line is shared.
+/// A kernel AIO context. Each worker has its own, so that it shares no lock and no line.
 struct Aio {
     context: libc::c_ulong,
     null: OwnedFd,
@@ -337,15 +345,22 @@ thread_local! {
     static AIO: RefCell<Option<Aio>> = const { RefCell::new(None) };
 }
 
+/// The context of the control side: thousands of sessions would use up what the host has, for QEMU's disks too.
+static CONTROL: Mutex<Option<Aio>> = Mutex::new(None);
+
 impl Aio {
-    /// Whether the kernel gives this thread a context.
+    /// Whether the kernel gives us contexts. Makes none for this thread.
     fn is_available() -> bool {
-        AIO.with_borrow_mut(|slot| {
-            if slot.is_none() {
-                *slot = Aio::new().ok();
-            }
-            slot.is_some()
-        })
+        Aio::with_control(|_| ()).is_some()
+    }
+
+    /// Uses the control side's context; `None` if the kernel gives none.
+    fn with_control<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
+        let mut slot = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Aio::new().ok();
+        }
+        slot.as_mut().map(work)
     }
 
     fn new() -> std::io::Result<Aio> {
@@ -510,12 +525,26 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_a_session_thread_take_no_context_for_that_thread() {
+        let fd = blocking_eventfd(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let call = Call::new(fd.try_clone().unwrap());
+                (0..1000).for_each(|_| call.signal_from_control());
+                assert!(AIO.with_borrow(Option::is_none));
+            });
+        });
+        assert_eq!(count_of(&fd), 1000);
+    }
+
+    #[test]
     fn a_saturated_blocking_eventfd_does_not_block_a_call() {
         let fd = blocking_eventfd(u64::MAX - 1);
         for call in [Call::new(fd.try_clone().unwrap()), with_helper(fd.try_clone().unwrap())] {
             let start = Instant::now();
             for _ in 0..1000 {
                 call.signal();
+                call.signal_from_control();
             }
             assert!(start.elapsed() < Duration::from_secs(1));
         }
