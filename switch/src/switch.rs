@@ -170,32 +170,34 @@ impl<P: Pipeline> Switch<P> {
         let tables = Arc::new(P::compile(&config));
         let workers = self.seats.len();
         let mut before = Arc::default();
-        let mut present = Vec::new();
         let generation = self.publisher.publish(|mut parts| {
             let count = config.ports().last().map_or(0, |port| port.index.as_usize() + 1);
             if parts.places.len() < count {
                 parts.places.resize(count, None);
             }
             for port in config.ports() {
-                parts.places[port.index.as_usize()].get_or_insert_with(|| empty_place(workers));
+                let place = parts.places[port.index.as_usize()].get_or_insert_with(|| empty_place(workers));
+                // Told under the lock that orders publications, as a device that comes or goes does: the last of them is
+                // right about the port.
+                self.mac_table.set_port_up(port.index, place.port.is_some() && port.is_admin_up);
             }
-            present =
-                parts.places.iter().map(|place| place.as_ref().is_some_and(|place| place.port.is_some())).collect();
             before = std::mem::replace(&mut parts.config, config.clone());
             parts.tables = tables;
             parts
         });
         self.wake_workers();
-        self.align_mac_table(&before, &config, &present);
+        self.align_mac_table(&before, &config);
         generation
     }
 
     /// Makes the MAC table follow a change of config. Entries that a worker still learns by the old config meanwhile do
     /// no harm: the bridge follows an entry only to a port that is on the packet's own network.
-    fn align_mac_table(&self, before: &Config, after: &Config, present: &[bool]) {
+    fn align_mac_table(&self, before: &Config, after: &Config) {
+        let mut flushed = Vec::new();
         for network in before.networks() {
             if after.network(network.index).is_none_or(|now| now.id != network.id) {
                 self.mac_table.flush_network(network.index);
+                flushed.push(network.index);
             }
         }
         for old in before.ports() {
@@ -211,9 +213,9 @@ impl<P: Pipeline> Switch<P> {
             }
         }
         for port in after.ports() {
-            let is_present = present.get(port.index.as_usize()).copied().unwrap_or(false);
-            self.mac_table.set_port_up(port.index, is_present && port.is_admin_up);
-            if before.port(port.index) != Some(port) {
+            // A flush takes static entries along; those of a network that only took the index over are wanted still.
+            let is_flushed = port.network.is_some_and(|network| flushed.binary_search(&network).is_ok());
+            if is_flushed || before.port(port.index) != Some(port) {
                 for (network, mac) in fixed(port) {
                     self.mac_table.insert_static(network, mac, port.index);
                 }
@@ -343,7 +345,6 @@ impl<P: Pipeline> SwitchPlace<P> {
         let switch = &*self.switch;
         let at = self.index.as_usize();
         let is_present = port.is_some();
-        let mut is_admin_up = true;
         let generation = switch.publisher.publish(|mut parts| {
             if is_present && parts.places.len() <= at {
                 parts.places.resize(at + 1, None);
@@ -351,10 +352,10 @@ impl<P: Pipeline> SwitchPlace<P> {
             if is_present || parts.places.get(at).is_some_and(Option::is_some) {
                 parts.places[at].get_or_insert_with(|| empty_place(switch.seats.len())).port = port;
             }
-            is_admin_up = parts.config.port(self.index).is_none_or(|config| config.is_admin_up);
+            let is_admin_up = parts.config.port(self.index).is_none_or(|config| config.is_admin_up);
+            switch.mac_table.set_port_up(self.index, is_present && is_admin_up);
             parts
         });
-        switch.mac_table.set_port_up(self.index, is_present && is_admin_up);
         switch.wake_workers();
         generation
     }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
 use crate::ledger::{DropReason, Tally, WorkerLedger};
 use crate::mac_table::MacTable;
-use crate::publish::{PortPlace, Snapshot, Subscription};
+use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use std::sync::Arc;
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
@@ -186,6 +186,8 @@ pub struct Worker<P: Pipeline> {
     lists: EgressLists,
     tally: Tally,
     debts: Vec<Debt>,
+    /// The list before, kept for its storage.
+    debts_before: Vec<Debt>,
     debts_generation: u64,
 }
 
@@ -204,6 +206,7 @@ impl<P: Pipeline> Worker<P> {
             lists: EgressLists::default(),
             tally: Tally::default(),
             debts: Vec::with_capacity(PORTS_MAX),
+            debts_before: Vec::with_capacity(PORTS_MAX),
             debts_generation: u64::MAX,
         }
     }
@@ -229,8 +232,8 @@ impl<P: Pipeline> Worker<P> {
         let snapshot = self.subscription.load();
         let queues = &snapshot.rx[worker.as_usize()];
         if self.debts_generation != snapshot.generation {
-            self.debts.clear();
-            self.debts.extend(queues.iter().map(|rx| Debt { port: rx.port, queue: rx.queue, bytes: 0 }));
+            std::mem::swap(&mut self.debts, &mut self.debts_before);
+            carry_over(&self.debts_before, queues, &mut self.debts);
             self.debts_generation = snapshot.generation;
         }
         let context = Context { now, mac_table: &self.mac_table, worker, generation: snapshot.generation };
@@ -273,6 +276,19 @@ impl<P: Pipeline> Worker<P> {
         self.batch = Some(batch.recycle());
         taken
     }
+}
+
+/// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a
+/// ring on and off, would never repay its floods. Both lists are in the order of ports and queues.
+fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
+    let mut before = before.iter().peekable();
+    after.clear();
+    after.extend(queues.iter().map(|rx| {
+        let key = (rx.port, rx.queue);
+        while before.next_if(|debt| (debt.port, debt.queue) < key).is_some() {}
+        let bytes = before.next_if(|debt| (debt.port, debt.queue) == key).map_or(0, |debt| debt.bytes);
+        Debt { port: rx.port, queue: rx.queue, bytes }
+    }));
 }
 
 /// Sends the picks of every touched port and empties the lists.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::batch::{BURST, Batch};
 use switch::config::{Config, MTU_DEFAULT, NetworkConfig, PortConfig};
-use switch::ids::{NetworkIndex, PortIndex, WorkerIndex};
+use switch::ids::{MacAddr, NetworkIndex, PortIndex, WorkerIndex};
 use switch::ledger::DropReason;
+use switch::mac_table::Learned;
 use switch::offload::{EgressOffloads, Gso, GsoKind, Offload, PartialChecksum};
 use switch::poll::Poll;
 use switch::switch::{Switch, SwitchConfig, WorkerSpec};
@@ -224,9 +225,10 @@ fn a_burst_of_large_frames_ends_at_the_round_budget_and_a_flood_puts_its_queue_i
     }
     ports[1].inject(&frame(2, 0, 64));
     assert_eq!(step(&switch, &mut worker), 5 + 1, "four frames fill the budget, the fifth overdraws it");
-    // 5 x 65,000 bytes to nine ports are 2.9 MB: eleven rounds of debt.
+    // 5 x 65,000 bytes to nine ports are 2.9 MB: eleven rounds of debt. Publications do not forgive it.
     let mut rounds = 0;
     loop {
+        switch.apply(config(10));
         ports[1].inject(&frame(2, 0, 64));
         rounds += 1;
         if step(&switch, &mut worker) > 1 {
@@ -317,6 +319,41 @@ fn withdraw_returns_only_when_no_worker_holds_the_port() {
         assert_eq!(Arc::strong_count(&port), 1, "somebody still holds it");
     }
     switch.stop();
+}
+
+#[test]
+fn a_device_that_comes_while_a_config_is_applied_counts_as_up() {
+    let switch = switch(1, Poll::Always);
+    drop(switch.take_workers());
+    switch.apply(config(2));
+    let (place, network, now) = (switch.place(PortIndex(0)), NetworkIndex(1), switch.clock().now());
+    let table = switch.mac_table();
+    table.heard(PortIndex(0), now);
+    for round in 1..=2000u32 {
+        place.withdraw();
+        std::thread::scope(|scope| {
+            scope.spawn(|| switch.apply(config(2)));
+            scope.spawn(|| place.publish(MemoryPort::new()));
+        });
+        let [_, _, low @ ..] = u64::from(round).to_be_bytes();
+        let mac = MacAddr(low);
+        table.learn(network, mac, PortIndex(0), now);
+        assert_eq!(table.learn(network, mac, PortIndex(1), now), Learned::Refused, "round {round}: taken for down");
+        table.flush_port(PortIndex(0));
+    }
+}
+
+#[test]
+fn fixed_addresses_stay_when_another_network_takes_over_the_index() {
+    let (switch, _worker, _ports) = by_hand(0);
+    let mac: MacAddr = "02:00:00:00:00:07".parse().unwrap();
+    for id in ["before", "after"] {
+        let network = NetworkConfig { index: NetworkIndex(1), id: id.into() };
+        let port = PortConfig { macs: vec![mac], ..config(1).ports()[0].clone() };
+        switch.apply(Config::new(vec![network], vec![port]).unwrap());
+        let found = switch.mac_table().lookup(NetworkIndex(1), mac, switch.clock().now());
+        assert_eq!(found, Some(PortIndex(0)), "{id}");
+    }
 }
 
 #[test]
