@@ -61,7 +61,7 @@ fn known_addresses(criterion: &mut Criterion) {
             bench.iter(|| {
                 let burst = bursts.next();
                 for (network, mac, _) in &burst {
-                    table.prefetch(*network, *mac);
+                    table.prefetch(&table.probe(*network, *mac));
                 }
                 burst.iter().filter_map(|(network, mac, _)| table.lookup(*network, *mac, NOW)).count()
             });
@@ -76,7 +76,7 @@ fn known_addresses(criterion: &mut Criterion) {
             bench.iter(|| {
                 let burst = bursts.next();
                 for (network, mac, _) in &burst {
-                    table.prefetch(*network, *mac);
+                    table.prefetch(&table.probe(*network, *mac));
                 }
                 for (network, mac, port) in burst {
                     black_box(table.learn(network, mac, port, NOW));
@@ -102,7 +102,7 @@ fn new_addresses(criterion: &mut Criterion) {
                 number = number.wrapping_add(BURST as u32);
                 for number in first..first + BURST as u32 {
                     let (network, mac, _) = address(number);
-                    table.prefetch(network, mac);
+                    table.prefetch(&table.probe(network, mac));
                 }
                 for number in first..first + BURST as u32 {
                     let (network, mac, port) = address(number);

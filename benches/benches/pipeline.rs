@@ -124,7 +124,7 @@ impl Bench {
     }
 
     fn whole(&mut self) {
-        self.turn(|tables, context, batch, egress| Standard::run(tables, context, batch, egress));
+        self.turn(Standard::run);
     }
 
     fn stage(&mut self, index: usize) {

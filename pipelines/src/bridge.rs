@@ -1,6 +1,6 @@
 //! Stage 4, bridge: learns where the source lives, looks the destination up, forwards or floods within the network.
 //!
-//! What makes it hard: the MAC table is larger than the caches, so a first loop collects the addresses of the batch and
+//! What makes it hard: the MAC table is larger than the caches, so a first loop hashes the addresses of the batch and
 //! prefetches their slots, and a second one resolves them. Guests send bursts to one peer: an address equal to the
 //! one before it is not looked up again. And the table may lag behind the config by a moment: what it says of a port
 //! counts only if that port is on the packet's network now; otherwise the address is unknown (defence in depth for
@@ -20,10 +20,10 @@ use crate::parse::l3_len;
 use crate::stage::{Live, Scope, Stage, Step};
 use crate::tables::{Member, Tables};
 use crate::wire::ethernet;
-use switch::batch::Batch;
+use switch::batch::{BURST, Batch};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
-use switch::mac_table::Learned;
+use switch::mac_table::{Learned, Probe};
 use switch::packet::Packet;
 use switch::worker::Egress;
 
@@ -100,6 +100,15 @@ pub fn decide_copy(question: &Question, member: Member) -> Option<Verdict> {
     }
 }
 
+/// The addresses of one frame of the batch, hashed once.
+#[derive(Clone, Copy, Default)]
+struct Addresses {
+    destination: MacAddr,
+    /// The source; left alone on a port that learns nothing.
+    from: Probe,
+    to: Probe,
+}
+
 #[inline]
 fn addresses(packet: &Packet) -> (MacAddr, MacAddr) {
     ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header")
@@ -112,14 +121,17 @@ fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut E
     let learns = !scope.port.has_fixed_macs();
     table.heard(scope.ingress, now);
 
+    let mut frames = [Addresses::default(); BURST];
     for index in live.iter() {
         let (destination, source) = addresses(&batch.packets()[index]);
+        let frame = &mut frames[index];
+        frame.destination = destination;
         if learns {
-            table.prefetch(network, source);
+            frame.from = table.probe(network, source);
+            table.prefetch(&frame.from);
         }
-        if !destination.is_group() {
-            table.prefetch(network, destination);
-        }
+        frame.to = table.probe(network, destination);
+        table.prefetch(&frame.to);
     }
 
     // The answers for the packet before, as long as nothing was learnt since.
@@ -127,18 +139,18 @@ fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut E
     let mut last_found: Option<(MacAddr, Option<PortIndex>)> = None;
     for index in live.iter() {
         let packet = &batch.packets()[index];
-        let (destination, source) = addresses(packet);
-        if learns && last_source != Some(source) && !is_unforwardable(destination) {
-            if matches!(table.learn(network, source, scope.ingress, now), Learned::New | Learned::Moved) {
+        let Addresses { destination, from, to } = frames[index];
+        if learns && last_source != Some(from) && !is_unforwardable(destination) {
+            if matches!(table.learn_probe(&from, scope.ingress, now), Learned::New | Learned::Moved) {
                 last_found = None;
             }
-            last_source = Some(source);
+            last_source = Some(from);
         }
         let known = match last_found {
             Some((mac, found)) if mac == destination => found,
             _ if destination.is_group() => None,
             _ => {
-                let found = table.lookup(network, destination, now);
+                let found = table.lookup_probe(&to, now);
                 last_found = Some((destination, found));
                 found
             }

@@ -98,13 +98,16 @@ struct PortState {
     is_down: AtomicBool,
 }
 
-/// A key, and where to look for it.
-struct Probe {
+/// An address of a network and where the table looks for it: hashed once, for prefetch, lookup and learning alike.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Probe {
     key: Key,
     check: Check,
-    first: usize,
-    second: usize,
+    first: u32,
+    second: u32,
 }
+
+const _: () = assert!(size_of::<Probe>() == 24, "a burst's probes are read and written on every packet");
 
 /// What an entry that was found means for a source address on a port.
 enum Judgement {
@@ -154,35 +157,46 @@ impl MacTable {
         }
     }
 
-    /// Asks for the cache lines that a lookup of this pair will read.
+    /// Where to look for an address.
     #[inline]
-    pub fn prefetch(&self, network: NetworkIndex, mac: MacAddr) {
-        let probe = self.probe(Key::new(network, mac));
-        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.first]).cast());
-        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.second]).cast());
+    pub fn probe(&self, network: NetworkIndex, mac: MacAddr) -> Probe {
+        self.probe_key(Key::new(network, mac))
+    }
+
+    /// Asks for the cache line that a lookup will most likely read: nearly all keys lie in their first bucket.
+    #[inline]
+    pub fn prefetch(&self, probe: &Probe) {
+        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.first as usize]).cast());
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline]
     pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
-        let probe = self.probe(Key::new(network, mac));
-        let (_, value) = self.find(&probe)?;
+        self.lookup_probe(&self.probe(network, mac), now)
+    }
+
+    /// The same for an address that was hashed before.
+    #[inline]
+    pub fn lookup_probe(&self, probe: &Probe, now: Now) -> Option<PortIndex> {
+        let (_, value) = self.find(probe)?;
         (value.is_static() || !self.is_expired(value, tick(now))).then(|| value.port())
     }
 
-    /// Notes that `mac` was seen as a source on `port`.
+    /// Notes that the address was seen as a source on `port`.
     ///
     /// Group addresses and the zero address are nobody's and are answered with [`Learned::Full`].
     #[inline]
     pub fn learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
-        if !is_station(mac, port) {
-            return Learned::Full;
-        }
-        let probe = self.probe(Key::new(network, mac));
-        match self.find(&probe) {
+        self.learn_probe(&self.probe(network, mac), port, now)
+    }
+
+    /// The same for an address that was hashed before.
+    #[inline]
+    pub fn learn_probe(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+        match self.find(probe) {
             // What nearly every frame meets: the same port, the same second, nothing to store.
             Some((_, value)) if value == Value::learnt(probe.check, port, tick(now)) => Learned::Known,
-            _ => self.learn_slowly(&probe, port, now),
+            _ => self.learn_slowly(probe, port, now),
         }
     }
 
@@ -191,21 +205,21 @@ impl MacTable {
         if !is_station(mac, port) {
             return Learned::Full;
         }
-        let probe = self.probe(Key::new(network, mac));
+        let probe = &self.probe(network, mac);
         let mine = self.learnt_on(port) as u32;
         let has_share = mine < self.port_learnt_max;
-        if let Some((_, value)) = self.find(&probe) {
+        if let Some((_, value)) = self.find(probe) {
             return match self.judge(value, port, now) {
                 Judgement::Take(_) if !has_share => Learned::Full,
                 Judgement::Keep(learned) | Judgement::Refresh(learned) | Judgement::Take(learned) => learned,
             };
         }
-        let is_free = self.pair(&probe).iter().any(|bucket| bucket.occupied() < WAYS as u32);
+        let is_free = self.pair(probe).iter().any(|bucket| bucket.occupied() < WAYS as u32);
         if has_share && is_free && self.learnt() < self.learnt_max as usize {
             return Learned::New;
         }
         let evict = if has_share { Evict::Fair(port, mine + 1) } else { Evict::Own(port) };
-        if self.victim(&probe, evict, tick(now)).is_some() { Learned::New } else { Learned::Full }
+        if self.victim(probe, evict, tick(now)).is_some() { Learned::New } else { Learned::Full }
     }
 
     /// Notes that frames came from `port` at `now`; a relaxed store at most once a second.
@@ -234,7 +248,7 @@ impl MacTable {
         if !is_station(mac, port) {
             return false;
         }
-        let probe = self.probe(Key::new(network, mac));
+        let probe = self.probe_key(Key::new(network, mac));
         let fixed = Value::fixed(probe.check, port);
         // Each turn that fails has seen another thread succeed, so this ends as soon as the workers do something else.
         loop {
@@ -265,7 +279,7 @@ impl MacTable {
 
     /// Removes a static address; a learnt one stays.
     pub fn remove_static(&self, network: NetworkIndex, mac: MacAddr) {
-        let probe = self.probe(Key::new(network, mac));
+        let probe = self.probe_key(Key::new(network, mac));
         for (slot, value) in self.all(&probe) {
             if value.is_static() {
                 // Only the control side changes static entries, so this does not fail; if it does, somebody removed it.
@@ -312,7 +326,7 @@ impl MacTable {
         let mut entries = Vec::new();
         for slot in self.buckets.iter().flat_map(Bucket::slots) {
             let key = slot.key();
-            let Some(value) = slot.read(key, self.probe(key).check) else { continue };
+            let Some(value) = slot.read(key, self.probe_key(key).check) else { continue };
             if value.is_static() || !self.is_expired(value, tick(now)) {
                 let age_s = if value.is_static() { 0 } else { tick(now).since(value.tick()) };
                 let (network, mac) = (key.network(), key.mac());
@@ -333,20 +347,20 @@ impl MacTable {
     }
 
     #[inline]
-    fn probe(&self, key: Key) -> Probe {
+    fn probe_key(&self, key: Key) -> Probe {
         // A folded multiply: both halves of the product, so that every bit of the key reaches every bit of the hash.
         let product = u128::from(key.0 ^ self.seed) * u128::from(self.multiplier);
         let hash = product as u64 ^ (product >> 64) as u64;
         // Bits 0 to 23 choose one bucket, bits 25 to 48 the other, the top 14 are the tag.
-        let mask = self.buckets.len() - 1;
-        let first = hash as usize & mask;
-        let second = first ^ ((hash >> 25) as usize & mask | 1);
+        let mask = (self.buckets.len() - 1) as u32;
+        let first = hash as u32 & mask;
+        let second = first ^ ((hash >> 25) as u32 & mask | 1);
         Probe { key, check: Check::new(key, hash), first, second }
     }
 
     #[inline]
     fn pair(&self, probe: &Probe) -> [&Bucket; 2] {
-        [&self.buckets[probe.first], &self.buckets[probe.second]]
+        [&self.buckets[probe.first as usize], &self.buckets[probe.second as usize]]
     }
 
     /// The valid slots with the key; more than one only while threads race.
@@ -373,10 +387,10 @@ impl MacTable {
     /// second line is not read. Reading both always, without a branch, took 40 % longer.
     #[inline]
     fn find(&self, probe: &Probe) -> Option<(Slot<'_>, Value)> {
-        let mut bucket = &self.buckets[probe.first];
+        let mut bucket = &self.buckets[probe.first as usize];
         let mut mask = bucket.matches(probe.key);
         if mask == 0 {
-            bucket = &self.buckets[probe.second];
+            bucket = &self.buckets[probe.second as usize];
             mask = bucket.matches(probe.key);
             if mask == 0 {
                 return None;
@@ -392,7 +406,7 @@ impl MacTable {
     /// The same where a slot is changing hands or two threads race: a static entry before a learnt one.
     #[cold]
     fn find_slowly(&self, key: Key) -> Option<(Slot<'_>, Value)> {
-        let mut all = self.all(&self.probe(key));
+        let mut all = self.all(&self.probe_key(key));
         let first = all.next()?;
         if first.1.is_static() { Some(first) } else { all.find(|(_, value)| value.is_static()).or(Some(first)) }
     }
@@ -404,6 +418,9 @@ impl MacTable {
 
     #[cold]
     fn learn_slowly(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+        if !is_station(probe.key.mac(), port) {
+            return Learned::Full;
+        }
         for _ in 0..ATTEMPTS {
             let outcome = match self.find(probe) {
                 Some((slot, value)) => self.update(probe, slot, value, port, now),

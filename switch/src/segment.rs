@@ -162,6 +162,19 @@ pub fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// The same, for writing: the line comes to this core alone, so that the store finds it ready.
+#[inline(always)]
+pub fn prefetch_to_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch changes nothing architecturally and never faults, whatever the address.
+    // Why unsafe: the intrinsic takes a raw pointer; there is no safe spelling.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Below this many bytes 16-byte moves beat `rep movsb`, whose start costs some 30 cycles.
 #[cfg(target_arch = "x86_64")]
 const SMALL_COPY: usize = 512;

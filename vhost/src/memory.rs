@@ -264,6 +264,15 @@ impl GuestMemory {
         }
     }
 
+    /// The same for a buffer that is about to be written.
+    #[inline]
+    pub fn prefetch_to_write(&self, hint: &mut RegionHint, address: u64) {
+        if let Some((host, _)) = self.translate(hint, address) {
+            switch::segment::prefetch_to_write(host);
+            switch::segment::prefetch_to_write(host.wrapping_add(64));
+        }
+    }
+
     /// Reads a descriptor that lies at a guest address, once; `None` if it is not in one region as a whole.
     #[inline]
     pub fn descriptor(&self, hint: &mut RegionHint, address: u64) -> Option<Descriptor> {

@@ -178,9 +178,10 @@ impl Queue {
         None
     }
 
-    /// Reads the next `count` entries and their first descriptors into the scratch, and sends for the buffers.
+    /// Reads the next `count` entries and their first descriptors into the scratch, and sends for the buffers, which will be
+    /// written if `WRITES`.
     #[inline]
-    fn look_ahead(&self, state: &mut State, count: usize) {
+    fn look_ahead<const WRITES: bool>(&self, state: &mut State, count: usize) {
         for (at, head) in state.heads[..count].iter_mut().enumerate() {
             *head = self.ring.available_entry(state.next.wrapping_add(at as u16));
             self.ring.prefetch_descriptor(*head);
@@ -189,7 +190,11 @@ impl Queue {
             // An index beyond the table leaves a descriptor that no way of ours takes: the long way finds out why.
             *descriptor =
                 self.ring.descriptor(*head).unwrap_or(Descriptor { flags: u16::MAX, ..Descriptor::default() });
-            self.ring.memory().prefetch(&mut state.hint, descriptor.address);
+            if WRITES {
+                self.ring.memory().prefetch_to_write(&mut state.hint, descriptor.address);
+            } else {
+                self.ring.memory().prefetch(&mut state.hint, descriptor.address);
+            }
         }
     }
 
@@ -476,7 +481,7 @@ impl Port for RingSet {
         let ring = &queue.ring;
         let header_len = self.dialect.header_len as u32;
         let count = usize::from(ready).min(batch.room());
-        queue.look_ahead(state, count);
+        queue.look_ahead::<false>(state, count);
         for at in 0..count {
             let Some(mut packet) = batch.start(ingress, index) else { break };
             let (head, descriptor) = (state.heads[at], state.descriptors[at]);
@@ -542,7 +547,7 @@ impl Port for RingSet {
         let header_len = self.dialect.header_len;
         let first = state.next;
         let scratch = usize::from(ready).min(picks.len()).min(BURST);
-        queue.look_ahead(state, scratch);
+        queue.look_ahead::<true>(state, scratch);
         for &pick in picks {
             if let Err(reason) = batch.fit(usize::from(pick), self.dialect.egress) {
                 tally.drop(reason);

@@ -40,7 +40,7 @@ const _: () = assert!(PORTS_MAX <= 1 << 12, "the port has 12 bits of the value")
 const _: () = assert!(AGE_MAX_S + SKEW_MAX_S + 12 * 3600 < TICKS, "half a day to sweep before the clock wraps");
 
 /// Network and MAC in one word: `network << 48 | mac`. 0 is no key, for no station has the MAC 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Key(pub(super) u64);
 
 impl Key {
@@ -85,7 +85,7 @@ impl Tick {
 pub(super) struct Value(u64);
 
 /// The bits by which a value tells that it belongs to a key: valid flag, tag and network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Check(u64);
 
 impl Check {
