@@ -78,10 +78,8 @@ pub(crate) enum AdminError {
 /// The bound socket. Dropping it unlinks it.
 pub(crate) struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
     group: Option<u32>,
-    /// Held, and locked, for as long as the socket is ours.
-    _lock: File,
+    name: ServedSocket,
 }
 
 impl AdminSocket {
@@ -112,7 +110,7 @@ impl AdminSocket {
         }
         // What is replaced here is a dead socket: the lock is ours.
         std::fs::rename(&fresh, path).map_err(failed)?;
-        Ok(AdminSocket { listener, path: path.to_owned(), group, _lock: lock })
+        Ok(AdminSocket { listener, group, name: ServedSocket { path: path.to_owned(), _lock: lock } })
     }
 
     /// Serves from now on, on threads of its own, for as long as the process lives. Dropping the answer unlinks the
@@ -134,13 +132,14 @@ impl AdminSocket {
                 }
             }
         })?;
-        Ok(ServedSocket { path: self.path, _lock: self._lock })
+        Ok(self.name)
     }
 }
 
-/// The socket while it is served.
+/// The socket's name, which goes with this value.
 pub(crate) struct ServedSocket {
     path: PathBuf,
+    /// Held, and locked, for as long as the socket is ours.
     _lock: File,
 }
 
@@ -424,10 +423,12 @@ mod tests {
         let message = AdminSocket::bind(&path, None).err().unwrap().to_string();
         assert!(message.ends_with(&format!("is in use by process {}", std::process::id())), "{message}");
         drop(first);
-        assert!(path.exists(), "as after kill -9");
-        drop(AdminSocket::bind(&path, Some(rustix::process::getgid().as_raw())).unwrap());
+        assert!(!path.exists(), "a daemon that could not start leaves no socket");
+        // As after kill -9.
+        drop(UnixListener::bind(&path).unwrap());
+        let second = AdminSocket::bind(&path, Some(rustix::process::getgid().as_raw())).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        std::fs::remove_file(&path).unwrap();
+        drop(second);
         std::fs::write(&path, "somebody's").unwrap();
         assert!(matches!(AdminSocket::bind(&path, None), Err(AdminError::NotASocket { .. })));
         std::fs::remove_dir_all(&directory).unwrap();
