@@ -159,7 +159,8 @@ pub(crate) enum RoleArg {
 /// `qvs unplug`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The tenant's attachment stays; its op-status goes DOWN. A TAP of ours is removed with its addresses."
+    after_help = "The tenant's attachment stays; its op-status goes DOWN. A TAP of ours is removed with its addresses. A \
+    device that attach.auto made goes when its attachment is unplugged by the API, and not before."
 )]
 pub(crate) struct UnplugArgs {
     /// Interface id

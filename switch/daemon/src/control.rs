@@ -23,10 +23,12 @@ use api::lowering::{Indices, Lowered, Unbound, lower};
 use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use switch::ids::{PORTS_MAX, PortIndex};
+use switch::netns;
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
@@ -65,6 +67,8 @@ struct State {
     unbound: HashMap<InterfaceId, (PortId, Unbound)>,
     /// Attachments for which no automatic device could be made.
     no_device: HashMap<InterfaceId, NoDevice>,
+    /// The device of the plug that an operator is making: no automatic device takes it meanwhile.
+    reserved: Option<DeviceSpec>,
     is_started: bool,
 }
 
@@ -120,6 +124,7 @@ impl<P: Pipeline> Control<P> {
             closing: HashSet::new(),
             unbound: HashMap::new(),
             no_device: HashMap::new(),
+            reserved: None,
             is_started: false,
         };
         Ok(Arc::new_cyclic(|this| Control {
@@ -186,17 +191,14 @@ impl<P: Pipeline> Control<P> {
             state.plugs.get(&wanted.interface).cloned()
         };
         let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
-        if is_new_device {
-            check_path_is_free(&wanted.device)?;
+        // Before anything is taken away: a request that is refused leaves everything as it was.
+        if is_new_device && plugs::device_owner(&self.state().plugs, &wanted).is_none() {
+            check_is_free(&wanted.device)?;
         }
-        while let Some(owner) = { plugs::device_owner(&self.state().plugs, &wanted).cloned() } {
-            self.take_out(&owner)?;
-        }
-        if let Some(before) = &before {
-            self.change(before, &wanted, is_new_device)?;
-        } else {
-            self.put(&wanted)?;
-        }
+        self.state().reserved = Some(wanted.device.clone());
+        let taken = self.take_over(before.as_ref(), &wanted, is_new_device);
+        self.state().reserved = None;
+        taken?;
         self.put_in_force_again();
 
         let slot = self.state().slots.get(&wanted.interface).cloned().ok_or(PlugError::TooManyPorts)?;
@@ -212,14 +214,27 @@ impl<P: Pipeline> Control<P> {
     /// Unplugs an interface and removes the device we made for it.
     ///
     /// # Errors
-    /// [`PlugError::Unknown`] if it is not plugged.
+    /// [`PlugError::Unknown`] if it is not plugged, [`PlugError::Automatic`] if it would be back at once.
     pub(crate) fn unplug(&self, interface: &str) -> Result<(), PlugError> {
         let _turn = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
         self.wait_closed(interface)?;
-        if !self.state().plugs.contains_key(interface) {
-            return Err(PlugError::Unknown(interface.to_owned()));
+        let plug = self.state().plugs.get(interface).cloned();
+        let Some(plug) = plug else { return Err(PlugError::Unknown(interface.to_owned())) };
+        if plug.is_automatic && self.rules.auto != Auto::None && self.model().port_by_attachment(interface).is_some() {
+            return Err(PlugError::Automatic(plug.interface));
         }
         self.take_out(interface)
+    }
+
+    /// Takes the device from whoever has it and makes `wanted` part of the state, in the place of `before`.
+    fn take_over(&self, before: Option<&Plug>, wanted: &Plug, is_new_device: bool) -> Result<(), PlugError> {
+        while let Some(owner) = { plugs::device_owner(&self.state().plugs, wanted).cloned() } {
+            self.take_out(&owner)?;
+        }
+        match before {
+            Some(before) => self.change(before, wanted, is_new_device),
+            None => self.put(wanted),
+        }
     }
 
     /// Makes a new plug durable and part of the state.
@@ -401,15 +416,27 @@ fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
 }
 
-/// Refuses to listen where something stands that is no socket; whose socket it is, the backend finds out.
-fn check_path_is_free(device: &DeviceSpec) -> Result<(), PlugError> {
+/// Refuses a device where something stands that cannot be ours: no plug has it. Whose socket a socket is, the backend finds
+/// out; a namespace that cannot be entered yet is waited for.
+fn check_is_free(device: &DeviceSpec) -> Result<(), PlugError> {
     use std::os::unix::fs::FileTypeExt;
-    let DeviceSpec::VhostUser { path, role: SocketRole::Server } = device else { return Ok(()) };
-    match std::fs::symlink_metadata(Path::new(path)) {
-        Ok(found) if !found.file_type().is_socket() => {
-            Err(PlugError::NotOurs(format!("{:?} exists already and is no socket", device_name(device))))
+    match device {
+        DeviceSpec::VhostUser { path, role: SocketRole::Server } => match std::fs::symlink_metadata(Path::new(path)) {
+            Ok(found) if !found.file_type().is_socket() => {
+                Err(PlugError::NotOurs(format!("{:?} exists already and is no socket", device_name(device))))
+            }
+            _ => Ok(()),
+        },
+        DeviceSpec::VhostUser { role: SocketRole::Client, .. } => Ok(()),
+        DeviceSpec::Tap { name, netns } => {
+            let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
+            match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
+                Ok(true) => {
+                    Err(PlugError::NotOurs(format!("an interface named {name:?} exists already and is not ours")))
+                }
+                _ => Ok(()),
+            }
         }
-        _ => Ok(()),
     }
 }
 

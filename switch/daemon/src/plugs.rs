@@ -87,6 +87,9 @@ pub(crate) enum PlugError {
     /// Not plugged.
     #[error("{0:?} is not plugged")]
     Unknown(String),
+    /// Made by `attach.auto` for an attachment that is still there.
+    #[error("{0:?} is automatic (attach.auto): it goes when its attachment is unplugged by the API")]
+    Automatic(InterfaceId),
     /// The store failed.
     #[error("{0}")]
     Store(String),

@@ -4,6 +4,7 @@
 //! this runs under the control's state lock, as part of putting a change in force.
 
 use super::{Control, State};
+use crate::devices::is_same_device;
 use crate::naming::{self, NoDevice};
 use crate::plugs;
 use crate::settings::{Auto, Role};
@@ -84,7 +85,8 @@ impl<P: Pipeline> Control<P> {
             is_automatic: true,
             made: None,
         };
-        if plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
+        let is_reserved = state.reserved.as_ref().is_some_and(|device| is_same_device(device, &plug.device));
+        if is_reserved || plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
             return Err(NoDevice::NameTaken);
         }
         if state.plugs.len() >= PORTS_MAX {

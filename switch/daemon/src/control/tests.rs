@@ -215,6 +215,16 @@ fn a_name_that_is_not_ours_is_refused_and_leaves_no_plug() {
 }
 
 #[test]
+fn a_refused_replacement_takes_nothing_away() {
+    let rig = Rig::new("refused", Auto::None);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    let refused = rig.control.plug(PlugRequest { replace: true, ..request("vm", "lo") });
+    assert!(matches!(refused, Err(PlugError::NotOurs(_))), "{refused:?}");
+    assert_eq!(rig.opener.events(), ["open vm"]);
+    assert_eq!(device_name(&rig.control.view().interfaces["vm"].plug.device), "t1");
+}
+
+#[test]
 fn unplugging_removes_the_device_keeps_the_attachment_and_is_an_error_twice() {
     let rig = Rig::new("unplug", Auto::None);
     rig.attach("net", "red", &["vm"]);
@@ -283,6 +293,29 @@ fn an_operator_s_plug_takes_the_place_of_an_automatic_one_and_then_stays() {
     rig.set("vm", |port| port.attachment = None);
     let view = rig.control.view();
     assert!(!view.interfaces["vm"].plug.is_automatic);
+}
+
+#[test]
+fn an_automatic_device_goes_with_its_attachment_and_not_by_unplugging() {
+    let rig = Rig::new("stays", Auto::VhostUser);
+    rig.attach("net", "red", &["vm"]);
+    rig.until("the device", |rig| rig.op_status("vm") == OpStatus::Up);
+    assert_eq!(rig.control.unplug("vm"), Err(PlugError::Automatic("vm".into())));
+    assert_eq!(rig.opener.events(), ["open vm"]);
+}
+
+#[test]
+fn an_operator_s_plug_may_take_the_device_of_an_automatic_one() {
+    let rig = Rig::new("takes", Auto::VhostUser);
+    rig.attach("net", "red", &["vm"]);
+    rig.until("the device", |rig| rig.op_status("vm") == OpStatus::Up);
+    let path = rig.directory.join("vhuvm").to_str().unwrap().to_owned();
+    let device = DeviceRequest::VhostUser { path: path.clone(), role: None };
+    rig.control.plug(PlugRequest { device, replace: true, ..request("mine", "") }).unwrap();
+    let view = rig.control.view();
+    assert_eq!(device_name(&view.interfaces["mine"].plug.device), path);
+    assert!(!view.interfaces.contains_key("vm"));
+    assert_eq!(view.no_device["vm"], NoDevice::NameTaken);
 }
 
 #[test]
