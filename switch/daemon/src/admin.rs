@@ -27,6 +27,10 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 pub(crate) const HTTP_LINE_MAX: usize = 8 * 1024;
 /// Lines of headers an HTTP request may have.
 const HEADERS_MAX: usize = 64;
+/// How often a lock file is looked at until its holder's pid is in it, and the pause in between.
+const PID_LOOKS: u32 = 20;
+/// See [`PID_LOOKS`].
+const PID_PAUSE: Duration = Duration::from_millis(10);
 /// Pause after a failed accept (out of descriptors), so that it does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -160,15 +164,25 @@ fn lock(socket: &Path) -> Result<File, AdminError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-            let pid = if pid.is_empty() { "(unknown)".to_owned() } else { pid };
-            return Err(AdminError::InUse { path: socket.to_owned(), pid });
+            return Err(AdminError::InUse { path: socket.to_owned(), pid: holder(&path) });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     file.set_len(0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(file)
+}
+
+/// The pid in a lock file that is held. The holder writes it right after locking; who comes in between waits for it.
+fn holder(lock: &Path) -> String {
+    for _ in 0..PID_LOOKS {
+        let text = std::fs::read_to_string(lock).unwrap_or_default();
+        if text.ends_with('\n') {
+            return text.trim().to_owned();
+        }
+        std::thread::sleep(PID_PAUSE);
+    }
+    "(unknown)".to_owned()
 }
 
 /// Who may enter and how many are in.
@@ -422,6 +436,16 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let message = AdminSocket::bind(&path, None).err().unwrap().to_string();
         assert!(message.ends_with(&format!("is in use by process {}", std::process::id())), "{message}");
+        // A holder that has locked and not yet written.
+        let pid_file = path.with_added_extension("pid");
+        std::fs::write(&pid_file, "").unwrap();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            std::fs::write(pid_file, "4711\n").unwrap();
+        });
+        let message = AdminSocket::bind(&path, None).err().unwrap().to_string();
+        assert!(message.ends_with("is in use by process 4711"), "{message}");
+        writer.join().unwrap();
         drop(first);
         assert!(!path.exists(), "a daemon that could not start leaves no socket");
         // As after kill -9.
