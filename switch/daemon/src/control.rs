@@ -13,7 +13,7 @@
 
 mod automatic;
 
-use crate::devices::{Slot, Supervisor, device_name, is_same_device};
+use crate::devices::{Connections, Slot, Supervisor, device_name, is_same_device};
 use crate::naming::NoDevice;
 use crate::opener::MadeBook;
 use crate::plugs::{self, PlugError, PlugRequest};
@@ -45,6 +45,11 @@ pub(crate) trait Tenants: Send + Sync {
 
     /// Calls [`Host::put_in_force`] once more, in turn with the API's writes.
     fn put_in_force(&self);
+
+    /// Whether the API tells UP of every port, whatever the host does.
+    fn is_always_up(&self) -> bool {
+        false
+    }
 }
 
 /// What the settings say about devices.
@@ -94,6 +99,8 @@ pub(crate) struct InterfaceView {
     pub(crate) index: Option<PortIndex>,
     /// The device; not ready while there is none.
     pub(crate) device: DeviceState,
+    /// Who connected to it; `None` if nobody can.
+    pub(crate) connections: Option<Connections>,
     /// Why it is kept off its logical port's network.
     pub(crate) unbound: Option<Unbound>,
 }
@@ -156,6 +163,14 @@ impl<P: Pipeline> Control<P> {
     /// The tenants' state.
     pub(crate) fn model(&self) -> Arc<Model> {
         self.tenants.get().map(|tenants| tenants.snapshot()).unwrap_or_default()
+    }
+
+    /// The op-status of a logical port as the API tells it.
+    pub(crate) fn told_op_status(&self, model: &Model, port: &PortId) -> OpStatus {
+        match self.tenants.get() {
+            Some(tenants) if tenants.is_always_up() => OpStatus::Up,
+            _ => self.op_status(model, port),
+        }
     }
 
     /// The switch.
@@ -403,6 +418,7 @@ impl<P: Pipeline> Control<P> {
             plug: plug.clone(),
             index: state.indices.ports.get(&plug.interface).copied(),
             device: state.slots.get(&plug.interface).map_or_else(absent, |slot| slot.state()),
+            connections: state.slots.get(&plug.interface).and_then(|slot| slot.connections()),
             unbound: state.unbound.get(&plug.interface).map(|(_, unbound)| *unbound),
         };
         View {

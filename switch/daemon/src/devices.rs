@@ -23,10 +23,24 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks at the running devices.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
+/// What came and went on a device that peers connect to, since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Connections {
+    /// Sessions that began.
+    pub(crate) sessions: u64,
+    /// Connections that were turned away: a second one, or of a user who may not.
+    pub(crate) refused: u64,
+}
+
 /// An open device as the supervisor keeps it.
 pub(crate) trait Running: Device {
     /// Whether it is beyond repair and must be opened anew.
     fn is_lost(&self) -> bool;
+
+    /// Connections so far; `None` if nobody connects to a device of this kind.
+    fn connections(&self) -> Option<Connections> {
+        None
+    }
 
     /// Closes it and removes from the host what we made for it.
     fn remove(self: Box<Self>);
@@ -103,6 +117,11 @@ impl Slot {
             Some(running) => running.state(),
             None => DeviceState { is_ready: false, link: Link::Down, reason: condition.reason.clone() },
         }
+    }
+
+    /// Connections to the device; `None` if there are none to tell of.
+    pub(crate) fn connections(&self) -> Option<Connections> {
+        self.condition().running.as_ref().and_then(|running| running.connections())
     }
 
     /// What the next attempt opens.

@@ -53,6 +53,18 @@ impl Metrics {
         });
         page.family("qvs_port_link_up", "gauge", "1 if the guest's rings run or the carrier is there.");
         self.each_device(|labels, port| page.sample("qvs_port_link_up", labels, u8::from(port.link == "up")));
+        page.family("qvs_port_sessions_total", "counter", "Sessions that began on the vhost-user socket.");
+        self.each_device(|labels, port| {
+            if let Some(sessions) = port.sessions {
+                page.sample("qvs_port_sessions_total", labels, sessions);
+            }
+        });
+        page.family("qvs_port_refused_total", "counter", "Connections to the vhost-user socket that were turned away.");
+        self.each_device(|labels, port| {
+            if let Some(refused) = port.refused {
+                page.sample("qvs_port_refused_total", labels, refused);
+            }
+        });
         page.family("qvs_port_packets_total", "counter", "Frames moved; rx: received from the device, tx: sent to it.");
         self.each_flow(|labels, flow| page.sample("qvs_port_packets_total", labels, flow.packets));
         page.family("qvs_port_bytes_total", "counter", "Bytes of these frames.");

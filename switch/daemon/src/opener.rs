@@ -6,7 +6,7 @@
 //! this is written before the device is made, kill -9 at any moment leaves no device that nobody knows.
 //! Owned by the supervisor thread.
 
-use crate::devices::{OpenError, Opener, Running};
+use crate::devices::{Connections, OpenError, Opener, Running};
 use api::host::{DeviceSpec, Plug, SocketRole};
 use api::model::InterfaceId;
 use std::collections::HashSet;
@@ -168,6 +168,11 @@ impl Running for Backend {
     /// A backend mends itself: its thread accepts or connects again for ever.
     fn is_lost(&self) -> bool {
         false
+    }
+
+    fn connections(&self) -> Option<Connections> {
+        let counters = self.counters();
+        Some(Connections { sessions: counters.sessions, refused: counters.refused })
     }
 
     /// Dropping it unlinks the socket it made.

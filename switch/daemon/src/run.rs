@@ -65,6 +65,7 @@ struct TenantsOf<T> {
     plugin: Arc<T>,
     put_in_force: Box<dyn Fn(&T) + Send + Sync>,
     snapshot: fn(&T) -> Arc<Model>,
+    is_always_up: bool,
 }
 
 impl<T: Send + Sync> Tenants for TenantsOf<T> {
@@ -74,6 +75,10 @@ impl<T: Send + Sync> Tenants for TenantsOf<T> {
 
     fn put_in_force(&self) {
         (self.put_in_force)(&self.plugin);
+    }
+
+    fn is_always_up(&self) -> bool {
+        self.is_always_up
     }
 }
 
@@ -196,6 +201,7 @@ fn make_plugin(
                 plugin: plugin.clone(),
                 put_in_force: Box::new(NativePlugin::put_in_force),
                 snapshot: NativePlugin::snapshot,
+                is_always_up: false,
             };
             (plugin, Arc::new(tenants))
         }
@@ -207,6 +213,7 @@ fn make_plugin(
                 plugin: plugin.clone(),
                 put_in_force: Box::new(move |_| host.put_in_force(&Model::default())),
                 snapshot: FakePlugin::snapshot,
+                is_always_up: true,
             };
             (plugin, Arc::new(tenants))
         }

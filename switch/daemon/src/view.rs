@@ -5,7 +5,7 @@
 
 use crate::control::{Control, InterfaceView};
 use crate::devices::device_name;
-use api::host::{DeviceSpec, Host, SocketRole};
+use api::host::{DeviceSpec, SocketRole};
 use api::model::{AdminState, LogicalPort, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,6 +68,12 @@ pub(crate) struct PortRow {
     pub(crate) mtu: Option<u16>,
     /// Whether `attach.auto` made it.
     pub(crate) automatic: bool,
+    /// Sessions that began on the socket since it was opened; `None`: no socket.
+    #[serde(default)]
+    pub(crate) sessions: Option<u64>,
+    /// Connections to it that were turned away, because a session was on or because of the peer's user.
+    #[serde(default)]
+    pub(crate) refused: Option<u64>,
     /// Received by the switch from the device.
     pub(crate) rx: FlowRow,
     /// Sent by the switch to the device.
@@ -225,6 +231,8 @@ fn interface_row<P: Pipeline>(
         macs: plug.macs.clone(),
         mtu: Some(plug.mtu.unwrap_or(switch::config::MTU_DEFAULT)),
         automatic: plug.is_automatic,
+        sessions: interface.connections.map(|connections| connections.sessions),
+        refused: interface.connections.map(|connections| connections.refused),
         rx,
         tx,
         ..logical(control, model, port)
@@ -248,12 +256,14 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         network: port.map(|port| port.network.to_string()),
         tenant: network.map(|network| network.tenant.to_string()),
         state: port.map(state),
-        op_status: port.map(|port| control.op_status(model, &port.id).name().to_owned()),
+        op_status: port.map(|port| control.told_op_status(model, &port.id).name().to_owned()),
         link: "down".into(),
         reason: String::new(),
         macs: Vec::new(),
         mtu: None,
         automatic: false,
+        sessions: None,
+        refused: None,
         rx: FlowRow::default(),
         tx: FlowRow::default(),
     }

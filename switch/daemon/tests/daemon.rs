@@ -351,6 +351,8 @@ fn rows_have_the_fields_that_other_programs_rely_on() {
             "macs",
             "rx",
             "tx",
+            "sessions",
+            "refused",
         ],
     );
     has("networks", &["id", "name", "tenant", "type", "physical_network", "segmentation_id", "ports"]);
@@ -473,6 +475,22 @@ fn the_fake_plugin_keeps_records_and_says_up() {
     let ports = rig.attach("red", &["vm1"]);
     let (status, answer) = rig.api("GET", &ports[0], &Value::Null);
     assert_eq!((status, &answer["port"]["op-status"]), (200, &json!("UP")));
+    assert_eq!(rig.port("vm1").unwrap()["op_status"], "UP", "show says what the API says");
+}
+
+#[test]
+fn sessions_and_refused_connections_are_counted_and_shown() {
+    let rig = Rig::start("seconds", "");
+    let path = rig.directory.join("vm.sock");
+    rig.ok(&["plug", "vm", "--vhost-user", path.to_str().unwrap()]);
+    let first = UnixStream::connect(&path).unwrap();
+    rig.until("the session", || rig.port("vm").unwrap()["sessions"] == 1);
+    let mut second = UnixStream::connect(&path).unwrap();
+    second.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(second.read(&mut [0]).unwrap_or(0), 0, "hung up on");
+    rig.until("the count", || rig.port("vm").unwrap()["refused"] == 1);
+    assert_eq!(rig.port("vm").unwrap()["sessions"], 1);
+    drop(first);
 }
 
 #[test]
