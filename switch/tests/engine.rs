@@ -1,5 +1,7 @@
 //! The engine under a hub for a pipeline: rounds, ledger, swap, sleeping. The real stages are tested in their own crate.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::batch::{BURST, Batch};

@@ -5,6 +5,10 @@
 //! keeps the thread from looking at all three: messages are put together piece by piece, and answers that do not fit the
 //! socket wait while no further message is read. Sessions end, the backend stays: what was counted and why the last
 //! session ended can be read at any time.
+//!
+//! One thing a peer can do: pass a file of a file system that it serves itself (FUSE), and then closing our copy waits for
+//! the peer. So whoever drops a backend waits no longer than [`CLOSE_MAX`]; a thread that hangs is then left behind, shut
+//! out from its place.
 
 use crate::listen::{Listener, Ownership, check_path, connect_to, peer_uid};
 use crate::session::Session;
@@ -13,10 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use switch::port::{Device, DeviceState, Link, Place};
+use switch::port::{Device, DeviceState, Link, Place, Port};
 
 pub use crate::listen::StartError;
 
@@ -50,6 +55,8 @@ pub struct BackendConfig {
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for the thread's end; its own work takes a few rounds of the workers.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Messages handled before the thread looks up again.
 const MESSAGES_AT_ONCE: usize = 64;
 
@@ -94,7 +101,49 @@ impl Shared {
 /// from its place and unlinks the socket it made; so it must not be dropped under a lock that [`Place::withdraw`] takes.
 pub struct Backend {
     shared: Arc<Shared>,
+    gate: Arc<Gate>,
     thread: Option<JoinHandle<()>>,
+    /// Nothing is ever sent; its other end goes with the thread.
+    end: Mutex<Receiver<()>>,
+}
+
+/// The thread's way to its place; once shut, nothing that the thread does reaches the place.
+struct Gate {
+    place: Arc<dyn Place>,
+    is_shut: Mutex<bool>,
+}
+
+impl Gate {
+    fn new(place: Arc<dyn Place>) -> Arc<Gate> {
+        Arc::new(Gate { place, is_shut: Mutex::new(false) })
+    }
+
+    /// Empties the place for good. Waits for a withdrawal that is going on, thus for the workers, but for no peer.
+    fn shut(&self) {
+        let mut is_shut = self.lock();
+        *is_shut = true;
+        self.place.withdraw();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_shut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place for Gate {
+    fn publish(&self, port: Arc<dyn Port>) {
+        let is_shut = self.lock();
+        if !*is_shut {
+            self.place.publish(port);
+        }
+    }
+
+    fn withdraw(&self) {
+        let is_shut = self.lock();
+        if !*is_shut {
+            self.place.withdraw();
+        }
+    }
 }
 
 impl Backend {
@@ -124,12 +173,19 @@ impl Backend {
             refused: AtomicU64::new(0),
             messages: AtomicU64::new(0),
         });
-        let mut thread = Thread { config, place, listener, shared: shared.clone(), pause: RECONNECT_MIN };
+        let gate = Gate::new(place);
+        let mut thread = Thread { config, place: gate.clone(), listener, shared: shared.clone(), pause: RECONNECT_MIN };
+        let (ends, end) = channel();
         let thread = std::thread::Builder::new()
             .name("vhost-session".into())
-            .spawn(move || thread.run())
+            .spawn(move || {
+                thread.run();
+                // Its socket file is gone before anybody hears that it has ended.
+                drop(thread);
+                drop(ends);
+            })
             .map_err(failed("thread"))?;
-        Ok(Backend { shared, thread: Some(thread) })
+        Ok(Backend { shared, gate, thread: Some(thread), end: Mutex::new(end) })
     }
 
     /// What happened so far.
@@ -153,17 +209,22 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook; there is nothing left to save.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let end = self.end.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if end.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("a vhost-user session hangs in a file of its peer; its thread is left behind");
+            self.gate.shut();
+            return;
         }
+        // A panic there has been reported by its hook; there is nothing left to save.
+        let _ = thread.join();
     }
 }
 
 /// What the thread owns.
 struct Thread {
     config: BackendConfig,
-    place: Arc<dyn Place>,
+    place: Arc<Gate>,
     listener: Option<Listener>,
     shared: Arc<Shared>,
     pause: Duration,
@@ -365,5 +426,68 @@ impl Thread {
             self.wait(None, Some(self.pause));
         }
         self.pause = (self.pause * 2).min(RECONNECT_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Dialect;
+    use crate::port::{Alarm, RingSet};
+    use std::sync::atomic::AtomicU32;
+    use std::time::Instant;
+
+    #[derive(Default)]
+    struct CountingPlace {
+        publications: AtomicU32,
+        withdrawals: AtomicU32,
+    }
+
+    impl Place for CountingPlace {
+        fn publish(&self, _port: Arc<dyn Port>) {
+            self.publications.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn withdraw(&self) {
+            self.withdrawals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_in_its_peers_file_is_left_behind_and_shut_out() {
+        let place = Arc::new(CountingPlace::default());
+        let wake = Arc::new(Wake::new().unwrap());
+        let config = BackendConfig {
+            path: std::env::temp_dir().join(format!("qvs-hang-{}", std::process::id())),
+            role: Role::Client,
+            mtu: 1500,
+            owner: (None, None),
+            mode: 0o600,
+            peer_uids: Vec::new(),
+        };
+        let mut backend = Backend::start(config, place.clone()).unwrap();
+        let gate = backend.gate.clone();
+        // The real thread ends; one that never does takes its place.
+        backend.shared.stop.store(true, Ordering::Release);
+        backend.shared.wake.wake();
+        backend.thread.take().unwrap().join().unwrap();
+        let (hangs, end) = channel();
+        backend.end = Mutex::new(end);
+        backend.thread = Some(std::thread::spawn(move || {
+            let _hangs = hangs;
+            std::thread::park();
+        }));
+        let hanging = backend.thread.as_ref().unwrap().thread().clone();
+
+        let start = Instant::now();
+        drop(backend);
+        assert!((CLOSE_MAX..2 * CLOSE_MAX).contains(&start.elapsed()));
+        assert_eq!(place.withdrawals.load(Ordering::Relaxed), 1);
+        let alarm = Alarm::new(wake);
+        gate.publish(Arc::new(RingSet::new(None, None, Dialect::new(0), alarm, Arc::default())));
+        gate.withdraw();
+        let counts = (place.publications.load(Ordering::Relaxed), place.withdrawals.load(Ordering::Relaxed));
+        assert_eq!(counts, (0, 1), "what the thread does reaches the place no more");
+        hanging.unpark();
     }
 }

@@ -10,7 +10,7 @@
 
 use crate::chain::Descriptor;
 use crate::message::{REGIONS_MAX, RegionInfo};
-use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::fs::{FileType, fcntl_get_seals, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -339,6 +339,11 @@ fn map_region(
     dead: &Arc<AtomicBool>,
 ) -> Result<(Mapping, usize), MemoryError> {
     let io = |what| move |source: rustix::io::Errno| MemoryError::Io { region, what, source: source.into() };
+    // Asked first, for the kernel answers it by itself, and only for files of memory. The other two questions go to the
+    // file system, and one that the peer serves (FUSE) need never answer: that would hold this thread for ever.
+    if fcntl_get_seals(file).is_err() {
+        return Err(MemoryError::WrongFile { region });
+    }
     let kind = fstatfs(file).map_err(io("fstatfs"))?;
     let status = fstat(file).map_err(io("fstat"))?;
     let is_memory = matches!(kind.f_type as u64 & 0xffff_ffff, TMPFS_MAGIC | HUGETLBFS_MAGIC);
@@ -516,6 +521,39 @@ mod tests {
             let refused = GuestMemory::map(&[region(0, 16, 0)], &[file]);
             assert!(matches!(refused, Err(MemoryError::WrongFile { region: 0 })));
         }
+    }
+
+    /// A directory of a file system whose server answers nothing, and the server's end; `None` where we may not mount one.
+    fn mute_fuse() -> Option<(OwnedFd, OwnedFd)> {
+        use rustix::fs::{Mode, OFlags, open};
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+        use rustix::mount::{fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+        use std::os::fd::AsRawFd;
+        let server = open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+        let number = server.as_raw_fd().to_string();
+        for (key, value) in [("fd", number.as_str()), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")] {
+            fsconfig_set_string(&context, key, value).unwrap();
+        }
+        fsconfig_create(&context).unwrap();
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        Some((mount, server))
+    }
+
+    #[test]
+    fn a_file_of_a_file_system_that_never_answers_is_refused_at_once() {
+        let Some((file, server)) = mute_fuse() else { return };
+        let (result, end) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let is_wrong =
+                matches!(GuestMemory::map(&[region(0, 16, 0)], &[file]), Err(MemoryError::WrongFile { region: 0 }));
+            let _ = result.send(is_wrong);
+        });
+        let is_wrong = end.recv_timeout(std::time::Duration::from_secs(2));
+        // Frees a thread that hangs.
+        drop(server);
+        thread.join().unwrap();
+        assert_eq!(is_wrong, Ok(true));
     }
 
     #[test]
