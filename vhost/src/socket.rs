@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Bytes of a control message that holds [`FDS_MAX`] file descriptors.
@@ -266,11 +266,34 @@ struct Helper {
     stop: Arc<AtomicBool>,
 }
 
+/// Helper threads at once: one for each ring of every port there can be. A peer that leaves behind one after another, each
+/// blocked, ends with nobody to interrupt it.
+const HELPERS_MAX: usize = 2 * switch::ids::PORTS_MAX;
+static HELPERS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of a bounded number of places; free again when dropped.
+struct Seat(&'static AtomicUsize);
+
+impl Seat {
+    fn take(taken: &'static AtomicUsize, max: usize) -> Option<Seat> {
+        let seat = Seat(taken);
+        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Helper {
     fn start(fd: &OwnedFd) -> std::io::Result<Helper> {
+        let seat = Seat::take(&HELPERS, HELPERS_MAX).ok_or(Errno::AGAIN)?;
         let (wake, stop) = (Arc::new(Wake::new()?), Arc::new(AtomicBool::new(false)));
         let (fd, our_wake, our_stop) = (fd.try_clone()?, wake.clone(), stop.clone());
         std::thread::Builder::new().name("vhost-call".into()).spawn(move || {
+            let _seat = seat;
             loop {
                 let mut fds = [rustix::event::PollFd::new(&*our_wake, rustix::event::PollFlags::IN)];
                 let _ = rustix::event::poll(&mut fds, None);
@@ -550,6 +573,16 @@ mod tests {
         }
         // Frees the helper that is blocked in its write.
         count_of(&fd);
+    }
+
+    #[test]
+    fn seats_are_bounded_and_free_again() {
+        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+        let seats: Vec<Seat> = (0..3).map(|_| Seat::take(&TAKEN, 3).unwrap()).collect();
+        assert!(Seat::take(&TAKEN, 3).is_none() && Seat::take(&TAKEN, 3).is_none());
+        drop(seats);
+        assert!(Seat::take(&TAKEN, 3).is_some());
+        assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
     }
 
     #[test]
