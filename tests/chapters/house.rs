@@ -304,9 +304,11 @@ fn every_source_file_opens_with_what_it_is() {
 #[test]
 fn long_files_are_explained() {
     let architecture = document("ARCHITECTURE.md");
+    // Being named as an address of `unsafe` explains no length.
+    let explained = &architecture[architecture.find("## Long files").expect("a section on long files")..];
     let unexplained: Vec<String> = files(".rs")
         .into_iter()
-        .filter(|(path, text)| text.lines().count() > LINES_MAX && !architecture.contains(&format!("`{path}`")))
+        .filter(|(path, text)| text.lines().count() > LINES_MAX && !explained.contains(&format!("`{path}`")))
         .map(|(path, text)| format!("{path} ({} lines)", text.lines().count()))
         .collect();
     assert!(unexplained.is_empty(), "over {LINES_MAX} lines and not explained in ARCHITECTURE.md: {unexplained:#?}");
