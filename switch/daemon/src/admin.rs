@@ -69,6 +69,12 @@ pub(crate) enum AdminError {
         /// The path.
         path: PathBuf,
     },
+    /// Another service is there.
+    #[error("{path} is a socket that another program listens on")]
+    Foreign {
+        /// The path.
+        path: PathBuf,
+    },
     /// The system said no.
     #[error("{path}: {source}")]
     Io {
@@ -98,6 +104,8 @@ impl AdminSocket {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(AdminError::NotASocket { path: path.to_owned() });
             }
+            // The lock is ours, so whoever answers is no daemon of this program.
+            Ok(_) if is_alive(path) => return Err(AdminError::Foreign { path: path.to_owned() }),
             _ => {}
         }
         // Short, because the socket's own name may use up the 107 bytes there are, and ours alone.
@@ -112,7 +120,7 @@ impl AdminSocket {
             std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(failed)?;
             std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
         }
-        // What is replaced here is a dead socket: the lock is ours.
+        // What is replaced here is a dead socket.
         std::fs::rename(&fresh, path).map_err(failed)?;
         Ok(AdminSocket { listener, group, name: ServedSocket { path: path.to_owned(), _lock: lock } })
     }
@@ -152,6 +160,15 @@ impl Drop for ServedSocket {
         // Gone already, perhaps with its directory: as good.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Whether somebody listens on a socket. Does not wait for one whose queue is full.
+fn is_alive(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return true };
+    !matches!(connect(socket, &address), Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT))
 }
 
 /// Locks the file beside the socket and writes our pid into it.
@@ -448,8 +465,10 @@ mod tests {
         writer.join().unwrap();
         drop(first);
         assert!(!path.exists(), "a daemon that could not start leaves no socket");
-        // As after kill -9.
-        drop(UnixListener::bind(&path).unwrap());
+        let stranger = UnixListener::bind(&path).unwrap();
+        assert!(matches!(AdminSocket::bind(&path, None), Err(AdminError::Foreign { .. })));
+        drop(stranger);
+        // Dead now, as after kill -9.
         let second = AdminSocket::bind(&path, Some(rustix::process::getgid().as_raw())).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         drop(second);
