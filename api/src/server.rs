@@ -240,16 +240,16 @@ fn app(hosts: Vec<String>, limits: Limits, plugin: Arc<dyn Plugin>) -> Router {
 
 async fn log_and_answer(State(app): State<Arc<App>>, request: Request) -> Result<Response<Body>, Infallible> {
     let begin = Instant::now();
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let reply = answer(&app, request).await;
-    let (status, micros) = (reply.status.as_u16(), begin.elapsed().as_micros());
+    let (status, micros) = (reply.status.as_u16(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
     if method == Method::GET {
-        tracing::debug!(?peer, %method, ?path, status, micros, "API request");
+        tracing::debug!(peer, %method, ?path, status, micros, "API request");
     } else {
-        tracing::info!(?peer, %method, ?path, status, micros, "API request");
+        tracing::info!(peer, %method, ?path, status, micros, "API request");
     }
     let mut response = Response::from(reply);
     if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
