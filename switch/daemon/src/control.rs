@@ -72,8 +72,8 @@ struct State {
     unbound: HashMap<InterfaceId, (PortId, Unbound)>,
     /// Attachments for which no automatic device could be made.
     no_device: HashMap<InterfaceId, NoDevice>,
-    /// The device of the plug that an operator is making: no automatic device takes it meanwhile.
-    reserved: Option<DeviceSpec>,
+    /// The plug that an operator is making: meanwhile no automatic one of its id or device comes or goes.
+    reserved: Option<Plug>,
     is_started: bool,
 }
 
@@ -196,10 +196,21 @@ impl<P: Pipeline> Control<P> {
         let _turn = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
         let is_replacing = request.replace;
         let wanted = plugs::check(request, self.rules.role)?;
+        // From here on the API's changes neither make nor end an automatic plug of this id or device.
+        self.state().reserved = Some(wanted.clone());
+        let outcome = self.plug_reserved(&wanted, is_replacing);
+        self.state().reserved = None;
+        if self.rules.auto != Auto::None {
+            self.put_in_force_again();
+        }
+        outcome
+    }
+
+    fn plug_reserved(&self, wanted: &Plug, is_replacing: bool) -> Result<DeviceState, PlugError> {
         self.wait_closed(&wanted.interface)?;
         let before = {
             let state = self.state();
-            let conflict = plugs::conflict(&state.plugs, &wanted);
+            let conflict = plugs::conflict(&state.plugs, wanted);
             if let Some(conflict) = conflict.filter(|_| !is_replacing) {
                 return Err(conflict);
             }
@@ -207,13 +218,16 @@ impl<P: Pipeline> Control<P> {
         };
         let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
         // Before anything is taken away: a request that is refused leaves everything as it was.
-        if is_new_device && plugs::device_owner(&self.state().plugs, &wanted).is_none() {
+        if is_new_device && plugs::device_owner(&self.state().plugs, wanted).is_none() {
             check_is_free(&wanted.device)?;
         }
-        self.state().reserved = Some(wanted.device.clone());
-        let taken = self.take_over(before.as_ref(), &wanted, is_new_device);
-        self.state().reserved = None;
-        taken?;
+        while let Some(owner) = { plugs::device_owner(&self.state().plugs, wanted).cloned() } {
+            self.take_out(&owner)?;
+        }
+        match &before {
+            Some(before) => self.change(before, wanted, is_new_device)?,
+            None => self.put(wanted)?,
+        }
         self.put_in_force_again();
 
         let slot = self.state().slots.get(&wanted.interface).cloned().ok_or(PlugError::TooManyPorts)?;
@@ -239,17 +253,6 @@ impl<P: Pipeline> Control<P> {
             return Err(PlugError::Automatic(plug.interface));
         }
         self.take_out(interface)
-    }
-
-    /// Takes the device from whoever has it and makes `wanted` part of the state, in the place of `before`.
-    fn take_over(&self, before: Option<&Plug>, wanted: &Plug, is_new_device: bool) -> Result<(), PlugError> {
-        while let Some(owner) = { plugs::device_owner(&self.state().plugs, wanted).cloned() } {
-            self.take_out(&owner)?;
-        }
-        match before {
-            Some(before) => self.change(before, wanted, is_new_device),
-            None => self.put(wanted),
-        }
     }
 
     /// Makes a new plug durable and part of the state.
@@ -313,9 +316,19 @@ impl<P: Pipeline> Control<P> {
 
     /// Removes an interface and waits until it is gone.
     fn take_out(&self, interface: &str) -> Result<(), PlugError> {
-        self.leave(&mut self.state(), interface);
+        let before = {
+            let mut state = self.state();
+            self.leave(&mut state, interface);
+            state.plugs.get(interface).cloned()
+        };
         self.wait_closed(interface)?;
-        match self.state().plugs.contains_key(interface) {
+        // Another plug of the id is an automatic one that came in its place.
+        let is_the_same = |plug: &Plug| {
+            before
+                .as_ref()
+                .is_some_and(|before| (&before.device, before.is_automatic) == (&plug.device, plug.is_automatic))
+        };
+        match self.state().plugs.get(interface).is_some_and(is_the_same) {
             true => Err(PlugError::Store(format!("{interface:?} is still plugged: the store failed, see the log"))),
             false => Ok(()),
         }

@@ -28,10 +28,13 @@ impl<P: Pipeline> Control<P> {
 
     /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went.
     pub(super) fn follow_attachments(&self, state: &mut State, model: &Model) {
+        let reserved = state.reserved.as_ref().map(|plug| plug.interface.clone());
+        let is_reserved = |interface: &InterfaceId| reserved.as_ref() == Some(interface);
         let gone: Vec<InterfaceId> = state
             .plugs
             .values()
             .filter(|plug| plug.is_automatic && !model.by_attachment.contains_key(&plug.interface))
+            .filter(|plug| !is_reserved(&plug.interface))
             .map(|plug| plug.interface.clone())
             .collect();
         for interface in gone {
@@ -44,6 +47,7 @@ impl<P: Pipeline> Control<P> {
         // In order, so that of two ids with one name always the same one gets it.
         let mut unplugged: Vec<&InterfaceId> =
             model.by_attachment.keys().filter(|interface| !state.plugs.contains_key(*interface)).collect();
+        unplugged.retain(|interface| !is_reserved(interface));
         unplugged.sort_unstable();
         for interface in unplugged {
             if let Err(reason) = self.make_automatic(state, interface) {
@@ -85,7 +89,7 @@ impl<P: Pipeline> Control<P> {
             is_automatic: true,
             made: None,
         };
-        let is_reserved = state.reserved.as_ref().is_some_and(|device| is_same_device(device, &plug.device));
+        let is_reserved = state.reserved.as_ref().is_some_and(|wanted| is_same_device(&wanted.device, &plug.device));
         if is_reserved || plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
             return Err(NoDevice::NameTaken);
         }

@@ -319,6 +319,44 @@ fn an_operator_s_plug_may_take_the_device_of_an_automatic_one() {
 }
 
 #[test]
+fn unplugging_an_operator_s_plug_makes_room_for_an_automatic_one() {
+    let rig = Rig::new("back", Auto::VhostUser);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    rig.attach("net", "red", &["vm"]);
+    rig.control.unplug("vm").unwrap();
+    rig.until("the automatic device", |rig| rig.op_status("vm") == OpStatus::Up);
+    assert!(rig.control.view().interfaces["vm"].plug.is_automatic);
+}
+
+#[test]
+fn a_plug_that_was_acknowledged_stays_while_its_automatic_predecessor_goes() {
+    let rig = Rig::new("race", Auto::VhostUser);
+    rig.attach("net", "red", &["vm"]);
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                rig.set("vm", |port| port.attachment = None);
+                rig.set("vm", |port| port.attachment = Some("vm".into()));
+                // So that the other thread gets the locks too.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..40 {
+                rig.control.plug(PlugRequest { replace: true, ..request("vm", "t1") }).unwrap();
+                let view = rig.control.view();
+                let interface = view.interfaces.get("vm").unwrap_or_else(|| panic!("gone in round {round}"));
+                assert!(!interface.plug.is_automatic && interface.device.is_ready, "round {round}");
+                rig.control.unplug("vm").unwrap();
+            }
+        }));
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
 fn a_freed_index_carries_nothing_over_to_its_next_owner() {
     let rig = Rig::new("index", Auto::None);
     rig.control.plug(request("one", "t1")).unwrap();
