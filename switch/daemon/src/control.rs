@@ -13,22 +13,20 @@
 
 mod automatic;
 
-use crate::devices::{Connections, Slot, Supervisor, device_name, is_same_device};
+use crate::devices::{Connections, Slot, Supervisor, is_same_device};
 use crate::naming::NoDevice;
-use crate::opener::MadeBook;
+use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
-use api::host::{DeviceSpec, Host, Plug, SocketRole};
+use api::host::{Host, Plug};
 use api::lowering::{Indices, Lowered, Unbound, lower};
 use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use switch::ids::{PORTS_MAX, PortIndex};
-use switch::netns;
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
@@ -219,7 +217,7 @@ impl<P: Pipeline> Control<P> {
         let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
         // Before anything is taken away: a request that is refused leaves everything as it was.
         if is_new_device && plugs::device_owner(&self.state().plugs, wanted).is_none() {
-            check_is_free(&wanted.device)?;
+            check_is_free(&wanted.device).map_err(PlugError::NotOurs)?;
         }
         while let Some(owner) = { plugs::device_owner(&self.state().plugs, wanted).cloned() } {
             self.take_out(&owner)?;
@@ -443,30 +441,6 @@ impl<P: Pipeline> Control<P> {
 
 fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
-}
-
-/// Refuses a device where something stands that cannot be ours: no plug has it. Whose socket a socket is, the backend finds
-/// out; a namespace that cannot be entered yet is waited for.
-fn check_is_free(device: &DeviceSpec) -> Result<(), PlugError> {
-    use std::os::unix::fs::FileTypeExt;
-    match device {
-        DeviceSpec::VhostUser { path, role: SocketRole::Server } => match std::fs::symlink_metadata(Path::new(path)) {
-            Ok(found) if !found.file_type().is_socket() => {
-                Err(PlugError::NotOurs(format!("{:?} exists already and is no socket", device_name(device))))
-            }
-            _ => Ok(()),
-        },
-        DeviceSpec::VhostUser { role: SocketRole::Client, .. } => Ok(()),
-        DeviceSpec::Tap { name, netns } => {
-            let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
-            match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
-                Ok(true) => {
-                    Err(PlugError::NotOurs(format!("an interface named {name:?} exists already and is not ours")))
-                }
-                _ => Ok(()),
-            }
-        }
-    }
 }
 
 impl<P: Pipeline> Host for Control<P> {

@@ -11,6 +11,7 @@ use api::host::{DeviceSpec, Plug, SocketRole};
 use api::model::InterfaceId;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use switch::config::MTU_DEFAULT;
@@ -83,10 +84,7 @@ impl HostOpener {
             let is_taken = netns::has_interface(netns.map(|_| handle.as_fd()), name)
                 .map_err(|error| namespace_failed(netns.unwrap_or("our own"), &error))?;
             if is_taken {
-                return Err(OpenError {
-                    reason: format!("an interface named {name:?} exists already and is not ours"),
-                    is_name_taken: true,
-                });
+                return Err(OpenError { reason: interface_in_the_way(name), is_name_taken: true });
             }
             if plug.made.as_deref() != Some(&here) {
                 self.note(&plug.interface, Some(here))?;
@@ -129,6 +127,29 @@ fn namespace_failed(path: &str, error: &std::io::Error) -> OpenError {
         std::io::ErrorKind::NotFound => failed(format!("the network namespace {path} is gone")),
         _ => failed(format!("network namespace {path}: {error}")),
     }
+}
+
+/// Whether a device that no plug has could be made; what stands in the way otherwise, in one line. Whose socket a socket
+/// is, the backend finds out; a namespace that cannot be entered yet is waited for.
+pub(crate) fn check_is_free(device: &DeviceSpec) -> Result<(), String> {
+    match device {
+        DeviceSpec::VhostUser { path, role: SocketRole::Server } => match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => Err(format!("{path:?} exists already and is no socket")),
+            _ => Ok(()),
+        },
+        DeviceSpec::VhostUser { role: SocketRole::Client, .. } => Ok(()),
+        DeviceSpec::Tap { name, netns } => {
+            let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
+            match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
+                Ok(true) => Err(interface_in_the_way(name)),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn interface_in_the_way(name: &str) -> String {
+    format!("an interface named {name:?} exists already and is not ours")
 }
 
 impl Opener for HostOpener {

@@ -1,6 +1,7 @@
 //! The control with pretend devices, a real store and a switch whose workers stand still.
 
 use super::*;
+use crate::devices::device_name;
 use crate::devices::testing::FakeOpener;
 use crate::plugs::DeviceRequest;
 use api::model::{Change, LogicalPort, Network};
