@@ -13,7 +13,7 @@ fn qvs(args: &[&str]) -> Output {
 
 /// A directory of its own for a test, with this settings file in it.
 fn settings(name: &str, text: &str) -> PathBuf {
-    let directory = std::env::temp_dir().join(format!("qvs-cli-{name}-{}", std::process::id()));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("qvs-cli-{name}"));
     std::fs::create_dir_all(&directory).unwrap();
     let file = directory.join("qvs.toml");
     std::fs::write(&file, text.replace("DIR", directory.to_str().unwrap())).unwrap();

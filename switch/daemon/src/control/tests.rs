@@ -36,8 +36,25 @@ impl Tenants for FakeTenants {
     }
 }
 
+/// A directory that goes with the last rig over it.
+struct Scratch(PathBuf);
+
+impl std::ops::Deref for Scratch {
+    type Target = PathBuf;
+
+    fn deref(&self) -> &PathBuf {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 struct Rig {
-    directory: PathBuf,
+    directory: Arc<Scratch>,
     opener: Arc<FakeOpener>,
     control: Arc<Control<Standard>>,
     tenants: Arc<FakeTenants>,
@@ -48,10 +65,10 @@ impl Rig {
         let directory = std::env::temp_dir().join(format!("qvs-control-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
-        Rig::over(directory, auto)
+        Rig::over(Arc::new(Scratch(directory)), auto)
     }
 
-    fn over(directory: PathBuf, auto: Auto) -> Rig {
+    fn over(directory: Arc<Scratch>, auto: Auto) -> Rig {
         let config = SwitchConfig {
             workers: vec![WorkerSpec::default()],
             poll: Poll::Adaptive { idle: Duration::from_micros(200) },
@@ -62,7 +79,7 @@ impl Rig {
         let store = Arc::new(Store::open(&directory.join("state.redb")).unwrap());
         let opener = Arc::new(FakeOpener::default());
         let supervisor = Supervisor::spawn(opener.clone()).unwrap();
-        let rules = DeviceRules { auto, vhost_dir: directory.clone(), role: Role::Server };
+        let rules = DeviceRules { auto, vhost_dir: directory.0.clone(), role: Role::Server };
         let control = Control::new(switch, store, supervisor, rules).unwrap();
         let tenants = Arc::new(FakeTenants { model: Mutex::default(), control: Arc::downgrade(&control) });
         control.start(tenants.clone(), || {});
@@ -271,7 +288,8 @@ fn automatic_devices_come_and_go_with_their_attachment() {
     rig.set("0123456789abcdef", |port| port.attachment = None);
     rig.until("its end", |rig| rig.control.view().interfaces.is_empty());
     assert!(rig.opener.events().contains(&"remove 0123456789abcdef".to_owned()));
-    assert!(rig.control.switch().snapshot().config.ports().is_empty());
+    // The plug is struck out first; the config without it follows.
+    rig.until("the config", |rig| rig.control.switch().snapshot().config.ports().is_empty());
 }
 
 #[test]
