@@ -14,7 +14,7 @@
 //!
 //! Config read: members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
 //! Drop reasons, at the ingress: `link_local_multicast`, `reflection`, `no_receiver`; at the egress: `port_admin_down`,
-//! `over_mtu`.
+//! `over_mtu`, `flood_limited`.
 
 use crate::parse::l3_len;
 use crate::stage::{Live, Scope, Stage, Step};
@@ -174,6 +174,7 @@ fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egres
         has_receiver = true;
         match verdict {
             Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+            _ if !egress.affords(len) => egress.drop_egress(member.port, DropReason::FloodLimited),
             _ => egress.forward(index, len, member.port),
         }
     }

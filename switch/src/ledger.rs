@@ -55,6 +55,8 @@ drop_reasons! {
     Reflection = "reflection",
     /// A flood in a network that has no other member.
     NoReceiver = "no_receiver",
+    /// A copy of a flood beyond what one burst may cause.
+    FloodLimited = "flood_limited",
     /// No device stands at the port.
     PortGone = "port_gone",
     /// The device is there but its driver takes nothing yet.

@@ -23,6 +23,7 @@ pub mod netns;
 pub mod offload;
 pub mod packet;
 pub mod poll;
+pub mod pool;
 pub mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod port_contract;

@@ -22,6 +22,7 @@ mod model;
 mod tests;
 
 use crate::ids::{MacAddr, NetworkIndex, PORTS_MAX, PortIndex};
+use crate::pool::HugeSlice;
 use crate::segment;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::worker::Now;
@@ -75,7 +76,7 @@ pub struct MacEntry {
 /// The table.
 pub struct MacTable {
     /// A power of two of them, at least two.
-    buckets: Box<[Bucket]>,
+    buckets: HugeSlice<Bucket>,
     ports: Box<[PortState]>,
     /// Learnt entries in the table and being put in.
     learnt: AtomicU32,
@@ -145,7 +146,7 @@ impl MacTable {
         let max = max.min(ENTRIES_MAX);
         let buckets = (2 * max).div_ceil(WAYS).next_power_of_two().max(2);
         MacTable {
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            buckets: HugeSlice::new(buckets, Bucket::default),
             ports: (0..PORTS).map(|_| PortState::default()).collect(),
             learnt: AtomicU32::new(0),
             hand: AtomicU32::new(0),

@@ -75,5 +75,8 @@ pub trait Place: Send + Sync {
     fn publish(&self, port: Arc<dyn Port>);
 
     /// Empties the place and returns when no worker holds what stood there: at most one round of each worker.
+    ///
+    /// The workers must run, or be stepped by another thread: one that stands still holds its snapshot, and this waits for
+    /// ever. Not to be called with a snapshot in hand.
     fn withdraw(&self);
 }

@@ -167,9 +167,10 @@ pub fn prefetch(address: *const u8) {
 pub fn prefetch_to_write(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch changes nothing architecturally and never faults, whatever the address.
-    // Why unsafe: the intrinsic takes a raw pointer; there is no safe spelling.
+    // Why unsafe: assembly, because the intrinsic becomes a prefetch for reading unless the build names the CPU feature;
+    // processors without it take the instruction for a hint they ignore.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

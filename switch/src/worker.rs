@@ -5,8 +5,8 @@
 //! the memory that tails point into. Nothing here allocates, locks or asks the time.
 //!
 //! Fairness: a burst ends at [`BURST`] frames or [`ROUND_BYTES`] bytes; every copy a burst causes (a flood makes many)
-//! is charged to its queue, and a queue in debt sits out until rounds have repaid it. So the longest round of a worker is
-//! bounded by its queues times one burst's floods.
+//! is charged to its queue, and a queue in debt sits out until rounds have repaid it. Floods of one burst are bounded by
+//! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 
 use crate::batch::{BURST, Batch};
 use crate::config::Config;
@@ -18,6 +18,12 @@ use std::sync::Arc;
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
 pub const ROUND_BYTES: usize = 256 * 1024;
+
+/// Bytes one burst may cause to be copied by floods; copies beyond are dropped as `flood_limited`. Without it a few
+/// 64 KiB broadcasts into a large network would hold a worker for a tenth of a second and its other guests with it. A
+/// burst of the shortest frames to every port a switch can have stays below.
+pub const BURST_FLOOD_BYTES: usize = 8 << 20;
+const _: () = assert!(BURST * 64 * PORTS_MAX <= BURST_FLOOD_BYTES);
 
 /// A moment of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -133,6 +139,12 @@ impl<'s> Egress<'s> {
         picks.len += 1;
         self.outcomes += 1;
         self.cost_bytes += bytes;
+    }
+
+    /// Whether a burst may be copied once more for a flood, `bytes` long ([`BURST_FLOOD_BYTES`]).
+    #[inline]
+    pub fn affords(&self, bytes: usize) -> bool {
+        self.cost_bytes + bytes <= BURST_FLOOD_BYTES
     }
 
     /// A packet from `ingress` goes no further; counted at the port it came from.

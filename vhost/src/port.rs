@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use switch::batch::{BURST, Batch};
 use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::{DropReason, Tally};
-use switch::offload::{OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
+use switch::offload::{F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use switch::packet::{HEAD_COPY, Packet};
 use switch::port::Port;
 use switch::segment::{Segment, SegmentMut};
@@ -341,7 +341,7 @@ impl RingSet {
             }
         }
         let claim = header.first_chunk::<VNET_HEADER_LEN>().expect("the header array is longer");
-        Ok(OffloadClaim::from_bytes(claim))
+        Ok(claim_of(claim))
     }
 
     /// One frame into one or more chains of the guest's receive ring: the long way. `ready` chains are there.
@@ -498,7 +498,7 @@ impl Port for RingSet {
                     let mut header = [0u8; VNET_HEADER_LEN];
                     buffer.read(&mut header);
                     let frame = buffer.skip(header_len);
-                    copy_front(&frame, &mut packet).map(|()| OffloadClaim::from_bytes(&header))
+                    copy_front(&frame, &mut packet).map(|()| claim_of(&header))
                 }
                 None => self.receive_slowly(queue, state, head, &mut packet),
             };
@@ -614,6 +614,14 @@ impl Port for RingSet {
             queue.ring.set_kicks(false);
         }
     }
+}
+
+/// What a driver claims in the header of a frame it sends. Of the flags only "needs checksum" is a driver's to set; any
+/// other, "data is valid" above all, would make a guest the judge of its own frames (virtio 1.2 section 5.1.6.2.1).
+#[inline]
+fn claim_of(header: &[u8; VNET_HEADER_LEN]) -> OffloadClaim {
+    let claim = OffloadClaim::from_bytes(header);
+    OffloadClaim { flags: claim.flags & F_NEEDS_CSUM, ..claim }
 }
 
 /// Copies the front of a frame into the head and leaves the rest as the tail.

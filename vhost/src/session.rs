@@ -121,6 +121,8 @@ pub(crate) struct Session {
     published: Option<Arc<RingSet>>,
     announce: Arc<AtomicU64>,
     note: String,
+    /// Said once a session: a peer decides how often it sends what we would log.
+    has_warned_of_mtu: bool,
 }
 
 impl Session {
@@ -139,6 +141,7 @@ impl Session {
             published: None,
             announce: Arc::default(),
             note: String::new(),
+            has_warned_of_mtu: false,
         };
         session.publish([None, None]);
         session
@@ -303,7 +306,7 @@ impl Session {
                 if !(68..=65_535).contains(&mtu) {
                     return Ok(Some(Reply::Number(1)));
                 }
-                if mtu > u64::from(self.mtu) {
+                if mtu > u64::from(self.mtu) && !std::mem::replace(&mut self.has_warned_of_mtu, true) {
                     tracing::warn!(mtu, port_mtu = self.mtu, "the guest is given a larger MTU than its port has");
                 }
             }
@@ -404,7 +407,7 @@ impl Session {
         let used = split.used_index();
         if used != setup.base {
             // A switch that died took chains it never gave back. We know no better than the used ring which they were.
-            tracing::info!(ring = index, base = setup.base, used, "resuming where the used ring stands");
+            tracing::debug!(ring = index, base = setup.base, used, "resuming where the used ring stands");
             setup.base = used;
         }
         Ok(Queue::new(split, setup.kick.clone().flatten(), setup.call.clone()))

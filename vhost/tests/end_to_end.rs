@@ -61,7 +61,8 @@ fn rings_wrap_and_nothing_is_lost_or_swapped() {
 #[test]
 fn offload_fields_pass_and_are_cleared_for_a_guest_that_takes_none() {
     let mut pair = Pair::running(|config| config.features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO4);
-    let header = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0];
+    // The second flag says that the checksum is right, which is not the sender's to say.
+    let header = [1 | 2, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0];
     assert!(pair.driver.sender.send_with(&header, &frame(1, 1400)));
     let (taken, _) = pair.place.round();
     let claim = OffloadClaim { flags: 1, gso_type: 1, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };

@@ -6,7 +6,7 @@ use crate::STAGES;
 use switch::config::PortConfig;
 use switch::ids::{MacAddr, PortIndex};
 use switch::offload::OffloadClaim;
-use switch::worker::Now;
+use switch::worker::{BURST_FLOOD_BYTES, Now};
 
 #[test]
 fn stage_order_is_as_documented() {
@@ -32,4 +32,23 @@ fn stage_order_is_as_documented() {
     assert_eq!(reason(false, false, MacAddr::BROADCAST), seen("classify", "port_admin_down"));
     assert_eq!(reason(false, true, MacAddr::BROADCAST), seen("guard", "bad_source_mac"));
     assert_eq!(reason(false, true, mac(1)), seen("bridge", "link_local_multicast"));
+}
+
+#[test]
+fn a_burst_of_large_floods_into_a_large_network_is_cut_at_its_bound_and_counted() {
+    const PORTS: u16 = 60;
+    const LEN: usize = 60_000;
+    let ports = (0..PORTS).map(|index| PortConfig { mtu: 65_521, ..port(index, Some(1)) }).collect();
+    let mut rig = Rig::new(config(ports));
+    let mut frame = Frame::udp4().to(MacAddr::BROADCAST).bytes();
+    frame.resize(LEN, 0);
+    // Few enough for one round's byte budget.
+    let frames = 4;
+    let outcome = rig.step(Now::default(), PortIndex(0), vec![Input::from(frame); frames]);
+    let wanted = frames * usize::from(PORTS - 1);
+    let affordable = BURST_FLOOD_BYTES / LEN;
+    assert!(affordable < wanted);
+    assert_eq!(outcome.received.len(), affordable);
+    assert!(outcome.drops.iter().all(|&(port, is_rx, reason, _)| port > 0 && !is_rx && reason == "flood_limited"));
+    assert_eq!(outcome.drops.iter().map(|drop| drop.3).sum::<u64>(), (wanted - affordable) as u64);
 }
