@@ -10,7 +10,7 @@
 //! the peer. So whoever drops a backend waits no longer than [`CLOSE_MAX`]; a thread that hangs is then left behind, shut
 //! out from its place.
 
-use crate::listen::{Listener, Ownership, check_path, connect_to, peer_uid};
+use crate::listen::{Listener, Ownership, SocketFile, check_path, connect_to, peer_uid};
 use crate::session::Session;
 use crate::socket::{Stream, Wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -85,6 +85,8 @@ struct Shared {
     sessions: AtomicU64,
     refused: AtomicU64,
     messages: AtomicU64,
+    /// A peer is connected.
+    is_serving: AtomicBool,
 }
 
 impl Shared {
@@ -102,6 +104,8 @@ impl Shared {
 pub struct Backend {
     shared: Arc<Shared>,
     gate: Arc<Gate>,
+    /// The socket we listen on; `None` where the peer does.
+    file: Option<SocketFile>,
     thread: Option<JoinHandle<()>>,
     /// Nothing is ever sent; its other end goes with the thread.
     end: Mutex<Receiver<()>>,
@@ -149,6 +153,8 @@ impl Place for Gate {
 impl Backend {
     /// Opens the socket (server) or starts trying to connect (client) and serves sessions until dropped.
     ///
+    /// A dead socket of our own user at the path is removed; that it is one of this port, the caller has made sure.
+    ///
     /// # Errors
     /// If the socket cannot be made: bad directory, a foreign file in the way, permissions.
     pub fn start(config: BackendConfig, place: Arc<dyn Place>) -> Result<Backend, StartError> {
@@ -172,7 +178,9 @@ impl Backend {
             sessions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             messages: AtomicU64::new(0),
+            is_serving: AtomicBool::new(false),
         });
+        let file = listener.as_ref().map(Listener::file);
         let gate = Gate::new(place);
         let mut thread = Thread { config, place: gate.clone(), listener, shared: shared.clone(), pause: RECONNECT_MIN };
         let (ends, end) = channel();
@@ -185,7 +193,13 @@ impl Backend {
                 drop(ends);
             })
             .map_err(failed("thread"))?;
-        Ok(Backend { shared, gate, thread: Some(thread), end: Mutex::new(end) })
+        Ok(Backend { shared, gate, file, thread: Some(thread), end: Mutex::new(end) })
+    }
+
+    /// Whether nobody can connect any more, because our socket's file was removed or replaced. A session that is on goes
+    /// on; once it is over the caller should start anew.
+    pub fn has_lost_socket(&self) -> bool {
+        !self.shared.is_serving.load(Ordering::Relaxed) && self.file.as_ref().is_some_and(|file| !file.is_there())
     }
 
     /// What happened so far.
@@ -201,7 +215,11 @@ impl Backend {
 
 impl Device for Backend {
     fn state(&self) -> DeviceState {
-        self.shared.status().state.clone()
+        let state = self.shared.status().state.clone();
+        if self.has_lost_socket() {
+            return DeviceState { is_ready: false, reason: "the socket's file is gone".to_owned(), ..state };
+        }
+        state
     }
 }
 
@@ -283,6 +301,7 @@ impl Thread {
     /// One session from connection to end.
     fn serve(&mut self, socket: OwnedFd) {
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        self.shared.is_serving.store(true, Ordering::Relaxed);
         let mut session = Session::new(self.place.clone(), self.shared.wake.clone(), self.config.mtu);
         let mut stream = Stream::new(socket);
         tracing::info!(path = %self.config.path.display(), "a vhost-user peer is connected");
@@ -290,6 +309,7 @@ impl Thread {
         let had_features = session.view().has_read_features;
         session.close();
         drop(stream);
+        self.shared.is_serving.store(false, Ordering::Relaxed);
         tracing::info!(path = %self.config.path.display(), reason, "the vhost-user session ended");
         let mut status = self.shared.status();
         status.state.link = Link::Down;

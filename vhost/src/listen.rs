@@ -116,6 +116,11 @@ impl Listener {
         Ok(listener)
     }
 
+    /// The file we made.
+    pub(crate) fn file(&self) -> SocketFile {
+        SocketFile { path: self.path.clone(), file: self.file }
+    }
+
     /// The next connection; `None` if nobody waits.
     pub(crate) fn accept(&self) -> std::io::Result<Option<OwnedFd>> {
         match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -123,6 +128,20 @@ impl Listener {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The file of a listening socket, to look whether it is still there.
+#[derive(Clone, Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl SocketFile {
+    /// Whether the path still leads to our socket. If it does not, nobody new can connect.
+    pub(crate) fn is_there(&self) -> bool {
+        lstat(&self.path).is_ok_and(|status| (status.st_dev, status.st_ino) == self.file)
     }
 }
 
@@ -141,7 +160,8 @@ impl Drop for Listener {
     }
 }
 
-/// Removes a dead socket of ours; anything else that is there is an error.
+/// Removes a dead socket of ours; anything else that is there is an error. Whether a socket of our own user is one that
+/// we made, the caller knows.
 fn make_way(path: &Path, address: &SocketAddrUnix, owner: Option<u32>) -> Result<(), StartError> {
     let status = match lstat(path) {
         Ok(status) => status,

@@ -2,7 +2,8 @@
 //!
 //! The hard part is to take only what is ours. A TAP outlives us, so after a restart a device of the wanted name is there and
 //! must be reopened; but a stranger's device of that name must not be touched. So before a TAP is made we write down where
-//! ([`MadeBook`]): boot and namespace. Only a device found there again is reopened; anywhere else it is made exclusively. As
+//! ([`MadeBook`]): boot and namespace; and before a socket is made, its directory. Only what is found there again is taken;
+//! anywhere else it is made exclusively. As
 //! this is written before the device is made, kill -9 at any moment leaves no device that nobody knows.
 //! Owned by the supervisor thread.
 
@@ -12,7 +13,7 @@ use api::model::InterfaceId;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use switch::config::MTU_DEFAULT;
 use switch::netns;
@@ -20,7 +21,7 @@ use switch::port::{Device, Place};
 use switch::tap::{Tap, TapConfig, TapError};
 use vhost::backend::{Backend, BackendConfig, Role};
 
-/// Where it is written down, durably, which TAPs are ours.
+/// Where it is written down, durably, which TAPs and sockets are ours.
 pub(crate) trait MadeBook: Send + Sync {
     /// Notes where the TAP of a plug is about to be made, or that it is not there (`None`).
     ///
@@ -111,6 +112,48 @@ impl HostOpener {
         }
     }
 
+    fn open_socket(
+        &self,
+        plug: &Plug,
+        path: &str,
+        role: SocketRole,
+        place: Arc<dyn Place>,
+    ) -> Result<Box<dyn Running>, OpenError> {
+        let role = match role {
+            SocketRole::Server => {
+                self.take_path(plug, path)?;
+                Role::Server
+            }
+            SocketRole::Client => Role::Client,
+        };
+        let config = BackendConfig {
+            path: PathBuf::from(path),
+            role,
+            mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
+            owner: self.rights.owner,
+            mode: self.rights.mode,
+            peer_uids: self.rights.owner.0.into_iter().collect(),
+        };
+        let backend = Backend::start(config, place).map_err(|error| failed(error.to_string()))?;
+        Ok(Box::new(backend))
+    }
+
+    /// Makes sure that what may lie at a socket's path is what we made there. Like a TAP, a socket outlives kill -9, and
+    /// nothing about it tells whose it was; so its directory is written down before it is made.
+    fn take_path(&self, plug: &Plug, path: &str) -> Result<(), OpenError> {
+        let directory = Path::new(path).parent().unwrap_or(Path::new("/"));
+        let stat = rustix::fs::stat(directory)
+            .map_err(|error| failed(format!("the socket's directory {}: {error}", directory.display())))?;
+        let here = format!("{}:{}", stat.st_dev, stat.st_ino);
+        if plug.made.as_deref() == Some(&here) {
+            return Ok(());
+        }
+        if std::fs::symlink_metadata(path).is_ok() {
+            return Err(failed(format!("{path} exists already and is not ours")));
+        }
+        self.note(&plug.interface, Some(here))
+    }
+
     /// This boot and this namespace: a TAP never outlives the one and never leaves the other by itself.
     fn whereabouts(&self, netns: &OwnedFd) -> Result<String, String> {
         let stat = rustix::fs::fstat(netns).map_err(|error| format!("looking at the namespace: {error}"))?;
@@ -156,21 +199,7 @@ impl Opener for HostOpener {
     fn open(&self, plug: &Plug, place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError> {
         match &plug.device {
             DeviceSpec::Tap { name, netns } => self.open_tap(plug, name, netns.as_deref(), place),
-            DeviceSpec::VhostUser { path, role } => {
-                let config = BackendConfig {
-                    path: PathBuf::from(path),
-                    role: match role {
-                        SocketRole::Server => Role::Server,
-                        SocketRole::Client => Role::Client,
-                    },
-                    mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
-                    owner: self.rights.owner,
-                    mode: self.rights.mode,
-                    peer_uids: self.rights.owner.0.into_iter().collect(),
-                };
-                let backend = Backend::start(config, place).map_err(|error| failed(error.to_string()))?;
-                Ok(Box::new(backend))
-            }
+            DeviceSpec::VhostUser { path, role } => self.open_socket(plug, path, *role, place),
         }
     }
 }
@@ -186,9 +215,9 @@ impl Running for Tap {
 }
 
 impl Running for Backend {
-    /// A backend mends itself: its thread accepts or connects again for ever.
+    /// A backend mends itself, its thread accepts or connects again for ever; but not a socket whose file was removed.
     fn is_lost(&self) -> bool {
-        false
+        self.has_lost_socket()
     }
 
     fn connections(&self) -> Option<Connections> {

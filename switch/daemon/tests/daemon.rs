@@ -563,6 +563,30 @@ fn a_device_that_is_not_ours_is_refused_and_a_replaced_one_is_removed() {
     assert!(rig.port("later").unwrap()["reason"].as_str().unwrap().contains("is gone"));
 }
 
+#[test]
+fn a_strangers_dead_socket_is_left_alone_ours_is_taken_again_and_a_removed_one_is_made_anew() {
+    let mut rig = Rig::start("sockets", "");
+    let (theirs, ours) = (rig.directory.join("theirs.sock"), rig.directory.join("ours.sock"));
+    // Bound and closed: a dead socket of our own user, as a stopped QEMU leaves it.
+    drop(std::os::unix::net::UnixListener::bind(&theirs).unwrap());
+    rig.ok(&["plug", "foreign", "--vhost-user", theirs.to_str().unwrap()]);
+    rig.ok(&["plug", "vm", "--vhost-user", ours.to_str().unwrap()]);
+    let reason = |id: &str| rig.port(id).unwrap()["reason"].as_str().unwrap().to_owned();
+    rig.until("the refusal", || reason("foreign").contains("exists already and is not ours"));
+    assert!(theirs.exists());
+    rig.until("our socket", || UnixStream::connect(&ours).is_ok());
+
+    std::fs::remove_file(&ours).unwrap();
+    rig.until("our socket again", || UnixStream::connect(&ours).is_ok());
+
+    rig.kill();
+    assert!(ours.exists(), "kill -9 leaves it behind");
+    rig.run();
+    rig.until("our socket after a restart", || UnixStream::connect(&ours).is_ok());
+    rig.ok(&["unplug", "foreign"]);
+    assert!(theirs.exists(), "unplugging leaves it alone");
+}
+
 /// A place where nobody looks: for a device that somebody else made.
 struct NoPlace;
 
