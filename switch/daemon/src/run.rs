@@ -92,6 +92,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let settings = Settings::load(args.config.as_deref())?;
     logs::start(args.log, args.log_level);
     raise_file_limit();
+    // First of all that takes time: from here on a signal ends the daemon in good order, with status 0.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(API_THREADS)
+        .thread_name("api")
+        .enable_all()
+        .build()
+        .context("starting the API's threads")?;
+    let asked_to_end = {
+        let _guard = runtime.enter();
+        signals().context("catching signals")?
+    };
 
     let admin_group = id_of(&settings, "admin", "group", &settings.admin.group, accounts::gid)?;
     let rights = SocketRights {
@@ -149,16 +160,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         tracing::warn!(api = %api_address, "identity.insecure is set: it would let the API listen beyond loopback");
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(API_THREADS)
-        .thread_name("api")
-        .enable_all()
-        .build()
-        .context("starting the API's threads")?;
-    let asked_to_end = {
-        let _guard = runtime.enter();
-        signals().context("catching signals")?
-    };
     control.start(tenants, move || {
         let ready_ms = begin.elapsed().as_millis() as u64;
         tracing::info!(ready_ms, "ready: every device was tried");
