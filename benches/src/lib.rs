@@ -1,1 +1,1 @@
-//! Placeholder while the house is being raised.
+//! Holds nothing: the benches are under `benches/`, one file per thing timed.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const CHILD_STORE: &str = "QVS_TEST_CRASH_STORE";
 const CHILD_SEED: &str = "QVS_TEST_CRASH_SEED";
-/// Kills in `cargo test`; `cargo xtask soak` sets more.
+/// Kills, set by hand where the default is too few; whole daemons are killed for longer by `cargo xtask soak`.
 const ROUNDS: &str = "QVS_TEST_CRASH_ROUNDS";
 const ROUNDS_DEFAULT: u64 = 8;
 
