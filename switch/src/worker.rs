@@ -165,7 +165,7 @@ impl<'s> Egress<'s> {
         self.count_drop(reason);
     }
 
-    /// A stage swallowed or answered a packet.
+    /// A stage swallowed or answered a packet. None does yet; the books already know it.
     pub fn consume(&mut self) {
         self.ledger.consumed.add(1);
         self.outcomes += 1;

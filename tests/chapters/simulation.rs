@@ -262,15 +262,26 @@ impl World {
     }
 }
 
-#[test]
-fn any_seed_keeps_networks_apart_and_the_books_balanced() {
-    let steps = std::env::var("QVS_STEPS").map_or(20_000, |text| text.parse().expect("QVS_STEPS is a number"));
-    if let Ok(seed) = std::env::var("QVS_SEED") {
-        World::new(seed.parse().expect("QVS_SEED is a number")).run(steps);
-        return;
-    }
-    for seed in 1..=20 {
-        World::new(seed * 0x9e37_79b9).run(steps);
+/// Twenty seeds, or as many as fit the time of a soak.
+mod soaked {
+    use super::World;
+    use std::time::Instant;
+    use tests::process::soak_time;
+
+    #[test]
+    fn any_seed_keeps_networks_apart_and_the_books_balanced() {
+        let steps = std::env::var("QVS_STEPS").map_or(20_000, |text| text.parse().expect("QVS_STEPS is a number"));
+        if let Ok(seed) = std::env::var("QVS_SEED") {
+            World::new(seed.parse().expect("QVS_SEED is a number")).run(steps);
+            return;
+        }
+        let (begin, time) = (Instant::now(), soak_time());
+        for seed in 1u64.. {
+            if time.map_or(seed > 20, |time| begin.elapsed() > time) {
+                break;
+            }
+            World::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).run(steps);
+        }
     }
 }
 

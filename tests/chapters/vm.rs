@@ -95,7 +95,6 @@ fn guests_of_a_network_reach_each_other_and_another_networks_guest_sees_nothing(
     assert_eq!(device_counter(&mut guests.c, "rx_packets"), seen_before, "it heard the other network");
     let after = Counters::read(&guests.daemon);
     assert_eq!(after.grown(&before, "c.tx.packets"), 0, "{:?}", after.changes(&before));
-    assert!(after.grown(&before, "a.tx.packets") == 0 || after.grown(&before, "b.rx.packets") > 0);
     assert!(after.grown(&before, "b.tx.packets") > 2, "floods reach the member: {:?}", after.changes(&before));
 
     // State DOWN is felt inside, ACTIVE mends it, and the guest's device never goes away.

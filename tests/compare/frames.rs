@@ -2,12 +2,12 @@
 //!
 //! `pktgen` plays both guests on the first CPU with 1,000 addresses each, which both switches learn.
 
-use crate::peers::OvsDpdk;
+use crate::peers::{OvsDpdk, Qvs};
 use crate::report::{Page, Sample, load};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use tests::daemon::{Daemon, last_cpu};
+use tests::daemon::last_cpu;
 use tests::process::TempDir;
 
 /// Alternations.
@@ -36,15 +36,7 @@ fn rate(pktgen: Child) -> f64 {
 }
 
 fn qvs(size: usize) -> f64 {
-    let daemon = Daemon::start("poll = \"always\"");
-    let tenant = daemon.tenant("compare");
-    let network = tenant.network("lan");
-    let sockets = ["a", "b"].map(|name| daemon.path(name));
-    for (name, socket) in ["a", "b"].into_iter().zip(&sockets) {
-        daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
-        tenant.attached_port(&network, name);
-    }
-    daemon.wait_up(&["a", "b"]);
+    let Qvs { daemon: _daemon, sockets } = Qvs::start();
     rate(start_pktgen([&sockets[0], &sockets[1]], size, false))
 }
 

@@ -1,14 +1,36 @@
-//! The other switches, started for one measurement and gone when dropped. They need huge pages, which `cargo xtask
+//! The switches that are compared, started for one measurement and gone when dropped. They need huge pages, which `cargo xtask
 //! compare` reserves and gives back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use tests::daemon::Daemon;
 use tests::process::{Child, TempDir, output_of, wait_until};
 
 /// Where Debian puts the DPDK build of Open vSwitch.
 const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Ourselves: two vhost-user ports on one network, polling on the last CPU.
+pub(crate) struct Qvs {
+    pub(crate) daemon: Daemon,
+    pub(crate) sockets: [PathBuf; 2],
+}
+
+impl Qvs {
+    pub(crate) fn start() -> Qvs {
+        let daemon = Daemon::start("poll = \"always\"");
+        let tenant = daemon.tenant("compare");
+        let network = tenant.network("lan");
+        let sockets = ["a", "b"].map(|name| daemon.path(name));
+        for (name, socket) in ["a", "b"].into_iter().zip(&sockets) {
+            daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
+            tenant.attached_port(&network, name);
+        }
+        daemon.wait_up(&["a", "b"]);
+        Qvs { daemon, sockets }
+    }
+}
 
 /// Gives DPDK its huge pages in our own mount namespace.
 pub(crate) fn mount_huge_pages() {

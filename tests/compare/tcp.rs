@@ -3,13 +3,13 @@
 //! The guests run under emulation on the first CPU and are the bottleneck; what is compared is how much of their time the
 //! switch costs them (copies, interrupts, frames that are not whole), and that offloads are on in both.
 
-use crate::peers::Testpmd;
+use crate::peers::{Qvs, Testpmd};
 use crate::report::{Page, Sample, load};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use tests::daemon::{Daemon, last_cpu};
+use tests::daemon::last_cpu;
 use tests::guest::{Guest, Nic, QemuRole};
 use tests::process::TempDir;
 
@@ -60,15 +60,7 @@ fn transfer(sockets: [&Path; 2], process: u32) -> Transfer {
 }
 
 fn qvs() -> Transfer {
-    let daemon = Daemon::start("poll = \"always\"");
-    let tenant = daemon.tenant("compare");
-    let network = tenant.network("lan");
-    let sockets = ["a", "b"].map(|name| daemon.path(name));
-    for (name, socket) in ["a", "b"].into_iter().zip(&sockets) {
-        daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
-        tenant.attached_port(&network, name);
-    }
-    daemon.wait_up(&["a", "b"]);
+    let Qvs { daemon, sockets } = Qvs::start();
     transfer([&sockets[0], &sockets[1]], daemon.id())
 }
 
@@ -85,7 +77,7 @@ pub(crate) fn measure(page: &mut Page) {
     page.table(
         "TCP between two guests",
         "Two Linux guests under emulation on the first CPU, the forwarder polling on the last; TSO and checksum offload \
-         confirmed in both guests; Gbit/s and CPU seconds a GB, medians of alternating runs of 8 s.",
+         confirmed in both guests, which are the bottleneck; Gbit/s and CPU seconds a GB, medians of alternating runs of 8 s.",
         "| through | Gbit/s | spread | CPU s per GB | spread | load |",
     );
     let mut samples = [(); 2].map(|()| (Sample::default(), Sample::default()));

@@ -149,11 +149,6 @@ impl Child {
     pub fn log_tail(&self) -> String {
         log_tail(&self.name, &self.log)
     }
-
-    /// All of its output.
-    pub fn log_text(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
-    }
 }
 
 impl Drop for Child {

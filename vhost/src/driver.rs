@@ -251,11 +251,6 @@ impl Ring {
         fence(Ordering::SeqCst);
     }
 
-    /// The eventfd by which the backend interrupts us.
-    pub fn call_fd(&self) -> BorrowedFd<'_> {
-        self.call.as_fd()
-    }
-
     /// Waits for an interrupt and takes it; answers whether one came.
     pub fn wait_for_interrupt(&self, timeout: Duration) -> bool {
         wait_readable(self.call.as_fd(), timeout) && rustix::io::read(&self.call, &mut [0u8; 8]).is_ok()

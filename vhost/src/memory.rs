@@ -164,11 +164,12 @@ pub struct RegionHint(u32);
 /// All memory of one guest, mapped. Immutable.
 pub struct GuestMemory {
     regions: Box<[Region]>,
-    mappings: Vec<Mapping>,
+    /// What the regions point into; unmapped when this is dropped.
+    _mappings: Vec<Mapping>,
     dead: Arc<AtomicBool>,
 }
 
-// SAFETY: the regions point into `mappings`, which may be used from any thread and live as long as this.
+// SAFETY: the regions point into `_mappings`, which may be used from any thread and live as long as this.
 // Why unsafe: raw pointers are not `Send` and `Sync` by default.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
@@ -193,18 +194,13 @@ impl GuestMemory {
             regions.push(Region { guest: info.guest_address, len: info.size, host, user: info.user_address });
             mappings.push(mapping);
         }
-        Ok(GuestMemory { regions: regions.into(), mappings, dead })
+        Ok(GuestMemory { regions: regions.into(), _mappings: mappings, dead })
     }
 
     /// Whether a file was cut short under us: what is read is zeros and what is written goes nowhere.
     #[inline]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
-    }
-
-    /// Files mapped.
-    pub fn region_count(&self) -> usize {
-        self.mappings.len()
     }
 
     /// The host address of `address`, and how many bytes follow it in its region; at least one.

@@ -4,7 +4,7 @@
 //! the program itself. The same commit gives the same bytes: times are the commit's, owners are root.
 
 use crate::host::{cargo, output, repository, run, target_dir, version_of};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,17 +18,28 @@ const FILES: &[(&str, &str, u32)] = &[
     ("README.md", "usr/share/doc/qvs/README.md", 0o644),
     ("ARCHITECTURE.md", "usr/share/doc/qvs/ARCHITECTURE.md", 0o644),
     ("CHANGELOG.md", "usr/share/doc/qvs/CHANGELOG.md", 0o644),
+    ("CONTRIBUTING.md", "usr/share/doc/qvs/CONTRIBUTING.md", 0o644),
     ("tools/packaging/postinst", "DEBIAN/postinst", 0o755),
     ("tools/packaging/prerm", "DEBIAN/prerm", 0o755),
     ("tools/packaging/postrm", "DEBIAN/postrm", 0o755),
 ];
+
+/// Debian's name of the architecture that programs are built for here.
+fn architecture() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("Debian's name of {other} is not known here"),
+    }
+}
 
 /// Builds the release program and the package; answers where it is.
 pub(crate) fn build() -> Result<PathBuf> {
     run(cargo().args(["build", "--release", "--quiet", "-p", "qvs"]))?;
     let program = target_dir()?.join("release/qvs");
     let version = version_of("qvs")?;
-    let name = format!("qvs_{version}_amd64");
+    let architecture = architecture()?;
+    let name = format!("qvs_{version}_{architecture}");
     let dir = target_dir()?.join("debian");
     let stage = dir.join(&name);
     if stage.exists() {
@@ -41,7 +52,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let size_kib = size_of(&stage)?.div_ceil(1024);
     let libc = newest_glibc(&fs::read(&program)?);
     let control = format!(
-        "Package: qvs\nVersion: {version}\nArchitecture: amd64\nMaintainer: the authors of qvs <root@localhost>\n\
+        "Package: qvs\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: the authors of qvs <root@localhost>\n\
          Installed-Size: {size_kib}\nDepends: libc6 (>= {libc}), libgcc-s1, passwd\nSection: net\nPriority: optional\n\
          Description: userspace virtual switch with the Quantum networking API\n \
          Switches the frames of VMs (vhost-user) and host processes (TAP) on pinned poll-mode\n \

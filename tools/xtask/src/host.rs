@@ -128,10 +128,7 @@ pub(crate) fn prepare(packages: &[&'static str], wants_kernel: bool, may_install
     }
     if !missing.is_empty() {
         println!("missing Debian packages: {}", missing.join(" "));
-        if !may_install {
-            return Ok(false);
-        }
-        if !is_root() {
+        if !may_install || !is_root() {
             println!("apt-get update && apt-get install -y --no-install-recommends {}", missing.join(" "));
             return Ok(false);
         }

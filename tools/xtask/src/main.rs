@@ -39,7 +39,7 @@ enum Chore {
         #[arg(long)]
         no_install: bool,
     },
-    /// Measure the switch beside its peers and write benches/results/latest.md; minutes, as root
+    /// Measure the switch beside its peers; all together write benches/results/latest.md; ten minutes, as root
     Compare {
         /// What to measure; all if none is named: frames, tcp, write, start, idle
         measurements: Vec<String>,
