@@ -370,7 +370,7 @@ fn no_file_names_a_path_of_somebodys_machine() {
     for ending in [".rs", ".md", ".toml", ".sh", ".service", ".json", ".txt", ".xml"] {
         for (path, text) in files(ending) {
             for home in &homes {
-                // `//work/…` would be part of an address and `network/…` of a word.
+                // a second slash before it would make it part of an address, and a letter part of a word.
                 let named = text.match_indices(home.as_str()).any(|(at, _)| {
                     text[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric() && before != '/')
                 });
