@@ -5,6 +5,7 @@
 //! the worker holds for the round: tails borrow the memory of ports, and nothing here can outlive the ports.
 //! Owned by one worker; nothing is allocated after construction.
 
+use crate::checksum;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::DropReason;
 use crate::offload::{EgressOffloads, OffloadClaim};
@@ -158,73 +159,10 @@ impl<'r> Batch<'r> {
             return Err(DropReason::NoGso);
         }
         if packet.offload.checksum.is_some() && !egress.checksum {
-            self.complete_checksum(index);
+            let (packet, tail) = self.frame(index);
+            checksum::complete(packet, tail);
         }
         Ok(())
-    }
-
-    /// Computes the partial checksum over head and tail and writes it into the head (RFC 1071).
-    ///
-    /// The field already holds the pseudo-header's sum, as virtio 1.2 section 5.1.6.2 asks of the sender. The parse
-    /// stage has made sure that the field lies in the head.
-    fn complete_checksum(&mut self, index: usize) {
-        let packet = &mut self.packets[..self.len][index];
-        let Some(partial) = packet.offload.checksum.take() else { return };
-        let start = partial.start as usize;
-        let field = start + partial.offset as usize;
-        let mut sum = Sum::default();
-        sum.add(packet.head().get(start..).expect("parse checked that the L4 header starts in the head"));
-        let mut chunk = [0u8; 2048];
-        for segment in &self.segments[packet.tail_range()] {
-            let mut rest = *segment;
-            while !rest.is_empty() {
-                let count = rest.read(&mut chunk);
-                sum.add(&chunk[..count]);
-                rest = rest.skip(count as u32);
-            }
-        }
-        // UDP sends an all-zero sum as all ones, for zero means "none" (RFC 768); TCP reads both alike.
-        let value = match sum.fold() {
-            0 => 0xffff,
-            value => value,
-        };
-        let head = packet.head_mut();
-        let room = head.get_mut(field..field + 2).expect("parse checked that the checksum field is in the head");
-        room.copy_from_slice(&value.to_be_bytes());
-        packet.offload.checksum_valid = true;
-    }
-}
-
-/// A ones' complement sum over bytes that come in pieces of any length (RFC 1071).
-#[derive(Default)]
-struct Sum {
-    total: u64,
-    is_odd: bool,
-}
-
-impl Sum {
-    fn add(&mut self, mut bytes: &[u8]) {
-        if self.is_odd
-            && let Some((first, rest)) = bytes.split_first()
-        {
-            self.total += u64::from(*first);
-            self.is_odd = false;
-            bytes = rest;
-        }
-        let (pairs, odd) = bytes.as_chunks::<2>();
-        self.total += pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum::<u64>();
-        if let [last] = odd {
-            self.total += u64::from(*last) << 8;
-            self.is_odd = true;
-        }
-    }
-
-    fn fold(self) -> u16 {
-        let mut total = self.total;
-        while total > 0xffff {
-            total = (total & 0xffff) + (total >> 16);
-        }
-        !(total as u16)
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod af_packet;
 pub mod affinity;
 pub mod batch;
+pub mod checksum;
 pub mod clock;
 pub mod config;
 pub mod ids;
