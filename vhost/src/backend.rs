@@ -397,11 +397,10 @@ impl Thread {
         let mut status = self.shared.status();
         let link = if view.is_running { Link::Up } else { Link::Down };
         status.state.is_ready = self.listener.is_some() || view.has_read_features;
-        if link == Link::Up && status.state.link == Link::Down {
-            status.state.reason.clear();
-        }
-        if link == Link::Down && !session.note().is_empty() {
+        if !session.note().is_empty() {
             session.note().clone_into(&mut status.state.reason);
+        } else if link == Link::Up {
+            status.state.reason.clear();
         }
         status.state.link = link;
     }
@@ -504,7 +503,7 @@ mod tests {
         assert!((CLOSE_MAX..2 * CLOSE_MAX).contains(&start.elapsed()));
         assert_eq!(place.withdrawals.load(Ordering::Relaxed), 1);
         let alarm = Alarm::new(wake);
-        gate.publish(Arc::new(RingSet::new(None, None, Dialect::new(0), alarm, Arc::default())));
+        gate.publish(Arc::new(RingSet::new(vec![], vec![], Dialect::new(0), alarm, Arc::default())));
         gate.withdraw();
         let counts = (place.publications.load(Ordering::Relaxed), place.withdrawals.load(Ordering::Relaxed));
         assert_eq!(counts, (0, 1), "what the thread does reaches the place no more");

@@ -30,6 +30,8 @@ pub const F_MRG_RXBUF: u64 = 1 << 15;
 pub const F_STATUS: u64 = 1 << 16;
 /// The driver announces itself after a migration. QEMU asks it to.
 pub const F_GUEST_ANNOUNCE: u64 = 1 << 21;
+/// The driver uses several pairs of queues.
+pub const F_MQ: u64 = 1 << 22;
 /// Frame and header may lie in one buffer, for drivers older than virtio 1.
 pub const F_ANY_LAYOUT: u64 = 1 << 27;
 /// Descriptors may point at tables of descriptors.
@@ -45,7 +47,7 @@ pub const F_HOST_USO: u64 = 1 << 56;
 
 /// Every feature a guest may choose.
 ///
-/// Not there: packed rings, more queues, event indices, logging (none of them built yet); ACCESS_PLATFORM (addresses are
+/// Not there: packed rings, event indices, logging (none of them built yet); ACCESS_PLATFORM (addresses are
 /// not translated); the control queue, which QEMU serves itself; UFO, which no receiver of ours could cut.
 pub const OFFERED: u64 = F_CSUM
     | F_GUEST_CSUM
@@ -59,6 +61,7 @@ pub const OFFERED: u64 = F_CSUM
     | F_MRG_RXBUF
     | F_STATUS
     | F_GUEST_ANNOUNCE
+    | F_MQ
     | F_ANY_LAYOUT
     | F_INDIRECT_DESC
     | F_VERSION_1

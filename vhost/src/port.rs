@@ -9,6 +9,9 @@
 //! once, into the ring's scratch, and only the copy is judged and used. A frame in one buffer, which is nearly every
 //! frame, takes the short way; all others share the long one.
 //!
+//! A guest has up to [`PAIRS_MAX`] pairs of rings. Which of them are switched on is a mask that the session changes under
+//! the workers' hands, so that a guest that uses more or fewer queues disturbs none of those that run.
+//!
 //! Used entries of received frames are written at once and shown to the guest only by `rx_done`, since the tails lie in
 //! the guest's buffers until then. Bounds: a burst, [`MERGE_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame.
 
@@ -20,7 +23,7 @@ use crate::socket::{Call, Wake};
 use arc_swap::ArcSwapOption;
 use crossbeam_utils::CachePadded;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use switch::batch::{BURST, Batch};
 use switch::ids::{PortIndex, QueueIndex};
@@ -30,6 +33,8 @@ use switch::packet::{HEAD_COPY, Packet};
 use switch::port::Port;
 use switch::segment::{Segment, SegmentMut};
 
+/// Pairs of rings a guest can have.
+pub const PAIRS_MAX: usize = 16;
 /// Buffers that one frame may fill: 64 KiB in buffers of 1,526 bytes are 43.
 pub const MERGE_MAX: usize = 128;
 /// Pieces of memory that one frame may fill: each buffer may be several descriptors, and each may cross a region.
@@ -43,45 +48,55 @@ const LOCK_SPINS: u32 = 128;
 
 /// What a worker found out about a guest, told to its session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub enum Fault {
-    /// The ring the guest receives by announces more buffers than it has.
-    ReceiveRing = 1,
-    /// The ring the guest sends by announces more frames than it has.
-    SendRing = 2,
+    /// This ring, as the protocol numbers them, announces more than it holds.
+    Ring(u8),
     /// A memory file was cut short.
-    Memory = 4,
+    Memory,
 }
+
+impl Fault {
+    fn bit(self) -> u64 {
+        match self {
+            Fault::Ring(index) => 1 << index,
+            Fault::Memory => 1 << (2 * PAIRS_MAX),
+        }
+    }
+}
+
+const _: () = assert!(2 * PAIRS_MAX < 64, "a bit for each ring, and one for the memory");
 
 /// How workers tell the session's thread what is wrong with its guest. One for each [`RingSet`].
 pub struct Alarm {
-    faults: AtomicU8,
+    faults: AtomicU64,
     wake: Arc<Wake>,
 }
 
 impl Alarm {
     /// Rings through `wake`.
     pub fn new(wake: Arc<Wake>) -> Alarm {
-        Alarm { faults: AtomicU8::new(0), wake }
+        Alarm { faults: AtomicU64::new(0), wake }
     }
 
     /// Tells of a fault; wakes the session once for each kind.
     #[cold]
     fn raise(&self, fault: Fault) {
-        if self.faults.fetch_or(fault as u8, Ordering::AcqRel) & fault as u8 == 0 {
+        if self.faults.fetch_or(fault.bit(), Ordering::AcqRel) & fault.bit() == 0 {
             self.wake.wake();
         }
     }
 
     /// Whether that was told.
     pub fn has(&self, fault: Fault) -> bool {
-        self.faults.load(Ordering::Acquire) & fault as u8 != 0
+        self.faults.load(Ordering::Acquire) & fault.bit() != 0
     }
 }
 
 /// One ring of a port, and everything it takes to run it.
 pub struct Queue {
     ring: SplitRing,
+    /// The ring's number in the protocol: even for those the guest receives by.
+    index: u8,
     kick: Option<Arc<OwnedFd>>,
     /// Exchanged by the session at any time: QEMU does so whenever the guest masks its interrupt.
     call: ArcSwapOption<Call>,
@@ -125,7 +140,7 @@ impl Queue {
     /// taken again, and none is lost.
     ///
     /// Whether the guest shall kick is up to `Port::arm`; until then it need not.
-    pub fn new(ring: SplitRing, kick: Option<Arc<OwnedFd>>, call: Option<Arc<Call>>) -> Queue {
+    pub fn new(ring: SplitRing, index: u8, kick: Option<Arc<OwnedFd>>, call: Option<Arc<Call>>) -> Queue {
         let position = ring.used_index();
         ring.set_kicks(false);
         let state = State {
@@ -140,7 +155,7 @@ impl Queue {
             reserved: Vec::with_capacity(MERGE_MAX),
             pieces: Vec::with_capacity(PIECES_MAX),
         };
-        Queue { ring, kick, call: ArcSwapOption::new(call), state: CachePadded::new(Mutex::new(state)) }
+        Queue { ring, index, kick, call: ArcSwapOption::new(call), state: CachePadded::new(Mutex::new(state)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,13 +183,13 @@ impl Queue {
     /// Entries the guest has made available and we have not taken; `None`, and the ring stands still for good, if the
     /// index is one the guest cannot have reached.
     #[inline]
-    fn ready(&self, state: &mut State, alarm: &Alarm, fault: Fault) -> Option<u16> {
+    fn ready(&self, state: &mut State, alarm: &Alarm) -> Option<u16> {
         let ready = self.ring.available_index().wrapping_sub(state.next);
         if ready <= self.ring.size() && !state.is_broken {
             return Some(ready);
         }
         state.is_broken = true;
-        alarm.raise(fault);
+        alarm.raise(Fault::Ring(self.index));
         None
     }
 
@@ -224,12 +239,30 @@ impl State {
     }
 }
 
-/// The rings of one guest at one time; immutable but for the positions.
+/// What [`RingSet::switch`] makes of a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Frames pass.
+    On,
+    /// It stands still and keeps what is in it: a ring that was never switched on.
+    Still,
+    /// Nothing is put in, and what the guest sends is taken and dropped, as the specification asks of a ring that was switched
+    /// off ("Ring states"); else frames would hang there for as long as the guest does without the ring.
+    Discard,
+}
+
+/// The rings of one guest at one time; immutable but for the positions and what is switched on.
 pub struct RingSet {
-    /// The ring the guest sends by; `None` while it does not run.
-    send: Option<Queue>,
-    /// The ring the guest receives by; `None` while it does not run.
-    receive: Option<Queue>,
+    /// By pair: the ring the guest sends by; `None` while it does not run.
+    send: Vec<Option<Queue>>,
+    /// By pair: the ring the guest receives by; `None` while it does not run.
+    receive: Vec<Option<Queue>>,
+    /// Bit n: pair n's send ring is on.
+    send_on: AtomicU32,
+    /// Bit n: pair n's send ring is taken from and what comes is dropped.
+    send_discards: AtomicU32,
+    /// Bit n: pair n's receive ring is there and on.
+    receive_on: AtomicU32,
     dialect: Dialect,
     alarm: Alarm,
     /// The MAC of a guest that moved here and is to be announced, in the low 48 bits; 0: none. Shared by the sets of a
@@ -247,25 +280,63 @@ pub fn announcement(mac: [u8; 6]) -> u64 {
 }
 
 impl RingSet {
-    /// Puts rings together to a port.
+    /// Puts rings together to a port, by pair; all of them stand still until [`RingSet::switch`].
     pub fn new(
-        send: Option<Queue>,
-        receive: Option<Queue>,
+        send: Vec<Option<Queue>>,
+        receive: Vec<Option<Queue>>,
         dialect: Dialect,
         alarm: Alarm,
         announce: Arc<AtomicU64>,
     ) -> RingSet {
-        RingSet { send, receive, dialect, alarm, announce }
+        assert!(send.len() <= PAIRS_MAX && receive.len() <= PAIRS_MAX, "a guest has at most {PAIRS_MAX} pairs");
+        let (send_on, send_discards, receive_on) = Default::default();
+        RingSet { send, receive, send_on, send_discards, receive_on, dialect, alarm, announce }
     }
 
-    /// The ring the guest sends by.
-    pub fn send(&self) -> Option<&Queue> {
-        self.send.as_ref()
+    /// The ring of a pair that the guest sends by.
+    pub fn send(&self, pair: usize) -> Option<&Queue> {
+        self.send.get(pair)?.as_ref()
     }
 
-    /// The ring the guest receives by.
-    pub fn receive(&self) -> Option<&Queue> {
-        self.receive.as_ref()
+    /// The ring of a pair that the guest receives by.
+    pub fn receive(&self, pair: usize) -> Option<&Queue> {
+        self.receive.get(pair)?.as_ref()
+    }
+
+    /// Switches a ring, numbered as in the protocol, under the workers' hands. When this returns, no worker is in the
+    /// middle of a burst that began before.
+    pub fn switch(&self, ring: usize, how: Use) {
+        let (pair, is_send) = (ring / 2, ring % 2 == 1);
+        let Some(queue) = (if is_send { self.send(pair) } else { self.receive(pair) }) else { return };
+        let set = |mask: &AtomicU32, is_set: bool| match is_set {
+            true => mask.fetch_or(1 << pair, Ordering::Relaxed),
+            false => mask.fetch_and(!(1 << pair), Ordering::Relaxed),
+        };
+        if is_send {
+            set(&self.send_on, how == Use::On);
+            set(&self.send_discards, how == Use::Discard);
+        } else {
+            set(&self.receive_on, how == Use::On);
+        }
+        // Workers look at the masks with the lock in hand: who takes it after this sees them as they are now.
+        drop(queue.lock());
+    }
+
+    /// Whether at least one ring of each direction is on.
+    pub fn is_running(&self) -> bool {
+        self.send_on.load(Ordering::Relaxed) != 0 && self.receive_on.load(Ordering::Relaxed) != 0
+    }
+
+    /// The receive ring for frames that a worker would send by queue `index`: that one if it is on, else one of those
+    /// that are, so that the guest gets its frames whichever of its queues it uses.
+    #[inline]
+    fn receive_for(&self, index: QueueIndex) -> Option<(&Queue, u32)> {
+        let on = self.receive_on.load(Ordering::Relaxed);
+        let pair = match u32::from(index.0) {
+            pair if pair < u32::BITS && on & 1 << pair != 0 => pair,
+            other => nth_set_bit(on, other)?,
+        };
+        Some((self.receive(pair as usize)?, 1 << pair))
     }
 
     /// What workers found wrong.
@@ -283,11 +354,31 @@ impl RingSet {
         true
     }
 
+    /// What the guest sends by a ring that is off.
+    #[cold]
+    fn discard(&self, queue: &Queue, state: &mut State, index: QueueIndex, tally: &mut Tally) {
+        if self.send_discards.load(Ordering::Relaxed) & 1 << index.0 == 0 {
+            return;
+        }
+        let Some(ready) = queue.ready(state, &self.alarm) else { return };
+        for _ in 0..ready.min(BURST as u16) {
+            let head = queue.ring.available_entry(state.next);
+            tally.moved(0);
+            tally.drop(DropReason::NotReady);
+            state.take(&queue.ring, head, 0);
+        }
+    }
+
     /// The announcement of a guest that moved here, as a frame the guest sent.
     #[cold]
     fn announce(&self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'_>, tally: &mut Tally) {
         let Some(mut packet) = batch.start(ingress, index) else { return };
-        let [_, _, mac @ ..] = self.announce.swap(0, Ordering::Relaxed).to_be_bytes();
+        let told = self.announce.swap(0, Ordering::Relaxed);
+        if told & ANNOUNCE_SET == 0 {
+            // The worker of another queue was faster.
+            return;
+        }
+        let [_, _, mac @ ..] = told.to_be_bytes();
         if let Some(head) = packet.head(RARP_LEN) {
             head.copy_from_slice(&rarp(mac));
             packet.commit(OffloadClaim::default());
@@ -457,21 +548,24 @@ impl FrameSource<'_> {
 
 impl Port for RingSet {
     fn rx_queues(&self) -> u16 {
-        u16::from(self.send.is_some())
+        self.send.len() as u16
     }
 
     fn tx_queues(&self) -> u16 {
-        1
+        self.receive.len().max(1) as u16
     }
 
     fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
-        let Some(queue) = &self.send else { return };
+        let Some(queue) = self.send(index.as_usize()) else { return };
         let Some(mut state) = queue.try_lock() else { return };
         let state = &mut *state;
         if !self.is_alive(queue) {
             return;
         }
-        let Some(ready) = queue.ready(state, &self.alarm, Fault::SendRing) else { return };
+        if self.send_on.load(Ordering::Relaxed) & 1 << index.0 == 0 {
+            return self.discard(queue, state, index, tally);
+        }
+        let Some(ready) = queue.ready(state, &self.alarm) else { return };
         if self.announce.load(Ordering::Relaxed) != 0 {
             self.announce(ingress, index, batch, tally);
         }
@@ -517,16 +611,16 @@ impl Port for RingSet {
         }
     }
 
-    fn rx_done(&self, _index: QueueIndex) {
-        // The worker that owns this queue is the only one that ever locks it while it is in use.
-        if let Some(queue) = &self.send {
+    fn rx_done(&self, index: QueueIndex) {
+        // Nobody locks this queue for longer than a moment but the worker that owns it.
+        if let Some(queue) = self.send(index.as_usize()) {
             queue.show(&mut queue.lock());
         }
     }
 
-    fn tx(&self, _index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+    fn tx(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
         let all = |tally: &mut Tally, reason| tally.drop_many(reason, picks.len() as u32);
-        let Some(queue) = &self.receive else { return all(tally, DropReason::NotReady) };
+        let Some((queue, bit)) = self.receive_for(index) else { return all(tally, DropReason::NotReady) };
         let mut spins = 0;
         let mut state = loop {
             match queue.try_lock() {
@@ -537,10 +631,13 @@ impl Port for RingSet {
             std::hint::spin_loop();
         };
         let state = &mut *state;
+        if self.receive_on.load(Ordering::Relaxed) & bit == 0 {
+            return all(tally, DropReason::NotReady);
+        }
         if !self.is_alive(queue) {
             return all(tally, DropReason::DeviceError);
         }
-        let Some(mut ready) = queue.ready(state, &self.alarm, Fault::ReceiveRing) else {
+        let Some(mut ready) = queue.ready(state, &self.alarm) else {
             return all(tally, DropReason::DeviceError);
         };
         let ring = &queue.ring;
@@ -595,25 +692,34 @@ impl Port for RingSet {
         queue.show(state);
     }
 
-    fn wake_fd(&self, _index: QueueIndex) -> Option<BorrowedFd<'_>> {
-        Some(self.send.as_ref()?.kick.as_ref()?.as_fd())
+    fn wake_fd(&self, index: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.send(index.as_usize())?.kick.as_ref()?.as_fd())
     }
 
-    fn arm(&self, _index: QueueIndex) -> bool {
-        let Some(queue) = &self.send else { return false };
+    fn arm(&self, index: QueueIndex) -> bool {
+        let Some(queue) = self.send(index.as_usize()) else { return false };
         let state = queue.lock();
-        if state.is_broken {
+        // One that stands still may well have something; whoever switches it on wakes the workers.
+        let is_taken =
+            (self.send_on.load(Ordering::Relaxed) | self.send_discards.load(Ordering::Relaxed)) & 1 << index.0;
+        if state.is_broken || is_taken == 0 {
             return false;
         }
         queue.ring.set_kicks(true);
         queue.ring.available_index() != state.next || self.announce.load(Ordering::Relaxed) != 0
     }
 
-    fn disarm(&self, _index: QueueIndex) {
-        if let Some(queue) = &self.send {
+    fn disarm(&self, index: QueueIndex) {
+        if let Some(queue) = self.send(index.as_usize()) {
             queue.ring.set_kicks(false);
         }
     }
+}
+
+/// The place of bit `n` of those that are set, counted round; `None` if none is.
+fn nth_set_bit(mask: u32, n: u32) -> Option<u32> {
+    let nth = n.checked_rem(mask.count_ones())?;
+    (0..u32::BITS).filter(|bit| mask & 1 << bit != 0).nth(nth as usize)
 }
 
 /// What a driver claims in the header of a frame it sends. Of the flags only "needs checksum" is a driver's to set; any

@@ -11,7 +11,7 @@ use crate::message::{
     Code, F_PROTOCOL_FEATURES, MessageError, Reply, Request, RingAddresses, RingFd, RingState, parse, protocol,
 };
 use crate::net::{Dialect, OFFERED};
-use crate::port::{Alarm, Fault, Queue, RingSet, announcement};
+use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Use, announcement};
 use crate::ring::{RingError, SplitRing};
 use crate::socket::{Call, Incoming, Wake, is_eventfd};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,14 +22,8 @@ use switch::port::Place;
 /// Protocol features offered.
 const PROTOCOL_OFFERED: u64 =
     protocol::MQ | protocol::RARP | protocol::REPLY_ACK | protocol::NET_MTU | protocol::STATUS;
-/// Queue pairs a guest can have.
-const QUEUE_PAIRS: u64 = 1;
-/// The rings of a pair.
-const RINGS: usize = 2;
-/// Ring 0: the guest receives by it.
-const RECEIVE: usize = 0;
-/// Ring 1: the guest sends by it.
-const SEND: usize = 1;
+/// Rings a guest can have. Ring 2n is the one that pair n of the guest receives by, ring 2n + 1 the one it sends by.
+const RINGS: usize = 2 * PAIRS_MAX;
 
 /// Why a session ends from our side.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +74,7 @@ pub(crate) enum SessionError {
 pub(crate) struct SessionView {
     /// The peer has asked for our features.
     pub(crate) has_read_features: bool,
-    /// Both rings run.
+    /// A ring of each direction runs.
     pub(crate) is_running: bool,
 }
 
@@ -88,7 +82,6 @@ pub(crate) struct SessionView {
 pub(crate) type Answer = Option<Vec<u8>>;
 
 /// One ring, as far as the peer has told us about it.
-#[derive(Default)]
 struct Setup {
     size: u32,
     addresses: Option<RingAddresses>,
@@ -97,8 +90,24 @@ struct Setup {
     kick: Option<Option<Arc<OwnedFd>>>,
     call: Option<Arc<Call>>,
     error: Option<Call>,
-    is_enabled: bool,
+    /// What SET_VRING_ENABLE made of it; rings begin disabled, unless there are no protocol features.
+    usage: Use,
     is_broken: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            size: 0,
+            addresses: None,
+            base: 0,
+            kick: None,
+            call: None,
+            error: None,
+            usage: Use::Still,
+            is_broken: false,
+        }
+    }
 }
 
 impl Setup {
@@ -143,7 +152,7 @@ impl Session {
             note: String::new(),
             has_warned_of_mtu: false,
         };
-        session.publish([None, None]);
+        session.publish(Vec::new(), Vec::new());
         session
     }
 
@@ -151,7 +160,7 @@ impl Session {
     pub(crate) fn view(&self) -> SessionView {
         SessionView {
             has_read_features: self.has_read_features,
-            is_running: self.published.as_ref().is_some_and(|set| set.send().is_some() && set.receive().is_some()),
+            is_running: self.published.as_ref().is_some_and(|set| set.is_running()),
         }
     }
 
@@ -196,19 +205,15 @@ impl Session {
         if set.alarm().has(Fault::Memory) || self.memory.as_ref().is_some_and(|memory| memory.is_dead()) {
             return Err(SessionError::MemoryCutShort);
         }
-        let broken = [
-            (RECEIVE, Fault::ReceiveRing, "the guest's receive ring"),
-            (SEND, Fault::SendRing, "the guest's send ring"),
-        ];
-        let broken = broken.map(|(index, fault, name)| (index, set.alarm().has(fault), name));
-        for (index, is_broken, name) in broken {
-            if is_broken && !self.rings[index].is_broken {
-                self.stop();
-                self.rings[index].is_broken = true;
-                self.note = format!("{name} stopped: its available index is ahead by more than the ring holds");
-                if let Some(error) = &self.rings[index].error {
-                    error.signal_from_control();
-                }
+        let broken: Vec<usize> = (0..RINGS)
+            .filter(|&index| set.alarm().has(Fault::Ring(index as u8)) && !self.rings[index].is_broken)
+            .collect();
+        for index in broken {
+            self.stop();
+            self.rings[index].is_broken = true;
+            self.note = format!("{} stopped: its available index is ahead by more than the ring holds", name(index));
+            if let Some(error) = &self.rings[index].error {
+                error.signal_from_control();
             }
         }
         self.start()
@@ -226,7 +231,7 @@ impl Session {
             Request::SetProtocolFeatures(features) => {
                 self.protocol = offered(code, features, PROTOCOL_OFFERED)?;
             }
-            Request::GetQueueNum => return Ok(Some(Reply::Number(QUEUE_PAIRS))),
+            Request::GetQueueNum => return Ok(Some(Reply::Number(PAIRS_MAX as u64))),
             Request::SetOwner => {}
             Request::ResetOwner => {
                 self.stop();
@@ -241,24 +246,16 @@ impl Session {
                 self.memory = Some(Arc::new(GuestMemory::map(&table, &fds)?));
             }
             Request::SetVringNum(RingState { index, value }) => {
-                self.setup(code, index)?;
-                self.stop();
-                self.setup(code, index)?.size = value;
+                self.still(code, index)?.size = value;
             }
             Request::SetVringAddr(addresses) => {
-                self.setup(code, addresses.index)?;
-                self.stop();
-                self.setup(code, addresses.index)?.addresses = Some(addresses);
+                self.still(code, addresses.index)?.addresses = Some(addresses);
             }
             Request::SetVringBase(RingState { index, value }) => {
-                self.setup(code, index)?;
-                self.stop();
-                self.setup(code, index)?.base = value as u16;
+                self.still(code, index)?.base = value as u16;
             }
             Request::GetVringBase(index) => {
-                self.setup(code, index)?;
-                self.stop();
-                let setup = self.setup(code, index)?;
+                let setup = self.still(code, index)?;
                 // The ring is stopped until another kick is set (specification, "Starting and stopping rings").
                 setup.kick = None;
                 setup.is_broken = false;
@@ -267,14 +264,14 @@ impl Session {
                 return Ok(Some(Reply::Ring(RingState { index, value })));
             }
             Request::SetVringKick(ring) => {
-                self.setup(code, u32::from(ring.index))?;
                 let kick = one_eventfd(code, ring, fds)?.map(Arc::new);
-                self.stop();
-                // Without protocol features there is no message to enable a ring (same section).
-                let is_enabled = self.features & F_PROTOCOL_FEATURES == 0;
-                let setup = self.setup(code, u32::from(ring.index))?;
+                let has_enable = self.features & F_PROTOCOL_FEATURES != 0;
+                let setup = self.still(code, u32::from(ring.index))?;
                 setup.kick = Some(kick);
-                setup.is_enabled |= is_enabled;
+                if !has_enable {
+                    // Without protocol features there is no message to enable a ring (same section).
+                    setup.usage = Use::On;
+                }
             }
             Request::SetVringCall(ring) => {
                 let call = one_eventfd(code, ring, fds)?.map(|fd| Arc::new(Call::new(fd)));
@@ -289,9 +286,14 @@ impl Session {
                 self.setup(code, u32::from(ring.index))?.error = error;
             }
             Request::SetVringEnable { index, is_enabled } => {
-                if self.setup(code, index)?.is_enabled != is_enabled {
-                    self.stop();
-                    self.setup(code, index)?.is_enabled = is_enabled;
+                let setup = self.setup(code, index)?;
+                let usage = match (is_enabled, setup.usage) {
+                    (true, _) => Use::On,
+                    (false, Use::Still) => Use::Still,
+                    (false, Use::On | Use::Discard) => Use::Discard,
+                };
+                if std::mem::replace(&mut setup.usage, usage) != usage {
+                    self.switch(index as usize);
                 }
             }
             Request::SendRarp(mac) => {
@@ -340,15 +342,37 @@ impl Session {
         self.rings.get_mut(index as usize).ok_or(SessionError::NoSuchRing { code, index })
     }
 
+    /// The setup of a ring that no worker uses any more, so that it can be changed.
+    fn still(&mut self, code: Code, index: u32) -> Result<&mut Setup, SessionError> {
+        self.setup(code, index)?;
+        if self.published_queue(index as usize).is_some() {
+            self.stop();
+        }
+        self.setup(code, index)
+    }
+
     fn published_queue(&self, index: usize) -> Option<&Queue> {
         let set = self.published.as_ref()?;
-        if index == RECEIVE { set.receive() } else { set.send() }
+        if index.is_multiple_of(2) { set.receive(index / 2) } else { set.send(index / 2) }
+    }
+
+    /// Makes a ring that workers have what its setup says; the others do not notice.
+    fn switch(&self, index: usize) {
+        let Some(set) = &self.published else { return };
+        if self.published_queue(index).is_none() {
+            return;
+        }
+        set.switch(index, self.rings[index].usage);
+        if self.rings[index].usage != Use::Still {
+            self.interrupt(index);
+            // Workers that sleep wake up for a publication, be it of the same set.
+            self.place.publish(set.clone());
+        }
     }
 
     /// Takes the rings away from the workers, if they have any, and notes where each stopped.
     fn stop(&mut self) {
-        let Some(set) = &self.published else { return };
-        if set.send().is_none() && set.receive().is_none() {
+        if (0..RINGS).all(|index| self.published_queue(index).is_none()) {
             return;
         }
         self.place.withdraw();
@@ -362,28 +386,25 @@ impl Session {
 
     /// Gives the workers the rings that can run, if that is a change.
     fn start(&mut self) -> Result<(), SessionError> {
-        let can_run = [RECEIVE, SEND].map(|index| {
-            let setup = &self.rings[index];
-            self.memory.is_some() && setup.is_whole() && setup.is_enabled
-        });
-        let runs = [RECEIVE, SEND].map(|index| self.published_queue(index).is_some());
-        if self.published.is_some() && runs == can_run {
+        let can_run = |index: usize| self.memory.is_some() && self.rings[index].is_whole();
+        if self.published.is_some() && (0..RINGS).all(|ring| can_run(ring) == self.published_queue(ring).is_some()) {
             return Ok(());
         }
+        let wanted: Vec<usize> = (0..RINGS).filter(|&ring| can_run(ring)).collect();
         self.stop();
-        let mut queues = [None, None];
-        for index in [RECEIVE, SEND] {
-            if can_run[index] {
-                queues[index] = Some(self.queue(index)?);
-            }
+        let pairs = wanted.last().map_or(0, |last| last / 2 + 1);
+        let mut send: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
+        let mut receive: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
+        for &index in &wanted {
+            let queue = self.queue(index)?;
+            let side = if index.is_multiple_of(2) { &mut receive } else { &mut send };
+            side[index / 2] = Some(queue);
         }
-        self.publish(queues);
-        for index in [RECEIVE, SEND] {
-            if can_run[index] {
-                self.interrupt(index);
-            }
+        self.publish(send, receive);
+        for &index in &wanted {
+            self.interrupt(index);
         }
-        if self.view().is_running {
+        if self.view().is_running && !self.rings.iter().any(|setup| setup.is_broken) {
             self.note.clear();
         }
         Ok(())
@@ -410,16 +431,27 @@ impl Session {
             tracing::debug!(ring = index, base = setup.base, used, "resuming where the used ring stands");
             setup.base = used;
         }
-        Ok(Queue::new(split, setup.kick.clone().flatten(), setup.call.clone()))
+        Ok(Queue::new(split, index as u8, setup.kick.clone().flatten(), setup.call.clone()))
     }
 
-    fn publish(&mut self, queues: [Option<Queue>; RINGS]) {
-        let [receive, send] = queues;
+    fn publish(&mut self, send: Vec<Option<Queue>>, receive: Vec<Option<Queue>>) {
         let dialect = Dialect::new(self.features);
         let alarm = Alarm::new(self.wake.clone());
         let set = Arc::new(RingSet::new(send, receive, dialect, alarm, self.announce.clone()));
+        for (index, setup) in self.rings.iter().enumerate() {
+            set.switch(index, setup.usage);
+        }
         self.place.publish(set.clone());
         self.published = Some(set);
+    }
+}
+
+/// What a ring is to its guest.
+fn name(index: usize) -> String {
+    let direction = if index.is_multiple_of(2) { "receive" } else { "send" };
+    match index / 2 {
+        0 => format!("the guest's {direction} ring"),
+        pair => format!("the guest's {direction} ring {pair}"),
     }
 }
 
@@ -439,3 +471,6 @@ fn one_eventfd(code: Code, ring: RingFd, fds: Vec<OwnedFd>) -> Result<Option<Own
         fd => Ok(fd),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,8 +209,8 @@ fn messages_that_are_none_end_the_session_with_a_reason() {
     ends_with("announces 4294967295 bytes", send(header(1, 1, u32::MAX)));
     ends_with("instead of 8", send([header(2, 1, 4), vec![0; 4]].concat()));
     ends_with("that were not offered", |driver| driver.send(&Request::SetFeatures(1 << 34), &[], false).unwrap());
-    ends_with("names ring 2", |driver| {
-        driver.send(&Request::SetVringNum(RingState { index: 2, value: 256 }), &[], false).unwrap();
+    ends_with("names ring 32", |driver| {
+        driver.send(&Request::SetVringNum(RingState { index: 32, value: 256 }), &[], false).unwrap();
     });
     ends_with("names ring 255", |driver| {
         driver.send(&Request::SetVringKick(RingFd { index: 255, has_fd: false }), &[], false).unwrap();
