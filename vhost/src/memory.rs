@@ -18,6 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use switch::segment::{Segment, SegmentMut};
 use switch::sigbus::{self, Registration};
 
+#[cfg(feature = "driver")]
+mod driver;
+#[cfg(feature = "driver")]
+pub use driver::DriverMemory;
+
 /// Bytes of guest memory one session may have us map: 1 TiB, of the 128 TiB a process has.
 pub const MAPPED_BYTES_MAX: u64 = 1 << 40;
 
@@ -361,85 +366,6 @@ fn map_region(
         source,
     })?;
     Ok((mapping, skip as usize))
-}
-
-/// Memory of a driver of our own: a memfd that is shared with a backend. For tests and load generators.
-///
-/// Offsets count bytes from its start and are checked at every access; a wrong one is a bug of the test and panics.
-#[cfg(feature = "driver")]
-pub struct DriverMemory {
-    file: OwnedFd,
-    mapping: Mapping,
-}
-
-#[cfg(feature = "driver")]
-impl DriverMemory {
-    /// A new file of `len` bytes, of 2 MiB pages if `is_huge`.
-    ///
-    /// # Errors
-    /// If the system has no memory, or no huge pages.
-    pub fn new(len: usize, is_huge: bool) -> std::io::Result<DriverMemory> {
-        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-        let flags = MemfdFlags::CLOEXEC | if is_huge { MemfdFlags::HUGETLB } else { MemfdFlags::empty() };
-        let file = memfd_create("vhost-driver", flags)?;
-        let len = if is_huge { len.next_multiple_of(2 << 20) } else { len };
-        ftruncate(&file, len as u64)?;
-        let mapping = Mapping::new(file.as_fd(), 0, len, &Arc::new(AtomicBool::new(false)))?;
-        Ok(DriverMemory { file, mapping })
-    }
-
-    /// The file, to give to a backend.
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        self.mapping.len
-    }
-
-    /// Whether it has no byte; never.
-    pub fn is_empty(&self) -> bool {
-        self.mapping.len == 0
-    }
-
-    #[inline]
-    fn at(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= self.mapping.len) && offset.is_multiple_of(align),
-            "an access of {len} bytes at {offset:#x} leaves the driver's memory or is not aligned"
-        );
-        // SAFETY: `offset` is inside the mapping, as just checked.
-        // Why unsafe: pointer arithmetic on memory that no slice may cover.
-        unsafe { self.mapping.base.add(offset) }
-    }
-
-    /// Copies bytes out.
-    #[inline]
-    pub fn read(&self, offset: usize, out: &mut [u8]) {
-        let base = self.at(offset, out.len(), 1);
-        // SAFETY: the range is inside the mapping, which lives as long as `self`.
-        // Why unsafe: the memory is shared with another process.
-        unsafe { Segment::new(base, out.len() as u32) }.read(out);
-    }
-
-    /// Copies bytes in.
-    #[inline]
-    pub fn write(&self, offset: usize, bytes: &[u8]) {
-        let base = self.at(offset, bytes.len(), 1);
-        // SAFETY: the range is inside the mapping, which lives as long as `self`, and no reference covers it.
-        // Why unsafe: the memory is shared with another process.
-        unsafe { SegmentMut::new(base, bytes.len() as u32) }.write(bytes);
-    }
-
-    /// The 16-bit word at `offset`, for the rings' indices and flags.
-    #[inline]
-    pub fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU16 {
-        let base = self.at(offset, 2, 2);
-        // SAFETY: the word is inside the mapping and aligned, as just checked, and the mapping lives as long as `self`.
-        // Why unsafe: the memory is shared with another process.
-        unsafe { std::sync::atomic::AtomicU16::from_ptr(base.cast()) }
-    }
 }
 
 #[cfg(test)]
