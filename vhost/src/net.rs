@@ -36,8 +36,14 @@ pub const F_MQ: u64 = 1 << 22;
 pub const F_ANY_LAYOUT: u64 = 1 << 27;
 /// Descriptors may point at tables of descriptors.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
+/// Either side tells from which entry on it wants to be signalled.
+pub const F_EVENT_IDX: u64 = 1 << 29;
 /// virtio 1.
 pub const F_VERSION_1: u64 = 1 << 32;
+/// One ring of descriptors that both sides write, instead of three parts.
+pub const F_RING_PACKED: u64 = 1 << 34;
+/// Buffers are used in the order in which they were made available.
+pub const F_IN_ORDER: u64 = 1 << 35;
 /// The driver takes large UDP frames over IPv4.
 pub const F_GUEST_USO4: u64 = 1 << 54;
 /// The driver takes large UDP frames over IPv6.
