@@ -13,6 +13,7 @@
 
 pub mod af_packet;
 pub mod affinity;
+pub mod assign;
 pub mod batch;
 pub mod checksum;
 pub mod clock;

@@ -2,8 +2,9 @@
 //!
 //! All methods may be called from any control thread. A config is compiled and published under one lock, so that configs
 //! come into force in the order given; ports come and go beside that by their [`Place`]. Nothing here waits for a
-//! worker but [`Place::withdraw`].
+//! worker but [`Place::withdraw`] and [`Switch::move_queues`].
 
+use crate::assign::Move;
 use crate::batch::Batch;
 use crate::clock::Clock;
 use crate::config::{Config, PortConfig};
@@ -14,7 +15,7 @@ use crate::offload::OffloadClaim;
 use crate::packet::HEAD_COPY;
 use crate::poll::{self, Poll, Wake};
 use crate::port::{Place, Port};
-use crate::publish::{PortPlace, Publisher, Snapshot};
+use crate::publish::{Parked, PortPlace, Publisher, Snapshot};
 use crate::segment::Segment;
 use crate::worker::{Context, Pipeline, Worker};
 use std::io;
@@ -309,6 +310,39 @@ impl<P: Pipeline> Switch<P> {
             generation: snapshot.generation,
         };
         P::trace(&snapshot.tables, &context, &mut batch)
+    }
+
+    /// Moves rx queues from worker to worker; answers those that were where the plan says, and so were moved.
+    ///
+    /// No frame is lost, repeated or overtaken: between two workers a queue is polled by nobody until the old one has ended
+    /// its round, some ten microseconds. Waits that long, for workers that run; those that are stepped by hand need
+    /// [`Switch::park_queues`] and [`Switch::settle_queues`].
+    pub fn move_queues(&self, moves: &[Move]) -> Vec<Move> {
+        let mut parked = self.park_queues(moves);
+        loop {
+            self.publisher.wait_until_unused(parked.generation());
+            match self.settle_queues(parked) {
+                Ok(moved) => return moved,
+                Err(again) => parked = again,
+            }
+        }
+    }
+
+    /// The first half of a move: takes the queues from their workers. Until the second nobody polls them.
+    pub fn park_queues(&self, moves: &[Move]) -> Parked {
+        let parked = self.publisher.park(moves);
+        self.wake_workers();
+        parked
+    }
+
+    /// The second half: gives them to their new workers; answers what was moved.
+    ///
+    /// # Errors
+    /// The same again while a worker may still be in a round in which it polls one of them.
+    pub fn settle_queues(&self, parked: Parked) -> Result<Vec<Move>, Parked> {
+        let moved = self.publisher.settle(parked)?;
+        self.wake_workers();
+        Ok(moved)
     }
 
     /// Ages the MAC table and frees retired snapshots. Call about once a second.
