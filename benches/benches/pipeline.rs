@@ -98,7 +98,7 @@ impl Bench {
             packet.head(frame.len()).expect("64 bytes fit").copy_from_slice(&frame);
             packet.commit(OffloadClaim::default());
         }
-        let place = || Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)) });
+        let place = || Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)), captures: None });
         Bench {
             tables: Tables::compile(&config),
             mac_table,

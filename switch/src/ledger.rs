@@ -105,11 +105,13 @@ pub struct Tally {
     /// Frames dropped in all.
     pub dropped: u32,
     drops: [u32; DROP_REASONS],
+    /// Which frames of a tx call were dropped, by their place among the picks.
+    dropped_picks: u64,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Tally { packets: 0, bytes: 0, dropped: 0, drops: [0; DROP_REASONS] }
+        Tally { packets: 0, bytes: 0, dropped: 0, drops: [0; DROP_REASONS], dropped_picks: 0 }
     }
 }
 
@@ -130,6 +132,8 @@ impl Tally {
     /// Counts `count` dropped frames.
     #[inline]
     pub fn drop_many(&mut self, reason: DropReason, count: u32) {
+        let which = u64::MAX.checked_shr(u64::BITS.saturating_sub(count)).unwrap_or(0);
+        self.dropped_picks |= which.checked_shl(self.packets + self.dropped).unwrap_or(0);
         self.dropped += count;
         self.drops[reason as usize] += count;
     }
@@ -139,11 +143,21 @@ impl Tally {
         DropReason::ALL.iter().map(|&reason| (reason, self.drops[reason as usize])).filter(|&(_, count)| count > 0)
     }
 
+    /// Which of the `picks` of a tx call were dropped: bit 0 is the first. `None` if it cannot be told, because the call
+    /// sent more frames than it was given.
+    pub fn dropped_picks(&self, picks: usize) -> Option<u64> {
+        match self.dropped {
+            0 => Some(0),
+            dropped => ((self.packets + dropped) as usize == picks).then_some(self.dropped_picks),
+        }
+    }
+
     /// Back to nothing.
     #[inline]
     pub fn clear(&mut self) {
         if self.dropped > 0 {
             self.drops = [0; DROP_REASONS];
+            self.dropped_picks = 0;
         }
         self.packets = 0;
         self.bytes = 0;

@@ -15,6 +15,7 @@ pub mod af_packet;
 pub mod affinity;
 pub mod assign;
 pub mod batch;
+pub mod capture;
 pub mod checksum;
 pub mod clock;
 pub mod config;

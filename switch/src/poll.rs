@@ -20,6 +20,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -66,9 +67,17 @@ impl Wake {
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 
-    fn drain(&self) {
+    /// Takes back all wake-ups so far.
+    pub fn drain(&self) {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.fd, &mut count);
+    }
+}
+
+/// Readable while there is a wake-up that nobody drained.
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -13,6 +13,7 @@
 //! lost, and none overtakes another. Publications in between keep the queue parked.
 
 use crate::assign::{Move, home};
+use crate::capture::Capture;
 use crate::config::Config;
 use crate::ids::{PortIndex, QueueIndex, WorkerIndex};
 use crate::ledger::PortLedger;
@@ -29,6 +30,8 @@ pub struct PortPlace {
     pub port: Option<Arc<dyn Port>>,
     /// The place's counters; they outlive the objects.
     pub ledger: Arc<PortLedger>,
+    /// Who captures here; `None`: nobody, which is all that the packet path looks at.
+    pub captures: Option<Arc<[Arc<Capture>]>>,
 }
 
 /// One rx queue that a worker polls.

@@ -6,6 +6,7 @@
 
 use crate::assign::Move;
 use crate::batch::Batch;
+use crate::capture::{CAPTURES_PER_PORT, Capture, CaptureError};
 use crate::clock::Clock;
 use crate::config::{Config, PortConfig};
 use crate::ids::{NetworkIndex, PORTS_MAX, PortIndex, QueueIndex, WORKERS_MAX, WorkerIndex};
@@ -243,6 +244,55 @@ impl<P: Pipeline> Switch<P> {
         self.wake_workers();
     }
 
+    /// Puts a capture at a port's place, where it stays while devices come and go, until it is removed or the place
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`CaptureError`]
+    pub fn add_capture(&self, index: PortIndex, capture: &Arc<Capture>) -> Result<(), CaptureError> {
+        let mut outcome = Err(CaptureError::NoPort);
+        self.publisher.publish(|mut parts| {
+            if let Some(Some(place)) = parts.places.get_mut(index.as_usize()) {
+                let mut captures: Vec<_> = place.captures.iter().flat_map(|captures| captures.iter().cloned()).collect();
+                outcome = if captures.len() < CAPTURES_PER_PORT { Ok(()) } else { Err(CaptureError::TooMany) };
+                if outcome.is_ok() {
+                    captures.push(capture.clone());
+                    place.captures = Some(captures.into());
+                }
+            }
+            parts
+        });
+        self.wake_workers();
+        outcome
+    }
+
+    /// Whether a capture still stands at the port's place.
+    pub fn has_capture(&self, index: PortIndex, capture: &Arc<Capture>) -> bool {
+        let snapshot = self.publisher.current();
+        let captures = snapshot.place(index).and_then(|place| place.captures.as_deref());
+        captures.is_some_and(|captures| captures.iter().any(|other| Arc::ptr_eq(other, capture)))
+    }
+
+    /// Takes a capture from a port's place, if it is there, and returns when no worker writes to it any more: at most
+    /// one round of each worker, which must run (see [`Place::withdraw`]).
+    pub fn remove_capture(&self, index: PortIndex, capture: &Arc<Capture>) {
+        let generation = self.publisher.publish(|mut parts| {
+            if let Some(Some(place)) = parts.places.get_mut(index.as_usize()) {
+                let captures = place.captures.iter().flat_map(|captures| captures.iter());
+                let others: Vec<_> = captures.filter(|other| !Arc::ptr_eq(other, capture)).cloned().collect();
+                place.captures = (!others.is_empty()).then(|| others.into());
+            }
+            parts
+        });
+        self.wake_workers();
+        self.publisher.wait_until_unused(generation);
+    }
+
+    /// How many workers there are.
+    pub fn worker_count(&self) -> usize {
+        self.seats.len()
+    }
+
     /// The counters of a port.
     pub fn ledger(&self, index: PortIndex) -> Option<Arc<PortLedger>> {
         self.publisher.current().place(index).map(|place| place.ledger.clone())
@@ -359,7 +409,7 @@ impl<P: Pipeline> Switch<P> {
 }
 
 fn empty_place(workers: usize) -> PortPlace {
-    PortPlace { port: None, ledger: Arc::new(PortLedger::new(workers)) }
+    PortPlace { port: None, ledger: Arc::new(PortLedger::new(workers)), captures: None }
 }
 
 /// The static MAC entries that a port asks for.

@@ -9,6 +9,7 @@
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 
 use crate::batch::{BURST, Batch};
+use crate::capture::{self, RxBurst};
 use crate::config::Config;
 use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
 use crate::ledger::{DropReason, Tally, WorkerLedger};
@@ -274,6 +275,8 @@ impl<P: Pipeline> Worker<P> {
             taken += self.tally.packets as usize;
 
             if !batch.is_empty() {
+                let captured = place.captures.as_deref();
+                let captured = captured.map(|them| RxBurst::begin(them, worker, now, &mut batch, &self.ledger));
                 let mut egress = Egress::new(&mut self.lists, &snapshot.places, worker, &self.ledger);
                 P::run(&snapshot.tables, &context, &mut batch, &mut egress);
                 let Egress { outcomes, cost_bytes, .. } = egress;
@@ -281,7 +284,10 @@ impl<P: Pipeline> Worker<P> {
                 assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
                 self.ledger.copies.add(outcomes - packets);
                 debt.bytes = (debt.bytes + cost_bytes).saturating_sub(ROUND_BYTES);
-                send(&mut self.lists, snapshot, worker, &mut batch, &mut self.tally, &self.ledger);
+                if let Some(captured) = captured {
+                    captured.finish(&self.lists, &self.ledger);
+                }
+                send(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
             }
             port.rx_done(debt.queue);
         }
@@ -308,6 +314,7 @@ fn send<T>(
     lists: &mut EgressLists,
     snapshot: &Snapshot<T>,
     worker: WorkerIndex,
+    now: Now,
     batch: &mut Batch<'_>,
     tally: &mut Tally,
     ledger: &WorkerLedger,
@@ -326,6 +333,9 @@ fn send<T>(
             None => tally.drop_many(DropReason::PortGone, chosen.len() as u32),
         }
         if let Some(place) = place {
+            if let Some(captures) = &place.captures {
+                capture::tx(captures, worker, now, batch, chosen, tally);
+            }
             place.ledger.of(worker).tx.add(tally);
         }
         ledger.sent.add(u64::from(tally.packets));
