@@ -7,10 +7,10 @@
 use crate::Standard;
 use crate::tables::Tables;
 use std::sync::Arc;
-use switch::batch::Batch;
+use switch::batch::{Batch, Fit};
 use switch::config::{Config, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex, QueueIndex, WorkerIndex};
-use switch::ledger::{PortLedger, WorkerLedger};
+use switch::ledger::{DropReason, PortLedger, WorkerLedger};
 use switch::mac_table::MacTable;
 use switch::offload::{EgressOffloads, OffloadClaim, VNET_HEADER_LEN};
 use switch::packet::HEAD_MAX;
@@ -110,8 +110,38 @@ fn check_packet(batch: &mut Batch<'_>) {
         assert!(usize::from(gso.header_len) + usize::from(gso.size) < packet.len(), "nothing to cut");
         assert!(packet.offload.checksum.is_some());
     }
-    if batch.fit(0, EgressOffloads { tso4: true, tso6: true, ecn: true, uso: true, checksum: false }).is_ok() {
+    let whole_and_checked = EgressOffloads { tso4: true, tso6: true, ecn: true, uso: true, checksum: false };
+    if batch.packets()[0].offload.gso.is_some() {
+        check_segments(batch);
+    }
+    if batch.fit(0, whole_and_checked) == Fit::AsIs {
         assert!(batch.packets()[0].offload.checksum.is_none(), "fit completes every checksum");
+    }
+}
+
+/// A frame to be cut becomes segments that fit, with the same payload in all and nothing left to do; or too many of them.
+fn check_segments(batch: &mut Batch<'_>) {
+    let frame_len = batch.packets()[0].len();
+    match batch.fit(0, EgressOffloads::default()) {
+        Fit::AsIs => panic!("nobody takes this frame whole"),
+        Fit::Drop(reason) => {
+            assert!(matches!(reason, DropReason::CutLimited | DropReason::HeadersTooLong), "{reason:?}");
+        }
+        Fit::Cut => {
+            let gso = batch.packets()[0].offload.gso.expect("a frame to be cut");
+            let header_len = usize::from(gso.header_len);
+            let mut cut = batch.cut(0, EgressOffloads::default());
+            let mut payload_len = 0;
+            while let Some((packet, tail)) = cut.next_segment() {
+                let tail_len: usize = tail.iter().map(|segment| segment.len() as usize).sum();
+                assert_eq!(packet.head().len() + tail_len, packet.len(), "a segment's length");
+                assert!(packet.offload.is_none(), "a segment leaves nothing to do");
+                let segment_len = packet.len() - header_len;
+                assert!(segment_len > 0 && segment_len <= usize::from(gso.size), "{segment_len} bytes of payload");
+                payload_len += segment_len;
+            }
+            assert_eq!(payload_len, frame_len - header_len, "the payload of all segments");
+        }
     }
 }
 

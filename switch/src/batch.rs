@@ -11,6 +11,7 @@ use crate::ledger::DropReason;
 use crate::offload::{EgressOffloads, OffloadClaim};
 use crate::packet::{HEAD_MAX, Packet, SEGMENTS_MAX};
 use crate::segment::Segment;
+use crate::segmentation::{self, BURST_CUT_MAX, Segmenter};
 
 /// Frames taken from one queue at a time. 32 heads of two lines are 4 KiB and stay in L1.
 pub const BURST: usize = 32;
@@ -25,6 +26,8 @@ pub struct Batch<'r> {
     limit: usize,
     bytes: usize,
     bytes_limit: usize,
+    /// Segments that its frames may still be cut into.
+    cut_left: usize,
     segments: Vec<Segment<'r>>,
 }
 
@@ -43,6 +46,7 @@ impl<'r> Batch<'r> {
             limit: BURST,
             bytes: 0,
             bytes_limit: usize::MAX,
+            cut_left: BURST_CUT_MAX,
             segments: Vec::with_capacity(BURST * SEGMENTS_MAX),
         }
     }
@@ -53,7 +57,15 @@ impl<'r> Batch<'r> {
         segments.clear();
         // An empty vector collected in place keeps its allocation and changes only its lifetime.
         let segments = segments.into_iter().map(|_| -> Segment<'next> { unreachable!("cleared above") }).collect();
-        Batch { packets: self.packets, len: 0, limit: BURST, bytes: 0, bytes_limit: usize::MAX, segments }
+        Batch {
+            packets: self.packets,
+            len: 0,
+            limit: BURST,
+            bytes: 0,
+            bytes_limit: usize::MAX,
+            cut_left: BURST_CUT_MAX,
+            segments,
+        }
     }
 
     /// Forgets all packets. Next, at most `limit` (and [`BURST`]) frames may be put in, and none once they have
@@ -64,6 +76,7 @@ impl<'r> Batch<'r> {
         self.limit = limit.min(BURST);
         self.bytes = 0;
         self.bytes_limit = bytes_limit;
+        self.cut_left = BURST_CUT_MAX;
         self.segments.clear();
     }
 
@@ -143,27 +156,60 @@ impl<'r> Batch<'r> {
         Ok(())
     }
 
-    /// Makes a packet fit an egress: completes in software what the far side cannot.
+    /// Makes a packet fit an egress, or says that it must be cut: completes in software what the far side cannot.
     ///
-    /// A completed checksum stays completed for further copies of the same packet.
-    ///
-    /// # Errors
-    /// [`DropReason::NoGso`] if the frame must be cut and the far side does not take it whole.
+    /// A completed checksum stays completed for further copies of the same packet; a cut leaves the packet as it is.
     #[inline]
-    pub fn fit(&mut self, index: usize, egress: EgressOffloads) -> Result<(), DropReason> {
-        let packet = &self.packets[..self.len][index];
-        if packet.offload.is_none() {
-            return Ok(());
+    pub fn fit(&mut self, index: usize, egress: EgressOffloads) -> Fit {
+        if self.packets[..self.len][index].offload.is_none() {
+            return Fit::AsIs;
         }
-        if packet.offload.gso.is_some_and(|gso| !egress.takes(&gso)) {
-            return Err(DropReason::NoGso);
-        }
-        if packet.offload.checksum.is_some() && !egress.checksum {
-            let (packet, tail) = self.frame(index);
-            checksum::complete(packet, tail);
-        }
-        Ok(())
+        self.fit_slowly(index, egress)
     }
+
+    #[inline(never)]
+    fn fit_slowly(&mut self, index: usize, egress: EgressOffloads) -> Fit {
+        let (packet, tail) = self.frame(index);
+        match packet.offload.gso {
+            Some(gso) if !egress.takes(&gso) => {
+                let count = segmentation::count(packet);
+                let header_len = usize::from(gso.header_len);
+                if let Err(reason) = self.pull(index, header_len) {
+                    return Fit::Drop(reason);
+                }
+                if self.packets[index].head().len() < header_len {
+                    return Fit::Drop(DropReason::Truncated);
+                }
+                let Some(left) = self.cut_left.checked_sub(count) else { return Fit::Drop(DropReason::CutLimited) };
+                self.cut_left = left;
+                Fit::Cut
+            }
+            _ => {
+                if !egress.checksum {
+                    checksum::complete(packet, tail);
+                }
+                Fit::AsIs
+            }
+        }
+    }
+
+    /// The segments of a packet that [`Batch::fit`] wants cut, for the same egress.
+    pub fn cut(&mut self, index: usize, egress: EgressOffloads) -> Segmenter<'_, 'r> {
+        let (packet, tail) = self.frame(index);
+        Segmenter::new(packet, tail, egress, None)
+    }
+}
+
+/// How a packet goes to an egress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Fit {
+    /// As it is now.
+    AsIs,
+    /// In segments: [`Batch::cut`].
+    Cut,
+    /// Not at all.
+    Drop(DropReason),
 }
 
 /// A packet being put together by a port's rx.

@@ -65,8 +65,8 @@ drop_reasons! {
     RxRingFull = "rx_ring_full",
     /// The receiver's buffers cannot hold the frame.
     BufferTooSmall = "buffer_too_small",
-    /// The frame must be cut into segments and the receiver does not take it whole.
-    NoGso = "no_gso",
+    /// The frame must be cut, and the segments would be more than one burst may cause.
+    CutLimited = "cut_limited",
     /// Another worker held the queue.
     TxContended = "tx_contended",
     /// The device refused the frame, or memory vanished under the copy.
@@ -104,6 +104,8 @@ pub struct Tally {
     pub bytes: u64,
     /// Frames dropped in all.
     pub dropped: u32,
+    /// Frames that came of cutting others: a cut into n segments counts n - 1.
+    pub cut: u32,
     drops: [u32; DROP_REASONS],
     /// Which frames of a tx call were dropped, by their place among the picks.
     dropped_picks: u64,
@@ -111,7 +113,7 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Tally { packets: 0, bytes: 0, dropped: 0, drops: [0; DROP_REASONS], dropped_picks: 0 }
+        Tally { packets: 0, bytes: 0, dropped: 0, cut: 0, drops: [0; DROP_REASONS], dropped_picks: 0 }
     }
 }
 
@@ -138,6 +140,12 @@ impl Tally {
         self.drops[reason as usize] += count;
     }
 
+    /// Counts that a frame became `count` frames, each of which is still to be delivered or dropped.
+    #[inline]
+    pub fn cut_into(&mut self, count: u32) {
+        self.cut += count - 1;
+    }
+
     /// The reasons that were counted, with their counts.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u32)> + '_ {
         DropReason::ALL.iter().map(|&reason| (reason, self.drops[reason as usize])).filter(|&(_, count)| count > 0)
@@ -162,6 +170,7 @@ impl Tally {
         self.packets = 0;
         self.bytes = 0;
         self.dropped = 0;
+        self.cut = 0;
     }
 }
 
@@ -269,7 +278,7 @@ impl PortLedger {
 pub struct WorkerLedger {
     /// Frames taken from devices, bad ones included.
     pub received: Counter,
-    /// Further outcomes of frames that had more than one: a flood to n ports counts n - 1.
+    /// Further outcomes of frames that had more than one: a flood to n ports counts n - 1, as does a cut into n segments.
     pub copies: Counter,
     /// Frames the switch made itself.
     pub originated: Counter,

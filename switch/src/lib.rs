@@ -33,6 +33,7 @@ pub mod port_contract;
 pub mod publish;
 mod retired;
 pub mod segment;
+pub mod segmentation;
 pub mod sigbus;
 pub mod switch;
 pub mod sync;

@@ -14,14 +14,15 @@
 //! Bounds: [`RX_BUFFER`] bytes of tails a round, of which small frames ever touch only the first pages.
 //! The file is long because it is the one address of the unsafe code that a TAP needs: ioctls and vectored calls alike.
 
-use crate::batch::{BURST, Batch};
+use crate::batch::{BURST, Batch, Fit};
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::{DropReason, Tally};
 use crate::netns::{self, Origin};
 use crate::offload::{EgressOffloads, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
-use crate::packet::{HEAD_COPY, SEGMENTS_MAX};
+use crate::packet::{HEAD_COPY, Packet, SEGMENTS_MAX};
 use crate::port::{Device, DeviceState, Link, Place, Port};
 use crate::segment::Segment;
+use crate::segmentation::Segmenter;
 use crate::sync::{AtomicBool, Ordering};
 use crate::worker::ROUND_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -191,6 +192,47 @@ impl TapPort {
         }
     }
 
+    /// Writes one frame: header, head and tail in one call.
+    #[inline]
+    fn write(&self, packet: &Packet, tail: &[Segment<'_>], tally: &mut Tally) {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let mut pieces = [EMPTY; 2 + SEGMENTS_MAX];
+        let header = packet.offload.to_bytes();
+        let head = packet.head();
+        pieces[0] = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
+        pieces[1] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+        for (piece, segment) in pieces[2..].iter_mut().zip(tail) {
+            let base = segment.as_ptr().cast_mut().cast();
+            *piece = libc::iovec { iov_base: base, iov_len: segment.len() as usize };
+        }
+        let count = 2 + tail.len();
+        assert!(count <= pieces.len(), "the batch bounds a tail's segments");
+        // SAFETY: `writev` only reads the pieces: header and head are private bytes that live through the call, and
+        // the segments are mapped for the round. Where a guest has cut its memory file short under us the kernel
+        // answers EFAULT and delivers nothing.
+        // Why unsafe: the tail may be shared with another process, so no slice may cover it, and the safe `writev`
+        // takes only slices.
+        let sent = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), count as c_int) };
+        if sent >= 0 {
+            tally.moved(packet.len());
+        } else {
+            self.refused(last_errno(), tally);
+        }
+    }
+
+    /// Writes a frame that the host does not take whole, in segments.
+    #[cold]
+    fn write_segments(&self, mut cut: Segmenter<'_, '_>, tally: &mut Tally) {
+        tally.cut_into(cut.count());
+        while let Some((packet, tail)) = cut.next_segment() {
+            self.write(packet, tail, tally);
+            if self.is_gone() {
+                tally.drop_many(DropReason::PortGone, cut.remaining());
+                return;
+            }
+        }
+    }
+
     /// Counts a failed write, and remembers if there is nothing to write to any more.
     #[cold]
     fn refused(&self, errno: Errno, tally: &mut Tally) {
@@ -291,39 +333,19 @@ impl Port for TapPort {
     }
 
     fn tx(&self, _queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut pieces = [EMPTY; 2 + SEGMENTS_MAX];
         for (at, &pick) in picks.iter().enumerate() {
             if self.is_gone() {
                 tally.drop_many(DropReason::PortGone, (picks.len() - at) as u32);
                 return;
             }
             let pick = usize::from(pick);
-            if let Err(reason) = batch.fit(pick, self.egress) {
-                tally.drop(reason);
-                continue;
-            }
-            let (packet, tail) = batch.frame(pick);
-            let header = packet.offload.to_bytes();
-            let head = packet.head();
-            pieces[0] = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
-            pieces[1] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
-            for (piece, segment) in pieces[2..].iter_mut().zip(tail) {
-                let base = segment.as_ptr().cast_mut().cast();
-                *piece = libc::iovec { iov_base: base, iov_len: segment.len() as usize };
-            }
-            let count = 2 + tail.len();
-            assert!(count <= pieces.len(), "the batch bounds a tail's segments");
-            // SAFETY: `writev` only reads the pieces: header and head are private bytes that live through the call, and
-            // the segments are mapped for the round. Where a guest has cut its memory file short under us the kernel
-            // answers EFAULT and delivers nothing.
-            // Why unsafe: the tail may be shared with another process, so no slice may cover it, and the safe `writev`
-            // takes only slices.
-            let sent = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), count as c_int) };
-            if sent >= 0 {
-                tally.moved(packet.len());
-            } else {
-                self.refused(last_errno(), tally);
+            match batch.fit(pick, self.egress) {
+                Fit::AsIs => {
+                    let (packet, tail) = batch.frame(pick);
+                    self.write(packet, tail, tally);
+                }
+                Fit::Cut => self.write_segments(batch.cut(pick, self.egress), tally),
+                Fit::Drop(reason) => tally.drop(reason),
             }
         }
     }

@@ -3,11 +3,11 @@
 //! A test injects frames as the far side would send them and collects what the switch delivered. The port can be told
 //! to be full, to lack offloads, or to take few frames at a time, so that tests reach what real devices seldom do.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Fit};
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::{DropReason, Tally};
 use crate::offload::{EgressOffloads, Offload, OffloadClaim};
-use crate::packet::HEAD_COPY;
+use crate::packet::{HEAD_COPY, Packet};
 use crate::port::Port;
 use crate::segment::Segment;
 use std::collections::VecDeque;
@@ -76,6 +76,20 @@ impl MemoryPort {
         self.inner().to_switch.push_back(TestFrame { bytes: bytes.to_vec(), claim, offload: Offload::default() });
     }
 
+    fn deliver(&self, inner: &mut Inner, packet: &Packet, tail: &[Segment<'_>], tally: &mut Tally) {
+        if self.limits.room.is_some_and(|room| inner.from_switch.len() >= room) {
+            return tally.drop(DropReason::RxRingFull);
+        }
+        let mut bytes = packet.head().to_vec();
+        for segment in tail {
+            let at = bytes.len();
+            bytes.resize(at + segment.len() as usize, 0);
+            segment.read(&mut bytes[at..]);
+        }
+        tally.moved(bytes.len());
+        inner.from_switch.push(TestFrame { bytes, claim: OffloadClaim::default(), offload: packet.offload });
+    }
+
     /// What the switch delivered since the last call.
     pub fn collect(&self) -> Vec<TestFrame> {
         std::mem::take(&mut self.inner().from_switch)
@@ -116,23 +130,20 @@ impl Port for MemoryPort {
         let mut inner = self.inner();
         for &pick in picks {
             let pick = usize::from(pick);
-            if let Err(reason) = batch.fit(pick, self.limits.offloads) {
-                tally.drop(reason);
-                continue;
+            match batch.fit(pick, self.limits.offloads) {
+                Fit::AsIs => {
+                    let (packet, tail) = batch.frame(pick);
+                    self.deliver(&mut inner, packet, tail, tally);
+                }
+                Fit::Cut => {
+                    let mut cut = batch.cut(pick, self.limits.offloads);
+                    tally.cut_into(cut.count());
+                    while let Some((packet, tail)) = cut.next_segment() {
+                        self.deliver(&mut inner, packet, tail, tally);
+                    }
+                }
+                Fit::Drop(reason) => tally.drop(reason),
             }
-            if self.limits.room.is_some_and(|room| inner.from_switch.len() >= room) {
-                tally.drop(DropReason::RxRingFull);
-                continue;
-            }
-            let (packet, tail) = batch.frame(pick);
-            let mut bytes = packet.head().to_vec();
-            for segment in tail {
-                let at = bytes.len();
-                bytes.resize(at + segment.len() as usize, 0);
-                segment.read(&mut bytes[at..]);
-            }
-            tally.moved(bytes.len());
-            inner.from_switch.push(TestFrame { bytes, claim: OffloadClaim::default(), offload: packet.offload });
         }
     }
 

@@ -15,6 +15,7 @@ use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
 use crate::ledger::{DropReason, Tally, WorkerLedger};
 use crate::mac_table::MacTable;
 use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
+use crate::segmentation::CUT_COST_BYTES;
 use std::sync::Arc;
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
@@ -287,7 +288,8 @@ impl<P: Pipeline> Worker<P> {
                 if let Some(captured) = captured {
                     captured.finish(&self.lists, &self.ledger);
                 }
-                send(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
+                let cut = send(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
+                debt.bytes += cut as usize * CUT_COST_BYTES;
             }
             port.rx_done(debt.queue);
         }
@@ -309,7 +311,7 @@ fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
     }));
 }
 
-/// Sends the picks of every touched port and empties the lists.
+/// Sends the picks of every touched port and empties the lists; answers how many frames came of cutting others.
 fn send<T>(
     lists: &mut EgressLists,
     snapshot: &Snapshot<T>,
@@ -318,7 +320,8 @@ fn send<T>(
     batch: &mut Batch<'_>,
     tally: &mut Tally,
     ledger: &WorkerLedger,
-) {
+) -> u32 {
+    let mut cut = 0;
     for &index in &lists.touched {
         let picks = &mut lists.by_port[index.as_usize()];
         let chosen = &picks.list[..picks.len as usize];
@@ -328,7 +331,8 @@ fn send<T>(
             Some(port) => {
                 let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
                 port.tx(queue, batch, chosen, tally);
-                assert!(tally.packets + tally.dropped == chosen.len() as u32, "a port lost count of its frames");
+                let frames = chosen.len() as u32 + tally.cut;
+                assert!(tally.packets + tally.dropped == frames, "a port lost count of its frames");
             }
             None => tally.drop_many(DropReason::PortGone, chosen.len() as u32),
         }
@@ -339,8 +343,11 @@ fn send<T>(
             place.ledger.of(worker).tx.add(tally);
         }
         ledger.sent.add(u64::from(tally.packets));
+        ledger.copies.add(u64::from(tally.cut));
         ledger.add_drops(tally);
+        cut += tally.cut;
         picks.len = 0;
     }
     lists.touched.clear();
+    cut
 }

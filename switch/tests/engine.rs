@@ -10,13 +10,16 @@ use switch::ids::{MacAddr, NetworkIndex, PortIndex, WorkerIndex};
 use switch::ledger::DropReason;
 use switch::mac_table::Learned;
 use switch::offload::{EgressOffloads, Gso, GsoKind, Offload, PartialChecksum};
+use switch::packet::{Headers, L3};
 use switch::poll::Poll;
+use switch::segmentation::{BURST_CUT_MAX, CUT_COST_BYTES};
 use switch::switch::{Switch, SwitchConfig, WorkerSpec};
 use switch::testing::{Limits, MemoryPort};
-use switch::worker::{Context, Egress, Pipeline, Worker};
+use switch::worker::{Context, Egress, Pipeline, ROUND_BYTES, Worker};
 
 /// Sends every frame to all other ports; a frame that starts with 0xdd is dropped, one with 0xcc consumed. The second
-/// byte, if 1, asks for a partial checksum at bytes 16..18, if 2 for a cut.
+/// byte, if 1, asks for a partial checksum at bytes 16..18; from 2 on it asks for a cut of TCP over IPv4 into segments of
+/// that size.
 struct Hub;
 
 impl Pipeline for Hub {
@@ -32,11 +35,19 @@ impl Pipeline for Hub {
                 [0xdd, _] => egress.drop_ingress(packet.ingress, DropReason::SpoofedMac),
                 [0xcc, _] => egress.consume(),
                 [_, wish] => {
-                    packet.offload = Offload {
-                        checksum: (wish == 1).then_some(PartialChecksum { start: 8, offset: 8 }),
-                        gso: (wish == 2).then_some(Gso { kind: GsoKind::Tcp4, size: 100, header_len: 54, ecn: false }),
-                        checksum_valid: false,
-                    };
+                    packet.offload.checksum = (wish == 1).then_some(PartialChecksum { start: 8, offset: 8 });
+                    if wish > 1 {
+                        let gso = Gso { kind: GsoKind::Tcp4, size: wish.into(), header_len: 54, ecn: false };
+                        let checksum = PartialChecksum { start: 34, offset: 16 };
+                        packet.offload = Offload { checksum: Some(checksum), gso: Some(gso), checksum_valid: false };
+                        packet.headers = Headers {
+                            l3: L3::Ipv4,
+                            l3_offset: 14,
+                            l4_offset: 34,
+                            l4_protocol: 6,
+                            ..Headers::default()
+                        };
+                    }
                     let mut sent = false;
                     for &port in tables.iter().filter(|&&port| port != packet.ingress) {
                         egress.forward(at, packet.len(), port);
@@ -90,6 +101,9 @@ fn frame(first: u8, wish: u8, len: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
     bytes[0] = first;
     bytes[1] = wish;
+    if wish > 1 {
+        bytes[14] = 0x45;
+    }
     bytes
 }
 
@@ -123,14 +137,59 @@ fn drops_are_counted_where_they_happen() {
     let (switch, mut worker, ports) = by_hand(2);
     ports[0].inject(&frame(0xdd, 0, 60));
     ports[0].inject(&frame(0xcc, 0, 60));
-    ports[0].inject(&frame(1, 2, 60));
+    ports[0].inject(&frame(1, 2, 54 + 2 * BURST_CUT_MAX + 1));
     step(&switch, &mut worker);
     let rx = switch.ledger(PortIndex(0)).unwrap().rx();
     assert_eq!(rx.packets, 3);
     assert_eq!(rx.drops().collect::<Vec<_>>(), [(DropReason::SpoofedMac, 1)]);
     let tx = switch.ledger(PortIndex(1)).unwrap().tx();
-    assert_eq!(tx.drops().collect::<Vec<_>>(), [(DropReason::NoGso, 1)]);
+    assert_eq!(tx.drops().collect::<Vec<_>>(), [(DropReason::CutLimited, 1)]);
     assert_eq!(switch.balance().consumed, 1);
+}
+
+#[test]
+fn a_cut_counts_its_segments_as_copies_and_leaves_the_frame_whole_for_others() {
+    let switch = switch(1, Poll::Always);
+    switch.apply(config(4));
+    let all = EgressOffloads { checksum: true, tso4: true, ..EgressOffloads::default() };
+    let ports = [
+        MemoryPort::new(),
+        MemoryPort::new(),
+        MemoryPort::with(Limits { offloads: all, ..Limits::default() }),
+        MemoryPort::with(Limits { room: Some(7), ..Limits::default() }),
+    ];
+    for (index, port) in ports.iter().enumerate() {
+        switch.place(PortIndex(index as u16)).publish(port.clone());
+    }
+    let mut worker = switch.take_workers().pop().unwrap();
+    let bytes = frame(1, 100, 54 + 950);
+    ports[0].inject(&bytes);
+    step(&switch, &mut worker);
+
+    let segments = ports[1].collect();
+    assert_eq!(segments.len(), 10);
+    assert_eq!(segments.iter().map(|segment| segment.bytes[54..].to_vec()).collect::<Vec<_>>().concat(), bytes[54..]);
+    assert!(segments.iter().all(|segment| segment.offload.is_none()));
+    let whole = ports[2].collect();
+    assert_eq!(whole.len(), 1);
+    assert_eq!(whole[0].bytes, bytes);
+    assert_eq!(ports[3].collect().len(), 7);
+    let tx = switch.ledger(PortIndex(3)).unwrap().tx();
+    assert_eq!((tx.packets, tx.drops().collect::<Vec<_>>()), (7, vec![(DropReason::RxRingFull, 3)]));
+    let balance = switch.balance();
+    assert_eq!((balance.received, balance.copies, balance.sent, balance.dropped), (1, 2 + 9 + 9, 18, 3));
+}
+
+#[test]
+fn a_queue_pays_for_the_segments_it_causes() {
+    let (switch, mut worker, ports) = by_hand(2);
+    let segments = 2 * ROUND_BYTES / CUT_COST_BYTES;
+    ports[0].inject(&frame(1, 2, 54 + 2 * segments));
+    ports[0].inject(&frame(2, 0, 60));
+    assert_eq!(step(&switch, &mut worker), 2, "one burst");
+    ports[0].inject(&frame(3, 0, 60));
+    let rounds = (1..10).find(|_| step(&switch, &mut worker) == 1).unwrap();
+    assert!(rounds > 1, "the queue was served again at once");
 }
 
 #[test]

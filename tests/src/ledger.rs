@@ -89,7 +89,7 @@ mod tests {
     fn changes_name_what_grew_and_nothing_else() {
         let before = counters(&[("a.rx.packets", 1), ("a.rx.bytes", 60), ("b.tx.packets", 4)]);
         let after =
-            counters(&[("a.rx.packets", 3), ("a.rx.bytes", 180), ("b.tx.packets", 4), ("b.tx.drops.no_gso", 2)]);
-        assert_eq!(after.changes(&before), ["a.rx.packets +2", "b.tx.drops.no_gso +2"]);
+            counters(&[("a.rx.packets", 3), ("a.rx.bytes", 180), ("b.tx.packets", 4), ("b.tx.drops.rx_ring_full", 2)]);
+        assert_eq!(after.changes(&before), ["a.rx.packets +2", "b.tx.drops.rx_ring_full +2"]);
     }
 }

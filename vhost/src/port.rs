@@ -25,13 +25,14 @@ use crossbeam_utils::CachePadded;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use switch::batch::{BURST, Batch};
+use switch::batch::{BURST, Batch, Fit};
 use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::{DropReason, Tally};
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use switch::packet::{HEAD_COPY, Packet};
 use switch::port::Port;
 use switch::segment::{Segment, SegmentMut};
+use switch::segmentation::Segmenter;
 
 /// Pairs of rings a guest can have.
 pub const PAIRS_MAX: usize = 16;
@@ -435,6 +436,31 @@ impl RingSet {
         Ok(claim_of(claim))
     }
 
+    /// A large frame for a guest that does not take it whole, in segments; `ready` chains are there.
+    #[cold]
+    fn send_segments(
+        &self,
+        queue: &Queue,
+        state: &mut State,
+        ready: &mut u16,
+        mut cut: Segmenter<'_, '_>,
+        tally: &mut Tally,
+    ) {
+        tally.cut_into(cut.count());
+        while let Some((packet, tail)) = cut.next_segment() {
+            let before = state.next;
+            let outcome = self.send_slowly(queue, state, *ready, packet, tail);
+            *ready -= state.next.wrapping_sub(before);
+            match outcome {
+                Ok(_) => tally.moved(packet.len()),
+                Err(reason) => tally.drop(reason),
+            }
+            if *ready == 0 {
+                return tally.drop_many(DropReason::RxRingFull, cut.remaining());
+            }
+        }
+    }
+
     /// One frame into one or more chains of the guest's receive ring: the long way. `ready` chains are there.
     ///
     /// Reserves first and copies then, so that a frame that does not fit leaves nothing behind. A chain that is broken
@@ -646,9 +672,17 @@ impl Port for RingSet {
         let scratch = usize::from(ready).min(picks.len()).min(BURST);
         queue.look_ahead::<true>(state, scratch);
         for &pick in picks {
-            if let Err(reason) = batch.fit(usize::from(pick), self.dialect.egress) {
-                tally.drop(reason);
-                continue;
+            match batch.fit(usize::from(pick), self.dialect.egress) {
+                Fit::AsIs => {}
+                Fit::Cut => {
+                    let cut = batch.cut(usize::from(pick), self.dialect.egress);
+                    self.send_segments(queue, state, &mut ready, cut, tally);
+                    continue;
+                }
+                Fit::Drop(reason) => {
+                    tally.drop(reason);
+                    continue;
+                }
             }
             if ready == 0 {
                 tally.drop(DropReason::RxRingFull);
