@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+pub mod capture_filter;
 pub mod classify;
 mod describe;
 pub mod flow_hash;

@@ -36,8 +36,9 @@ pub(crate) enum Chapter {
 fn packages(chapter: Chapter) -> &'static [&'static str] {
     match chapter {
         Chapter::Lint | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
-        Chapter::Unit => &["iproute2"],
-        Chapter::Fuzz | Chapter::Net => &["busybox-static", "iproute2"],
+        Chapter::Unit => &["iproute2", "tcpdump"],
+        Chapter::Fuzz => &["busybox-static", "iproute2"],
+        Chapter::Net => &["busybox-static", "iproute2", "tcpdump"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
