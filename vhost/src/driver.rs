@@ -104,6 +104,9 @@ pub struct DriverConfig {
     pub receive_buffer_len: usize,
     /// Bytes of each send buffer, virtio header included.
     pub send_buffer_len: usize,
+    /// Where the first buffer of a ring begins, bytes from the start of a cache line. With 52, and buffer sizes that are
+    /// multiples of 64, frames begin on cache lines, behind their headers, as in the pools of real drivers.
+    pub buffer_offset: usize,
     /// How receive buffers are described.
     pub receive_shape: Shape,
     /// How send buffers are described.
@@ -129,6 +132,7 @@ impl DriverConfig {
             queue_size: 256,
             receive_buffer_len: 2048,
             send_buffer_len: 2048,
+            buffer_offset: 0,
             receive_shape: Shape::SINGLE,
             send_shape: Shape::SINGLE,
             is_order_trusted: true,

@@ -7,6 +7,7 @@ use super::{DriverConfig, Shape};
 use crate::net::F_RING_PACKED;
 
 const PAGE: usize = 4096;
+const CACHE_LINE: usize = 64;
 
 /// What one ring is like and where its memory begins; offsets in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,8 @@ pub(super) fn places(config: &DriverConfig) -> (Vec<Place>, usize) {
         }
     }
     for place in &mut places {
-        place.buffers = take(usize::from(size) * place.buffer_len);
+        place.buffers = take((config.buffer_offset + usize::from(size) * place.buffer_len).next_multiple_of(CACHE_LINE));
+        place.buffers += config.buffer_offset;
     }
     (places, at.next_multiple_of(PAGE))
 }
@@ -73,7 +75,7 @@ mod tests {
         {
             let mut config = DriverConfig::new("unused");
             (config.features, config.pairs, config.queue_size) = (features, 3, 64);
-            (config.send_shape, config.receive_buffer_len) = (shape, 1000);
+            (config.send_shape, config.receive_buffer_len, config.buffer_offset) = (shape, 1000, 52);
             let (places, len) = places(&config);
             assert_eq!(places.len(), 6);
             let mut ranges = vec![(len, len)];

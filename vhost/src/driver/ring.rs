@@ -199,17 +199,21 @@ impl Ring {
         either!(self, ring => ring.free())
     }
 
+    /// The slot that is made available next but `ahead`, which is less than the free ones.
     #[inline]
-    pub(super) fn next_slot(&self, ahead: u16) -> u16 {
+    pub fn next_slot(&self, ahead: u16) -> u16 {
         either!(self, ring => ring.next_slot(ahead))
     }
 
+    /// Makes the next `count` free slots available, as they are described, and shows them to the device at once.
     #[inline]
-    pub(super) fn post_next(&mut self, count: u16) {
+    pub fn post_next(&mut self, count: u16) {
         either!(self, ring => ring.post_next(count));
     }
 
-    pub(super) fn describe(&mut self, slot: u16, len: u32) {
+    /// Describes the first `len` bytes of a free slot's buffer, virtio header included; stays so until it is told again.
+    #[inline]
+    pub fn describe(&mut self, slot: u16, len: u32) {
         either!(self, ring => ring.describe(slot, len));
     }
 
