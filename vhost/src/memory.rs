@@ -2,8 +2,8 @@
 //!
 //! A peer gives us files and says which part of each is which part of the guest. It may lie about all of it: so the files
 //! must be of a kind that cannot block a reader, as long as the peer says, and the regions must not overlap. A table that
-//! passed never changes; a new one is another [`GuestMemory`], and the old one stays mapped until the last port object
-//! that uses it is gone. A file that is not sealed can still be cut short under us: then the process-wide SIGBUS handler
+//! passed never changes; a new one, or one with a region more or less, is another [`GuestMemory`], and a region stays mapped
+//! until the last port object that uses it is gone. The log of dirty pages ([`DirtyLog`]) is a file of the same kind. A file that is not sealed can still be cut short under us: then the process-wide SIGBUS handler
 //! of `switch::sigbus` puts zero pages there and marks this memory dead ([`GuestMemory::is_dead`]).
 //!
 //! Bounds: [`REGIONS_MAX`] regions, [`MAPPED_BYTES_MAX`] bytes of them. Made by the session's thread, read by workers.
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use switch::segment::{Segment, SegmentMut};
 use switch::sigbus::{self, Registration};
 
+mod log;
+pub use log::DirtyLog;
 #[cfg(feature = "driver")]
 mod driver;
 #[cfg(feature = "driver")]
@@ -76,27 +78,55 @@ pub enum MemoryError {
         /// How much it would be.
         bytes: u128,
     },
-    /// A file that is neither memfd, tmpfs nor hugetlbfs.
-    #[error("memory region {region} is no file of memfd, tmpfs or hugetlbfs")]
-    WrongFile {
+    /// A region's file will not do.
+    #[error("memory region {region} {source}")]
+    File {
         /// Which region of the table, from 0.
         region: usize,
+        /// What is wrong with it.
+        source: FileError,
     },
-    /// A file shorter than the region says.
-    #[error("memory region {region} needs a file of {wanted} bytes; it has {given}")]
-    FileTooShort {
-        /// Which region of the table, from 0.
-        region: usize,
+    /// A region to be removed that is not there.
+    #[error("there is no memory region of {size} bytes at guest address {guest_address:#x} to remove")]
+    NoSuchRegion {
+        /// The guest address it should have.
+        guest_address: u64,
+        /// Bytes it should have.
+        size: u64,
+    },
+    /// The log's file will not do.
+    #[error("the log of dirty pages {source}")]
+    LogFile {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// A log that does not reach to the end of the guest's memory, or of a ring.
+    #[error("the log of dirty pages has {given} bytes and needs {wanted}")]
+    LogTooShort {
+        /// Bytes it needs.
+        wanted: u64,
+        /// Bytes it has.
+        given: u64,
+    },
+}
+
+/// What is wrong with a file that a peer wants mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is neither memfd, tmpfs nor hugetlbfs.
+    #[error("is no file of memfd, tmpfs or hugetlbfs")]
+    WrongKind,
+    /// It is shorter than the peer says.
+    #[error("needs a file of {wanted} bytes; it has {given}")]
+    TooShort {
         /// Bytes it needs.
         wanted: u64,
         /// Bytes it has.
         given: u64,
     },
     /// The system refused.
-    #[error("memory region {region}: {what}: {source}")]
+    #[error("cannot be mapped: {what}: {source}")]
     Io {
-        /// Which region of the table, from 0.
-        region: usize,
         /// What we tried.
         what: &'static str,
         /// What it said.
@@ -155,6 +185,7 @@ impl Drop for Mapping {
 }
 
 /// One region, as the hot path needs it: 32 bytes.
+#[derive(Clone, Copy)]
 struct Region {
     guest: u64,
     len: u64,
@@ -169,12 +200,14 @@ pub struct RegionHint(u32);
 /// All memory of one guest, mapped. Immutable.
 pub struct GuestMemory {
     regions: Box<[Region]>,
-    /// What the regions point into; unmapped when this is dropped.
-    _mappings: Vec<Mapping>,
+    /// What the regions point into, one a region; unmapped when the last table that has it is dropped.
+    mappings: Vec<Arc<Mapping>>,
+    /// The table, as the peer gave it.
+    table: Vec<RegionInfo>,
     dead: Arc<AtomicBool>,
 }
 
-// SAFETY: the regions point into `_mappings`, which may be used from any thread and live as long as this.
+// SAFETY: the regions point into `mappings`, which may be used from any thread and live as long as this.
 // Why unsafe: raw pointers are not `Send` and `Sync` by default.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
@@ -192,14 +225,45 @@ impl GuestMemory {
         let mut regions = Vec::with_capacity(table.len());
         let mut mappings = Vec::with_capacity(table.len());
         for (region, (info, file)) in table.iter().zip(files).enumerate() {
-            let (mapping, skip) = map_region(region, info, file.as_fd(), &dead)?;
-            // SAFETY: the mapping reaches from `skip` bytes before the region's first byte to its last.
-            // Why unsafe: pointer arithmetic on memory that no slice may cover.
-            let host = unsafe { mapping.base().add(skip) };
-            regions.push(Region { guest: info.guest_address, len: info.size, host, user: info.user_address });
+            let (mapping, mapped) = map_region(region, info, file.as_fd(), &dead)?;
+            regions.push(mapped);
             mappings.push(mapping);
         }
-        Ok(GuestMemory { regions: regions.into(), _mappings: mappings, dead })
+        Ok(GuestMemory { regions: regions.into(), mappings, table: table.to_vec(), dead })
+    }
+
+    /// The same memory with one more region; the others stay mapped where they are.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; this table is as it was.
+    pub fn with(&self, info: &RegionInfo, file: &OwnedFd) -> Result<GuestMemory, MemoryError> {
+        let table: Vec<RegionInfo> = self.table.iter().chain([info]).copied().collect();
+        check(&table, table.len())?;
+        let (mapping, mapped) = map_region(self.table.len(), info, file.as_fd(), &self.dead)?;
+        let regions = self.regions.iter().copied().chain([mapped]).collect();
+        let mappings = self.mappings.iter().cloned().chain([mapping]).collect();
+        Ok(GuestMemory { regions, mappings, table, dead: self.dead.clone() })
+    }
+
+    /// The same memory less the region of this guest address, user address and size (specification, REM_MEM_REG).
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchRegion`].
+    pub fn without(&self, info: &RegionInfo) -> Result<GuestMemory, MemoryError> {
+        let key = |info: &RegionInfo| (info.guest_address, info.user_address, info.size);
+        let missing = MemoryError::NoSuchRegion { guest_address: info.guest_address, size: info.size };
+        let at = self.table.iter().position(|region| key(region) == key(info)).ok_or(missing)?;
+        let mut regions = self.regions.to_vec();
+        let (mut mappings, mut table) = (self.mappings.clone(), self.table.clone());
+        regions.remove(at);
+        mappings.remove(at);
+        table.remove(at);
+        Ok(GuestMemory { regions: regions.into(), mappings, table, dead: self.dead.clone() })
+    }
+
+    /// The highest guest address that is memory; `None` if there is none.
+    pub fn last_address(&self) -> Option<u64> {
+        self.table.iter().map(|info| info.guest_address + (info.size - 1)).max()
     }
 
     /// Whether a file was cut short under us: what is read is zeros and what is written goes nowhere.
@@ -332,39 +396,53 @@ fn check(table: &[RegionInfo], fds: usize) -> Result<(), MemoryError> {
     if bytes > u128::from(MAPPED_BYTES_MAX) { Err(MemoryError::TooLarge { bytes }) } else { Ok(()) }
 }
 
-/// Checks the file of one region and maps it; answers also how far into the mapping the region begins.
+/// Checks the file of one region and maps it.
 fn map_region(
     region: usize,
     info: &RegionInfo,
     file: BorrowedFd<'_>,
     dead: &Arc<AtomicBool>,
-) -> Result<(Mapping, usize), MemoryError> {
-    let io = |what| move |source: rustix::io::Errno| MemoryError::Io { region, what, source: source.into() };
+) -> Result<(Arc<Mapping>, Region), MemoryError> {
+    let mapped = map_file(file, info.file_offset, info.size, dead);
+    let (mapping, skip) = mapped.map_err(|source| MemoryError::File { region, source })?;
+    // SAFETY: the mapping reaches from `skip` bytes before the region's first byte to its last.
+    // Why unsafe: pointer arithmetic on memory that no slice may cover.
+    let host = unsafe { mapping.base().add(skip) };
+    let mapped = Region { guest: info.guest_address, len: info.size, host, user: info.user_address };
+    Ok((Arc::new(mapping), mapped))
+}
+
+/// Checks a file that a peer passed and maps `size` bytes of it from `offset` on, whose sum the caller has checked; answers
+/// also how far into the mapping they begin.
+fn map_file(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    size: u64,
+    dead: &Arc<AtomicBool>,
+) -> Result<(Mapping, usize), FileError> {
+    let io = |what| move |source: rustix::io::Errno| FileError::Io { what, source: source.into() };
     // Asked first, for the kernel answers it by itself, and only for files of memory. The other two questions go to the
     // file system, and one that the peer serves (FUSE) need never answer: that would hold this thread for ever.
     if fcntl_get_seals(file).is_err() {
-        return Err(MemoryError::WrongFile { region });
+        return Err(FileError::WrongKind);
     }
     let kind = fstatfs(file).map_err(io("fstatfs"))?;
     let status = fstat(file).map_err(io("fstat"))?;
     let is_memory = matches!(kind.f_type as u64 & 0xffff_ffff, TMPFS_MAGIC | HUGETLBFS_MAGIC);
     if !is_memory || FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        return Err(MemoryError::WrongFile { region });
+        return Err(FileError::WrongKind);
     }
-    let (wanted, given) = (info.file_offset + info.size, status.st_size as u64);
+    let (wanted, given) = (offset + size, status.st_size as u64);
     if wanted > given {
-        return Err(MemoryError::FileTooShort { region, wanted, given });
+        return Err(FileError::TooShort { wanted, given });
     }
     // A file of huge pages is mapped in whole huge pages (mmap(2), "Huge page mappings"); its block size tells theirs.
     let page = (kind.f_bsize as u64).max(PAGE_SIZE);
-    let start = info.file_offset - info.file_offset % page;
-    let skip = info.file_offset - start;
-    let len = (skip + info.size).next_multiple_of(page);
-    let mapping = Mapping::new(file, start, len as usize, dead).map_err(|source| MemoryError::Io {
-        region,
-        what: "mmap",
-        source,
-    })?;
+    let start = offset - offset % page;
+    let skip = offset - start;
+    let len = (skip + size).next_multiple_of(page);
+    let mapping =
+        Mapping::new(file, start, len as usize, dead).map_err(|source| FileError::Io { what: "mmap", source })?;
     Ok((mapping, skip as usize))
 }
 
@@ -425,7 +503,8 @@ mod tests {
         assert!(matches!(is_wrong(&user), MemoryError::Overlap { .. }));
         let twice = [region(0, 0x1000, 0), region(0, 0x1000, 0)];
         assert!(matches!(is_wrong(&twice), MemoryError::Overlap { .. }));
-        assert!(matches!(is_wrong(&[region(0, 0x1001, 0)]), MemoryError::FileTooShort { wanted: 0x1001, .. }));
+        let short = is_wrong(&[region(0, 0x1001, 0)]);
+        assert!(matches!(short, MemoryError::File { region: 0, source: FileError::TooShort { wanted: 0x1001, .. } }));
         let huge = [region(0, MAPPED_BYTES_MAX + 1, 0)];
         assert!(matches!(is_wrong(&huge), MemoryError::TooLarge { .. }));
         let many: Vec<_> = (0..=REGIONS_MAX as u64).map(|n| region(n << 12, 0x1000, n << 12)).collect();
@@ -435,13 +514,37 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_comes_or_goes_leaves_the_others_where_they_are() {
+        let one = map(&[region(0, 0x1000, 0x10_0000)], 0x1000).unwrap();
+        let mut hint = RegionHint::default();
+        one.writable(&mut hint, 0x10, 4).unwrap().write(&[1, 2, 3, 4]);
+        let more = region(0x1000, 0x1000, 0x20_0000);
+        let two = one.with(&more, &memfd(0x1000)).unwrap();
+        let address = |memory: &GuestMemory| memory.readable(&mut RegionHint::default(), 0x10, 4).unwrap().as_ptr();
+        assert_eq!(address(&one), address(&two));
+        assert!(two.writable(&mut hint, 0x1010, 4).is_some());
+        assert_eq!((one.last_address(), two.last_address()), (Some(0xfff), Some(0x1fff)));
+        assert!(matches!(two.with(&more, &memfd(0x1000)), Err(MemoryError::Overlap { first: 1, second: 2 })));
+        let other = RegionInfo { user_address: 0x30_0000, ..more };
+        assert!(matches!(two.without(&other), Err(MemoryError::NoSuchRegion { guest_address: 0x1000, .. })));
+        // The offset in the file is not what a region is known by.
+        let back = two.without(&RegionInfo { file_offset: 77, ..more }).unwrap();
+        drop((one, two));
+        assert!(back.readable(&mut hint, 0x1010, 4).is_none());
+        let mut out = [0; 4];
+        back.readable(&mut hint, 0x10, 4).unwrap().read(&mut out);
+        assert_eq!(out, [1, 2, 3, 4]);
+        assert!(back.without(&region(0, 0x1000, 0x10_0000)).unwrap().last_address().is_none());
+    }
+
+    #[test]
     fn files_that_could_block_or_are_no_files_are_refused() {
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
         let own = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         for file in [OwnedFd::from(null), pipe, OwnedFd::from(own)] {
             let refused = GuestMemory::map(&[region(0, 16, 0)], &[file]);
-            assert!(matches!(refused, Err(MemoryError::WrongFile { region: 0 })));
+            assert!(matches!(refused, Err(MemoryError::File { region: 0, source: FileError::WrongKind })));
         }
     }
 
@@ -467,8 +570,8 @@ mod tests {
         let Some((file, server)) = mute_fuse() else { return };
         let (result, end) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let is_wrong =
-                matches!(GuestMemory::map(&[region(0, 16, 0)], &[file]), Err(MemoryError::WrongFile { region: 0 }));
+            let refused = GuestMemory::map(&[region(0, 16, 0)], &[file]);
+            let is_wrong = matches!(refused, Err(MemoryError::File { region: 0, source: FileError::WrongKind }));
             let _ = result.send(is_wrong);
         });
         let is_wrong = end.recv_timeout(std::time::Duration::from_secs(2));

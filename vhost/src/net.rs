@@ -32,6 +32,8 @@ pub const F_STATUS: u64 = 1 << 16;
 pub const F_GUEST_ANNOUNCE: u64 = 1 << 21;
 /// The driver uses several pairs of queues.
 pub const F_MQ: u64 = 1 << 22;
+/// The device logs which pages of memory it writes, while the guest is being moved (vhost's own, `VHOST_F_LOG_ALL`).
+pub const F_LOG_ALL: u64 = 1 << 26;
 /// Frame and header may lie in one buffer, for drivers older than virtio 1.
 pub const F_ANY_LAYOUT: u64 = 1 << 27;
 /// Descriptors may point at tables of descriptors.

@@ -42,6 +42,11 @@ pub enum RingError {
     },
 }
 
+/// Bytes of the used ring of `size` entries, with the event word behind them (virtio 1.2 section 2.7.8).
+pub(crate) fn used_ring_len(size: u32) -> u64 {
+    6 + 8 * u64::from(size)
+}
+
 /// The parts of a ring in a guest's memory, which is held mapped as long as this lives.
 pub struct SplitRing {
     descriptors: *const u8,
@@ -74,7 +79,7 @@ impl SplitRing {
         // Section 2.7: sizes and alignments of the three parts; the event words behind the rings are counted in.
         let descriptors = find("descriptor table", addresses.descriptors, 16 * entries, 16)?;
         let available = find("available ring", addresses.available, 6 + 2 * entries, 2)?;
-        let used = find("used ring", addresses.used, 6 + 8 * entries, 4)?;
+        let used = find("used ring", addresses.used, used_ring_len(size), 4)?;
         Ok(SplitRing { descriptors, available, used, mask: (size - 1) as u16, memory })
     }
 

@@ -3,71 +3,41 @@
 //! A state machine without I/O: a message with its file descriptors goes in, an answer or the end of the session comes out.
 //! The one rule that orders everything: what workers can see never changes. Before a message touches a ring or the
 //! memory that is in use, the [`RingSet`] is withdrawn from its place, which returns when no worker holds it; then the
-//! change is made; then the answer goes out; and a new set is published as soon as a ring is whole and enabled.
+//! change is made; then the answer goes out; and a new set is published as soon as a ring is whole. Switching a ring on
+//! and off is no change in that sense: a set lets that be done under the workers' hands.
 //! Owned by the session's thread; a peer that makes us wait makes nobody else wait.
 
-use crate::memory::{GuestMemory, MemoryError};
+mod error;
+mod setup;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::SessionError;
+
+use crate::memory::{DirtyLog, GuestMemory, MemoryError};
 use crate::message::{
-    Code, F_PROTOCOL_FEATURES, MessageError, Reply, Request, RingAddresses, RingFd, RingState, parse, protocol,
+    Code, F_PROTOCOL_FEATURES, REGIONS_MAX, RING_LOG, RegionInfo, Reply, Request, RingFd, RingState, parse, protocol,
 };
-use crate::net::{Dialect, OFFERED};
+use crate::net::{Dialect, F_LOG_ALL, OFFERED};
 use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Use, announcement};
-use crate::ring::{RingError, SplitRing};
+use crate::ring::{SplitRing, used_ring_len};
 use crate::socket::{Call, Incoming, Wake, is_eventfd};
+use setup::Setup;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use switch::port::Place;
 
 /// Protocol features offered.
-const PROTOCOL_OFFERED: u64 =
-    protocol::MQ | protocol::RARP | protocol::REPLY_ACK | protocol::NET_MTU | protocol::STATUS;
+const PROTOCOL_OFFERED: u64 = protocol::MQ
+    | protocol::RARP
+    | protocol::REPLY_ACK
+    | protocol::NET_MTU
+    | protocol::RESET_DEVICE
+    | protocol::CONFIGURE_MEM_SLOTS
+    | protocol::STATUS;
 /// Rings a guest can have. Ring 2n is the one that pair n of the guest receives by, ring 2n + 1 the one it sends by.
 const RINGS: usize = 2 * PAIRS_MAX;
-
-/// Why a session ends from our side.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
-    /// Bytes that are no message.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    /// A memory table that cannot be.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// A ring that cannot be.
-    #[error("ring {index}: {source}")]
-    Ring {
-        /// Which ring.
-        index: usize,
-        /// Why not.
-        source: RingError,
-    },
-    /// A ring we do not have.
-    #[error("{code:?} names ring {index}; there are {RINGS}")]
-    NoSuchRing {
-        /// The message.
-        code: Code,
-        /// The ring it names.
-        index: u32,
-    },
-    /// Features we did not offer.
-    #[error("{code:?} chooses features {given:#x} that were not offered")]
-    NotOffered {
-        /// The message.
-        code: Code,
-        /// The foreign bits.
-        given: u64,
-    },
-    /// A file descriptor that is no eventfd.
-    #[error("{code:?} came with a file descriptor that is no eventfd")]
-    NotAnEventfd {
-        /// The message.
-        code: Code,
-    },
-    /// A memory file was cut short under us.
-    #[error("memory file was cut short")]
-    MemoryCutShort,
-}
 
 /// What the session looks like from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -81,41 +51,6 @@ pub(crate) struct SessionView {
 /// Bytes to send back, if any.
 pub(crate) type Answer = Option<Vec<u8>>;
 
-/// One ring, as far as the peer has told us about it.
-struct Setup {
-    size: u32,
-    addresses: Option<RingAddresses>,
-    base: u16,
-    /// `Some` from SET_VRING_KICK on, which starts the ring; without a file descriptor it is only polled.
-    kick: Option<Option<Arc<OwnedFd>>>,
-    call: Option<Arc<Call>>,
-    error: Option<Call>,
-    /// What SET_VRING_ENABLE made of it; rings begin disabled, unless there are no protocol features.
-    usage: Use,
-    is_broken: bool,
-}
-
-impl Default for Setup {
-    fn default() -> Setup {
-        Setup {
-            size: 0,
-            addresses: None,
-            base: 0,
-            kick: None,
-            call: None,
-            error: None,
-            usage: Use::Still,
-            is_broken: false,
-        }
-    }
-}
-
-impl Setup {
-    fn is_whole(&self) -> bool {
-        self.size > 0 && self.addresses.is_some() && self.kick.is_some() && !self.is_broken
-    }
-}
-
 /// The state of one connection.
 pub(crate) struct Session {
     place: Arc<dyn Place>,
@@ -126,6 +61,7 @@ pub(crate) struct Session {
     status: u64,
     has_read_features: bool,
     memory: Option<Arc<GuestMemory>>,
+    log: Option<Arc<DirtyLog>>,
     rings: [Setup; RINGS],
     published: Option<Arc<RingSet>>,
     announce: Arc<AtomicU64>,
@@ -146,6 +82,7 @@ impl Session {
             status: 0,
             has_read_features: false,
             memory: None,
+            log: None,
             rings: Default::default(),
             published: None,
             announce: Arc::default(),
@@ -194,6 +131,7 @@ impl Session {
         self.stop();
         self.place.withdraw();
         self.memory = None;
+        self.log = None;
     }
 
     /// Looks after what workers found wrong.
@@ -204,6 +142,9 @@ impl Session {
         let Some(set) = &self.published else { return Ok(()) };
         if set.alarm().has(Fault::Memory) || self.memory.as_ref().is_some_and(|memory| memory.is_dead()) {
             return Err(SessionError::MemoryCutShort);
+        }
+        if self.log.as_ref().is_some_and(|log| log.is_dead()) {
+            return Err(SessionError::LogCutShort);
         }
         let broken: Vec<usize> = (0..RINGS)
             .filter(|&index| set.alarm().has(Fault::Ring(index as u8)) && !self.rings[index].is_broken)
@@ -233,17 +174,64 @@ impl Session {
             }
             Request::GetQueueNum => return Ok(Some(Reply::Number(PAIRS_MAX as u64))),
             Request::SetOwner => {}
+            // The older message "disables all rings"; forgetting more than that has led to bugs (specification).
             Request::ResetOwner => {
                 self.stop();
-                self.rings = Default::default();
-                self.memory = None;
-                self.features = 0;
+                for setup in &mut self.rings {
+                    setup.kick = None;
+                    setup.usage = Use::Still;
+                }
+            }
+            Request::ResetDevice => {
+                self.stop();
+                // The memory stays, and so do the eventfds we signal: a frontend that hands regions over one by one takes
+                // them for known, and QEMU sends its calls once.
+                for setup in &mut self.rings {
+                    let (call, error) = (setup.call.take(), setup.error.take());
+                    *setup = Setup { call, error, ..Setup::default() };
+                }
+                (self.features, self.status) = (0, 0);
+                self.note.clear();
             }
             Request::SetMemTable(table) => {
                 self.stop();
                 // The old table goes first: a guest whose memory fills the bound can still change it.
                 self.memory = None;
                 self.memory = Some(Arc::new(GuestMemory::map(&table, &fds)?));
+            }
+            Request::GetMaxMemSlots => return Ok(Some(Reply::Number(REGIONS_MAX as u64))),
+            Request::AddMemReg(region) => {
+                let memory = match (&self.memory, &fds[..]) {
+                    (Some(memory), [file]) => memory.with(&region, file)?,
+                    (_, files) => GuestMemory::map(&[region], files)?,
+                };
+                self.stop();
+                self.memory = Some(Arc::new(memory));
+            }
+            Request::RemMemReg(region) => {
+                let Some(memory) = &self.memory else {
+                    let RegionInfo { guest_address, size, .. } = region;
+                    return Err(MemoryError::NoSuchRegion { guest_address, size }.into());
+                };
+                let memory = memory.without(&region)?;
+                self.stop();
+                self.memory = memory.last_address().map(|_| Arc::new(memory));
+            }
+            Request::SetLogBase(info) => {
+                let log = DirtyLog::map(&info, fds.first().expect("parse counted the file descriptors"))?;
+                self.stop();
+                self.log = Some(Arc::new(log));
+                self.start()?;
+                return Ok(Some(Reply::Number(0)));
+            }
+            // A frontend that wants to be told of the log's changes would be told of every burst; QEMU never asks for it.
+            Request::SetLogFd => {
+                if !fds.iter().all(|fd| is_eventfd(fd.as_fd())) {
+                    return Err(SessionError::NotAnEventfd { code });
+                }
+            }
+            Request::SetVringEndian(_) | Request::GetInflightFd(_) | Request::SetInflightFd(_) => {
+                return Err(SessionError::NotAgreed { code });
             }
             Request::SetVringNum(RingState { index, value }) => {
                 self.still(code, index)?.size = value;
@@ -252,14 +240,14 @@ impl Session {
                 self.still(code, addresses.index)?.addresses = Some(addresses);
             }
             Request::SetVringBase(RingState { index, value }) => {
-                self.still(code, index)?.base = value as u16;
+                self.still(code, index)?.base = value;
             }
             Request::GetVringBase(index) => {
                 let setup = self.still(code, index)?;
                 // The ring is stopped until another kick is set (specification, "Starting and stopping rings").
                 setup.kick = None;
                 setup.is_broken = false;
-                let value = u32::from(setup.base);
+                let value = setup.base;
                 self.start()?;
                 return Ok(Some(Reply::Ring(RingState { index, value })));
             }
@@ -378,7 +366,7 @@ impl Session {
         self.place.withdraw();
         for index in 0..RINGS {
             if let Some(position) = self.published_queue(index).map(Queue::position) {
-                self.rings[index].base = position;
+                self.rings[index].base = u32::from(position);
             }
         }
         self.published = None;
@@ -392,6 +380,7 @@ impl Session {
         }
         let wanted: Vec<usize> = (0..RINGS).filter(|&ring| can_run(ring)).collect();
         self.stop();
+        self.check_log(&wanted)?;
         let pairs = wanted.last().map_or(0, |last| last / 2 + 1);
         let mut send: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
         let mut receive: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
@@ -406,6 +395,25 @@ impl Session {
         }
         if self.view().is_running && !self.rings.iter().any(|setup| setup.is_broken) {
             self.note.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether writes are to be logged, and where: the frontend agreed on it and gave a log.
+    fn active_log(&self) -> Option<&Arc<DirtyLog>> {
+        self.log.as_ref().filter(|_| self.features & F_LOG_ALL != 0)
+    }
+
+    /// Whether the log has room for all memory and for the used rings, which may be logged elsewhere than they lie.
+    fn check_log(&self, rings: &[usize]) -> Result<(), MemoryError> {
+        let Some(log) = self.active_log() else { return Ok(()) };
+        let memory = self.memory.as_ref().and_then(|memory| memory.last_address());
+        memory.map_or(Ok(()), |last| log.check_covers(last))?;
+        for setup in rings.iter().map(|&index| &self.rings[index]) {
+            if let Some(addresses) = setup.addresses.filter(|addresses| addresses.flags & RING_LOG != 0) {
+                let len = used_ring_len(setup.size);
+                log.check_covers(addresses.log.saturating_add(len - 1))?;
+            }
         }
         Ok(())
     }
@@ -425,7 +433,7 @@ impl Session {
         let addresses = setup.addresses.as_ref().expect("only asked for a ring that is whole");
         let ring = |source| SessionError::Ring { index, source };
         let split = SplitRing::new(memory, addresses, setup.size).map_err(ring)?;
-        let used = split.used_index();
+        let used = u32::from(split.used_index());
         if used != setup.base {
             // A switch that died took chains it never gave back. We know no better than the used ring which they were.
             tracing::debug!(ring = index, base = setup.base, used, "resuming where the used ring stands");
@@ -471,6 +479,3 @@ fn one_eventfd(code: Code, ring: RingFd, fds: Vec<OwnedFd>) -> Result<Option<Own
         fd => Ok(fd),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -202,7 +202,7 @@ fn messages_that_are_none_end_the_session_with_a_reason() {
         |request: u32, flags: u32, size: u32| [request.to_ne_bytes(), flags.to_ne_bytes(), size.to_ne_bytes()].concat();
     let send = |bytes: Vec<u8>| move |driver: &mut Driver| driver.send_bytes(&bytes, &[]).unwrap();
     ends_with("message 77 is unknown", send(header(77, 1, 0)));
-    ends_with("message 6 is unknown", send(header(6, 1, 0)));
+    ends_with("message 22 is unknown", send(header(22, 1, 0)));
     ends_with("version", send(header(1, 2, 0)));
     ends_with("is a reply", send(header(1, 5, 0)));
     ends_with("announces", send(header(5, 1, PAYLOAD_MAX as u32 + 1)));

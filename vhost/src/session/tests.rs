@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::chain::Descriptor;
-use crate::message::{HEADER_LEN, Header, RegionInfo};
+use crate::message::{HEADER_LEN, Header, LogInfo, RingAddresses};
 use crate::net::F_VERSION_1;
+use crate::ring::RingError;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::sync::Mutex;
@@ -241,6 +242,8 @@ fn a_ring_that_was_switched_off_is_emptied_and_one_that_never_was_on_keeps_its_f
     rig.start(2);
     rig.start(3);
     rig.post(3);
+    // QEMU says so of the pairs that its guest does not use.
+    rig.enable(3, false);
     assert_eq!((rig.rx(1).packets, rig.used_index(3)), (0, 0), "not yet on");
     assert!(!rig.port().arm(QueueIndex(1)), "a worker may sleep");
     let before = rig.counts();
@@ -292,4 +295,254 @@ fn an_eventfd_is_needed_for_every_ring_descriptor() {
     rig.send(&Request::SetVringErr(fd), vec![event()]).unwrap();
     let refused = rig.send(&Request::SetVringKick(fd), vec![memfd(8)]);
     assert!(matches!(refused, Err(SessionError::NotAnEventfd { code: Code::SetVringKick })));
+}
+
+#[test]
+fn regions_come_and_go_one_by_one_and_the_rings_go_on_where_they_were() {
+    let mut rig = Rig::running(1);
+    rig.post(1);
+    assert_eq!(rig.rx(0).packets, 1);
+    assert!(rig.ask(&Request::GetMaxMemSlots) >= 8, "the specification's baseline");
+    let more = RegionInfo { guest_address: 0x1000_0000, size: 8192, user_address: 0x10_0000, file_offset: 0 };
+    let tells_of =
+        |answer: Result<Option<Vec<u8>>, SessionError>| answer.unwrap().is_some_and(|bytes| bytes[12..] == [0; 8]);
+    assert!(tells_of(rig.send(&Request::AddMemReg(more), vec![memfd(8192)])));
+    // A buffer in the new region, as a guest uses hot-plugged memory.
+    rig.post(1);
+    let (low, high) = Descriptor { address: 0x1000_0010, len: 12 + FRAME_LEN as u32, flags: 0, next: 0 }.to_words();
+    rig.write(1, 0, 16, &[low.to_ne_bytes(), high.to_ne_bytes()].concat());
+    assert_eq!((rig.rx(0).dropped, rig.used_index(1)), (0, 2));
+    // With a file descriptor and with another offset, both of which mean nothing here.
+    let gone = RegionInfo { file_offset: 1, ..more };
+    assert!(tells_of(rig.send(&Request::RemMemReg(gone), vec![memfd(8)])));
+    rig.post(1);
+    rig.write(1, 0, 32, &[low.to_ne_bytes(), high.to_ne_bytes()].concat());
+    assert_eq!(drops(&rig.rx(0)), [(DropReason::BadDescriptor, 1)]);
+    rig.post(1);
+    assert_eq!((rig.rx(0).packets, rig.used_index(1)), (1, 4));
+}
+
+#[test]
+fn a_table_can_be_told_region_by_region_from_the_first_on() {
+    let mut rig = Rig::new();
+    let region = rig.region();
+    rig.tell(&Request::RemMemReg(region));
+    rig.start(0);
+    assert_eq!(rig.port().tx_queues(), 1);
+    assert_eq!(rig.counts(), (1, 0), "a ring without memory is nothing to publish");
+    let file = rig.memory.try_clone().unwrap();
+    rig.send(&Request::AddMemReg(region), vec![file]).unwrap();
+    rig.enable(0, true);
+    rig.post(0);
+    assert_eq!(rig.tx(0).packets, 1);
+}
+
+#[test]
+fn regions_that_cannot_be_are_refused() {
+    let mut rig = Rig::running(1);
+    let region = rig.region();
+    let refused = rig.send(&Request::AddMemReg(region), vec![memfd(8192)]);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::Overlap { .. }))));
+    let mut rig = Rig::running(1);
+    let refused = rig.send(&Request::RemMemReg(RegionInfo { size: 4096, ..region }), vec![]);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::NoSuchRegion { .. }))));
+    let mut rig = Rig::running(1);
+    let refused = rig.send(&Request::RemMemReg(region), vec![]);
+    assert!(refused.is_ok(), "rings without memory stand still");
+    assert!(!rig.session.view().is_running);
+    let refused = rig.send(&Request::RemMemReg(region), vec![]);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::NoSuchRegion { .. }))));
+}
+
+#[test]
+fn a_reset_device_is_as_new_but_keeps_its_memory() {
+    for request in [Request::ResetDevice, Request::ResetOwner] {
+        let mut rig = Rig::running(2);
+        rig.tell(&Request::SetStatus(15));
+        rig.tell(&request);
+        assert!(!rig.session.view().is_running, "{request:?}");
+        assert_eq!(drops(&rig.tx(0)), NOT_READY);
+        if request == Request::ResetDevice {
+            assert_eq!(rig.ask(&Request::GetStatus), 0);
+        }
+        rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
+        for index in 0..2 {
+            rig.start(index);
+        }
+        assert!(!rig.session.view().is_running, "rings begin disabled again");
+        rig.enable(0, true);
+        rig.post(0);
+        assert_eq!(rig.tx(0).packets, 1, "no memory table was sent again");
+    }
+}
+
+#[test]
+fn a_running_ring_tells_where_it_stands_and_takes_another_place() {
+    let mut rig = Rig::running(1);
+    (0..3).for_each(|_| rig.post(1));
+    assert_eq!(rig.rx(0).packets, 3);
+    assert_eq!(rig.tell(&Request::GetVringBase(1)), [1u32.to_ne_bytes(), 3u32.to_ne_bytes()].concat());
+    assert!(!rig.session.view().is_running, "and stands still until it is kicked again");
+    rig.post(1);
+    rig.tell(&Request::SetVringBase(RingState { index: 1, value: 3 }));
+    rig.tell(&Request::SetVringKick(RingFd { index: 1, has_fd: false }));
+    assert_eq!(rig.rx(0).packets, 1);
+    // Under way: the ring that runs goes on at once, where its used ring stands, whatever a message says.
+    rig.post(1);
+    rig.tell(&Request::SetVringBase(RingState { index: 1, value: 0 }));
+    assert!(rig.session.view().is_running);
+    assert_eq!((rig.rx(0).packets, rig.used_index(1)), (1, 5));
+}
+
+#[test]
+fn rings_have_up_to_32768_entries() {
+    let mut rig = Rig::new();
+    let size = 32_768u64;
+    let info = RegionInfo { guest_address: GUEST, size: 1 << 21, user_address: USER, file_offset: 0 };
+    rig.memory = memfd(1 << 21);
+    let file = rig.memory.try_clone().unwrap();
+    rig.send(&Request::SetMemTable(vec![info]), vec![file]).unwrap();
+    let addresses = RingAddresses {
+        index: 0,
+        flags: 0,
+        descriptors: USER,
+        available: USER + 16 * size,
+        used: USER + (1 << 20),
+        log: 0,
+    };
+    rig.tell(&Request::SetVringNum(RingState { index: 0, value: size as u32 }));
+    rig.tell(&Request::SetVringAddr(addresses));
+    rig.tell(&Request::SetVringKick(RingFd { index: 0, has_fd: false }));
+    rig.enable(0, true);
+    assert_eq!(drops(&rig.tx(0)), [(DropReason::RxRingFull, 1)], "it runs, and is empty");
+    // Every buffer is the same one.
+    let (low, high) =
+        Descriptor { address: GUEST + (3 << 19), len: 512, flags: crate::chain::WRITE, next: 0 }.to_words();
+    let table = [low.to_ne_bytes(), high.to_ne_bytes()].concat().repeat(size as usize);
+    rustix::io::pwrite(&rig.memory, &table, 0).unwrap();
+    let heads: Vec<u8> = (0..size as u16).flat_map(u16::to_le_bytes).collect();
+    rustix::io::pwrite(&rig.memory, &heads, 16 * size + 4).unwrap();
+    rustix::io::pwrite(&rig.memory, &(size as u16).to_le_bytes(), 16 * size + 2).unwrap();
+    assert_eq!((0..size).filter(|_| rig.tx(0).packets == 1).count(), size as usize);
+    assert_eq!(drops(&rig.tx(0)), [(DropReason::RxRingFull, 1)]);
+
+    for size in [65_536, 0x1_0001, 24, u32::MAX] {
+        let mut rig = Rig::new();
+        rig.tell(&Request::SetVringNum(RingState { index: 0, value: size }));
+        rig.tell(&Request::SetVringAddr(Rig::addresses(0)));
+        let refused = rig.send(&Request::SetVringKick(RingFd { index: 0, has_fd: false }), vec![]);
+        assert!(matches!(refused, Err(SessionError::Ring { index: 0, source: RingError::BadSize { .. } })), "{size}");
+    }
+}
+
+#[test]
+fn what_was_not_offered_is_refused_with_its_name() {
+    let (guest_ufo, host_ufo, access_platform) = (1 << 10, 1 << 14, 1 << 33);
+    for feature in [guest_ufo, host_ufo, access_platform] {
+        let mut rig = Rig::new();
+        assert_eq!(rig.ask(&Request::GetFeatures) & feature, 0);
+        let refused = rig.send(&Request::SetFeatures(F_VERSION_1 | feature), vec![]);
+        assert!(
+            matches!(refused, Err(SessionError::NotOffered { code: Code::SetFeatures, given }) if given == feature)
+        );
+    }
+    let cross_endian = 1 << 6;
+    let mut rig = Rig::new();
+    assert_eq!(rig.ask(&Request::GetProtocolFeatures) & cross_endian, 0);
+    let refused = rig.send(&Request::SetProtocolFeatures(cross_endian), vec![]);
+    assert!(matches!(refused, Err(SessionError::NotOffered { code: Code::SetProtocolFeatures, .. })));
+    for value in [0, 1] {
+        let mut rig = Rig::new();
+        let refused = rig.send(&Request::SetVringEndian(RingState { index: 0, value }), vec![]);
+        assert!(matches!(refused, Err(SessionError::NotAgreed { code: Code::SetVringEndian })));
+    }
+}
+
+/// One message of each kind that this session takes, with how many descriptors of which file.
+fn every_message(rig: &Rig) -> Vec<(Request, Vec<OwnedFd>)> {
+    let ring = RingState { index: 0, value: 8 };
+    let fd = RingFd { index: 0, has_fd: false };
+    let file = || rig.memory.try_clone().unwrap();
+    let more = RegionInfo { guest_address: 0x1000, size: 4096, user_address: 0x1000, file_offset: 0 };
+    vec![
+        (Request::GetFeatures, vec![]),
+        (Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES), vec![]),
+        (Request::GetProtocolFeatures, vec![]),
+        (Request::SetProtocolFeatures(PROTOCOL_OFFERED), vec![]),
+        (Request::SetOwner, vec![]),
+        (Request::GetQueueNum, vec![]),
+        (Request::GetMaxMemSlots, vec![]),
+        (Request::SetMemTable(vec![rig.region()]), vec![file()]),
+        (Request::AddMemReg(more), vec![memfd(4096)]),
+        (Request::RemMemReg(more), vec![]),
+        (Request::SetLogBase(LogInfo { size: 4096, file_offset: 0 }), vec![memfd(4096)]),
+        (Request::SetLogFd, vec![eventfd(0, EventfdFlags::CLOEXEC).unwrap()]),
+        (Request::SetVringNum(ring), vec![]),
+        (Request::SetVringBase(RingState { index: 0, value: 0 }), vec![]),
+        (Request::SetVringAddr(Rig::addresses(0)), vec![]),
+        (Request::SetVringKick(fd), vec![]),
+        (Request::SetVringCall(fd), vec![]),
+        (Request::SetVringErr(fd), vec![]),
+        (Request::SetVringEnable { index: 0, is_enabled: true }, vec![]),
+        (Request::NetSetMtu(1500), vec![]),
+        (Request::NetSetMtu(67), vec![]),
+        (Request::SendRarp([2, 0, 0, 0, 0, 1]), vec![]),
+        (Request::SetStatus(15), vec![]),
+        (Request::GetStatus, vec![]),
+        (Request::GetVringBase(0), vec![]),
+        (Request::ResetOwner, vec![]),
+        (Request::ResetDevice, vec![]),
+    ]
+}
+
+#[test]
+fn every_message_that_asks_for_an_answer_gets_exactly_one() {
+    for needs_reply in [true, false] {
+        let mut rig = Rig::new();
+        for (request, fds) in every_message(&rig) {
+            let bytes = request.to_bytes(needs_reply);
+            let header = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
+            let payload = bytes[HEADER_LEN..].to_vec();
+            let answer = rig.session.handle(Incoming { header, payload, fds }).map_err(|(error, _)| error).unwrap();
+            assert_eq!(answer.is_some(), needs_reply || request.has_reply(), "{request:?}");
+            let Some(answer) = answer else { continue };
+            let header = Header::parse(answer[..HEADER_LEN].try_into().unwrap()).unwrap();
+            assert!(header.is_reply() && header.request == request.code() as u32, "{request:?}");
+            assert_eq!(header.size as usize, answer.len() - HEADER_LEN, "one, and whole");
+            if !request.has_reply() {
+                let expected = if request == Request::NetSetMtu(67) { 1u64 } else { 0 };
+                assert_eq!(answer[HEADER_LEN..], expected.to_ne_bytes(), "{request:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_that_ends_the_session_is_answered_no_if_an_answer_was_wanted() {
+    for (needs_reply, expected) in [(true, Some(1u64)), (false, None)] {
+        let mut rig = Rig::new();
+        let bytes = Request::SetVringEndian(RingState { index: 0, value: 1 }).to_bytes(needs_reply);
+        let header = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
+        let message = Incoming { header, payload: bytes[HEADER_LEN..].to_vec(), fds: vec![] };
+        let Err((_, answer)) = rig.session.handle(message) else { panic!("it was taken") };
+        assert_eq!(answer.map(|answer| u64::from_ne_bytes(answer[HEADER_LEN..].try_into().unwrap())), expected);
+    }
+}
+
+#[test]
+fn a_log_that_is_too_short_for_the_memory_or_a_ring_ends_the_session() {
+    // 512 KiB of memory at 1 GiB: the last page is number 0x4007f, whose bit lies in byte 0x800f.
+    let log = |rig: &mut Rig, size| rig.send(&Request::SetLogBase(LogInfo { size, file_offset: 0 }), vec![memfd(size)]);
+    let mut rig = Rig::running(1);
+    rig.session.features |= F_LOG_ALL;
+    let refused = log(&mut rig, 0x800f);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::LogTooShort { wanted: 0x8010, given: 0x800f }))));
+    let mut rig = Rig::running(1);
+    rig.session.features |= F_LOG_ALL;
+    assert!(log(&mut rig, 0x8010).unwrap().is_some());
+    // A used ring may be logged where no memory is, but not behind the log.
+    let last = RingAddresses { flags: RING_LOG, log: 0x8010 * 8 * 4096 - 70, ..Rig::addresses(0) };
+    rig.tell(&Request::SetVringAddr(last));
+    let refused = rig.send(&Request::SetVringAddr(RingAddresses { log: last.log + 1, ..last }), vec![]);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::LogTooShort { wanted: 0x8011, .. }))));
 }

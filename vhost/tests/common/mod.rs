@@ -31,14 +31,19 @@ impl TestPlace {
 
     /// One round of a worker: rx, a look at the frames, rx_done.
     pub fn round(&self) -> (Vec<(Vec<u8>, OffloadClaim)>, Tally) {
+        self.round_of(QUEUE)
+    }
+
+    /// The same, for any queue.
+    pub fn round_of(&self, queue: QueueIndex) -> (Vec<(Vec<u8>, OffloadClaim)>, Tally) {
         let guard = self.port.lock().unwrap();
         let mut tally = Tally::default();
         let Some(port) = guard.as_ref() else { return (Vec::new(), tally) };
         let mut batch = Batch::new();
         batch.clear(32, usize::MAX);
-        port.rx(INGRESS, QUEUE, &mut batch, &mut tally);
+        port.rx(INGRESS, queue, &mut batch, &mut tally);
         let frames = (0..batch.len()).map(|index| bytes_of(&mut batch, index)).collect();
-        port.rx_done(QUEUE);
+        port.rx_done(queue);
         (frames, tally)
     }
 
@@ -50,6 +55,11 @@ impl TestPlace {
 
     /// Sends frames made of head and tail, as a worker would.
     pub fn send(&self, frames: &[&[u8]]) -> Tally {
+        self.send_by(QUEUE, frames)
+    }
+
+    /// The same, by any queue.
+    pub fn send_by(&self, queue: QueueIndex, frames: &[&[u8]]) -> Tally {
         let guard = self.port.lock().unwrap();
         let mut tally = Tally::default();
         let mut batch = Batch::new();
@@ -59,7 +69,7 @@ impl TestPlace {
         }
         let picks: Vec<u8> = (0..frames.len() as u8).collect();
         match guard.as_ref() {
-            Some(port) => port.tx(QUEUE, &mut batch, &picks, &mut tally),
+            Some(port) => port.tx(queue, &mut batch, &picks, &mut tally),
             None => tally.drop_many(DropReason::PortGone, picks.len() as u32),
         }
         tally
