@@ -48,6 +48,8 @@ index! {
 pub const PORTS_MAX: usize = 4096;
 /// Networks a host can carry: the index is 16 bits wide in a MAC-table key.
 pub const NETWORKS_MAX: usize = 65_535;
+/// Receive queues of a port whose load is told apart: as many as a guest has pairs of rings at most.
+pub const QUEUES_MAX: usize = 16;
 /// Workers a switch can have.
 pub const WORKERS_MAX: usize = 64;
 

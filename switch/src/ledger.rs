@@ -5,7 +5,7 @@
 //! happens to stand there, so they survive a reconnect.
 //! The balance of invariant 1: received + copies + originated = sent + dropped + consumed + held.
 
-use crate::ids::WorkerIndex;
+use crate::ids::{QUEUES_MAX, QueueIndex, WorkerIndex};
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
@@ -235,6 +235,8 @@ pub struct PortCounters {
     pub rx: Flow,
     /// To the device. Packets are frames delivered to it; dropped ones are only in the drops.
     pub tx: Flow,
+    /// Time that the frames of each rx queue took, ns, until all of a burst were sent: the estimate of a sample.
+    pub queue_ns: [Counter; QUEUES_MAX],
 }
 
 /// The counters of one port: one set a worker.
@@ -262,6 +264,12 @@ impl PortLedger {
     /// Sent to the device, over all workers.
     pub fn tx(&self) -> FlowTotals {
         self.total(|counters| &counters.tx)
+    }
+
+    /// Time that the frames of one rx queue took, ns, over all workers that had it in turn; 0 beyond [`QUEUES_MAX`].
+    pub fn queue_ns(&self, queue: QueueIndex) -> u64 {
+        let of = |worker: &CachePadded<PortCounters>| worker.queue_ns.get(queue.as_usize()).map_or(0, Counter::get);
+        self.workers.iter().map(of).sum()
     }
 
     fn total(&self, side: impl Fn(&PortCounters) -> &Flow) -> FlowTotals {

@@ -85,6 +85,7 @@ impl AsFd for Wake {
 pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &AtomicBool, clock: Clock) {
     let mut sleeper = Sleeper { epoll: None, generation: 0 };
     let ledger = worker.ledger().clone();
+    worker.time_queues(clock);
     let idle = match poll {
         Poll::Always => None,
         Poll::Adaptive { idle } => Some(idle.max(SPIN_MIN)),

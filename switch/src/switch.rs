@@ -16,7 +16,7 @@ use crate::offload::OffloadClaim;
 use crate::packet::HEAD_COPY;
 use crate::poll::{self, Poll, Wake};
 use crate::port::{Place, Port};
-use crate::publish::{Parked, PortPlace, Publisher, Snapshot};
+use crate::publish::{Parked, PortPlace, Publisher, RxQueue, Snapshot};
 use crate::segment::Segment;
 use crate::worker::{Context, Pipeline, Worker};
 use std::io;
@@ -63,8 +63,19 @@ pub struct WorkerReport {
     pub sleeps: u64,
     /// Ports it polls.
     pub ports: Vec<PortIndex>,
+    /// Queues it polls.
+    pub queues: Vec<QueueReport>,
     /// Its books.
     pub balance: Balance,
+}
+
+/// What one rx queue has cost so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueReport {
+    /// The queue.
+    pub rx: RxQueue,
+    /// Time its frames took, ns, on whichever worker; an estimate.
+    pub busy_ns: u64,
 }
 
 /// A worker's seat: what the control side shares with it.
@@ -319,6 +330,10 @@ impl<P: Pipeline> Switch<P> {
         let report = |(index, seat): (usize, &Seat)| {
             let mut ports: Vec<PortIndex> = snapshot.rx[index].iter().map(|rx| rx.port).collect();
             ports.dedup();
+            let queue = |&rx: &RxQueue| QueueReport {
+                rx,
+                busy_ns: snapshot.place(rx.port).map_or(0, |place| place.ledger.queue_ns(rx.queue)),
+            };
             WorkerReport {
                 worker: WorkerIndex(index as u8),
                 cpu: seat.cpu,
@@ -328,6 +343,7 @@ impl<P: Pipeline> Switch<P> {
                 busy_ns: seat.ledger.busy_ns.get(),
                 sleeps: seat.ledger.sleeps.get(),
                 ports,
+                queues: snapshot.rx[index].iter().map(queue).collect(),
                 balance: seat.ledger.balance(),
             }
         };

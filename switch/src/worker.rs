@@ -10,9 +10,10 @@
 
 use crate::batch::{BURST, Batch};
 use crate::capture::{self, RxBurst};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
-use crate::ledger::{DropReason, Tally, WorkerLedger};
+use crate::ledger::{DropReason, PortCounters, Tally, WorkerLedger};
 use crate::mac_table::MacTable;
 use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use crate::segmentation::CUT_COST_BYTES;
@@ -26,6 +27,11 @@ pub const ROUND_BYTES: usize = 256 * 1024;
 /// burst of the shortest frames to every port a switch can have stays below.
 pub const BURST_FLOOD_BYTES: usize = 8 << 20;
 const _: () = assert!(BURST * 64 * PORTS_MAX <= BURST_FLOOD_BYTES);
+
+/// In one round of this many the worker times its queues apart, with a clock reading each. A sample tells the control
+/// side which queue costs what; in every round the readings would be a tenth of the work at low load. A prime, so that
+/// no rhythm of a sender falls in with it.
+const TIMED_ROUNDS: u64 = 31;
 
 /// A moment of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -203,6 +209,10 @@ pub struct Worker<P: Pipeline> {
     /// The list before, kept for its storage.
     debts_before: Vec<Debt>,
     debts_generation: u64,
+    /// Times the queues; `None` for a worker that is driven by hand.
+    clock: Option<Clock>,
+    /// Rounds since the queues were last timed.
+    rounds: u64,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -222,7 +232,14 @@ impl<P: Pipeline> Worker<P> {
             debts: Vec::with_capacity(PORTS_MAX),
             debts_before: Vec::with_capacity(PORTS_MAX),
             debts_generation: u64::MAX,
+            clock: None,
+            rounds: 0,
         }
+    }
+
+    /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_ns`]).
+    pub fn time_queues(&mut self, clock: Clock) {
+        self.clock = Some(clock);
     }
 
     /// Which worker this is.
@@ -253,6 +270,8 @@ impl<P: Pipeline> Worker<P> {
         let context = Context { now, mac_table: &self.mac_table, worker, generation: snapshot.generation };
         let mut batch = self.batch.take().expect("step puts the batch back").recycle();
         let mut taken = 0;
+        self.rounds = (self.rounds + 1) % TIMED_ROUNDS;
+        let mut stopwatch = self.clock.filter(|_| self.rounds == 0).map(Stopwatch::start);
         for debt in &mut self.debts {
             if debt.bytes >= ROUND_BYTES {
                 debt.bytes -= ROUND_BYTES;
@@ -267,6 +286,9 @@ impl<P: Pipeline> Worker<P> {
             port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
             if self.tally.packets == 0 {
                 debt.bytes = 0;
+                if let Some(stopwatch) = &mut stopwatch {
+                    stopwatch.lap();
+                }
                 continue;
             }
             counters.rx.add(&self.tally);
@@ -292,9 +314,40 @@ impl<P: Pipeline> Worker<P> {
                 debt.bytes += cut as usize * CUT_COST_BYTES;
             }
             port.rx_done(debt.queue);
+            if let Some(stopwatch) = &mut stopwatch {
+                stopwatch.charge(counters, debt.queue);
+            }
         }
         self.batch = Some(batch.recycle());
         taken
+    }
+}
+
+/// Times the bursts of one round, one after the other.
+struct Stopwatch {
+    clock: Clock,
+    since: Now,
+}
+
+impl Stopwatch {
+    #[cold]
+    fn start(clock: Clock) -> Stopwatch {
+        Stopwatch { since: clock.now(), clock }
+    }
+
+    /// Nanoseconds since it was last asked.
+    #[cold]
+    fn lap(&mut self) -> u64 {
+        let since = std::mem::replace(&mut self.since, self.clock.now());
+        self.since.ns - since.ns
+    }
+
+    /// Charges the time to a queue, for the rounds that are not timed as well.
+    #[cold]
+    fn charge(&mut self, counters: &PortCounters, queue: QueueIndex) {
+        if let Some(sum) = counters.queue_ns.get(queue.as_usize()) {
+            sum.add(self.lap() * TIMED_ROUNDS);
+        }
     }
 }
 

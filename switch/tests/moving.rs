@@ -52,6 +52,8 @@ struct Source {
     end: AtomicU64,
     /// Set from an rx that took frames to its `rx_done`.
     is_taken: AtomicBool,
+    /// Microseconds that a burst costs.
+    toil_us: AtomicU64,
 }
 
 /// Sends numbered frames and receives none.
@@ -83,6 +85,8 @@ impl Port for Sender {
             tally.moved(16);
             packet.commit(OffloadClaim::default());
         }
+        let begin = Instant::now();
+        while tally.packets > 0 && begin.elapsed().as_micros() < source.toil_us.load(Ordering::Relaxed).into() {}
         // Two that take the same frames would be seen: between the load and this another worker has its chance.
         std::thread::yield_now();
         source.next.store(next + u64::from(tally.packets), Ordering::Relaxed);
@@ -282,6 +286,40 @@ fn queues_move_between_running_workers_without_loss_repeat_or_overtaking() {
         let balance = rig.switch.balance();
         assert!(balance.balances() && balance.dropped == 0, "{balance:?}");
     }
+}
+
+#[test]
+fn a_queue_that_costs_more_is_charged_more_and_takes_its_cost_along() {
+    let rig = Rig::new(2, Poll::Adaptive { idle: Duration::from_micros(20) }, 1);
+    let at = |queue| RxQueue { port: PortIndex(0), queue: QueueIndex(queue) };
+    let (dear, cheap) = (at(0), at(1));
+    rig.senders[0].queues[0].toil_us.store(20, Ordering::Relaxed);
+    rig.switch.start().unwrap();
+    for rx in [dear, cheap] {
+        if let Some(from) = rig.owner(rx).filter(|&from| from != WorkerIndex(0)) {
+            rig.switch.move_queues(&[Move { rx, from, to: WorkerIndex(0) }]);
+        }
+    }
+    let busy_ns = |rx: RxQueue| {
+        let reports = rig.switch.worker_reports();
+        let queues = reports.iter().flat_map(|report| &report.queues);
+        queues.filter(|queue| queue.rx == rx).map(|queue| queue.busy_ns).sum::<u64>()
+    };
+    until("the dear queue is charged more", || {
+        for rx in [dear, cheap] {
+            let (offered, arrived) = rig.progress();
+            if offered < arrived + 100 {
+                rig.offer(rx, 10);
+            }
+        }
+        busy_ns(cheap) > 0 && busy_ns(dear) > 2 * busy_ns(cheap)
+    });
+    let before = busy_ns(dear);
+    rig.switch.move_queues(&[Move { rx: dear, from: WorkerIndex(0), to: WorkerIndex(1) }]);
+    assert!(busy_ns(dear) >= before);
+    let reports = rig.switch.worker_reports();
+    assert!(reports[1].queues.iter().any(|queue| queue.rx == dear), "told of its new worker");
+    rig.switch.stop();
 }
 
 /// Steps workers by hand in any order, with moves, publications and traffic in between.
