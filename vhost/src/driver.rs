@@ -14,9 +14,13 @@ mod handshake;
 mod layout;
 pub mod packed;
 mod receive;
+#[cfg(test)]
+mod reference;
 mod ring;
 mod send;
 pub mod split;
+#[cfg(test)]
+mod tests;
 
 pub use backing::{PIECES_MAX, Shape, Used, put_descriptor_at};
 pub use receive::{Received, Receiver};
