@@ -22,7 +22,7 @@ pub(crate) enum Chapter {
     Loom,
     /// Seeded random and hostile input to every entry
     Fuzz,
-    /// The daemon with real namespaces and TAPs
+    /// The daemon with real namespaces and TAPs, and our segmentation beside the kernel's
     Net,
     /// The daemon with real virtual machines
     Vm,
@@ -38,7 +38,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Lint | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
         Chapter::Unit => &["iproute2", "tcpdump"],
         Chapter::Fuzz => &["busybox-static", "iproute2"],
-        Chapter::Net => &["busybox-static", "iproute2", "tcpdump"],
+        Chapter::Net => &["busybox-static", "ethtool", "iproute2", "tcpdump"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
@@ -125,7 +125,7 @@ fn run_chapter(chapter: Chapter) -> Result<()> {
         Chapter::Unit => unit(),
         Chapter::Loom => loom(),
         Chapter::Fuzz => isolated_tests(&["fuzz::"]),
-        Chapter::Net => isolated_tests(&["net::"]),
+        Chapter::Net => isolated_tests(&["net::", "segmentation::"]),
         Chapter::Vm => isolated_tests(&["vm::"]),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
