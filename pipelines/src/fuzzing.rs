@@ -44,8 +44,9 @@ impl Default for Target {
         let networks = [0, 1].map(|index| NetworkConfig { index: NetworkIndex(index), id: "net".into() });
         let ports = [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1)].map(|(index, network)| port(index, network));
         let config = Config::new(networks.to_vec(), ports.to_vec()).expect("a legal config, written above");
-        let places =
-            (0..ports.len()).map(|_| Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)), captures: None })).collect();
+        let places = (0..ports.len())
+            .map(|_| Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)), captures: None }))
+            .collect();
         let mac_table = MacTable::new(64, 300);
         mac_table.insert_static(NetworkIndex(0), MacAddr([2, 0, 0, 0, 0, 1]), PortIndex(1));
         Target {

@@ -264,7 +264,8 @@ impl<P: Pipeline> Switch<P> {
         let mut outcome = Err(CaptureError::NoPort);
         self.publisher.publish(|mut parts| {
             if let Some(Some(place)) = parts.places.get_mut(index.as_usize()) {
-                let mut captures: Vec<_> = place.captures.iter().flat_map(|captures| captures.iter().cloned()).collect();
+                let mut captures: Vec<_> =
+                    place.captures.iter().flat_map(|captures| captures.iter().cloned()).collect();
                 outcome = if captures.len() < CAPTURES_PER_PORT { Ok(()) } else { Err(CaptureError::TooMany) };
                 if outcome.is_ok() {
                     captures.push(capture.clone());

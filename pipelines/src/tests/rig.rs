@@ -172,7 +172,8 @@ impl Rig {
             .collect();
         let mut places = vec![None; self.config.ports().last().map_or(0, |last| last.index.as_usize() + 1)];
         for (index, port, ledger) in &ports {
-            places[index.as_usize()] = Some(PortPlace { port: Some(port.clone()), ledger: ledger.clone(), captures: None });
+            places[index.as_usize()] =
+                Some(PortPlace { port: Some(port.clone()), ledger: ledger.clone(), captures: None });
         }
         let config = self.config.clone();
         self.publisher.publish(|parts| Parts { config, places, ..parts });
