@@ -7,6 +7,7 @@
 //! A thread a connection, because answers may wait for devices and disks. Bounds: [`CONNECTIONS_MAX`] at once, of which
 //! the group gets half, so that root is always heard; [`IDLE_MAX`] for a request to come and for an answer to be taken.
 
+use crate::capture::serve::CaptureRequest;
 use crate::protocol::{self, Answer, Envelope, LINE_MAX, Request};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -39,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum Rights {
     /// Everything.
     All,
-    /// Show and trace.
+    /// Show, trace, and count frames.
     Look,
 }
 
@@ -47,6 +48,12 @@ pub(crate) enum Rights {
 pub(crate) trait Service: Send + Sync {
     /// Does a request that the peer may make.
     fn answer(&self, request: Request) -> Answer;
+
+    /// Does a capture that the peer may make, its frames to `stream`; answers before and returns at its end.
+    ///
+    /// # Errors
+    /// If the peer went away.
+    fn capture(&self, request: CaptureRequest, stream: &UnixStream) -> io::Result<()>;
 
     /// The metrics, in Prometheus' text format.
     fn metrics(&self) -> String;
@@ -286,11 +293,16 @@ fn talk(stream: &UnixStream, rights: Rights, service: &dyn Service) -> io::Resul
         if line.starts_with(b"GET ") {
             return serve_http(&line, &mut reader, &mut writer, service);
         }
-        write_answer(&mut writer, &answer(&line, rights, service))?;
+        match understand(&line, rights) {
+            Ok(Request::Capture(request)) => return service.capture(request, stream),
+            Ok(request) => write_answer(&mut writer, &service.answer(request))?,
+            Err(refusal) => write_answer(&mut writer, &Answer::Error(refusal))?,
+        }
     }
 }
 
-fn answer(line: &[u8], rights: Rights, service: &dyn Service) -> Answer {
+/// Reads a request and whether the peer may make it.
+fn understand(line: &[u8], rights: Rights) -> Result<Request, String> {
     /// Only the version, whatever else there is.
     #[derive(serde::Deserialize)]
     struct Version {
@@ -299,22 +311,27 @@ fn answer(line: &[u8], rights: Rights, service: &dyn Service) -> Answer {
     match serde_json::from_slice::<Version>(line) {
         Ok(Version { version }) if version != protocol::VERSION => {
             let ours = protocol::VERSION;
-            return Answer::Error(format!("this daemon speaks version {ours} of the admin protocol, not {version}"));
+            return Err(format!("this daemon speaks version {ours} of the admin protocol, not {version}"));
         }
         _ => {}
     }
     let request = match serde_json::from_slice::<Envelope>(line) {
         Ok(envelope) => envelope.request,
-        Err(error) => return Answer::Error(format!("not a request: {error}")),
+        Err(error) => return Err(format!("not a request: {error}")),
     };
-    let is_look = matches!(request, Request::Show { .. } | Request::Trace { .. });
+    let is_look = match &request {
+        Request::Show { .. } | Request::Trace { .. } => true,
+        Request::Capture(capture) => capture.snaplen == 0,
+        Request::Plug(_) | Request::Unplug { .. } => false,
+    };
     if rights == Rights::Look && !is_look {
-        return Answer::Error("only root and the daemon's own user may do this".into());
+        return Err("only root and the daemon's own user may do this".into());
     }
-    service.answer(request)
+    Ok(request)
 }
 
-fn write_answer(writer: &mut impl Write, answer: &Answer) -> io::Result<()> {
+/// Writes an answer as a line.
+pub(crate) fn write_answer(writer: &mut impl Write, answer: &Answer) -> io::Result<()> {
     serde_json::to_writer(&mut *writer, answer)?;
     writer.write_all(b"\n")?;
     writer.flush()
@@ -360,6 +377,10 @@ mod tests {
             Answer::Ok(serde_json::Value::String(format!("{request:?}")))
         }
 
+        fn capture(&self, request: CaptureRequest, mut stream: &UnixStream) -> io::Result<()> {
+            writeln!(stream, "captured at {}", request.port)
+        }
+
         fn metrics(&self) -> String {
             "qvs_up 1\n".into()
         }
@@ -388,6 +409,13 @@ mod tests {
         let show = request(r#"{"show":{"what":"ports"}}"#);
         let trace = request(r#"{"trace":{"port":"a","frame":""}}"#);
         let unplug = request(r#"{"unplug":{"interface":"a"}}"#);
+        let capture = |snaplen: usize| {
+            let text = r#"{"capture":{"port":"a","direction":"both","snaplen":SNAPLEN,"buffer":0,"filter":""}}"#;
+            request(&text.replace("SNAPLEN", &snaplen.to_string()))
+        };
+        assert!(say(&capture(1), Rights::Look).starts_with("{\"error\":\"only root"));
+        assert_eq!(say(&capture(1), Rights::All), "captured at a\n");
+        assert_eq!(say(&capture(0), Rights::Look), "captured at a\n");
         for looks in [&show, &trace] {
             assert!(say(looks, Rights::Look).starts_with("{\"ok\":"));
         }

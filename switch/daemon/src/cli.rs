@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Tell what each stage would do with a frame, without sending it
     Trace(TraceArgs),
+    /// Capture the frames that pass a port, to a file, a pipe or the terminal
+    Capture(CaptureArgs),
     /// Check whether this host can run the switch, with the remedy for what is missing
     Check(CheckArgs),
 }
@@ -216,6 +218,73 @@ pub(crate) struct TraceArgs {
     pub(crate) daemon: Daemon,
 }
 
+/// `qvs capture`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Frames from the device are captured as they came, those that the switch then drops too, with the reason as a comment. \
+Frames to the device are captured if they were delivered, before large ones are cut. What is left to the receiver (a \
+checksum to fill in, a large frame to cut) is told in each packet's flags and comment. In the file, inbound is from the \
+device into the switch. Frames of one round of a worker have one time. Switching never waits for a capture: frames that \
+find its buffer full are switched, not captured, and counted.
+
+A filter is tcpdump's: host, net, port, portrange and ether host with src or dst; ip, ip6, arp, tcp, udp, icmp, icmp6, \
+proto N, vlan [N], broadcast, multicast, less N, greater N; and, or, not, parentheses.
+
+It ends by ^C, SIGTERM, -c, --duration, a closed pipe, or when the interface is unplugged. Frames are for root and the \
+daemon's own user; members of admin.group may use --counters.
+
+Examples:
+  qvs capture vm1-eth0 -w vm1.pcapng
+  qvs capture vm1-eth0 -w - | wireshark -k -i -
+  qvs capture vm1-eth0 --filter 'arp or icmp and not host 10.0.0.1'")]
+pub(crate) struct CaptureArgs {
+    /// Interface id, or id of a logical port
+    #[arg(value_name = "PORT")]
+    pub(crate) port: String,
+    /// Write pcapng to a file; -: to standard output [default: lines on a terminal, else as -]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Print one line a frame, also where standard output is no terminal; times are UTC
+    #[arg(long, conflicts_with = "write")]
+    pub(crate) lines: bool,
+    /// Count frames and bytes, capture none
+    #[arg(long, conflicts_with_all = ["write", "lines", "count", "snaplen", "buffer"])]
+    pub(crate) counters: bool,
+    /// Which way
+    #[arg(short = 'i', long, value_enum, value_name = "WAY", default_value = "both")]
+    pub(crate) direction: DirectionArg,
+    /// End after this many frames
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Bytes kept of each frame
+    #[arg(short, long, value_name = "BYTES", default_value_t = switch::capture::SNAPLEN_MAX as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=switch::capture::SNAPLEN_MAX as i64))]
+    pub(crate) snaplen: u32,
+    /// End after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) duration: Option<u64>,
+    /// Only frames that this wants
+    #[arg(long, value_name = "EXPRESSION", default_value = "", hide_default_value = true)]
+    pub(crate) filter: String,
+    /// MiB for frames not yet written, 1 to 64
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) buffer: u32,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+/// Which way frames go, seen from the switch.
+#[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DirectionArg {
+    /// From the device into the switch
+    In,
+    /// From the switch to the device
+    Out,
+    /// Both
+    Both,
+}
+
 /// `qvs check`
 #[derive(Args, Debug)]
 #[command(
@@ -258,7 +327,14 @@ mod tests {
             "show",
             "show cats",
             "trace vm1",
-            "capture vm1",
+            "capture",
+            "capture vm1 -c 0",
+            "capture vm1 -s 0",
+            "capture vm1 -s 70000",
+            "capture vm1 -i sideways",
+            "capture vm1 --buffer 65",
+            "capture vm1 --counters -w x",
+            "capture vm1 --lines -w x",
             "run --log xml",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");

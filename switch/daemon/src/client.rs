@@ -3,7 +3,7 @@
 use crate::cli::Daemon;
 use crate::protocol::{self, ANSWER_MAX, Answer, Envelope, Request};
 use crate::settings::{Settings, SettingsError};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,11 +49,28 @@ pub(crate) fn socket(daemon: &Daemon) -> Result<PathBuf, SettingsError> {
     }
 }
 
+/// Asks for something that goes on after the answer; answers the connection too.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn begin(path: &Path, request: Request) -> Result<(serde_json::Value, UnixStream), ClientError> {
+    let hung_up = |source| ClientError::HungUp { path: path.to_owned(), source };
+    let stream = send(path, request)?;
+    // Byte by byte, so that nothing behind the line is taken.
+    let answer = read_answer(path, &mut BufReader::with_capacity(1, &stream))?;
+    stream.set_read_timeout(None).map_err(hung_up)?;
+    Ok((answer, stream))
+}
+
 /// Asks the daemon at `path`.
 ///
 /// # Errors
 /// [`ClientError`]: nobody there, or the answer was no.
 pub(crate) fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
+    read_answer(path, &mut BufReader::new(&send(path, request)?))
+}
+
+fn send(path: &Path, request: Request) -> Result<UnixStream, ClientError> {
     let hung_up = |source| ClientError::HungUp { path: path.to_owned(), source };
     let stream = UnixStream::connect(path).map_err(|source| ClientError::NoDaemon { path: path.to_owned(), source })?;
     stream.set_read_timeout(Some(ANSWER_WAIT)).map_err(hung_up)?;
@@ -62,7 +79,12 @@ pub(crate) fn ask(path: &Path, request: Request) -> Result<serde_json::Value, Cl
         .expect("requests are plain data with text keys");
     line.push(b'\n');
     (&stream).write_all(&line).map_err(hung_up)?;
-    let answer = protocol::read_line(&mut BufReader::new(&stream), ANSWER_MAX).map_err(hung_up)?;
+    Ok(stream)
+}
+
+fn read_answer(path: &Path, from: &mut impl BufRead) -> Result<serde_json::Value, ClientError> {
+    let hung_up = |source| ClientError::HungUp { path: path.to_owned(), source };
+    let answer = protocol::read_line(from, ANSWER_MAX).map_err(hung_up)?;
     let answer = answer.ok_or_else(|| hung_up(io::ErrorKind::UnexpectedEof.into()))?;
     match serde_json::from_slice(&answer).map_err(|error| hung_up(error.into()))? {
         Answer::Ok(value) => Ok(value),

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod admin;
+mod capture;
 mod check;
 mod cli;
 mod client;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Unplug(args) => unplug(args),
         Command::Show(args) => show(&args),
         Command::Trace(args) => trace(args),
+        Command::Capture(args) => capture::capture(args),
         Command::Check(args) => match check::check(&args) {
             Ok((text, true)) => Ok(text),
             Ok((text, false)) => {

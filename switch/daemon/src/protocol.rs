@@ -4,6 +4,7 @@
 //! refused by name rather than misunderstood. The same socket answers `GET /metrics` in HTTP, told apart by its first
 //! bytes: no request in JSON begins with `G`.
 
+use crate::capture::serve::CaptureRequest;
 use crate::cli::What;
 use crate::plugs::PlugRequest;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub(crate) enum Request {
         /// The frame, hexadecimal.
         frame: String,
     },
+    /// Capture frames. The answer is followed by pcapng until the end of the connection; the client closes its side to
+    /// end it.
+    Capture(CaptureRequest),
 }
 
 /// What the daemon answers.

@@ -7,6 +7,7 @@
 
 use crate::accounts;
 use crate::admin::{self, AdminSocket, Service};
+use crate::capture::serve::Captures;
 use crate::cli::RunArgs;
 use crate::control::{Control, DeviceRules, Tenants};
 use crate::devices::Supervisor;
@@ -150,7 +151,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         is_insecure: settings.identity.insecure,
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
-    let daemon = Arc::new(Daemon { control: control.clone(), load, settings, api_address, metrics_address });
+    let captures = Captures::default();
+    let daemon = Arc::new(Daemon { control: control.clone(), load, captures, settings, api_address, metrics_address });
     let served = admin_socket.serve(daemon.clone()).context("serving the admin socket")?;
     if let Some(listener) = metrics {
         serve_metrics(listener, daemon.clone()).context("serving metrics")?;

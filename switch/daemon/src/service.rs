@@ -1,6 +1,7 @@
 //! What the daemon answers on the admin socket, put together from its parts.
 
-use crate::admin::Service;
+use crate::admin::{self, Service};
+use crate::capture::serve::{CaptureRequest, Captures, Running};
 use crate::cli::What;
 use crate::control::Control;
 use crate::load::Load;
@@ -8,8 +9,11 @@ use crate::metrics::Metrics;
 use crate::protocol::{Answer, Request, parse_hex};
 use crate::settings::Settings;
 use crate::view;
+use api::model::InterfaceId;
 use serde_json::{Value, json};
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use switch::ids::PortIndex;
 use switch::worker::Pipeline;
@@ -23,6 +27,8 @@ pub(crate) struct Daemon<P: Pipeline> {
     pub(crate) control: Arc<Control<P>>,
     /// The workers' load.
     pub(crate) load: Load,
+    /// Captures under way.
+    pub(crate) captures: Captures,
     /// The settings in force.
     pub(crate) settings: Settings,
     /// Where the API listens, with the port the system chose.
@@ -57,12 +63,8 @@ impl<P: Pipeline> Daemon<P> {
         self.load.rows(self.control.switch().worker_reports(), name)
     }
 
-    /// `port` is an interface id, or the id of a logical port that has one.
-    fn trace(&self, port: &str, frame: &str) -> Result<Vec<String>, String> {
-        let frame = parse_hex(frame)?;
-        if frame.len() > FRAME_MAX {
-            return Err(format!("the frame has {} bytes; at most {FRAME_MAX} are carried", frame.len()));
-        }
+    /// The interface that `port` names, an interface id or the id of a logical port that has one; and its index.
+    fn resolve(&self, port: &str) -> Result<(InterfaceId, PortIndex), String> {
         let view = self.control.view();
         let model = self.control.model();
         let interface = match model.ports.get(port).and_then(|port| port.attachment.as_deref()) {
@@ -71,7 +73,16 @@ impl<P: Pipeline> Daemon<P> {
         };
         let interface = view.interfaces.get(interface).ok_or_else(|| format!("{port:?} is not plugged here"))?;
         let index = interface.index.ok_or_else(|| format!("{port:?} has no port: the switch is full"))?;
-        let mut lines = vec![format!("from {:?}, {} bytes", interface.plug.interface, frame.len())];
+        Ok((interface.plug.interface.clone(), index))
+    }
+
+    fn trace(&self, port: &str, frame: &str) -> Result<Vec<String>, String> {
+        let frame = parse_hex(frame)?;
+        if frame.len() > FRAME_MAX {
+            return Err(format!("the frame has {} bytes; at most {FRAME_MAX} are carried", frame.len()));
+        }
+        let (interface, index) = self.resolve(port)?;
+        let mut lines = vec![format!("from {interface:?}, {} bytes", frame.len())];
         lines.extend(self.control.switch().trace(index, &frame));
         Ok(lines)
     }
@@ -93,7 +104,22 @@ impl<P: Pipeline> Service for Daemon<P> {
                 Ok(lines) => Answer::Ok(json!(lines)),
                 Err(error) => Answer::Error(error),
             },
+            // It needs the connection: see `capture`.
+            Request::Capture(_) => Answer::Error("a capture is more than an answer".into()),
         }
+    }
+
+    fn capture(&self, request: CaptureRequest, mut stream: &UnixStream) -> io::Result<()> {
+        let started = self.resolve(&request.port).and_then(|(interface, index)| {
+            Running::start(&self.captures, self.control.switch(), interface, index, request)
+        });
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => return admin::write_answer(&mut stream, &Answer::Error(error)),
+        };
+        running.log(stream);
+        admin::write_answer(&mut stream, &Answer::Ok(json!({ "interface": running.interface() })))?;
+        running.send_to(stream)
     }
 
     fn metrics(&self) -> String {
