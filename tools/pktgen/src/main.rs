@@ -1,85 +1,121 @@
-//! `pktgen`: a load generator and sink that plays two guests of a switch over vhost-user.
+//! `pktgen`: a load generator and sink that plays the guests of a switch.
 //!
-//! It fills every send buffer once with a frame of its own and afterwards only moves ring indices, so that one core can
-//! outrun the switch on another. Both guests send at once to each other's addresses; what arrives is counted at the sink,
-//! in a window that opens when the switch has learnt the addresses. It works with any vhost-user backend: ours, OVS-DPDK,
-//! DPDK's testpmd.
+//! It fills every send buffer once with a frame of its own and afterwards only writes what differs from frame to frame
+//! (addresses, number, time), so that one core can outrun the switch on another. Every frame is numbered; what arrives is
+//! counted by stream, and what does not, comes late, twice, or to somebody else is told. It works with any vhost-user
+//! backend (ours, OVS-DPDK, DPDK's testpmd), and with TAPs and network interfaces for what the kernel forwards.
+//!
+//! Where to start reading: [`engine`] (the loop), [`traffic`] (what is sent), [`arrivals`] (what is counted).
 
-mod frames;
-mod run;
+#![forbid(unsafe_code)]
 
-use anyhow::{Result, ensure};
+mod arrivals;
+mod engine;
+mod latency;
+mod link;
+mod options;
+mod order;
+mod pace;
+mod report;
+mod search;
+mod sequence;
+mod signature;
+mod template;
+mod traffic;
+
+use anyhow::{Context, Result};
 use clap::Parser;
-use std::path::PathBuf;
-use std::time::Duration;
+use engine::Engine;
+use link::Link;
+use link::memory::MemoryLink;
+use link::vhost::VhostLink;
+use options::{Arguments, Plan, PortName};
+use report::Report;
+use search::{Found, Goal};
+use serde::Serialize;
 
-/// Two guests that send to each other as fast as they can, and what arrived.
-#[derive(Parser, Debug)]
-#[command(version, about)]
-struct Arguments {
-    /// The socket of the first guest's port.
-    first: PathBuf,
-    /// The socket of the second guest's port.
-    second: PathBuf,
-    /// Listen on the sockets, as QEMU does for a switch that connects (OVS-DPDK's dpdkvhostuserclient).
-    #[arg(long)]
-    listen: bool,
-    /// Bytes of each frame, without the frame check sequence; 60 is the shortest Ethernet frame.
-    #[arg(long, default_value_t = 60)]
-    size: usize,
-    /// Addresses on each side; at most the ring size.
-    #[arg(long, default_value_t = 1000)]
-    macs: usize,
-    /// Entries of each ring; a power of two.
-    #[arg(long, default_value_t = 1024)]
-    ring: u16,
-    /// Frames posted to a ring at a time.
-    #[arg(long, default_value_t = 32)]
-    burst: u16,
-    /// Only the first guest sends.
-    #[arg(long)]
-    one_way: bool,
-    /// Seconds before counting starts: the switch learns.
-    #[arg(long, default_value_t = 0.5)]
-    warm_up: f64,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Measurements, one after another.
-    #[arg(long, default_value_t = 1)]
-    repeat: u32,
-    /// The CPU to run on.
-    #[arg(long)]
-    cpu: Option<usize>,
-    /// Use huge pages of 2 MiB for the guests' memory.
-    #[arg(long)]
-    huge_pages: bool,
-    /// Print one JSON object a measurement instead of text.
-    #[arg(long)]
-    json: bool,
+/// A measurement with the search that led to it.
+#[derive(Serialize)]
+struct Searched<'a> {
+    /// The search.
+    search: &'a Found,
+    /// The last trial that passed; absent if none did.
+    #[serde(flatten)]
+    report: Option<Report<'a>>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ensure!(frames::SIZES.contains(&arguments.size), "a frame has {:?} bytes", frames::SIZES);
-    ensure!(
-        (1..=usize::from(arguments.ring)).contains(&arguments.macs),
-        "1 to {} addresses: every ring entry has a frame of its own",
-        arguments.ring
-    );
+    let plan = arguments.plan().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        std::process::exit(2)
+    });
     if let Some(cpu) = arguments.cpu {
         switch::affinity::pin(cpu)?;
     }
-    let mut pair = run::Pair::connect(&arguments)?;
-    let seconds = |value: f64| Duration::try_from_secs_f64(value);
-    pair.run(seconds(arguments.warm_up)?);
+    let links = links(&arguments, &plan)?;
+    let order = |stream| arguments.order_of(&plan, stream);
+    let mut engine = Engine::new(links, &plan.ways, &plan.shape, plan.manner, order);
+    engine.announce(plan.destinations)?;
+    engine.run(plan.warm_up)?;
     for _ in 0..arguments.repeat {
-        let report = pair.run(seconds(arguments.seconds)?);
-        if arguments.json {
-            println!("{}", serde_json::to_string(&report)?);
-        } else {
-            println!("{report}");
-        }
+        measure(&mut engine, &arguments, &plan)?;
     }
     Ok(())
+}
+
+/// One measurement, told.
+fn measure(engine: &mut Engine, arguments: &Arguments, plan: &Plan) -> Result<()> {
+    if arguments.search {
+        let goal = Goal { loss_tolerance: arguments.loss_tolerance, resolution: arguments.resolution, time: plan.time };
+        let (found, best) = goal.search(engine)?;
+        let asked = (found.throughput_mpps > 0.0).then(|| found.throughput_mpps * 1e6 / engine.stream_count() as f64);
+        let report = best.map(|measured| Report::new(&measured, arguments, asked));
+        if arguments.json {
+            println!("{}", serde_json::to_string(&Searched { search: &found, report })?);
+        } else {
+            for trial in &found.trials {
+                println!(
+                    "{:.3} Mpps offered, {:.3} received, loss {:.6}: {}",
+                    trial.offered_mpps,
+                    trial.received_mpps,
+                    trial.loss,
+                    if trial.has_passed { "passed" } else { "failed" }
+                );
+            }
+            println!("throughput {:.3} Mpps", found.throughput_mpps);
+            if let Some(report) = report {
+                println!("{report}");
+            }
+        }
+        return Ok(());
+    }
+    let measured = if arguments.ping_pong { engine.ping_pong(plan.time)? } else { engine.run(plan.time)? };
+    let report = Report::new(&measured, arguments, plan.manner.rate);
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
+
+/// Opens the ports.
+fn links(arguments: &Arguments, plan: &Plan) -> Result<Vec<Link>> {
+    if arguments.ceiling {
+        let size_max = plan.shape.sizes.iter().copied().max().unwrap_or(0);
+        return Ok(MemoryLink::pair(size_max, &plan.shape.filler, None).map(Link::Memory).into());
+    }
+    // All sockets exist before any side waits: a switch connects to them in any order.
+    let mut links = Vec::new();
+    for port in &arguments.ports {
+        links.push(match port {
+            PortName::Vhost(path) => Link::Vhost(Box::new(VhostLink::new(path, arguments, &plan.shape)?)),
+            PortName::Tap(_) | PortName::Packet(_) => anyhow::bail!("not yet"),
+        });
+    }
+    for (link, port) in links.iter_mut().zip(&arguments.ports) {
+        link.start(arguments).with_context(|| format!("{port} does not come up"))?;
+    }
+    Ok(links)
 }

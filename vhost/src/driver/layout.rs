@@ -58,7 +58,8 @@ pub(super) fn places(config: &DriverConfig) -> (Vec<Place>, usize) {
         }
     }
     for place in &mut places {
-        place.buffers = take((config.buffer_offset + usize::from(size) * place.buffer_len).next_multiple_of(CACHE_LINE));
+        place.buffers =
+            take((config.buffer_offset + usize::from(size) * place.buffer_len).next_multiple_of(CACHE_LINE));
         place.buffers += config.buffer_offset;
     }
     (places, at.next_multiple_of(PAGE))

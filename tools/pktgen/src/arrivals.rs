@@ -1,0 +1,210 @@
+//! The sink: what becomes of every frame that arrives.
+//!
+//! Each is counted exactly once: received (new, for its stream, at the right port), come before, misdelivered (a frame of a
+//! stream that goes to another port: the isolation check), or foreign (not one of ours, such as what a kernel says by
+//! itself). Bytes and delays are those of received frames.
+
+use crate::latency::{Delays, Which};
+use crate::link::{Incoming, Sink};
+use crate::sequence::{Counts, Tracker};
+use crate::signature::{self, Signature};
+use crate::traffic::{ANNOUNCEMENT, Shape};
+
+/// The receiving end of one stream.
+struct Arrival {
+    to: usize,
+    tracker: Tracker,
+    /// Sequence number and delay of the frame before.
+    last: (u32, u64),
+}
+
+/// Frames by what is wrong with them, and bytes of those with which nothing is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) bytes: u64,
+    pub(crate) misdelivered: u64,
+    pub(crate) foreign: u64,
+    pub(crate) corrupted: u64,
+    /// Announcements, which are meant to teach and not to arrive.
+    pub(crate) announced: u64,
+}
+
+/// All streams' receiving ends.
+pub(crate) struct Arrivals {
+    arrivals: Vec<Arrival>,
+    shape: Shape,
+    signature_at: Option<usize>,
+    /// The port whose frames are taken now.
+    port: usize,
+    now_ns: u64,
+    which: Which,
+    is_sample_due: bool,
+    pub(crate) totals: Totals,
+    pub(crate) delays: Delays,
+    /// Instead of the histogram, delays are kept here until it is known whether they count; `None`: they do.
+    pub(crate) pending: Option<Vec<u64>>,
+    payload: Vec<u8>,
+}
+
+/// Delays that are kept back for each window, so that judging them takes less time than the gaps they are judged for.
+pub(crate) const PENDING_MAX: usize = 512;
+
+impl Arrivals {
+    /// For streams that go to the given ports.
+    pub(crate) fn new(shape: &Shape, to: impl IntoIterator<Item = usize>, which: Which) -> Arrivals {
+        let arrivals = to.into_iter().map(|to| Arrival { to, tracker: Tracker::new(0), last: (0, 0) }).collect();
+        Arrivals {
+            arrivals,
+            shape: shape.clone(),
+            signature_at: shape.signature_at(),
+            port: 0,
+            now_ns: 0,
+            which,
+            is_sample_due: false,
+            totals: Totals::default(),
+            delays: Delays::new(),
+            pending: None,
+            payload: Vec::new(),
+        }
+    }
+
+    /// Counts anew; frames of stream n count from number `firsts[n]` on.
+    pub(crate) fn restart(&mut self, firsts: impl Iterator<Item = u64>) {
+        for (arrival, first) in self.arrivals.iter_mut().zip(firsts) {
+            arrival.tracker.restart(first);
+            arrival.last = ((first as u32).wrapping_sub(2), 0);
+        }
+        self.totals = Totals::default();
+        self.delays.restart();
+    }
+
+    /// Changes which delays are noted.
+    pub(crate) fn set_which(&mut self, which: Which) {
+        self.which = which;
+    }
+
+    /// The following frames arrive at `port`, now.
+    #[inline]
+    pub(crate) fn begin(&mut self, port: usize, now_ns: u64) {
+        (self.port, self.now_ns, self.is_sample_due) = (port, now_ns, true);
+    }
+
+    /// Counts of one stream.
+    pub(crate) fn counts(&self, stream: usize) -> Counts {
+        self.arrivals[stream].tracker.counts()
+    }
+
+    /// Different frames that arrived, and numbers missing so far, over all streams.
+    pub(crate) fn received_and_missing(&self) -> (u64, u64) {
+        let counts = self.arrivals.iter().map(|arrival| arrival.tracker.counts());
+        counts.fold((0, 0), |(received, missing), counts| (received + counts.received, missing + counts.missing))
+    }
+
+    /// Whether every frame up to number `next` of the stream arrived.
+    pub(crate) fn is_complete(&self, stream: usize, next: u64) -> bool {
+        let tracker = &self.arrivals[stream].tracker;
+        tracker.next() == next && tracker.counts().missing == 0
+    }
+
+    fn signature(&self, frame: &impl Incoming) -> Option<Signature> {
+        let at = match self.signature_at {
+            Some(at) => at,
+            None => frame.len().checked_sub(signature::LEN)?,
+        };
+        self.signature_from(frame, at)
+    }
+
+    #[inline]
+    fn signature_from(&self, frame: &impl Incoming, at: usize) -> Option<Signature> {
+        if frame.len() < at + signature::LEN {
+            return None;
+        }
+        Signature::from_words(frame.words(at))
+    }
+
+    /// A frame without a signature where it should be: a tag may have come or gone on the way.
+    #[cold]
+    fn signature_elsewhere(&self, frame: &impl Incoming) -> Option<Signature> {
+        let at = self.signature_at?;
+        [at.wrapping_sub(4), at + 4, at.wrapping_sub(8), at + 8]
+            .into_iter()
+            .filter(|&at| at < at + signature::LEN)
+            .find_map(|at| self.signature_from(frame, at))
+    }
+
+    /// Whether the frame's payload is what was sent.
+    #[cold]
+    fn is_intact(&mut self, frame: &impl Incoming, signature: Signature) -> bool {
+        let len = frame.len();
+        self.payload.resize(len, 0);
+        frame.read(0, &mut self.payload);
+        let number = u64::from(signature.sequence);
+        if self.shape.templates.is_empty() {
+            // Wherever the signature lies now, it is where it was from the end of the frame.
+            let Some(at) = self.payload.windows(signature::LEN).position(|bytes| bytes == signature.bytes()) else {
+                return false;
+            };
+            let from = at + signature::LEN;
+            let sent_at = self.signature_at.expect("frames of our own have a place for it") + signature::LEN;
+            return self.payload[from..] == *self.shape.payload(number, sent_at, len - from);
+        }
+        let template = self.shape.template(signature.sequence);
+        let kept = template.bytes().len() - signature::TRAILER;
+        len == template.bytes().len() && self.payload[..kept] == template.bytes()[..kept]
+    }
+
+    /// Notes a frame's delay.
+    #[inline]
+    fn note_delay(&mut self, stream: usize, signature: Signature) {
+        let delay = self.now_ns.saturating_sub(signature.time_ns);
+        if let Some(pending) = &mut self.pending {
+            if pending.len() < PENDING_MAX {
+                pending.push(delay);
+            }
+            return;
+        }
+        self.delays.note(delay);
+        if self.which == Which::All {
+            let arrival = &mut self.arrivals[stream];
+            let (last, last_delay) = std::mem::replace(&mut arrival.last, (signature.sequence, delay));
+            if last.wrapping_add(1) == signature.sequence {
+                self.delays.note_variation(delay.abs_diff(last_delay));
+            }
+        }
+    }
+}
+
+impl Sink for Arrivals {
+    #[inline]
+    fn take(&mut self, frame: &impl Incoming) {
+        let Some(signature) = self.signature(frame).or_else(|| self.signature_elsewhere(frame)) else {
+            self.totals.foreign += 1;
+            return;
+        };
+        let stream = usize::from(signature.stream);
+        let Some(arrival) = self.arrivals.get_mut(stream) else {
+            let is_announcement = signature.stream == ANNOUNCEMENT;
+            self.totals.announced += u64::from(is_announcement);
+            self.totals.foreign += u64::from(!is_announcement);
+            return;
+        };
+        if arrival.to != self.port {
+            self.totals.misdelivered += 1;
+            return;
+        }
+        let before = arrival.tracker.counts().received;
+        let is_next = arrival.tracker.note(signature.sequence);
+        if !is_next && arrival.tracker.counts().received == before {
+            return;
+        }
+        self.totals.bytes += frame.len() as u64;
+        if self.shape.is_verified && !self.is_intact(frame, signature) {
+            self.totals.corrupted += 1;
+        }
+        match self.which {
+            Which::All => self.note_delay(stream, signature),
+            Which::Sampled if std::mem::take(&mut self.is_sample_due) => self.note_delay(stream, signature),
+            Which::Sampled | Which::Off => {}
+        }
+    }
+}

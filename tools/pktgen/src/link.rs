@@ -1,0 +1,103 @@
+//! What frames go through: a guest's virtio device, a TAP, a network interface of the host, or memory of our own.
+//!
+//! A link moves bursts. It asks the stream for frames one by one and writes each straight to where it leaves from, and it
+//! hands what arrived to the sink without copying more than the sink asks for. The calls are generic, so that a frame
+//! costs no call through a pointer; only the choice of the link does, once a burst.
+
+pub(crate) mod memory;
+pub(crate) mod vhost;
+
+use crate::options::Arguments;
+use crate::traffic::{HEAD, Outgoing};
+
+/// Who has frames to send.
+pub(crate) trait Source {
+    /// The next frame.
+    fn next(&mut self) -> Outgoing<'_>;
+}
+
+/// Who takes frames that arrived.
+pub(crate) trait Sink {
+    /// A frame.
+    fn take(&mut self, frame: &impl Incoming);
+}
+
+/// A frame that arrived and still lies where it did.
+pub(crate) trait Incoming {
+    /// Bytes without the check sequence.
+    fn len(&self) -> usize;
+    /// The 16 bytes from byte `at` on, which are inside the frame, as little-endian words.
+    fn words(&self, at: usize) -> [u64; 2];
+    /// Copies `out.len()` bytes from byte `at` on, which are inside the frame.
+    fn read(&self, at: usize, out: &mut [u8]);
+}
+
+/// A frame that is a slice.
+pub(crate) struct Slice<'a>(pub(crate) &'a [u8]);
+
+impl Incoming for Slice<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    fn words(&self, at: usize) -> [u64; 2] {
+        let bytes = &self.0[at..at + 16];
+        let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[from + byte]));
+        [word(0), word(8)]
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.0[at..at + out.len()]);
+    }
+}
+
+/// Writes a frame into a buffer that holds the filler and has room for it and for [`HEAD`] bytes at least.
+#[inline]
+pub(crate) fn write_frame(buffer: &mut [u8], frame: &Outgoing<'_>) {
+    for (chunk, word) in buffer[..HEAD].chunks_exact_mut(8).zip(frame.head) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    if !frame.rest.is_empty() {
+        buffer[HEAD..HEAD + frame.rest.len()].copy_from_slice(frame.rest);
+    }
+}
+
+/// What a link answers, or why it cannot go on.
+pub(crate) type Result<T> = anyhow::Result<T>;
+
+/// A link of whatever kind.
+pub(crate) enum Link {
+    /// Memory: what one end sends the other receives.
+    Memory(memory::MemoryLink),
+    /// A guest's device.
+    Vhost(Box<vhost::VhostLink>),
+}
+
+impl Link {
+    /// Connects what is still to be connected.
+    pub(crate) fn start(&mut self, arguments: &Arguments) -> Result<()> {
+        match self {
+            Link::Memory(_) => Ok(()),
+            Link::Vhost(link) => link.start(arguments),
+        }
+    }
+
+    /// Sends up to `max` frames by one of its queues; answers how many it took.
+    #[inline]
+    pub(crate) fn send(&mut self, queue: usize, max: usize, source: &mut impl Source) -> Result<usize> {
+        match self {
+            Link::Memory(link) => Ok(link.send(max, source)),
+            Link::Vhost(link) => Ok(link.send(queue, max, source)),
+        }
+    }
+
+    /// Hands up to `max` frames of each queue to the sink; answers how many there were.
+    #[inline]
+    pub(crate) fn receive(&mut self, max: usize, sink: &mut impl Sink) -> Result<usize> {
+        match self {
+            Link::Memory(link) => Ok(link.receive(max, sink)),
+            Link::Vhost(link) => Ok(link.receive(max, sink)),
+        }
+    }
+}

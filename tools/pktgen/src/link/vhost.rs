@@ -1,0 +1,225 @@
+//! A guest's virtio device over vhost-user: we are its driver.
+//!
+//! Every send buffer holds the virtio header and the filler from the start; a frame writes its first cache line there and
+//! nothing else, and its descriptor only if its size is another than the buffer's last. Frames begin on a cache line. A
+//! frame that arrived is looked at where it lies: one line, for the header before it tells nothing unless the buffer
+//! is full and the frame goes on in the next (virtio 1.2 section 5.1.6.4.1). Memory is asked for some frames ahead.
+
+use super::{Incoming, Result, Sink, Source};
+use crate::options::Arguments;
+use crate::traffic::{HEAD, SIZES, Shape};
+use anyhow::{Context, ensure};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use switch::offload::VNET_HEADER_MRG_LEN;
+use vhost::driver::{Driver, DriverConfig, Received, Receiver, Sender, Used};
+use vhost::memory::DriverMemory;
+use vhost::net::{
+    F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_TSO4, F_IN_ORDER, F_MQ, F_MRG_RXBUF, F_RING_PACKED,
+    F_VERSION_1,
+};
+
+/// Bytes of a buffer for frames that are not large: room for the header and the longest, at an odd number of cache lines, as in real
+/// pools of packets: buffers a power of two apart would all fall into the same few sets of a cache.
+const BUFFER: usize = 2048 + 256 + 64;
+const CACHE_LINE: usize = 64;
+/// Buffers taken at a time.
+const CHUNK: usize = 32;
+/// Frames for whose memory is asked ahead of the one that is written.
+const AHEAD: u16 = 8;
+
+const _: () = assert!(BUFFER > VNET_HEADER_MRG_LEN + *SIZES.end(), "no frame of ours fills a buffer");
+
+/// One guest.
+pub(crate) struct VhostLink {
+    driver: Driver,
+    memory: Arc<DriverMemory>,
+    /// For each queue and slot: bytes its descriptor tells.
+    lens: Vec<Vec<u32>>,
+    /// Frames may be spread over several buffers.
+    is_large: bool,
+}
+
+impl VhostLink {
+    /// Makes the guest, which listens if it is to, but connects to nothing.
+    pub(crate) fn new(path: &Path, arguments: &Arguments, shape: &Shape) -> Result<VhostLink> {
+        let is_large = shape.segment_size.is_some();
+        let size_max = shape.sizes.iter().copied().max().unwrap_or(0);
+        // An odd number of cache lines.
+        let whole = (VNET_HEADER_MRG_LEN + size_max + 1).next_multiple_of(128) + 64;
+        let mut config = DriverConfig::new(path);
+        config.is_listening = arguments.listen;
+        config.queue_size = arguments.ring;
+        config.pairs = arguments.queues;
+        config.is_huge = arguments.huge_pages;
+        config.buffer_offset = CACHE_LINE - VNET_HEADER_MRG_LEN;
+        config.send_buffer_len = BUFFER.max(whole);
+        config.receive_buffer_len = if arguments.no_mergeable { BUFFER.max(whole) } else { BUFFER };
+        for (is_wanted, features) in [
+            (arguments.no_mergeable, F_MRG_RXBUF),
+            (!arguments.packed, F_RING_PACKED),
+            (!arguments.in_order, F_IN_ORDER),
+            (arguments.queues == 1, F_MQ),
+            (!is_large, F_CSUM | F_HOST_TSO4 | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6),
+        ] {
+            config.features = if is_wanted { config.features & !features } else { config.features | features };
+        }
+        let mut driver = Driver::new(config).with_context(|| path.display().to_string())?;
+        let memory = driver.memory().clone();
+        for (sender, _) in driver.pairs() {
+            for slot in 0..sender.ring.slots() {
+                let at = sender.ring.buffer_at(slot);
+                memory.write(at, &shape.virtio_header());
+                memory.write(at + VNET_HEADER_MRG_LEN, &shape.filler[..size_max.max(HEAD)]);
+            }
+        }
+        let lens = vec![vec![0; usize::from(arguments.ring)]; usize::from(arguments.queues)];
+        Ok(VhostLink { driver, memory, lens, is_large })
+    }
+
+    /// Connects, agrees on features and starts all rings.
+    pub(crate) fn start(&mut self, arguments: &Arguments) -> Result<()> {
+        self.driver.start()?;
+        let mut needed = F_VERSION_1;
+        for (is_asked, feature) in [
+            (arguments.in_order, F_IN_ORDER),
+            (arguments.queues > 1, F_MQ),
+            (self.is_large, F_HOST_TSO4 | F_CSUM),
+            (!arguments.no_mergeable, F_MRG_RXBUF),
+        ] {
+            needed |= if is_asked { feature } else { 0 };
+        }
+        let missing = needed & !self.driver.features;
+        ensure!(missing == 0, "the backend does not offer what is asked for: feature bits {missing:#x}");
+        for pair in 1..self.driver.pair_count() {
+            self.driver.enable_pair(pair, true)?;
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, queue: usize) -> (&mut Sender, &mut [u32]) {
+        let sender = match queue.checked_sub(1) {
+            None => &mut self.driver.sender,
+            Some(other) => &mut self.driver.others[other].0,
+        };
+        (sender, &mut self.lens[queue])
+    }
+
+    #[inline]
+    pub(crate) fn send(&mut self, queue: usize, max: usize, source: &mut impl Source) -> usize {
+        let memory = self.memory.clone();
+        let (sender, lens) = self.queue(queue);
+        let count = max.min(usize::from(sender.free())) as u16;
+        let ring = &mut sender.ring;
+        for ahead in 0..count.min(AHEAD) {
+            memory.prefetch_to_write(ring.buffer_at(ring.next_slot(ahead)) + VNET_HEADER_MRG_LEN);
+        }
+        for number in 0..count {
+            if number + AHEAD < count {
+                memory.prefetch_to_write(ring.buffer_at(ring.next_slot(number + AHEAD)) + VNET_HEADER_MRG_LEN);
+            }
+            let slot = ring.next_slot(number);
+            let at = ring.buffer_at(slot) + VNET_HEADER_MRG_LEN;
+            let frame = source.next();
+            for (word, value) in frame.head.into_iter().enumerate() {
+                memory.word64(at + 8 * word).store(value.to_le(), Ordering::Relaxed);
+            }
+            if !frame.rest.is_empty() {
+                memory.write(at + HEAD, frame.rest);
+            }
+            let len = frame.len + VNET_HEADER_MRG_LEN as u32;
+            if lens[usize::from(slot)] != len {
+                lens[usize::from(slot)] = len;
+                ring.describe(slot, len);
+            }
+        }
+        ring.post_next(count);
+        usize::from(count)
+    }
+
+    #[inline]
+    pub(crate) fn receive(&mut self, max: usize, sink: &mut impl Sink) -> usize {
+        let Driver { receiver, others, .. } = &mut self.driver;
+        let mut count = 0;
+        for receiver in std::iter::once(receiver).chain(others.iter_mut().map(|(_, receiver)| receiver)) {
+            count += if self.is_large {
+                receiver.visit(max, |frame| sink.take(&Spread(frame)))
+            } else {
+                receive_whole(&self.memory, receiver, max, sink)
+            };
+        }
+        count
+    }
+}
+
+/// Takes frames of which each lies in one buffer.
+#[inline]
+fn receive_whole(memory: &DriverMemory, receiver: &mut Receiver, max: usize, sink: &mut impl Sink) -> usize {
+    let ring = &mut receiver.ring;
+    let mut count = 0;
+    while count < max {
+        let mut used = [Used::default(); CHUNK];
+        let taken = ring.take_used(&mut used[..CHUNK.min(max - count)]);
+        if taken == 0 {
+            break;
+        }
+        let used = &used[..taken];
+        for used in used {
+            memory.prefetch(ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN);
+        }
+        for used in used {
+            let at = ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN;
+            sink.take(&Whole { memory, at, len: (used.len as usize).saturating_sub(VNET_HEADER_MRG_LEN) });
+        }
+        ring.post_next(taken as u16);
+        count += taken;
+    }
+    count
+}
+
+/// A frame in one buffer.
+struct Whole<'a> {
+    memory: &'a DriverMemory,
+    at: usize,
+    len: usize,
+}
+
+impl Incoming for Whole<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn words(&self, at: usize) -> [u64; 2] {
+        // Frames begin on a cache line, so a word of memory is a word of the frame; the buffer is longer than any of them.
+        let word =
+            |index: usize| u128::from(u64::from_le(self.memory.word64(self.at + 8 * index).load(Ordering::Relaxed)));
+        let (index, shift) = (at / 8, 8 * (at % 8));
+        let (low, middle) = (word(index), word(index + 1));
+        let high = if shift == 0 { 0 } else { word(index + 2) };
+        [((low | middle << 64) >> shift) as u64, ((middle | high << 64) >> shift) as u64]
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) {
+        self.memory.read(self.at + at, out);
+    }
+}
+
+/// A frame that may be spread over several buffers.
+struct Spread<'a, 'r>(&'a Received<'r>);
+
+impl Incoming for Spread<'_, '_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn words(&self, at: usize) -> [u64; 2] {
+        [self.0.word(at).swap_bytes(), self.0.word(at + 8).swap_bytes()]
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) {
+        self.0.read(at, out);
+    }
+}
