@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 use tests::daemon::Daemon;
-use tests::guest::{Guest, Nic, QemuRole};
+use tests::guest::{Extras, Guest, Nic, QemuRole};
 use tests::http::Tenant;
 use tests::ledger::Counters;
 use tests::process::{wait_for, wait_until};
@@ -69,6 +69,59 @@ impl Guests {
         });
         assert!(reached.is_some(), "{:#}\n{}", self.daemon.show("ports"), self.daemon.log_tail());
     }
+}
+
+/// What a guest's device says of one of its queues.
+fn queue_packets(guest: &mut Guest, direction: &str, queue: u16) -> u64 {
+    let text = guest.must("ethtool -S eth0");
+    let name = format!("{direction}_queue_{queue}_packets:");
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(&name));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().parse().unwrap()
+}
+
+#[test]
+fn a_guest_changes_the_number_of_its_queues_under_traffic_and_its_connections_live() {
+    let daemon = Daemon::start("");
+    let red = daemon.tenant("red");
+    let network = red.network("lan");
+    let nic =
+        |name: &str| Nic { socket: daemon.path(name), role: QemuRole::Client, mac: format!("02:00:00:00:00:0{name}") };
+    for name in ["a", "b"] {
+        daemon.must(&format!("plug {name} --vhost-user {}", daemon.path(name).display()));
+        red.attached_port(&network, name);
+    }
+    daemon.wait_up(&["a", "b"]);
+    let four = Extras { queue_pairs: 4, ..Extras::default() };
+    let starting = [Guest::start_with("a", &[nic("a")], &four), Guest::start("b", &[nic("b")])];
+    let [mut a, mut b] = starting.map(tests::guest::StartingGuest::ready);
+    for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2")] {
+        guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+    }
+    b.must("iperf3 -s -D");
+    let before = Counters::read(&daemon);
+    a.must("(iperf3 -c 10.0.0.2 -P 6 -t 12 >/tmp/iperf 2>&1; echo status $? >>/tmp/iperf) & true");
+    for count in [4, 1, 3, 2, 4] {
+        a.must(&format!("ethtool -L eth0 combined {count}"));
+        let is_sending = |queue: u16, a: &mut Guest| {
+            let sent = queue_packets(a, "tx", queue);
+            wait_for(BACK_LIMIT, || (queue_packets(a, "tx", queue) > sent).then_some(())).is_some()
+        };
+        // Which of its queues the guest uses for a connection is its own affair; the first of several or the only one
+        // carries something for sure once the others were tried.
+        assert!((0..count).any(|queue| is_sending(queue, &mut a)), "nothing is sent by {count} queues");
+    }
+    let end = wait_for(Duration::from_secs(60), || {
+        let text = a.must("cat /tmp/iperf");
+        text.contains("status").then_some(text)
+    });
+    let end = end.expect("iperf3 ends");
+    assert!(end.contains("status 0"), "all connections live through the changes: {end}");
+    let used: Vec<u64> = (0..4).map(|queue| queue_packets(&mut a, "tx", queue)).collect();
+    assert!(used.iter().filter(|&&packets| packets > 100).count() > 1, "several queues carried frames: {used:?}");
+    let after = Counters::read(&daemon);
+    println!("{used:?} {:?}", after.changes(&before));
+    assert_eq!(after.grown(&before, "a.tx.drops.not_ready"), 0, "{:?}", after.changes(&before));
+    assert_eq!(after.grown(&before, "a.tx.drops.port_gone"), 0, "{:?}", after.changes(&before));
 }
 
 /// A counter of the guest's own device.

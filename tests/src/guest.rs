@@ -71,6 +71,21 @@ pub struct Nic {
     pub mac: String,
 }
 
+/// What a guest has besides its devices; by default as little as can be.
+#[derive(Clone, Debug)]
+pub struct Extras {
+    /// Pairs of queues of each device.
+    pub queue_pairs: u16,
+    /// Further arguments of QEMU.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Extras {
+    fn default() -> Extras {
+        Extras { queue_pairs: 1, arguments: Vec::new() }
+    }
+}
+
 /// What a command in a guest gave back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Output {
@@ -142,8 +157,8 @@ fn readme_values<'a>(readme: &'a str, option: &'a str) -> impl Iterator<Item = &
 }
 
 /// QEMU's arguments for the `index`th vhost-user device: the very lines of the README, with this device's socket and
-/// address in place of the example's.
-pub fn nic_arguments(index: usize, nic: &Nic) -> Vec<String> {
+/// address in place of the example's, and as many queues.
+pub fn nic_arguments(index: usize, nic: &Nic, queue_pairs: u16) -> Vec<String> {
     let readme = match nic.role {
         QemuRole::Client => README_SWITCH_LISTENS,
         QemuRole::Server => README_SWITCH_CONNECTS,
@@ -156,8 +171,13 @@ pub fn nic_arguments(index: usize, nic: &Nic) -> Vec<String> {
                 .replace("net0", &format!("net{index}"))
                 .replace("/run/qvs/vhost/vif-2", nic.socket.to_str().expect("socket paths are UTF-8"))
                 .replace("52:54:00:00:00:02", &nic.mac);
-            let emulation = if option == "-device" { ",vectors=0" } else { "" };
-            arguments.extend([option.to_owned(), format!("{value}{emulation}")]);
+            let more = match (option, queue_pairs) {
+                ("-netdev", 2..) => format!(",queues={queue_pairs}"),
+                ("-device", 2..) => ",vectors=0,mq=on".to_owned(),
+                ("-device", _) => ",vectors=0".to_owned(),
+                _ => String::new(),
+            };
+            arguments.extend([option.to_owned(), value + &more]);
         }
     }
     arguments
@@ -188,6 +208,11 @@ impl Guest {
 
     /// Starts to boot a guest; [`StartingGuest::ready`] waits for it. So several boot at a time.
     pub fn start(name: &str, nics: &[Nic]) -> StartingGuest {
+        Guest::start_with(name, nics, &Extras::default())
+    }
+
+    /// The same, with more than a guest needs.
+    pub fn start_with(name: &str, nics: &[Nic], extras: &Extras) -> StartingGuest {
         let image = image();
         let dir = TempDir::new();
         let listener = UnixListener::bind(dir.join("control")).expect("our own short path");
@@ -202,8 +227,9 @@ impl Guest {
         command.arg("-chardev").arg(format!("socket,id=control,path={}", dir.join("control").display()));
         command.args(["-serial", "chardev:control"]);
         for (index, nic) in nics.iter().enumerate() {
-            command.args(nic_arguments(index, nic));
+            command.args(nic_arguments(index, nic, extras.queue_pairs));
         }
+        command.args(&extras.arguments);
         let qemu = Child::spawn(name, &mut command, &dir.join("qemu.log"));
         StartingGuest { name: name.to_owned(), listener, qemu, dir, deadline: Instant::now() + BOOT_LIMIT }
     }
@@ -348,8 +374,10 @@ mod tests {
             let netdev = "vhost-user,id=net3,chardev=char3".to_owned();
             ["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev, "-device".to_owned(), device]
         };
-        assert_eq!(nic_arguments(3, &nic(QemuRole::Client)), expected("reconnect=1"));
-        assert_eq!(nic_arguments(3, &nic(QemuRole::Server)), expected("server=on,wait=off"));
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Client), 1), expected("reconnect=1"));
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Server), 1), expected("server=on,wait=off"));
+        let many = nic_arguments(3, &nic(QemuRole::Client), 4);
+        assert!(many[3].ends_with(",queues=4") && many[5].ends_with(",mq=on"), "{many:?}");
         let memory = "memory-backend-memfd,id=mem,size=256M,share=on";
         assert_eq!(memory_arguments(), ["-m", "256", "-object", memory, "-numa", "node,memdev=mem"]);
     }
