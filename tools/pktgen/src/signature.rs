@@ -47,6 +47,7 @@ impl Signature {
     }
 
     /// Reads it from a frame's bytes.
+    #[cfg(test)]
     pub(crate) fn from_bytes(bytes: &[u8; LEN]) -> Option<Signature> {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
         Signature::from_words([word(0), word(8)])

@@ -17,7 +17,7 @@ pub(crate) type Mischief = fn(u64) -> Fate;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
     /// It arrives.
-    #[cfg_attr(not(test), allow(dead_code, reason = "without mischief nobody asks"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "without mischief nobody asks"))]
     Arrives,
     /// It does not.
     #[cfg(test)]
