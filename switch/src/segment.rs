@@ -28,6 +28,9 @@ pub struct SegmentMut<'r> {
 }
 
 impl<'r> Segment<'r> {
+    /// No byte at all.
+    pub const EMPTY: Segment<'r> = Segment { base: std::ptr::null(), len: 0, held: PhantomData };
+
     /// Describes `len` bytes at `base`.
     ///
     /// # Safety
@@ -92,10 +95,11 @@ impl<'r> Segment<'r> {
         unsafe { sum(self.base, self.len as usize) }
     }
 
-    /// Asks the processor to bring the first cache line near.
+    /// Asks the processor to bring the first two cache lines near: the headers of a frame.
     #[inline]
-    pub fn prefetch(&self) {
+    pub fn prefetch_front(&self) {
         prefetch(self.base);
+        prefetch(self.base.wrapping_add(64));
     }
 }
 

@@ -452,7 +452,7 @@ impl Thread {
 mod tests {
     use super::*;
     use crate::net::Dialect;
-    use crate::port::{Alarm, RingSet};
+    use crate::port::{Alarm, SplitSet};
     use std::sync::atomic::AtomicU32;
     use std::time::Instant;
 
@@ -503,7 +503,7 @@ mod tests {
         assert!((CLOSE_MAX..2 * CLOSE_MAX).contains(&start.elapsed()));
         assert_eq!(place.withdrawals.load(Ordering::Relaxed), 1);
         let alarm = Alarm::new(wake);
-        gate.publish(Arc::new(RingSet::new(vec![], vec![], Dialect::new(0), alarm, Arc::default())));
+        gate.publish(Arc::new(SplitSet::new([], Dialect::new(0), alarm, Arc::default())));
         gate.withdraw();
         let counts = (place.publications.load(Ordering::Relaxed), place.withdrawals.load(Ordering::Relaxed));
         assert_eq!(counts, (0, 1), "what the thread does reaches the place no more");

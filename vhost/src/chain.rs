@@ -149,6 +149,51 @@ impl Chain {
         self.count == 0
     }
 
+    /// Forgets the buffers.
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    fn push(&mut self, entry: &Descriptor, direction: Direction) -> Result<(), ChainError> {
+        if (entry.flags & WRITE != 0) != (direction == Direction::ToGuest) {
+            return Err(ChainError::WrongDirection);
+        }
+        *self.buffers.get_mut(self.count).ok_or(ChainError::TooLong)? =
+            Buffer { address: entry.address, len: entry.len };
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Puts what the next descriptor of a packed ring of `queue_size` entries names behind the buffers: itself, or those of
+    /// its indirect table, whose entries `at` reads by their guest addresses. On an error the buffers mean nothing.
+    ///
+    /// # Errors
+    /// [`ChainError`] for everything virtio 1.2 sections 2.8.5 to 2.8.8 forbid.
+    pub fn push_packed(
+        &mut self,
+        descriptor: &Descriptor,
+        direction: Direction,
+        queue_size: u16,
+        mut at: impl FnMut(u64) -> Option<Descriptor>,
+    ) -> Result<(), ChainError> {
+        if descriptor.flags & INDIRECT == 0 {
+            return self.push(descriptor, direction);
+        }
+        // Section 2.8.8: a table is a whole chain; its own write flag is to be ignored.
+        if descriptor.flags & NEXT != 0 || self.count > 0 {
+            return Err(ChainError::IndirectNested);
+        }
+        let table = Table::new(descriptor, queue_size)?;
+        for index in 0..table.entries {
+            // Section 2.8.7: its entries follow one another, and of their flags only the one for writing means something.
+            let address = table.address.checked_add(u64::from(index) * DESCRIPTOR_LEN as u64);
+            let entry = address.and_then(&mut at).ok_or(ChainError::OutOfMemory)?;
+            // Split and packed descriptors differ in where the flags are.
+            self.push(&Descriptor { flags: entry.next, ..entry }, direction)?;
+        }
+        Ok(())
+    }
+
     /// Follows the chain that starts at `head` in a queue of `queue_size` entries. On an error the buffers found so far
     /// mean nothing.
     ///
@@ -180,13 +225,8 @@ impl Chain {
                 table = Some(inner);
                 continue;
             }
-            let is_writable = entry.flags & WRITE != 0;
-            if is_writable != (direction == Direction::ToGuest) {
-                return Err(ChainError::WrongDirection);
-            }
-            self.buffers[self.count] = Buffer { address: entry.address, len: entry.len };
-            visited[self.count] = index;
-            self.count += 1;
+            self.push(&entry, direction)?;
+            visited[self.count - 1] = index;
             if entry.flags & NEXT == 0 {
                 return Ok(());
             }

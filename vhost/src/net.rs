@@ -55,8 +55,7 @@ pub const F_HOST_USO: u64 = 1 << 56;
 
 /// Every feature a guest may choose.
 ///
-/// Not there: packed rings, event indices, logging (none of them built yet); ACCESS_PLATFORM (addresses are
-/// not translated); the control queue, which QEMU serves itself; UFO, which no receiver of ours could cut.
+/// Not there: logging (not built yet); ACCESS_PLATFORM (addresses are not translated); the control queue, which QEMU serves itself; UFO, which no receiver of ours could cut.
 pub const OFFERED: u64 = F_CSUM
     | F_GUEST_CSUM
     | F_MTU
@@ -72,7 +71,10 @@ pub const OFFERED: u64 = F_CSUM
     | F_MQ
     | F_ANY_LAYOUT
     | F_INDIRECT_DESC
+    | F_EVENT_IDX
     | F_VERSION_1
+    | F_RING_PACKED
+    | F_IN_ORDER
     | F_GUEST_USO4
     | F_GUEST_USO6
     | F_HOST_USO

@@ -1,33 +1,36 @@
-//! A split virtqueue as raw memory: its three parts, and the single accesses that the protocol is made of.
+//! A guest's virtqueue, whichever of the two layouts of virtio 1.2 it has: [`split`] (section 2.7) or [`packed`] (section 2.8).
 //!
-//! Virtio 1.2 section 2.7. Two sides share this memory: the guest writes descriptors and the available ring, the device
-//! the used ring. Where the parts lie is checked once, in [`SplitRing::new`]; after that no access can leave them, since
-//! positions wrap by the ring's size and descriptor indices are compared with it. Every field is read once per use,
-//! volatile or atomic, so that the compiler never reads it again. The orderings: an index is loaded with acquire before
-//! the entries it covers and stored with release after them.
+//! [`Layout`] is what the port does with a ring, so that each way through the port is written once and compiled for both.
+//! A ring has no state; who uses it keeps its [`Layout::Place`]. A burst looks at the chains that are there, takes them one
+//! by one, and shows the guest at its end what was given back. Chains come back in the order they were taken, always, which
+//! is why `VIRTIO_F_IN_ORDER` costs nothing.
 //!
-//! [`SplitRing`] has no state: who uses it keeps the positions.
+//! Both sides share this memory. Where its parts lie is checked once, when a ring is made; after that no access can leave
+//! them. Every field is read once per use, volatile or atomic, so that the compiler never reads it again.
 
-use crate::chain::{DESCRIPTOR_LEN, Descriptor, DescriptorSource};
+pub mod packed;
+pub mod split;
+
+pub use packed::PackedRing;
+pub use split::SplitRing;
+
+use crate::chain::{Chain, ChainError, Direction, INDIRECT, NEXT};
 use crate::memory::{GuestMemory, RegionHint};
 use crate::message::RingAddresses;
-use std::cell::Cell;
+use crate::net::{F_EVENT_IDX, F_IN_ORDER};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-/// Entries a ring may have (virtio 1.2 section 2.7).
+/// Entries a ring may have (virtio 1.2 sections 2.7 and 2.8).
 pub const QUEUE_SIZE_MAX: u16 = 32_768;
-
-/// `VRING_AVAIL_F_NO_INTERRUPT`: the driver does not want to be interrupted.
-const NO_INTERRUPT: u16 = 1;
-/// `VRING_USED_F_NO_NOTIFY`: the device does not want to be kicked.
-const NO_NOTIFY: u16 = 1;
+/// Chains that one frame can take and that are shown to the guest together: room for a frame of 64 KiB in buffers of the
+/// smallest MTU's size.
+pub const FRAME_CHAINS_MAX: usize = 128;
 
 /// Why a ring cannot be where it is said to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RingError {
-    /// A size that is no power of two between 1 and [`QUEUE_SIZE_MAX`].
-    #[error("a ring of {given} entries; it must be a power of two up to {QUEUE_SIZE_MAX}")]
+    /// A size that the layout does not allow.
+    #[error("a ring of {given} entries; it may have up to {QUEUE_SIZE_MAX}, and a split one a power of two")]
     BadSize {
         /// The size.
         given: u32,
@@ -40,187 +43,138 @@ pub enum RingError {
         /// Where it should be, in the frontend's space.
         address: u64,
     },
+    /// A position that the ring does not have.
+    #[error("position {given:#x} in a ring of {size} entries")]
+    BadPosition {
+        /// The position, as the messages carry it.
+        given: u32,
+        /// Entries.
+        size: u32,
+    },
 }
 
-/// Bytes of the used ring of `size` entries, with the event word behind them (virtio 1.2 section 2.7.8).
-pub(crate) fn used_ring_len(size: u32) -> u64 {
-    6 + 8 * u64::from(size)
+/// The guest announces what its ring cannot hold: an index out of reach, a chain without end. The ring stands still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overrun;
+
+/// What was agreed about signals and order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// `VIRTIO_F_EVENT_IDX`: either side tells from which entry on it wants to be signalled.
+    pub has_event_index: bool,
+    /// `VIRTIO_F_IN_ORDER`: one used entry may stand for all before it.
+    pub is_in_order: bool,
 }
 
-/// The parts of a ring in a guest's memory, which is held mapped as long as this lives.
-pub struct SplitRing {
-    descriptors: *const u8,
-    available: *const u8,
-    used: *mut u8,
-    mask: u16,
-    memory: Arc<GuestMemory>,
+impl Terms {
+    /// Reads them off the features the guest chose.
+    pub fn new(features: u64) -> Terms {
+        Terms { has_event_index: features & F_EVENT_IDX != 0, is_in_order: features & F_IN_ORDER != 0 }
+    }
 }
 
-// SAFETY: the pointers stay valid as long as `memory`, on any thread; all access is volatile or atomic.
-// Why unsafe: raw pointers are not `Send` and `Sync` by default.
-unsafe impl Send for SplitRing {}
-// SAFETY: as above. Two threads that write the used ring at once would confuse the guest, not the memory.
-// Why unsafe: as above.
-unsafe impl Sync for SplitRing {}
+/// The first descriptor of a chain, read once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// Guest physical address of the buffer.
+    pub address: u64,
+    /// Its bytes.
+    pub len: u32,
+    /// The flags of [`crate::chain`].
+    pub flags: u16,
+    /// What names the chain: the index of this descriptor (split), or its buffer id if it is the only one (packed).
+    pub id: u16,
+}
 
-impl SplitRing {
+impl Entry {
+    /// Whether it is a whole chain by itself: neither linked nor indirect.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        self.flags & (NEXT | INDIRECT) == 0
+    }
+
+    /// The chain, if this is all of it.
+    #[inline]
+    pub fn alone(&self) -> Taken {
+        Taken { id: self.id, width: 1 }
+    }
+}
+
+/// A chain as it is named when it goes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    /// What the guest knows it by.
+    pub id: u16,
+    /// Entries of the ring it takes: 1 in a split ring, its descriptors in a packed one.
+    pub width: u16,
+}
+
+/// A chain that was followed: what it is called, and whether its buffers may be used.
+pub type Walked = (Taken, Result<(), ChainError>);
+
+/// What the port does with a ring. No method can be made to leave the ring's memory, whatever stands in it.
+pub trait Layout: Sized + Send + Sync + 'static {
+    /// How far it has come; owned by one thread at a time.
+    type Place: Send;
+    /// A chain that is available, to look at several before taking one.
+    type Cursor: Copy;
+
     /// Finds a ring of `size` entries at the frontend's addresses.
     ///
     /// # Errors
     /// [`RingError`].
-    pub fn new(memory: Arc<GuestMemory>, addresses: &RingAddresses, size: u32) -> Result<SplitRing, RingError> {
-        if size == 0 || size > u32::from(QUEUE_SIZE_MAX) || !size.is_power_of_two() {
-            return Err(RingError::BadSize { given: size });
-        }
-        let entries = u64::from(size);
-        let find = |part, address, len, align| {
-            memory.ring_part(address, len, align).ok_or(RingError::BadAddress { part, address })
-        };
-        // Section 2.7: sizes and alignments of the three parts; the event words behind the rings are counted in.
-        let descriptors = find("descriptor table", addresses.descriptors, 16 * entries, 16)?;
-        let available = find("available ring", addresses.available, 6 + 2 * entries, 2)?;
-        let used = find("used ring", addresses.used, used_ring_len(size), 4)?;
-        Ok(SplitRing { descriptors, available, used, mask: (size - 1) as u16, memory })
-    }
+    fn find(memory: Arc<GuestMemory>, addresses: &RingAddresses, size: u32, terms: Terms) -> Result<Self, RingError>;
 
-    /// Entries.
-    #[inline]
-    pub fn size(&self) -> u16 {
-        self.mask.wrapping_add(1)
-    }
+    /// Where to go on, if the messages say `base`.
+    ///
+    /// # Errors
+    /// [`RingError::BadPosition`].
+    fn resume(&self, base: u32) -> Result<Self::Place, RingError>;
+
+    /// Where the next device would go on, as the messages carry it: behind what was shown.
+    fn base(&self, place: &Self::Place) -> u32;
 
     /// The memory it lies in.
-    #[inline]
-    pub fn memory(&self) -> &GuestMemory {
-        &self.memory
-    }
+    fn memory(&self) -> &GuestMemory;
 
-    #[inline]
-    fn available_word(&self) -> &AtomicU16 {
-        // SAFETY: the index lies 2 bytes into the available ring, inside its region and aligned (checked in `new`), and the
-        // memory lives as long as `self`.
-        // Why unsafe: the index is shared with another process.
-        unsafe { AtomicU16::from_ptr(self.available.add(2).cast_mut().cast()) }
-    }
-
-    #[inline]
-    fn used_word(&self) -> &AtomicU16 {
-        // SAFETY: the index lies 2 bytes into the used ring, inside its region and aligned (checked in `new`), and the
-        // memory lives as long as `self`.
-        // Why unsafe: the index is shared with another process.
-        unsafe { AtomicU16::from_ptr(self.used.add(2).cast()) }
-    }
-
-    /// How far the guest has filled the available ring. What it put there before is visible after this.
-    #[inline]
-    pub fn available_index(&self) -> u16 {
-        u16::from_le(self.available_word().load(Ordering::Acquire))
-    }
-
-    /// The head of the chain at a position of the available ring; not checked.
-    #[inline]
-    pub fn available_entry(&self, position: u16) -> u16 {
-        let slot = usize::from(position & self.mask);
-        // SAFETY: `slot` is below the ring's size; 4 + 2 * size bytes are inside its region (checked in `new`).
-        // Why unsafe: the entry is shared with another process.
-        u16::from_le(unsafe { self.available.add(4 + 2 * slot).cast::<u16>().read_volatile() })
-    }
-
-    /// Entry `index` of the descriptor table, read once; `None` beyond the table.
-    #[inline]
-    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        if index > self.mask {
-            return None;
-        }
-        // SAFETY: `index` is below the ring's size; 16 * size bytes are inside the region, aligned (checked in `new`).
-        // Why unsafe: the entry is shared with another process.
-        unsafe {
-            let entry = self.descriptors.add(usize::from(index) * DESCRIPTOR_LEN).cast::<u64>();
-            Some(Descriptor::from_words(entry.read_volatile(), entry.add(1).read_volatile()))
-        }
-    }
-
-    /// Asks the processor to bring entry `index` of the table near; any index will do.
-    #[inline]
-    pub fn prefetch_descriptor(&self, index: u16) {
-        switch::segment::prefetch(self.descriptors.wrapping_add(usize::from(index) * DESCRIPTOR_LEN));
-    }
-
-    /// How far the device has filled the used ring, by what stands in memory.
-    pub fn used_index(&self) -> u16 {
-        u16::from_le(self.used_word().load(Ordering::Relaxed))
-    }
-
-    /// Writes a used entry: the chain that started at `head` is done and the device wrote `len` bytes into it. The guest
-    /// looks at it only after [`SplitRing::publish_used`].
-    #[inline]
-    pub fn put_used(&self, position: u16, head: u16, len: u32) {
-        let slot = usize::from(position & self.mask);
-        // SAFETY: `slot` is below the ring's size; 4 + 8 * size bytes are inside its region and 4-byte aligned (checked
-        // in `new`).
-        // Why unsafe: the entry is shared with another process.
-        unsafe {
-            let entry = self.used.add(4 + 8 * slot).cast::<u32>();
-            entry.write_volatile(u32::from(head).to_le());
-            entry.add(1).write_volatile(len.to_le());
-        }
-    }
-
-    /// Shows the guest all used entries before `position`.
-    #[inline]
-    pub fn publish_used(&self, position: u16) {
-        self.used_word().store(position.to_le(), Ordering::Release);
-    }
-
-    /// Whether the guest wants to be interrupted for what was just published.
-    #[inline]
-    pub fn wants_interrupt(&self) -> bool {
-        // Section 2.7.7.2: the flag is read after the index was written, or the guest, which writes the flag and then reads
-        // the index, and we could each miss the other. Pairs with the driver's barrier.
-        fence(Ordering::SeqCst);
-        // SAFETY: the flags are the first two bytes of the available ring.
-        // Why unsafe: they are shared with another process.
-        let flags = u16::from_le(unsafe { self.available.cast::<u16>().read_volatile() });
-        flags & NO_INTERRUPT == 0
-    }
-
-    /// Tells the guest whether to kick us for new entries.
+    /// Reads the first descriptors of the chains that are available and not taken, as many as `entries` holds; answers how
+    /// many there are. Stops early behind one that is linked, since where the next begins is known only at its end.
     ///
-    /// After asking for kicks the caller must look at [`SplitRing::available_index`] once more; the full fence before
-    /// that look is here. It pairs with the one the driver has between its index and our flag.
-    #[inline]
-    pub fn set_kicks(&self, are_wanted: bool) {
-        let flags = if are_wanted { 0 } else { NO_NOTIFY };
-        // SAFETY: the flags are the first two bytes of the used ring, and only the device writes them.
-        // Why unsafe: they are shared with another process.
-        unsafe { self.used.cast::<u16>().write_volatile(flags.to_le()) };
-        if are_wanted {
-            fence(Ordering::SeqCst);
-        }
-    }
-}
+    /// # Errors
+    /// [`Overrun`].
+    fn look(&self, place: &mut Self::Place, entries: &mut [Entry]) -> Result<usize, Overrun>;
 
-/// A ring's table and its memory as the chain walk wants them; remembers where the last translation was found.
-pub(crate) struct RingSource<'a> {
-    ring: &'a SplitRing,
-    hint: Cell<RegionHint>,
-}
+    /// The next chain that was not taken.
+    fn cursor(&self, place: &Self::Place) -> Self::Cursor;
 
-impl<'a> RingSource<'a> {
-    pub(crate) fn new(ring: &'a SplitRing, hint: RegionHint) -> RingSource<'a> {
-        RingSource { ring, hint: Cell::new(hint) }
-    }
-}
+    /// Follows the chain at `cursor` and moves the cursor behind it; `None` if none is available there. The first descriptor
+    /// is read again: nothing that [`Layout::look`] said is believed.
+    ///
+    /// # Errors
+    /// [`Overrun`].
+    fn walk(
+        &self,
+        place: &mut Self::Place,
+        cursor: &mut Self::Cursor,
+        hint: &mut RegionHint,
+        direction: Direction,
+        chain: &mut Chain,
+    ) -> Result<Option<Walked>, Overrun>;
 
-impl DescriptorSource for RingSource<'_> {
-    fn entry(&self, index: u16) -> Option<Descriptor> {
-        self.ring.descriptor(index)
-    }
+    /// Chains that may still be taken before [`Layout::show`] must be called.
+    fn room(&self, place: &Self::Place) -> usize;
 
-    fn at(&self, address: u64) -> Option<Descriptor> {
-        let mut hint = self.hint.get();
-        let found = self.ring.memory.descriptor(&mut hint, address);
-        self.hint.set(hint);
-        found
-    }
+    /// Takes the next chain and gives it back: `len` bytes of it were written. The guest does not see it yet.
+    fn take(&self, place: &mut Self::Place, taken: Taken, len: u32);
+
+    /// Shows the guest what was given back; answers whether it wants to be interrupted for it.
+    ///
+    /// `IS_READ`: the guest's own frames, of which nothing was written.
+    fn show<const IS_READ: bool>(&self, place: &mut Self::Place) -> bool;
+
+    /// Tells the guest to kick us for new entries; answers whether there are some already.
+    fn ask_for_kicks(&self, place: &mut Self::Place) -> bool;
+
+    /// Tells the guest that we poll. May be called by any thread.
+    fn refuse_kicks(&self);
 }

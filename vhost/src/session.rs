@@ -18,9 +18,10 @@ use crate::memory::{DirtyLog, GuestMemory, MemoryError};
 use crate::message::{
     Code, F_PROTOCOL_FEATURES, REGIONS_MAX, RING_LOG, RegionInfo, Reply, Request, RingFd, RingState, parse, protocol,
 };
-use crate::net::{Dialect, F_LOG_ALL, OFFERED};
-use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Use, announcement};
-use crate::ring::{SplitRing, used_ring_len};
+use crate::net::{Dialect, F_LOG_ALL, F_RING_PACKED, OFFERED};
+use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Use, announcement};
+use crate::ring::split::used_ring_len;
+use crate::ring::{Layout, PackedRing, SplitRing, Terms};
 use crate::socket::{Call, Incoming, Wake, is_eventfd};
 use setup::Setup;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,7 +64,7 @@ pub(crate) struct Session {
     memory: Option<Arc<GuestMemory>>,
     log: Option<Arc<DirtyLog>>,
     rings: [Setup; RINGS],
-    published: Option<Arc<RingSet>>,
+    published: Option<Arc<dyn Rings>>,
     announce: Arc<AtomicU64>,
     note: String,
     /// Said once a session: a peer decides how often it sends what we would log.
@@ -89,7 +90,7 @@ impl Session {
             note: String::new(),
             has_warned_of_mtu: false,
         };
-        session.publish(Vec::new(), Vec::new());
+        session.publish::<SplitRing>(Vec::new());
         session
     }
 
@@ -264,8 +265,8 @@ impl Session {
             Request::SetVringCall(ring) => {
                 let call = one_eventfd(code, ring, fds)?.map(|fd| Arc::new(Call::new(fd)));
                 self.setup(code, u32::from(ring.index))?.call = call.clone();
-                if let Some(queue) = self.published_queue(usize::from(ring.index)) {
-                    queue.set_call(call);
+                if let Some(set) = self.published.as_ref().filter(|set| set.has(usize::from(ring.index))) {
+                    set.set_call(usize::from(ring.index), call);
                     self.interrupt(usize::from(ring.index));
                 }
             }
@@ -333,23 +334,20 @@ impl Session {
     /// The setup of a ring that no worker uses any more, so that it can be changed.
     fn still(&mut self, code: Code, index: u32) -> Result<&mut Setup, SessionError> {
         self.setup(code, index)?;
-        if self.published_queue(index as usize).is_some() {
+        if self.is_published(index as usize) {
             self.stop();
         }
         self.setup(code, index)
     }
 
-    fn published_queue(&self, index: usize) -> Option<&Queue> {
-        let set = self.published.as_ref()?;
-        if index.is_multiple_of(2) { set.receive(index / 2) } else { set.send(index / 2) }
+    /// Whether workers have that ring.
+    fn is_published(&self, index: usize) -> bool {
+        self.published.as_ref().is_some_and(|set| set.has(index))
     }
 
     /// Makes a ring that workers have what its setup says; the others do not notice.
     fn switch(&self, index: usize) {
-        let Some(set) = &self.published else { return };
-        if self.published_queue(index).is_none() {
-            return;
-        }
+        let Some(set) = self.published.as_ref().filter(|set| set.has(index)) else { return };
         set.switch(index, self.rings[index].usage);
         if self.rings[index].usage != Use::Still {
             self.interrupt(index);
@@ -360,36 +358,27 @@ impl Session {
 
     /// Takes the rings away from the workers, if they have any, and notes where each stopped.
     fn stop(&mut self) {
-        if (0..RINGS).all(|index| self.published_queue(index).is_none()) {
-            return;
-        }
+        let Some(set) = self.published.take_if(|set| (0..RINGS).any(|index| set.has(index))) else { return };
         self.place.withdraw();
-        for index in 0..RINGS {
-            if let Some(position) = self.published_queue(index).map(Queue::position) {
-                self.rings[index].base = u32::from(position);
-            }
+        for (index, setup) in self.rings.iter_mut().enumerate() {
+            setup.base = set.position(index).unwrap_or(setup.base);
         }
-        self.published = None;
     }
 
     /// Gives the workers the rings that can run, if that is a change.
     fn start(&mut self) -> Result<(), SessionError> {
         let can_run = |index: usize| self.memory.is_some() && self.rings[index].is_whole();
-        if self.published.is_some() && (0..RINGS).all(|ring| can_run(ring) == self.published_queue(ring).is_some()) {
+        if self.published.is_some() && (0..RINGS).all(|ring| can_run(ring) == self.is_published(ring)) {
             return Ok(());
         }
         let wanted: Vec<usize> = (0..RINGS).filter(|&ring| can_run(ring)).collect();
         self.stop();
         self.check_log(&wanted)?;
-        let pairs = wanted.last().map_or(0, |last| last / 2 + 1);
-        let mut send: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
-        let mut receive: Vec<Option<Queue>> = std::iter::repeat_with(|| None).take(pairs).collect();
-        for &index in &wanted {
-            let queue = self.queue(index)?;
-            let side = if index.is_multiple_of(2) { &mut receive } else { &mut send };
-            side[index / 2] = Some(queue);
+        if self.features & F_RING_PACKED != 0 {
+            self.put_in_force::<PackedRing>(&wanted)?;
+        } else {
+            self.put_in_force::<SplitRing>(&wanted)?;
         }
-        self.publish(send, receive);
         for &index in &wanted {
             self.interrupt(index);
         }
@@ -427,25 +416,38 @@ impl Session {
         }
     }
 
-    fn queue(&mut self, index: usize) -> Result<Queue, SessionError> {
-        let setup = &mut self.rings[index];
-        let memory = self.memory.clone().expect("only asked for when there is memory");
-        let addresses = setup.addresses.as_ref().expect("only asked for a ring that is whole");
-        let ring = |source| SessionError::Ring { index, source };
-        let split = SplitRing::new(memory, addresses, setup.size).map_err(ring)?;
-        let used = u32::from(split.used_index());
-        if used != setup.base {
-            // A switch that died took chains it never gave back. We know no better than the used ring which they were.
-            tracing::debug!(ring = index, base = setup.base, used, "resuming where the used ring stands");
-            setup.base = used;
-        }
-        Ok(Queue::new(split, index as u8, setup.kick.clone().flatten(), setup.call.clone()))
+    /// Gives the workers these rings.
+    fn put_in_force<L: Layout>(&mut self, rings: &[usize]) -> Result<(), SessionError> {
+        let queues = rings.iter().map(|&index| Ok((index, self.queue::<L>(index)?)));
+        let queues = queues.collect::<Result<Vec<_>, SessionError>>()?;
+        self.publish(queues);
+        Ok(())
     }
 
-    fn publish(&mut self, send: Vec<Option<Queue>>, receive: Vec<Option<Queue>>) {
+    fn queue<L: Layout>(&self, index: usize) -> Result<Queue<L>, SessionError> {
+        let setup = &self.rings[index];
+        let memory = self.memory.clone().expect("only asked for when there is memory");
+        let addresses = setup.addresses.as_ref().expect("only asked for a ring that is whole");
+        let (kick, call) = (setup.kick.clone().flatten(), setup.call.clone());
+        let ring = L::find(memory, addresses, setup.size, Terms::new(self.features));
+        let queue = ring.and_then(|ring| Queue::new(ring, setup.base, index as u8, kick, call));
+        let queue = queue.map_err(|source| SessionError::Ring { index, source })?;
+        if queue.position() != setup.base {
+            // A switch that died took chains it never gave back. We know no better than the ring which they were.
+            tracing::debug!(
+                ring = index,
+                base = setup.base,
+                position = queue.position(),
+                "resuming where the ring stands"
+            );
+        }
+        Ok(queue)
+    }
+
+    fn publish<L: Layout>(&mut self, queues: Vec<(usize, Queue<L>)>) {
         let dialect = Dialect::new(self.features);
         let alarm = Alarm::new(self.wake.clone());
-        let set = Arc::new(RingSet::new(send, receive, dialect, alarm, self.announce.clone()));
+        let set = Arc::new(RingSet::new(queues, dialect, alarm, self.announce.clone()));
         for (index, setup) in self.rings.iter().enumerate() {
             set.switch(index, setup.usage);
         }

@@ -9,7 +9,9 @@ use switch::offload::{EgressOffloads, OffloadClaim, VNET_HEADER_LEN};
 use switch::port::Port;
 use switch::port_contract::{Arrived, Rig, check};
 use vhost::message::F_PROTOCOL_FEATURES;
-use vhost::net::{Dialect, F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_MRG_RXBUF, F_VERSION_1, OFFERED};
+use vhost::net::{
+    Dialect, F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_MRG_RXBUF, F_RING_PACKED, F_VERSION_1, OFFERED,
+};
 use vhost::port::FRAME_MAX;
 
 /// A frame of a jumbo MTU.
@@ -74,6 +76,16 @@ impl Rig for GuestRig {
 #[test]
 fn a_guest_with_every_feature_keeps_the_contract() {
     check(|| GuestRig::new(OFFERED, FRAME_MAX));
+}
+
+#[test]
+fn a_guest_with_split_rings_and_every_other_feature_keeps_the_contract() {
+    check(|| GuestRig::new(OFFERED & !F_RING_PACKED, FRAME_MAX));
+}
+
+#[test]
+fn a_guest_with_packed_rings_and_little_else_keeps_the_contract() {
+    check(|| GuestRig::new(F_VERSION_1 | F_RING_PACKED, JUMBO));
 }
 
 #[test]

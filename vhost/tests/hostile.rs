@@ -208,7 +208,7 @@ fn messages_that_are_none_end_the_session_with_a_reason() {
     ends_with("announces", send(header(5, 1, PAYLOAD_MAX as u32 + 1)));
     ends_with("announces 4294967295 bytes", send(header(1, 1, u32::MAX)));
     ends_with("instead of 8", send([header(2, 1, 4), vec![0; 4]].concat()));
-    ends_with("that were not offered", |driver| driver.send(&Request::SetFeatures(1 << 34), &[], false).unwrap());
+    ends_with("that were not offered", |driver| driver.send(&Request::SetFeatures(1 << 33), &[], false).unwrap());
     ends_with("names ring 32", |driver| {
         driver.send(&Request::SetVringNum(RingState { index: 32, value: 256 }), &[], false).unwrap();
     });
@@ -291,7 +291,7 @@ fn rings_that_cannot_be_end_the_session_with_a_reason() {
     ends_with("ring 0: the descriptor table", move |driver| driver.send(&addresses(0, 8), &[], false).unwrap());
     ends_with("ring 1: the descriptor table", move |driver| driver.send(&addresses(1, u64::MAX), &[], false).unwrap());
     for value in [3, 65_536, u32::MAX] {
-        ends_with("it must be a power of two", move |driver| {
+        ends_with("a split one a power of two", move |driver| {
             driver.send(&Request::SetVringNum(RingState { index: 1, value }), &[], false).unwrap();
         });
     }

@@ -1,0 +1,106 @@
+//! One ring of a port, and everything it takes to run it.
+
+use crate::chain::Chain;
+use crate::memory::RegionHint;
+use crate::ring::{FRAME_CHAINS_MAX, Layout, RingError, Taken};
+use crate::socket::Call;
+use arc_swap::ArcSwapOption;
+use crossbeam_utils::CachePadded;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// One ring of a port.
+pub struct Queue<L: Layout> {
+    pub(super) ring: L,
+    /// The ring's number in the protocol: even for those the guest receives by.
+    pub(super) index: u8,
+    pub(super) kick: Option<Arc<OwnedFd>>,
+    /// Exchanged by the session at any time: QEMU does so whenever the guest masks its interrupt.
+    call: ArcSwapOption<Call>,
+    state: CachePadded<Mutex<State<L>>>,
+}
+
+/// What moves in a ring.
+pub(super) struct State<L: Layout> {
+    pub(super) place: L::Place,
+    /// The guest announced what the ring cannot hold; it stands still.
+    pub(super) is_broken: bool,
+    pub(super) hint: RegionHint,
+    pub(super) chain: Chain,
+    pub(super) reserved: Vec<Reserved>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// A chain of the guest's receive ring that a frame is about to fill.
+#[derive(Clone, Copy)]
+pub(super) struct Reserved {
+    pub(super) taken: Taken,
+    /// Bytes it holds.
+    pub(super) capacity: u32,
+}
+
+/// A range of guest memory inside one region; it was translated once and will be again.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) address: u64,
+    pub(super) len: u32,
+}
+
+impl<L: Layout> Queue<L> {
+    /// Goes on at `base`, or where the ring itself knows better ([`Layout::resume`]).
+    ///
+    /// Whether the guest shall kick is up to `Port::arm`; until then it need not.
+    ///
+    /// # Errors
+    /// [`RingError::BadPosition`].
+    pub fn new(
+        ring: L,
+        base: u32,
+        index: u8,
+        kick: Option<Arc<OwnedFd>>,
+        call: Option<Arc<Call>>,
+    ) -> Result<Queue<L>, RingError> {
+        let state = State {
+            place: ring.resume(base)?,
+            is_broken: false,
+            hint: RegionHint::default(),
+            chain: Chain::default(),
+            reserved: Vec::with_capacity(FRAME_CHAINS_MAX),
+            pieces: Vec::with_capacity(super::PIECES_MAX),
+        };
+        ring.refuse_kicks();
+        Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), state: CachePadded::new(Mutex::new(state)) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<L>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State<L>>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    pub(super) fn set_call(&self, call: Option<Arc<Call>>) {
+        self.call.store(call);
+    }
+
+    /// Where the next device would go on, as the messages carry it. Meaningful once no worker uses the ring.
+    pub fn position(&self) -> u32 {
+        self.ring.base(&self.lock().place)
+    }
+
+    /// Shows the guest what was given back, and interrupts it if it wants.
+    #[inline]
+    pub(super) fn show<const IS_READ: bool>(&self, state: &mut State<L>) {
+        if self.ring.show::<IS_READ>(&mut state.place)
+            && let Some(call) = &*self.call.load()
+        {
+            call.signal();
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a guest sends, into a batch: the front of each frame into the private head, the rest left where it lies.
+
+use super::queue::{Queue, State};
+use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
+use crate::chain::{ChainError, Direction, NEXT, WRITE};
+use crate::net::{RARP_LEN, rarp};
+use crate::ring::{Entry, Layout, Overrun, Taken};
+use std::sync::atomic::Ordering;
+use switch::batch::{BURST, Batch, PacketBuilder};
+use switch::ids::{PortIndex, QueueIndex};
+use switch::ledger::{DropReason, Tally};
+use switch::offload::{F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
+use switch::packet::HEAD_COPY;
+use switch::segment::Segment;
+
+impl<L: Layout> RingSet<L> {
+    /// Takes the chains that are there, as many as the batch has room for.
+    #[inline]
+    pub(super) fn receive_burst<'r>(
+        &self,
+        queue: &'r Queue<L>,
+        state: &mut State<L>,
+        from: (PortIndex, QueueIndex),
+        batch: &mut Batch<'r>,
+        tally: &mut Tally,
+    ) -> Result<(), Overrun> {
+        let ring = &queue.ring;
+        let mut entries = [Entry::default(); BURST];
+        let mut buffers = [Segment::EMPTY; BURST];
+        loop {
+            let wanted = batch.room().min(ring.room(&state.place));
+            let count = ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?;
+            for (entry, buffer) in entries[..count].iter().zip(&mut buffers) {
+                *buffer = ring.memory().readable(&mut state.hint, entry.address, entry.len).unwrap_or(Segment::EMPTY);
+                buffer.prefetch_front();
+            }
+            for at in 0..count {
+                let Some(packet) = batch.start(from.0, from.1) else { return Ok(()) };
+                self.receive_one(queue, state, &entries[at], &buffers[at], packet, tally)?;
+            }
+            // Behind a linked chain there may be more; else this was all.
+            if count == 0 || entries[count - 1].flags & NEXT == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    #[inline]
+    fn receive_one<'r>(
+        &self,
+        queue: &'r Queue<L>,
+        state: &mut State<L>,
+        entry: &Entry,
+        buffer: &Segment<'r>,
+        mut packet: PacketBuilder<'_, 'r>,
+        tally: &mut Tally,
+    ) -> Result<(), Overrun> {
+        let header_len = self.dialect.header_len as u32;
+        let frame_len = entry.len.wrapping_sub(header_len);
+        let is_simple = entry.is_alone()
+            && entry.flags & WRITE == 0
+            && (FRAME_MIN as u32..=FRAME_MAX as u32).contains(&frame_len)
+            && buffer.len() == entry.len;
+        let (taken, claim) = if is_simple {
+            let mut header = [0u8; VNET_HEADER_LEN];
+            buffer.read(&mut header);
+            (entry.alone(), copy_front(&buffer.skip(header_len), &mut packet).map(|()| claim_of(&header)))
+        } else {
+            self.receive_slowly(queue, state, &mut packet)?
+        };
+        match claim {
+            Ok(claim) => {
+                tally.moved(packet.frame_len());
+                packet.commit(claim);
+            }
+            Err(reason) => {
+                drop(packet);
+                tally.moved(0);
+                tally.drop(reason);
+            }
+        }
+        queue.ring.take(&mut state.place, taken, 0);
+        Ok(())
+    }
+
+    /// One frame that is no single buffer, or a broken one: the long way. Fills the packet up to its commit.
+    #[cold]
+    #[inline(never)]
+    fn receive_slowly<'r>(
+        &self,
+        queue: &'r Queue<L>,
+        state: &mut State<L>,
+        packet: &mut PacketBuilder<'_, 'r>,
+    ) -> Result<(Taken, Result<OffloadClaim, DropReason>), Overrun> {
+        let ring = &queue.ring;
+        let State { place, hint, chain, .. } = state;
+        let mut cursor = ring.cursor(place);
+        // It was there a moment ago. If it is not now, its guest plays with a ring that it had given away.
+        let (taken, walked) = ring.walk(place, &mut cursor, hint, Direction::FromGuest, chain)?.ok_or(Overrun)?;
+        let claim = walked.map_err(ChainError::drop_reason).and_then(|()| {
+            let frame_len = chain.len().saturating_sub(self.dialect.header_len as u64);
+            if frame_len < FRAME_MIN as u64 {
+                return Err(DropReason::Truncated);
+            }
+            if frame_len > FRAME_MAX as u64 {
+                return Err(DropReason::OverMtu);
+            }
+            let mut header = [0u8; VNET_HEADER_MRG_LEN];
+            let mut header_len = 0;
+            for buffer in chain.buffers() {
+                let (mut address, mut left) = (buffer.address, buffer.len);
+                while left > 0 {
+                    // A buffer that crosses from one region into the next comes in two pieces.
+                    let mut piece = ring.memory().readable(hint, address, left).ok_or(DropReason::BadDescriptor)?;
+                    address = address.wrapping_add(u64::from(piece.len()));
+                    left -= piece.len();
+                    let missing = self.dialect.header_len - header_len;
+                    if missing > 0 {
+                        let count = piece.read(&mut header[header_len..][..missing]);
+                        header_len += count;
+                        piece = piece.skip(count as u32);
+                    }
+                    let count = (HEAD_COPY - packet.head_len()).min(piece.len() as usize);
+                    if count > 0 {
+                        piece.read(packet.head(count).ok_or(DropReason::HeadersTooLong)?);
+                        piece = piece.skip(count as u32);
+                    }
+                    if !piece.is_empty() {
+                        packet.tail(piece)?;
+                    }
+                }
+            }
+            let claim = header.first_chunk::<VNET_HEADER_LEN>().expect("the header array is longer");
+            Ok(claim_of(claim))
+        });
+        Ok((taken, claim))
+    }
+
+    /// What the guest sends by a ring that is off.
+    #[cold]
+    pub(super) fn discard(&self, queue: &Queue<L>, state: &mut State<L>, tally: &mut Tally) {
+        for _ in 0..BURST.min(queue.ring.room(&state.place)) {
+            let State { place, hint, chain, .. } = &mut *state;
+            let mut cursor = queue.ring.cursor(place);
+            match queue.ring.walk(place, &mut cursor, hint, Direction::FromGuest, chain) {
+                Ok(Some((taken, _))) => {
+                    tally.moved(0);
+                    tally.drop(DropReason::NotReady);
+                    queue.ring.take(place, taken, 0);
+                }
+                Ok(None) => return,
+                Err(Overrun) => return self.break_ring(queue, state),
+            }
+        }
+    }
+
+    /// The announcement of a guest that moved here, as a frame the guest sent.
+    #[cold]
+    pub(super) fn announce(&self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'_>, tally: &mut Tally) {
+        let Some(mut packet) = batch.start(ingress, index) else { return };
+        let told = self.announce.swap(0, Ordering::Relaxed);
+        if told & ANNOUNCE_SET == 0 {
+            // The worker of another queue was faster.
+            return;
+        }
+        let [_, _, mac @ ..] = told.to_be_bytes();
+        if let Some(head) = packet.head(RARP_LEN) {
+            head.copy_from_slice(&rarp(mac));
+            packet.commit(OffloadClaim::default());
+            tally.moved(RARP_LEN);
+        }
+    }
+}
+
+/// What a driver claims in the header of a frame it sends. Of the flags only "needs checksum" is a driver's to set; any
+/// other, "data is valid" above all, would make a guest the judge of its own frames (virtio 1.2 section 5.1.6.2.1).
+#[inline]
+fn claim_of(header: &[u8; VNET_HEADER_LEN]) -> OffloadClaim {
+    let claim = OffloadClaim::from_bytes(header);
+    OffloadClaim { flags: claim.flags & F_NEEDS_CSUM, ..claim }
+}
+
+/// Copies the front of a frame into the head and leaves the rest as the tail.
+#[inline]
+fn copy_front<'r>(frame: &Segment<'r>, packet: &mut PacketBuilder<'_, 'r>) -> Result<(), DropReason> {
+    if frame.len() as usize > HEAD_COPY {
+        // A copy of a length the compiler knows is a handful of moves without a branch.
+        let head: &mut [u8; HEAD_COPY] =
+            packet.head(HEAD_COPY).and_then(|head| head.try_into().ok()).ok_or(DropReason::HeadersTooLong)?;
+        frame.read(head);
+        return packet.tail(frame.skip(HEAD_COPY as u32));
+    }
+    frame.read(packet.head(frame.len() as usize).ok_or(DropReason::HeadersTooLong)?);
+    Ok(())
+}
