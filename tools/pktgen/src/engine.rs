@@ -7,7 +7,7 @@
 
 use crate::arrivals::{Arrivals, Totals};
 use crate::latency::{Latency, Which};
-use crate::link::{Link, Result, Source};
+use crate::link::{Agreed, Link, Result, Source};
 use crate::order::Order;
 use crate::pace::Pace;
 use crate::sequence::Counts;
@@ -187,6 +187,11 @@ impl Engine {
     pub(crate) fn set_which(&mut self, which: Which) {
         self.manner.which = which;
         self.arrivals.set_which(which);
+    }
+
+    /// What each port agreed on with its other side.
+    pub(crate) fn agreed(&self) -> Vec<Agreed> {
+        self.links.iter().map(Link::agreed).collect()
     }
 
     /// Streams.

@@ -9,6 +9,7 @@ pub(crate) mod vhost;
 
 use crate::options::Arguments;
 use crate::traffic::{HEAD, Outgoing};
+use serde::Serialize;
 
 /// Who has frames to send.
 pub(crate) trait Source {
@@ -66,6 +67,16 @@ pub(crate) fn write_frame(buffer: &mut [u8], frame: &Outgoing<'_>) {
 /// What a link answers, or why it cannot go on.
 pub(crate) type Result<T> = anyhow::Result<T>;
 
+/// What a link and its other side agreed on: figures taken under different agreements do not compare.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(crate) enum Agreed {
+    /// Nothing to agree on.
+    Memory,
+    /// By a guest's driver and its device.
+    VhostUser(vhost::Features),
+}
+
 /// A link of whatever kind.
 pub(crate) enum Link {
     /// Memory: what one end sends the other receives.
@@ -80,6 +91,14 @@ impl Link {
         match self {
             Link::Memory(_) => Ok(()),
             Link::Vhost(link) => link.start(arguments),
+        }
+    }
+
+    /// What it agreed on with its other side.
+    pub(crate) fn agreed(&self) -> Agreed {
+        match self {
+            Link::Memory(_) => Agreed::Memory,
+            Link::Vhost(link) => Agreed::VhostUser(link.features()),
         }
     }
 

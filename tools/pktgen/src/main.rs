@@ -70,7 +70,7 @@ fn measure(engine: &mut Engine, arguments: &Arguments, plan: &Plan) -> Result<()
         let goal = Goal { loss_tolerance: arguments.loss_tolerance, resolution: arguments.resolution, time: plan.time };
         let (found, best) = goal.search(engine)?;
         let asked = (found.throughput_mpps > 0.0).then(|| found.throughput_mpps * 1e6 / engine.stream_count() as f64);
-        let report = best.map(|measured| Report::new(&measured, arguments, asked));
+        let report = best.map(|measured| Report::new(&measured, arguments, asked, engine.agreed()));
         if arguments.json {
             println!("{}", serde_json::to_string(&Searched { search: &found, report })?);
         } else {
@@ -91,7 +91,7 @@ fn measure(engine: &mut Engine, arguments: &Arguments, plan: &Plan) -> Result<()
         return Ok(());
     }
     let measured = if arguments.ping_pong { engine.ping_pong(plan.time)? } else { engine.run(plan.time)? };
-    let report = Report::new(&measured, arguments, plan.manner.rate);
+    let report = Report::new(&measured, arguments, plan.manner.rate, engine.agreed());
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

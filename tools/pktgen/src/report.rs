@@ -4,6 +4,7 @@
 
 use crate::engine::{Measured, OffCpu};
 use crate::latency::Latency;
+use crate::link::Agreed;
 use crate::options::Arguments;
 use crate::pace::WIRE_OVERHEAD;
 use serde::Serialize;
@@ -52,6 +53,8 @@ pub(crate) struct Report<'a> {
     pub(crate) off_cpu: OffCpu,
     /// What this program costs.
     pub(crate) generator: Generator,
+    /// What each port agreed on with the switch.
+    pub(crate) agreed: Vec<Agreed>,
     /// Each stream.
     pub(crate) streams: Vec<StreamReport>,
     /// The command line.
@@ -117,7 +120,12 @@ impl Environment {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(measured: &Measured, options: &'a Arguments, asked: Option<f64>) -> Report<'a> {
+    pub(crate) fn new(
+        measured: &Measured,
+        options: &'a Arguments,
+        asked: Option<f64>,
+        agreed: Vec<Agreed>,
+    ) -> Report<'a> {
         let seconds = measured.time_ns as f64 / 1e9;
         let part = |count: f64, of: f64| if of > 0.0 { count / of } else { 0.0 };
         let kept = measured.kept;
@@ -157,6 +165,7 @@ impl<'a> Report<'a> {
                 // A forwarded frame is one sent and one received.
                 ceiling_mpps: part(1e3, 2.0 * ns_per_frame),
             },
+            agreed,
             streams: measured
                 .streams
                 .iter()

@@ -9,6 +9,7 @@ use super::{Incoming, Result, Sink, Source};
 use crate::options::Arguments;
 use crate::traffic::{HEAD, SIZES, Shape};
 use anyhow::{Context, ensure};
+use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,26 @@ const CHUNK: usize = 32;
 const AHEAD: u16 = 8;
 
 const _: () = assert!(BUFFER > VNET_HEADER_MRG_LEN + *SIZES.end(), "no frame of ours fills a buffer");
+
+/// What a guest agreed on with its device, as far as it bears on speed.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Features {
+    /// `packed` or `split`.
+    ring: &'static str,
+    /// Entries of each ring.
+    ring_size: u16,
+    /// A frame may be spread over several receive buffers.
+    mergeable: bool,
+    in_order: bool,
+    /// The guest may leave checksums, and the cutting of large TCP segments, to the device.
+    checksum: bool,
+    tso: bool,
+    /// The device may do the same to the guest.
+    guest_checksum: bool,
+    guest_tso: bool,
+    /// The feature bits, hexadecimal (virtio 1.2 sections 5.1.3 and 6).
+    features: String,
+}
 
 /// One guest.
 pub(crate) struct VhostLink {
@@ -96,6 +117,23 @@ impl VhostLink {
             self.driver.enable_pair(pair, true)?;
         }
         Ok(())
+    }
+
+    /// What was agreed on.
+    pub(crate) fn features(&self) -> Features {
+        let bits = self.driver.features;
+        let has = |wanted: u64| bits & wanted == wanted;
+        Features {
+            ring: if has(F_RING_PACKED) { "packed" } else { "split" },
+            ring_size: self.driver.sender.ring.slots(),
+            mergeable: has(F_MRG_RXBUF),
+            in_order: has(F_IN_ORDER),
+            checksum: has(F_CSUM),
+            tso: has(F_HOST_TSO4),
+            guest_checksum: has(F_GUEST_CSUM),
+            guest_tso: has(F_GUEST_TSO4),
+            features: format!("{bits:#x}"),
+        }
     }
 
     fn queue(&mut self, queue: usize) -> (&mut Sender, &mut [u32]) {
