@@ -80,6 +80,7 @@ impl Rig {
                 owner: (None, None),
                 mode: 0o600,
                 peer_uids: vec![],
+                state_file: None,
             };
             Backend::start(config, switch.place(PortIndex(at as u16))).unwrap()
         });

@@ -23,6 +23,7 @@ const UNSAFE_ADDRESSES: &[&str] = &[
     "vhost/src/socket.rs",
     "vhost/src/memory.rs",
     "vhost/src/memory/driver.rs",
+    "vhost/src/memory/inflight.rs",
     "vhost/src/memory/log.rs",
     "vhost/src/ring/split.rs",
     "vhost/src/ring/packed.rs",

@@ -41,6 +41,7 @@ fn guest(name: &str) -> Result<Guest, Box<dyn Error>> {
         owner: (None, None),
         mode: 0o600,
         peer_uids: vec![],
+        state_file: None,
     };
     let backend = Backend::start(config, place.clone())?;
     let mut config = DriverConfig::new(path);

@@ -11,10 +11,10 @@
 //! out from its place.
 
 use crate::listen::{Listener, Ownership, SocketFile, check_path, connect_to, peer_uid};
-use crate::session::Session;
+use crate::session::{Outgoing, Session};
 use crate::socket::{Stream, Wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -24,6 +24,7 @@ use std::time::Duration;
 use switch::port::{Device, DeviceState, Link, Place, Port};
 
 pub use crate::listen::StartError;
+pub use crate::state_file::state_path;
 
 /// Who listens on the socket; always the switch's role.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,8 @@ pub struct BackendConfig {
     pub mode: u32,
     /// Peer uids accepted besides root and our own (SO_PEERCRED).
     pub peer_uids: Vec<u32>,
+    /// A file of ours that tells a later process where packed rings stand; best on tmpfs. `None`: nobody will know.
+    pub state_file: Option<PathBuf>,
 }
 
 /// Pause before the first attempt to connect again.
@@ -106,6 +109,8 @@ pub struct Backend {
     gate: Arc<Gate>,
     /// The socket we listen on; `None` where the peer does.
     file: Option<SocketFile>,
+    /// Where it is written down where packed rings stand.
+    state_file: Option<PathBuf>,
     thread: Option<JoinHandle<()>>,
     /// Nothing is ever sent; its other end goes with the thread.
     end: Mutex<Receiver<()>>,
@@ -181,6 +186,7 @@ impl Backend {
             is_serving: AtomicBool::new(false),
         });
         let file = listener.as_ref().map(Listener::file);
+        let state_file = config.state_file.clone();
         let gate = Gate::new(place);
         let mut thread = Thread { config, place: gate.clone(), listener, shared: shared.clone(), pause: RECONNECT_MIN };
         let (ends, end) = channel();
@@ -193,13 +199,23 @@ impl Backend {
                 drop(ends);
             })
             .map_err(failed("thread"))?;
-        Ok(Backend { shared, gate, file, thread: Some(thread), end: Mutex::new(end) })
+        Ok(Backend { shared, gate, file, state_file, thread: Some(thread), end: Mutex::new(end) })
     }
 
     /// Whether nobody can connect any more, because our socket's file was removed or replaced. A session that is on goes
     /// on; once it is over the caller should start anew.
     pub fn has_lost_socket(&self) -> bool {
         !self.shared.is_serving.load(Ordering::Relaxed) && self.file.as_ref().is_some_and(|file| !file.is_there())
+    }
+
+    /// Closes a port that will not come back: what was written down of its rings goes as well.
+    pub fn remove(mut self) {
+        let state_file = self.state_file.take();
+        drop(self);
+        if let Some(path) = state_file {
+            // It is there only if a guest had packed rings.
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// What happened so far.
@@ -302,7 +318,8 @@ impl Thread {
     fn serve(&mut self, socket: OwnedFd) {
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.is_serving.store(true, Ordering::Relaxed);
-        let mut session = Session::new(self.place.clone(), self.shared.wake.clone(), self.config.mtu);
+        let mut session =
+            Session::new(self.place.clone(), self.shared.wake.clone(), self.config.mtu, self.config.state_file.clone());
         let mut stream = Stream::new(socket);
         tracing::info!(path = %self.config.path.display(), "a vhost-user peer is connected");
         let reason = self.converse(&mut session, &mut stream);
@@ -327,9 +344,9 @@ impl Thread {
 
     /// Messages in, answers out, until one side has enough; answers why it ended.
     fn converse(&mut self, session: &mut Session, stream: &mut Stream) -> String {
-        let mut unsent: Vec<u8> = Vec::new();
+        let mut unsent = Outgoing::default();
         loop {
-            let has_second = self.wait(Some((stream, !unsent.is_empty())), None).listener;
+            let has_second = self.wait(Some((stream, !unsent.bytes.is_empty())), None).listener;
             if self.shared.is_stopping() {
                 return "the port is being closed".to_owned();
             }
@@ -350,12 +367,17 @@ impl Thread {
     }
 
     /// Sends and receives what can be without waiting; answers whether nothing more can, or why the session is over.
-    fn exchange(&self, session: &mut Session, stream: &mut Stream, unsent: &mut Vec<u8>) -> Result<bool, String> {
+    fn exchange(&self, session: &mut Session, stream: &mut Stream, unsent: &mut Outgoing) -> Result<bool, String> {
         for _ in 0..MESSAGES_AT_ONCE {
-            if !unsent.is_empty() {
-                let count = stream.send_some(unsent, &[]).map_err(|error| error.to_string())?;
-                unsent.drain(..count);
-                if !unsent.is_empty() {
+            if !unsent.bytes.is_empty() {
+                let fds: Vec<BorrowedFd<'_>> = unsent.fds.iter().map(AsFd::as_fd).collect();
+                let count = stream.send_some(&unsent.bytes, &fds).map_err(|error| error.to_string())?;
+                unsent.bytes.drain(..count);
+                if count > 0 {
+                    // They went with the first byte.
+                    unsent.fds.clear();
+                }
+                if !unsent.bytes.is_empty() {
                     return Ok(true);
                 }
             }
@@ -365,10 +387,11 @@ impl Thread {
             // Before the answer: whoever got it finds the state as it says.
             self.show(session);
             match result {
-                Ok(reply) => unsent.extend(reply.unwrap_or_default()),
+                // Nothing is unsent here, so file descriptors stay beside their own message.
+                Ok(reply) => *unsent = reply.unwrap_or_default(),
                 Err((error, reply)) => {
                     // The peer may not listen any more; the session is over either way.
-                    let _ = stream.send_some(&reply.unwrap_or_default(), &[]);
+                    let _ = stream.send_some(&reply.unwrap_or_default().bytes, &[]);
                     return Err(error.to_string());
                 }
             }
@@ -483,6 +506,7 @@ mod tests {
             owner: (None, None),
             mode: 0o600,
             peer_uids: Vec::new(),
+            state_file: None,
         };
         let mut backend = Backend::start(config, place.clone()).unwrap();
         let gate = backend.gate.clone();

@@ -29,11 +29,11 @@ pub use send::Sender;
 
 use crate::chain::{Descriptor, NEXT};
 use crate::memory::DriverMemory;
-use crate::message::{Code, F_PROTOCOL_FEATURES, MessageError, protocol};
-use crate::net::{F_MRG_RXBUF, F_VERSION_1};
+use crate::message::{Code, F_PROTOCOL_FEATURES, InflightInfo, MessageError, PackedPosition, protocol};
+use crate::net::{F_MRG_RXBUF, F_RING_PACKED, F_VERSION_1};
 use crate::socket::{Stream, StreamError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -152,6 +152,10 @@ pub struct Driver {
     memory: Arc<DriverMemory>,
     listener: Option<UnixListener>,
     stream: Option<Stream>,
+    /// The inflight area that a backend made, kept for the next.
+    inflight: Option<(InflightInfo, OwnedFd)>,
+    /// Where each ring was last said to stand, by either side: all that QEMU knows.
+    bases: Vec<u32>,
     /// Features agreed on.
     pub features: u64,
     /// Protocol features agreed on.
@@ -175,6 +179,7 @@ impl Driver {
     pub fn new(config: DriverConfig) -> Result<Driver, DriverError> {
         assert!((1..=PAIRS_MAX).contains(&config.pairs), "a driver has 1 to {PAIRS_MAX} pairs of rings");
         let (places, len) = layout::places(&config);
+        let is_packed = config.features & F_RING_PACKED != 0;
         let memory = Arc::new(DriverMemory::new(len, config.is_huge).map_err(io("memfd"))?);
         let pair = |places: &[layout::Place]| -> Result<(Sender, Receiver), DriverError> {
             let receive = Ring::new(&memory, &places[0], false)?;
@@ -188,7 +193,10 @@ impl Driver {
             true => Some(UnixListener::bind(&config.path).map_err(io("bind"))?),
             false => None,
         };
-        Ok(Driver { config, memory, listener, stream: None, features: 0, protocol: 0, sender, receiver, others })
+        let bases =
+            (0..2 * config.pairs).map(|_| if is_packed { PackedPosition::START.to_bits() } else { 0 }).collect();
+        let (stream, inflight, features, protocol) = (None, None, 0, 0);
+        Ok(Driver { config, memory, listener, stream, inflight, bases, features, protocol, sender, receiver, others })
     }
 
     /// The driver's memory, for raw access.

@@ -4,6 +4,7 @@
 //! * [`socket`] cuts the byte stream into messages with file descriptors, [`message`] gives them types, [`session`] is what they
 //!   do to a device.
 //! * [`memory`] is a guest's memory, mapped; [`ring`] a virtqueue in it; [`chain`] the walk over one frame's descriptors.
+//! * [`inflight`] is what a switch leaves behind of a ring for the one after it.
 //! * [`port`] is what workers see: [`switch::port::Port`] over the rings of one guest.
 //! * [`net`] is what virtio-net adds: features and the header before each frame.
 //! * With the feature `driver`, the guest's side of it all, for tests and load generators.
@@ -12,6 +13,7 @@ pub mod backend;
 pub mod chain;
 #[cfg(feature = "driver")]
 pub mod driver;
+pub mod inflight;
 mod listen;
 pub mod memory;
 pub mod message;
@@ -20,3 +22,4 @@ pub mod port;
 pub mod ring;
 mod session;
 pub mod socket;
+mod state_file;

@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use switch::segment::{Segment, SegmentMut};
 use switch::sigbus::{self, Registration};
 
+mod inflight;
 mod log;
+pub use inflight::Area;
 pub use log::DirtyLog;
 #[cfg(feature = "driver")]
 mod driver;
@@ -138,6 +140,8 @@ pub enum FileError {
 pub(crate) struct Mapping {
     base: *mut u8,
     len: usize,
+    /// Device and inode number of the file.
+    file: (u64, u64),
     registration: Option<Registration>,
 }
 
@@ -161,7 +165,9 @@ impl Mapping {
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, offset)?
         };
-        let mut mapping = Mapping { base: base.cast(), len, registration: None };
+        let status = fstat(file)?;
+        let file = (status.st_dev, status.st_ino);
+        let mut mapping = Mapping { base: base.cast(), len, file, registration: None };
         mapping.registration = Some(sigbus::register(base as usize, len, dead.clone()).map_err(std::io::Error::other)?);
         Ok(mapping)
     }
@@ -352,6 +358,20 @@ impl GuestMemory {
                 Descriptor::from_words(second, first)
             }
         })
+    }
+
+    /// The guest address of an address of the frontend's own space.
+    pub(crate) fn guest_address(&self, user_address: u64) -> Option<u64> {
+        let is_there = |region: &&Region| user_address.wrapping_sub(region.user) < region.len;
+        self.regions.iter().find(is_there).map(|region| region.guest + (user_address - region.user))
+    }
+
+    /// What tells the memory at an address of the frontend's own space from any other: its file, and where in the file.
+    pub(crate) fn whereabouts(&self, user_address: u64) -> Option<[u64; 3]> {
+        let is_there = |info: &RegionInfo| user_address.wrapping_sub(info.user_address) < info.size;
+        let at = self.table.iter().position(is_there)?;
+        let ((device, inode), info) = (self.mappings[at].file, &self.table[at]);
+        Some([device, inode, info.file_offset + (user_address - info.user_address)])
     }
 
     /// The host address of `len` bytes at an address of the frontend's own space, all in one region and aligned to

@@ -55,7 +55,8 @@ pub const F_HOST_USO: u64 = 1 << 56;
 
 /// Every feature a guest may choose.
 ///
-/// Not there: logging (not built yet); ACCESS_PLATFORM (addresses are not translated); the control queue, which QEMU serves itself; UFO, which no receiver of ours could cut.
+/// Not there: ACCESS_PLATFORM (addresses are not translated); the control queue, which QEMU serves itself; UFO, which no
+/// receiver of ours could cut.
 pub const OFFERED: u64 = F_CSUM
     | F_GUEST_CSUM
     | F_MTU
@@ -69,6 +70,7 @@ pub const OFFERED: u64 = F_CSUM
     | F_STATUS
     | F_GUEST_ANNOUNCE
     | F_MQ
+    | F_LOG_ALL
     | F_ANY_LAYOUT
     | F_INDIRECT_DESC
     | F_EVENT_IDX

@@ -21,6 +21,7 @@ mod tx;
 
 pub use queue::Queue;
 
+use crate::memory::DirtyLog;
 use crate::net::Dialect;
 use crate::ring::{Layout, PackedRing, SplitRing};
 use crate::socket::{Call, Wake};
@@ -139,6 +140,8 @@ pub struct RingSet<L: Layout> {
     /// Bit n: pair n's receive ring is there and on.
     receive_on: AtomicU32,
     dialect: Dialect,
+    /// Where pages that are written are marked, while the guest is being moved.
+    log: Option<Arc<DirtyLog>>,
     alarm: Alarm,
     /// The MAC of a guest that moved here and is to be announced, in the low 48 bits; 0: none. Shared by the sets of a
     /// session.
@@ -175,7 +178,13 @@ impl<L: Layout> RingSet<L> {
             side[pair] = Some(queue);
         }
         let (send_on, send_discards, receive_on) = Default::default();
-        RingSet { send, receive, send_on, send_discards, receive_on, dialect, alarm, announce }
+        RingSet { send, receive, send_on, send_discards, receive_on, dialect, log: None, alarm, announce }
+    }
+
+    /// The same, with every buffer that is written marked in a log. Rings mark their own parts ([`Layout::log_to`]).
+    #[must_use]
+    pub fn with_log(self, log: Option<Arc<DirtyLog>>) -> RingSet<L> {
+        RingSet { log, ..self }
     }
 
     fn send(&self, pair: usize) -> Option<&Queue<L>> {

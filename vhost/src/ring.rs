@@ -15,7 +15,8 @@ pub use packed::PackedRing;
 pub use split::SplitRing;
 
 use crate::chain::{Chain, ChainError, Direction, INDIRECT, NEXT};
-use crate::memory::{GuestMemory, RegionHint};
+use crate::inflight::{RecordError, Resumed};
+use crate::memory::{Area, DirtyLog, GuestMemory, RegionHint};
 use crate::message::RingAddresses;
 use crate::net::{F_EVENT_IDX, F_IN_ORDER};
 use std::sync::Arc;
@@ -51,6 +52,17 @@ pub enum RingError {
         /// Entries.
         size: u32,
     },
+}
+
+/// Why nothing can be written down of a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The record will not do.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The base will not do.
+    #[error(transparent)]
+    Ring(#[from] RingError),
 }
 
 /// The guest announces what its ring cannot hold: an index out of reach, a chain without end. The ring stands still.
@@ -112,18 +124,44 @@ pub struct Taken {
 /// A chain that was followed: what it is called, and whether its buffers may be used.
 pub type Walked = (Taken, Result<(), ChainError>);
 
+/// Where the record of a ring is kept, and what is known of it.
+pub struct Kept {
+    /// The area it lies in.
+    pub area: Arc<Area>,
+    /// Where it begins there, bytes.
+    pub start: usize,
+    /// Whether it may know better than the base where the ring stands.
+    pub is_asked: bool,
+}
+
 /// What the port does with a ring. No method can be made to leave the ring's memory, whatever stands in it.
 pub trait Layout: Sized + Send + Sync + 'static {
     /// How far it has come; owned by one thread at a time.
     type Place: Send;
     /// A chain that is available, to look at several before taking one.
     type Cursor: Copy;
+    /// Whether where it stands cannot be read off it.
+    const IS_PACKED: bool;
 
     /// Finds a ring of `size` entries at the frontend's addresses.
     ///
     /// # Errors
     /// [`RingError`].
     fn find(memory: Arc<GuestMemory>, addresses: &RingAddresses, size: u32, terms: Terms) -> Result<Self, RingError>;
+
+    /// Bytes of what [`Layout::keep`] needs for a ring of `size` entries.
+    fn record_len(size: u16) -> usize;
+
+    /// From now on, has where it stands written down for a later process ([`crate::inflight`]); first finds out from there
+    /// where it stands, if the messages say `base`. Answers what became of it, with the base to go on with.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    fn keep(&mut self, kept: Kept, base: u32) -> Result<(Resumed, u32), KeepError>;
+
+    /// From now on, marks what it writes of itself in a log, at the guest address that `addresses` give for it. Whoever
+    /// writes buffers marks those.
+    fn log_to(&mut self, log: &Arc<DirtyLog>, addresses: &RingAddresses);
 
     /// Where to go on, if the messages say `base`.
     ///

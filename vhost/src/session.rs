@@ -8,23 +8,28 @@
 //! Owned by the session's thread; a peer that makes us wait makes nobody else wait.
 
 mod error;
+mod keep;
 mod setup;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use error::SessionError;
 
-use crate::memory::{DirtyLog, GuestMemory, MemoryError};
+use crate::memory::{Area, DirtyLog, GuestMemory, MemoryError};
 use crate::message::{
-    Code, F_PROTOCOL_FEATURES, REGIONS_MAX, RING_LOG, RegionInfo, Reply, Request, RingFd, RingState, parse, protocol,
+    Code, F_PROTOCOL_FEATURES, InflightInfo, REGIONS_MAX, RING_LOG, RegionInfo, Reply, Request, RingFd, RingState,
+    parse, protocol,
 };
 use crate::net::{Dialect, F_LOG_ALL, F_RING_PACKED, OFFERED};
 use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Use, announcement};
 use crate::ring::split::used_ring_len;
 use crate::ring::{Layout, PackedRing, SplitRing, Terms};
 use crate::socket::{Call, Incoming, Wake, is_eventfd};
+use crate::state_file::StateFile;
 use setup::Setup;
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use switch::port::Place;
@@ -34,6 +39,8 @@ const PROTOCOL_OFFERED: u64 = protocol::MQ
     | protocol::RARP
     | protocol::REPLY_ACK
     | protocol::NET_MTU
+    | protocol::LOG_SHMFD
+    | protocol::INFLIGHT_SHMFD
     | protocol::RESET_DEVICE
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::STATUS;
@@ -49,8 +56,17 @@ pub(crate) struct SessionView {
     pub(crate) is_running: bool,
 }
 
-/// Bytes to send back, if any.
-pub(crate) type Answer = Option<Vec<u8>>;
+/// A message to send back.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
+    /// The file descriptors that go along.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// What to send back, if anything.
+pub(crate) type Answer = Option<Outgoing>;
 
 /// The state of one connection.
 pub(crate) struct Session {
@@ -63,6 +79,13 @@ pub(crate) struct Session {
     has_read_features: bool,
     memory: Option<Arc<GuestMemory>>,
     log: Option<Arc<DirtyLog>>,
+    /// The area in which the frontend keeps for us where rings stand, and the entries of each ring it is for.
+    inflight: Option<(Arc<Area>, InflightInfo)>,
+    /// The file of an area that was just made and goes with the answer.
+    inflight_file: Option<OwnedFd>,
+    /// Our own file for the same, and what it is once it was needed; `None` in it: it cannot be had.
+    state_path: Option<PathBuf>,
+    state_file: OnceCell<Option<StateFile>>,
     rings: [Setup; RINGS],
     published: Option<Arc<dyn Rings>>,
     announce: Arc<AtomicU64>,
@@ -73,7 +96,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// A fresh connection. Puts an idle port at the place, so that frames for the guest are counted as `not_ready`.
-    pub(crate) fn new(place: Arc<dyn Place>, wake: Arc<Wake>, mtu: u16) -> Session {
+    pub(crate) fn new(place: Arc<dyn Place>, wake: Arc<Wake>, mtu: u16, state_path: Option<PathBuf>) -> Session {
         let mut session = Session {
             place,
             wake,
@@ -84,6 +107,10 @@ impl Session {
             has_read_features: false,
             memory: None,
             log: None,
+            inflight: None,
+            inflight_file: None,
+            state_path,
+            state_file: OnceCell::new(),
             rings: Default::default(),
             published: None,
             announce: Arc::default(),
@@ -119,11 +146,13 @@ impl Session {
         let result = self.apply(request, fds);
         // Looked up afterwards: SET_PROTOCOL_FEATURES itself may be the message that agrees on it.
         let wants_ack = wants_ack && self.protocol & protocol::REPLY_ACK != 0;
+        let fds = self.inflight_file.take().into_iter().collect();
+        let answer = |reply: Reply| Outgoing { bytes: reply.to_bytes(code), fds };
         match result {
-            Ok(Some(reply)) if has_reply || wants_ack => Ok(Some(reply.to_bytes(code))),
-            Ok(None) if wants_ack => Ok(Some(Reply::Number(0).to_bytes(code))),
+            Ok(Some(reply)) if has_reply || wants_ack => Ok(Some(answer(reply))),
+            Ok(None) if wants_ack => Ok(Some(answer(Reply::Number(0)))),
             Ok(_) => Ok(None),
-            Err(error) => Err((error, wants_ack.then(|| Reply::Number(1).to_bytes(code)))),
+            Err(error) => Err((error, wants_ack.then(|| answer(Reply::Number(1))))),
         }
     }
 
@@ -133,6 +162,7 @@ impl Session {
         self.place.withdraw();
         self.memory = None;
         self.log = None;
+        self.inflight = None;
     }
 
     /// Looks after what workers found wrong.
@@ -178,6 +208,7 @@ impl Session {
             // The older message "disables all rings"; forgetting more than that has led to bugs (specification).
             Request::ResetOwner => {
                 self.stop();
+                self.forget_all();
                 for setup in &mut self.rings {
                     setup.kick = None;
                     setup.usage = Use::Still;
@@ -185,6 +216,7 @@ impl Session {
             }
             Request::ResetDevice => {
                 self.stop();
+                self.forget_all();
                 // The memory stays, and so do the eventfds we signal: a frontend that hands regions over one by one takes
                 // them for known, and QEMU sends its calls once.
                 for setup in &mut self.rings {
@@ -231,8 +263,16 @@ impl Session {
                     return Err(SessionError::NotAnEventfd { code });
                 }
             }
-            Request::SetVringEndian(_) | Request::GetInflightFd(_) | Request::SetInflightFd(_) => {
+            Request::SetVringEndian(_) => return Err(SessionError::NotAgreed { code }),
+            Request::GetInflightFd(_) | Request::SetInflightFd(_) if self.protocol & protocol::INFLIGHT_SHMFD == 0 => {
                 return Err(SessionError::NotAgreed { code });
+            }
+            Request::GetInflightFd(wish) => return Ok(Some(Reply::Inflight(self.make_inflight(wish)?))),
+            Request::SetInflightFd(info) => {
+                let area =
+                    Area::map(fds.first().expect("parse counted the file descriptors"), info.file_offset, info.size)?;
+                self.stop();
+                self.inflight = Some((Arc::new(area), info));
             }
             Request::SetVringNum(RingState { index, value }) => {
                 self.still(code, index)?.size = value;
@@ -241,7 +281,8 @@ impl Session {
                 self.still(code, addresses.index)?.addresses = Some(addresses);
             }
             Request::SetVringBase(RingState { index, value }) => {
-                self.still(code, index)?.base = value;
+                let setup = self.still(code, index)?;
+                (setup.base, setup.told_base, setup.is_base_ours) = (value, value, false);
             }
             Request::GetVringBase(index) => {
                 let setup = self.still(code, index)?;
@@ -249,6 +290,8 @@ impl Session {
                 setup.kick = None;
                 setup.is_broken = false;
                 let value = setup.base;
+                // From now on the frontend knows.
+                self.forget(index as usize);
                 self.start()?;
                 return Ok(Some(Reply::Ring(RingState { index, value })));
             }
@@ -305,6 +348,7 @@ impl Session {
                 // Zero is the driver's reset of the device (virtio 1.2 section 2.1).
                 if status == 0 {
                     self.stop();
+                    self.forget_all();
                     for setup in &mut self.rings {
                         setup.kick = None;
                         setup.is_broken = false;
@@ -361,7 +405,9 @@ impl Session {
         let Some(set) = self.published.take_if(|set| (0..RINGS).any(|index| set.has(index))) else { return };
         self.place.withdraw();
         for (index, setup) in self.rings.iter_mut().enumerate() {
-            setup.base = set.position(index).unwrap_or(setup.base);
+            if let Some(position) = set.position(index) {
+                (setup.base, setup.is_base_ours) = (position, true);
+            }
         }
     }
 
@@ -400,7 +446,8 @@ impl Session {
         memory.map_or(Ok(()), |last| log.check_covers(last))?;
         for setup in rings.iter().map(|&index| &self.rings[index]) {
             if let Some(addresses) = setup.addresses.filter(|addresses| addresses.flags & RING_LOG != 0) {
-                let len = used_ring_len(setup.size);
+                // Of a packed ring, this is the address of the word about kicks; its descriptors lie in the memory.
+                let len = if self.features & F_RING_PACKED != 0 { 4 } else { used_ring_len(setup.size) };
                 log.check_covers(addresses.log.saturating_add(len - 1))?;
             }
         }
@@ -429,9 +476,15 @@ impl Session {
         let memory = self.memory.clone().expect("only asked for when there is memory");
         let addresses = setup.addresses.as_ref().expect("only asked for a ring that is whole");
         let (kick, call) = (setup.kick.clone().flatten(), setup.call.clone());
-        let ring = L::find(memory, addresses, setup.size, Terms::new(self.features));
-        let queue = ring.and_then(|ring| Queue::new(ring, setup.base, index as u8, kick, call));
-        let queue = queue.map_err(|source| SessionError::Ring { index, source })?;
+        let failed = |source| SessionError::Ring { index, source };
+        let mut ring = L::find(memory, addresses, setup.size, Terms::new(self.features)).map_err(failed)?;
+        if addresses.flags & RING_LOG != 0
+            && let Some(log) = self.active_log()
+        {
+            ring.log_to(log, addresses);
+        }
+        let base = self.keep(index, &mut ring)?;
+        let queue = Queue::new(ring, base, index as u8, kick, call).map_err(failed)?;
         if queue.position() != setup.base {
             // A switch that died took chains it never gave back. We know no better than the ring which they were.
             tracing::debug!(
@@ -447,7 +500,8 @@ impl Session {
     fn publish<L: Layout>(&mut self, queues: Vec<(usize, Queue<L>)>) {
         let dialect = Dialect::new(self.features);
         let alarm = Alarm::new(self.wake.clone());
-        let set = Arc::new(RingSet::new(queues, dialect, alarm, self.announce.clone()));
+        let set = RingSet::new(queues, dialect, alarm, self.announce.clone());
+        let set = Arc::new(set.with_log(self.active_log().cloned()));
         for (index, setup) in self.rings.iter().enumerate() {
             set.switch(index, setup.usage);
         }

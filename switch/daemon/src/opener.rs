@@ -19,7 +19,7 @@ use switch::config::MTU_DEFAULT;
 use switch::netns;
 use switch::port::{Device, Place};
 use switch::tap::{Tap, TapConfig, TapError};
-use vhost::backend::{Backend, BackendConfig, Role};
+use vhost::backend::{Backend, BackendConfig, Role, state_path};
 
 /// Where it is written down, durably, which TAPs and sockets are ours.
 pub(crate) trait MadeBook: Send + Sync {
@@ -42,6 +42,8 @@ pub(crate) struct SocketRights {
 /// Opens the devices of this host.
 pub(crate) struct HostOpener {
     rights: SocketRights,
+    /// Where the files lie that tell where packed rings stand.
+    rings_dir: PathBuf,
     boot: String,
     book: OnceLock<Weak<dyn MadeBook>>,
     /// TAPs whose making was written down in this run and then failed: what has their name meanwhile is not ours.
@@ -50,9 +52,9 @@ pub(crate) struct HostOpener {
 
 impl HostOpener {
     /// An opener; [`HostOpener::keep_book`] before the first TAP.
-    pub(crate) fn new(rights: SocketRights) -> HostOpener {
+    pub(crate) fn new(rights: SocketRights, rings_dir: PathBuf) -> HostOpener {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        HostOpener { rights, boot: boot.trim().to_owned(), book: OnceLock::new(), unmade: Mutex::default() }
+        HostOpener { rights, rings_dir, boot: boot.trim().to_owned(), book: OnceLock::new(), unmade: Mutex::default() }
     }
 
     /// Where TAPs are written down.
@@ -133,6 +135,7 @@ impl HostOpener {
             owner: self.rights.owner,
             mode: self.rights.mode,
             peer_uids: self.rights.owner.0.into_iter().collect(),
+            state_file: Some(state_path(&self.rings_dir, Path::new(path))),
         };
         let backend = Backend::start(config, place).map_err(|error| failed(error.to_string()))?;
         Ok(Box::new(backend))
@@ -225,6 +228,7 @@ impl Running for Backend {
         Some(Connections { sessions: counters.sessions, refused: counters.refused })
     }
 
-    /// Dropping it unlinks the socket it made.
-    fn remove(self: Box<Self>) {}
+    fn remove(self: Box<Self>) {
+        Backend::remove(*self);
+    }
 }

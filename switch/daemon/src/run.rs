@@ -29,7 +29,7 @@ use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -135,7 +135,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         mac_age_s: settings.mac.age_s,
     })
     .context("making the switch")?;
-    let opener = Arc::new(HostOpener::new(rights));
+    let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
     let rules =
         DeviceRules { auto: settings.attach.auto, vhost_dir: settings.vhost.dir.clone(), role: settings.vhost.role };
@@ -246,6 +246,11 @@ fn raise_file_limit() {
     }
 }
 
+/// Where ports write down where packed rings stand. On tmpfs, as is fit for what means nothing after a boot.
+fn rings_dir(settings: &Settings) -> PathBuf {
+    settings.run_dir.join("rings")
+}
+
 /// Makes the directories that are missing: state 0700, sockets 0750 and of the group that must reach into them.
 fn make_directories(settings: &Settings, admin: Option<u32>, vhost: Option<u32>) -> anyhow::Result<()> {
     make_directory(&settings.state_dir, 0o700, None)?;
@@ -257,6 +262,7 @@ fn make_directories(settings: &Settings, admin: Option<u32>, vhost: Option<u32>)
         );
     }
     make_directory(&settings.vhost.dir, 0o750, vhost)?;
+    make_directory(&rings_dir(settings), 0o700, None)?;
     if let Some(parent) = settings.admin.socket.parent() {
         make_directory(parent, 0o750, admin)?;
     }

@@ -3,8 +3,10 @@
 //! Every message can also be sent by itself, out of order or as raw bytes: [`Driver::tell`], [`Driver::ask`],
 //! [`Driver::send_bytes`].
 
-use super::{Driver, DriverError, GUEST_BASE, PATIENCE, USER_BASE, io, wait_readable};
-use crate::message::{Code, F_PROTOCOL_FEATURES, RegionInfo, Reply, Request, RingFd, RingState, protocol};
+use super::{Driver, DriverError, GUEST_BASE, PATIENCE, Ring, USER_BASE, io, wait_readable};
+use crate::message::{
+    Code, F_PROTOCOL_FEATURES, InflightInfo, RegionInfo, Reply, Request, RingFd, RingState, protocol,
+};
 use crate::net::{F_MRG_RXBUF, F_RING_PACKED, F_VERSION_1};
 use crate::socket::{Incoming, Stream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +36,24 @@ impl Driver {
         self.connect()?;
         self.negotiate()?;
         self.start_rings()
+    }
+
+    /// The same with no better knowledge than QEMU's: rings go on where one of the two sides last said they stand, which for
+    /// packed rings is where they were started. What happened since, the backend must know.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn resume_blindly(&mut self) -> Result<(), DriverError> {
+        self.connect()?;
+        self.negotiate()?;
+        for index in 0..self.bases.len() as u32 {
+            let base = match self.ring(index) {
+                Ring::Split(ring) => u32::from(ring.used_index()),
+                Ring::Packed(_) => self.bases[index as usize],
+            };
+            self.start_ring_at(index, base)?;
+        }
+        self.enable_rings()
     }
 
     /// Connects, or waits for a connection; a former one is closed.
@@ -86,6 +106,9 @@ impl Driver {
         self.tell(&Request::SetOwner, &[])?;
         self.tell(&Request::SetFeatures(self.features), &[])?;
         self.set_memory_table()?;
+        if self.protocol & protocol::INFLIGHT_SHMFD != 0 {
+            self.share_inflight()?;
+        }
         let features = self.features;
         let has_long_header = features & (F_VERSION_1 | F_MRG_RXBUF) != 0;
         let header_len = if has_long_header { VNET_HEADER_MRG_LEN } else { VNET_HEADER_LEN };
@@ -94,6 +117,31 @@ impl Driver {
             receiver.agree(features, header_len, features & F_MRG_RXBUF != 0);
         }
         Ok(())
+    }
+
+    /// Asks for an inflight area if there is none yet, and hands it to the backend.
+    fn share_inflight(&mut self) -> Result<(), DriverError> {
+        let kept = match self.inflight.take() {
+            Some(kept) => kept,
+            None => {
+                let (ring_count, ring_size) = (2 * self.config.pairs, self.config.queue_size);
+                let wish = InflightInfo { size: 0, file_offset: 0, ring_count, ring_size };
+                self.send(&Request::GetInflightFd(wish), &[], false)?;
+                let Incoming { header, payload, fds } = self.receive_message()?;
+                match (Reply::parse(&header, &payload)?, fds.into_iter().next()) {
+                    (Reply::Inflight(info), Some(file)) => (info, file),
+                    _ => return Err(DriverError::Refused { code: Code::GetInflightFd }),
+                }
+            }
+        };
+        let (info, file) = self.inflight.insert(kept);
+        let (info, file) = (*info, file.try_clone().map_err(io("dup"))?);
+        self.tell(&Request::SetInflightFd(info), &[file.as_fd()])
+    }
+
+    /// The inflight area that a backend made, for raw access.
+    pub fn inflight(&self) -> Option<(InflightInfo, BorrowedFd<'_>)> {
+        self.inflight.as_ref().map(|(info, file)| (*info, file.as_fd()))
     }
 
     /// The memory table, as the config wants it cut.
@@ -132,8 +180,12 @@ impl Driver {
         for index in 0..rings {
             self.start_ring(index)?;
         }
+        self.enable_rings()
+    }
+
+    fn enable_rings(&mut self) -> Result<(), DriverError> {
         if self.features & F_PROTOCOL_FEATURES != 0 {
-            for index in 0..rings {
+            for index in 0..2 * self.pair_count() as u32 {
                 self.tell(&Request::SetVringEnable { index, is_enabled: true }, &[])?;
             }
         }
@@ -145,11 +197,17 @@ impl Driver {
     /// # Errors
     /// [`DriverError`].
     pub fn start_ring(&mut self, index: u32) -> Result<(), DriverError> {
+        let base = self.ring(index).base();
+        self.start_ring_at(index, base)
+    }
+
+    fn start_ring_at(&mut self, index: u32, base: u32) -> Result<(), DriverError> {
         let ring = self.ring(index);
-        let (size, base, addresses) = (ring.size(), ring.base(), ring.addresses(index));
+        let (size, addresses) = (ring.size(), ring.addresses(index));
         let clone = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(io("dup"));
         let (kick, call) = (clone(ring.kick_fd())?, clone(ring.call_fd())?);
         let fd = RingFd { index: index as u8, has_fd: true };
+        self.bases[index as usize] = base;
         self.tell(&Request::SetVringNum(RingState { index, value: u32::from(size) }), &[])?;
         self.tell(&Request::SetVringBase(RingState { index, value: base }), &[])?;
         self.tell(&Request::SetVringAddr(addresses), &[])?;
@@ -172,7 +230,10 @@ impl Driver {
     pub fn stop_ring(&mut self, index: u32) -> Result<u32, DriverError> {
         self.send(&Request::GetVringBase(index), &[], false)?;
         match self.receive_reply()? {
-            Reply::Ring(ring) => Ok(ring.value),
+            Reply::Ring(ring) => {
+                self.bases[index as usize] = ring.value;
+                Ok(ring.value)
+            }
             _ => Err(DriverError::Refused { code: Code::GetVringBase }),
         }
     }

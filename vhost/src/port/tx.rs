@@ -118,6 +118,9 @@ impl<L: Layout> RingSet<L> {
         for segment in tail {
             room.write_from(segment);
         }
+        if let Some(log) = &self.log {
+            log.mark(entry.address, u64::from(wanted));
+        }
         queue.ring.take(&mut state.place, entry.alone(), wanted);
         true
     }
@@ -202,7 +205,11 @@ impl<L: Layout> RingSet<L> {
         let mut source = FrameSource { front: [&header[..self.dialect.header_len], packet.head()], tail, skip: 0 };
         for &Piece { address, len } in &state.pieces {
             let room = ring.memory().writable(&mut state.hint, address, len);
-            source.fill(&mut room.expect("reserve translated this piece and the memory table never changes"));
+            let mut room = room.expect("reserve translated this piece and the memory table never changes");
+            source.fill(&mut room);
+            if let Some(log) = &self.log {
+                log.mark(address, u64::from(len - room.len()));
+            }
         }
         let mut left = wanted as u32;
         let chains = state.reserved.len();

@@ -8,9 +8,12 @@
 //! Each descriptor is two words. The one with the flags is loaded with acquire before the other, and stored with release
 //! after everything it tells of. A ring may have any size. No access can leave it: positions stay below the size.
 
-use super::{Entry, FRAME_CHAINS_MAX, Layout, Overrun, QUEUE_SIZE_MAX, RingError, Taken, Terms, Walked};
+use super::{
+    Entry, FRAME_CHAINS_MAX, KeepError, Kept, Layout, Overrun, QUEUE_SIZE_MAX, RingError, Taken, Terms, Walked,
+};
 use crate::chain::{Chain, DESCRIPTOR_LEN, Descriptor, Direction, NEXT};
-use crate::memory::{GuestMemory, RegionHint};
+use crate::inflight::{PackedRecord, PackedSlots, Resumed, region_len};
+use crate::memory::{DirtyLog, GuestMemory, RegionHint};
 use crate::message::{PackedPosition, RingAddresses};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
@@ -82,7 +85,18 @@ pub struct PackedRing {
     device_events: *mut u8,
     size: u16,
     terms: Terms,
+    /// Where it is written down how far it has come.
+    record: Option<PackedRecord>,
+    log: Option<WriteLog>,
     memory: Arc<GuestMemory>,
+}
+
+/// Where the ring's own writes are logged.
+struct WriteLog {
+    log: Arc<DirtyLog>,
+    /// Guest addresses of the descriptors, and of the word about kicks.
+    descriptors: u64,
+    events: u64,
 }
 
 // SAFETY: the pointers stay valid as long as `memory`, on any thread; all access is volatile or atomic.
@@ -160,12 +174,58 @@ impl PackedRing {
         position.store(at.to_le(), Ordering::Relaxed);
         // Release: the position belongs to the wish.
         wish.store(flags.to_le(), Ordering::Release);
+        if let Some(WriteLog { log, events, .. }) = &self.log {
+            log.mark(*events, 4);
+        }
+    }
+
+    /// Writes down what is about to be shown.
+    #[inline]
+    fn announce(&self, record: &PackedRecord, place: &PackedPlace) {
+        // If there are as many chains as entries, each is one.
+        if record.has_widths() || usize::from(self.distance(place.shown, place.next)) != place.pending_count {
+            let mut at = place.shown;
+            for chain in &place.pending[..place.pending_count] {
+                record.took(at.index, chain.width);
+                at = self.after(at, chain.width);
+            }
+        }
+        record.showing(place.shown.to_bits(), place.next.to_bits());
+    }
+
+    /// Marks the entries between two positions as written, if there is a log.
+    #[inline]
+    fn mark_entries(&self, from: Cursor, to: Cursor) {
+        let Some(WriteLog { log, descriptors, .. }) = &self.log else { return };
+        let (first, count) = (u64::from(from.index), u64::from(self.distance(from, to)));
+        let before_end = count.min(u64::from(self.size) - first);
+        log.mark(descriptors + 16 * first, 16 * before_end);
+        log.mark(*descriptors, 16 * (count - before_end));
+    }
+}
+
+impl PackedSlots for PackedRing {
+    fn id_and_flags(&self, index: u16) -> (u16, u16) {
+        let (_, id, flags) = self.state(index);
+        (id, flags)
+    }
+
+    fn is_blank(&self, index: u16) -> bool {
+        self.word(index, 8).load(Ordering::Relaxed) == 0 && self.word(index, 0).load(Ordering::Relaxed) == 0
+    }
+
+    fn put_used(&self, index: u16, len: u32, id: u16, flags: u16) {
+        let word = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.word(index, 8).store(word.to_le(), Ordering::Release);
+        let at = Cursor { index, wrap: true };
+        self.mark_entries(at, self.after(at, 1));
     }
 }
 
 impl Layout for PackedRing {
     type Place = PackedPlace;
     type Cursor = Cursor;
+    const IS_PACKED: bool = true;
 
     fn find(
         memory: Arc<GuestMemory>,
@@ -183,7 +243,42 @@ impl Layout for PackedRing {
         let descriptors = find("descriptor ring", addresses.descriptors, 16 * u64::from(size), 16)?;
         let driver_events = find("driver's event word", addresses.available, 4, 4)?;
         let device_events = find("device's event word", addresses.used, 4, 4)?;
-        Ok(PackedRing { descriptors, driver_events, device_events, size: size as u16, terms, memory })
+        Ok(PackedRing {
+            descriptors,
+            driver_events,
+            device_events,
+            size: size as u16,
+            terms,
+            record: None,
+            log: None,
+            memory,
+        })
+    }
+
+    fn record_len(size: u16) -> usize {
+        region_len(true, size)
+    }
+
+    fn keep(&mut self, Kept { area, start, is_asked }: Kept, base: u32) -> Result<(Resumed, u32), KeepError> {
+        let record = PackedRecord::new(area, start, self.size)?;
+        let mut place = self.resume(base)?;
+        let base = place.shown.to_bits();
+        let resumed = if is_asked {
+            record.start(self, base)?
+        } else {
+            record.restart(base);
+            Resumed { position: base, given_back: 0, is_recorded: false }
+        };
+        self.record = Some(record);
+        place.shown = Cursor { index: resumed.position & 0x7fff, wrap: resumed.position >> 15 == 1 };
+        Ok((resumed, self.base(&place)))
+    }
+
+    fn log_to(&mut self, log: &Arc<DirtyLog>, addresses: &RingAddresses) {
+        // The messages give one address, which is that of the part the device alone writes. The descriptors, which it
+        // writes as well, are logged where they lie.
+        let descriptors = self.memory.guest_address(addresses.descriptors).expect("found by `find`");
+        self.log = Some(WriteLog { log: log.clone(), descriptors, events: addresses.log });
     }
 
     /// Goes on behind what was shown as used; what was taken beyond that is still there and is taken again.
@@ -288,18 +383,27 @@ impl Layout for PackedRing {
     fn show<const IS_READ: bool>(&self, place: &mut PackedPlace) -> bool {
         let pending = &place.pending[..place.pending_count];
         let Some((first, others)) = pending.split_first() else { return false };
+        if let Some(record) = &self.record {
+            self.announce(record, place);
+        }
+        let mut last = place.shown;
         if IS_READ && self.terms.is_in_order {
             // Section 2.8.15: one used descriptor, with the id of the last chain, stands for all.
-            let last = others.last().unwrap_or(first);
-            self.put_used(place.shown, last, Ordering::Release);
+            self.put_used(place.shown, others.last().unwrap_or(first), Ordering::Release);
         } else {
             let mut at = self.after(place.shown, first.width);
             for used in others {
                 self.put_used(at, used, Ordering::Relaxed);
+                last = at;
                 at = self.after(at, used.width);
             }
+            self.mark_entries(self.after(place.shown, 1), place.next);
             // Release: whoever sees this one used sees the others, and what was written into the buffers.
             self.put_used(place.shown, first, Ordering::Release);
+        }
+        self.mark_entries(place.shown, self.after(place.shown, 1));
+        if let Some(record) = &self.record {
+            record.shown(last.to_bits(), place.next.to_bits());
         }
         let before = std::mem::replace(&mut place.shown, place.next);
         place.pending_count = 0;

@@ -4,9 +4,10 @@
 //! the parts, since positions wrap by the ring's size and descriptor indices are compared with it. The orderings: an index is
 //! loaded with acquire before the entries it covers and stored with release after them.
 
-use super::{Entry, Layout, Overrun, QUEUE_SIZE_MAX, RingError, Taken, Terms, Walked};
+use super::{Entry, KeepError, Kept, Layout, Overrun, QUEUE_SIZE_MAX, RingError, Taken, Terms, Walked};
 use crate::chain::{Chain, DESCRIPTOR_LEN, Descriptor, DescriptorSource, Direction};
-use crate::memory::{GuestMemory, RegionHint};
+use crate::inflight::{Resumed, SplitRecord, SplitSlots, region_len};
+use crate::memory::{DirtyLog, GuestMemory, RegionHint};
 use crate::message::RingAddresses;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct SplitRing {
     used: *mut u8,
     mask: u16,
     has_event_index: bool,
+    /// The log of dirty pages, and at which guest address the used ring is logged.
+    log: Option<(Arc<DirtyLog>, u64)>,
     memory: Arc<GuestMemory>,
 }
 
@@ -160,6 +163,7 @@ impl SplitRing {
         // SAFETY: the flags are the first two bytes of the used ring, and only the device writes them.
         // Why unsafe: they are shared with another process.
         unsafe { self.used.cast::<u16>().write_volatile(flags.to_le()) };
+        self.mark(0, 2);
     }
 
     /// Writes the available index from which on the driver is to kick.
@@ -167,12 +171,35 @@ impl SplitRing {
         // SAFETY: the event word lies behind the entries; 6 + 8 * size bytes are inside the region (checked in `find`).
         // Why unsafe: it is shared with another process.
         unsafe { self.used.add(4 + 8 * usize::from(self.size())).cast::<u16>().write_volatile(index.to_le()) };
+        self.mark(4 + 8 * u64::from(self.size()), 2);
+    }
+
+    /// Marks bytes of the used ring as written, if there is a log.
+    #[inline]
+    fn mark(&self, offset: u64, len: u64) {
+        if let Some((log, used)) = &self.log {
+            log.mark(used.wrapping_add(offset), len);
+        }
+    }
+
+    /// Marks the used entries between two positions.
+    #[inline]
+    fn mark_entries(&self, from: u16, to: u16) {
+        if self.log.is_none() {
+            return;
+        }
+        let (first, count, size) =
+            (u64::from(from & self.mask), u64::from(to.wrapping_sub(from)), u64::from(self.size()));
+        let before_end = count.min(size - first);
+        self.mark(4 + 8 * first, 8 * before_end);
+        self.mark(4, 8 * (count - before_end).min(size));
     }
 }
 
 impl Layout for SplitRing {
     type Place = SplitPlace;
     type Cursor = u16;
+    const IS_PACKED: bool = false;
 
     fn find(
         memory: Arc<GuestMemory>,
@@ -192,7 +219,21 @@ impl Layout for SplitRing {
         let available = find("available ring", addresses.available, 6 + 2 * entries, 2)?;
         let used = find("used ring", addresses.used, used_ring_len(size), 4)?;
         let has_event_index = terms.has_event_index;
-        Ok(SplitRing { descriptors, available, used, mask: (size - 1) as u16, has_event_index, memory })
+        Ok(SplitRing { descriptors, available, used, mask: (size - 1) as u16, has_event_index, log: None, memory })
+    }
+
+    fn record_len(size: u16) -> usize {
+        region_len(false, size)
+    }
+
+    /// Nothing is ever in flight and the used index is in the guest's memory, so that once it stands, nothing is to be kept.
+    fn keep(&mut self, Kept { area, start, .. }: Kept, _base: u32) -> Result<(Resumed, u32), KeepError> {
+        let resumed = SplitRecord::new(area, start, self.size())?.start(self)?;
+        Ok((resumed, u32::from(resumed.position)))
+    }
+
+    fn log_to(&mut self, log: &Arc<DirtyLog>, addresses: &RingAddresses) {
+        self.log = Some((log.clone(), addresses.log));
     }
 
     /// Goes on where the used ring in memory says the last device stopped: a chain that was taken and never given back is
@@ -282,7 +323,9 @@ impl Layout for SplitRing {
         if before == place.next {
             return false;
         }
+        self.mark_entries(before, place.next);
         self.publish_used(place.next);
+        self.mark(2, 2);
         // Section 2.7.7.2: the driver's wish is read after the index was written, or the driver, which writes its wish and
         // then reads the index, and we could each miss the other. Pairs with the driver's barrier.
         fence(Ordering::SeqCst);
@@ -308,6 +351,26 @@ impl Layout for SplitRing {
         if !self.has_event_index {
             self.put_used_flags(NO_NOTIFY);
         }
+    }
+}
+
+impl SplitSlots for SplitRing {
+    fn used_index(&self) -> u16 {
+        SplitRing::used_index(self)
+    }
+
+    fn available_entry(&self, position: u16) -> u16 {
+        SplitRing::available_entry(self, position)
+    }
+
+    fn put_used(&self, position: u16, head: u16, len: u32) {
+        SplitRing::put_used(self, position, head, len);
+        self.mark_entries(position, position.wrapping_add(1));
+    }
+
+    fn publish_used(&self, position: u16) {
+        SplitRing::publish_used(self, position);
+        self.mark(2, 2);
     }
 }
 

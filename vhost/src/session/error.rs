@@ -1,7 +1,8 @@
 //! Why a session ends from our side: each a mistake of the peer, with its name.
 
 use super::RINGS;
-use crate::memory::MemoryError;
+use crate::inflight::RecordError;
+use crate::memory::{FileError, MemoryError};
 use crate::message::{Code, MessageError};
 use crate::ring::RingError;
 
@@ -49,6 +50,25 @@ pub(crate) enum SessionError {
     NotAgreed {
         /// The message.
         code: Code,
+    },
+    /// An inflight area that cannot be.
+    #[error("the inflight area {0}")]
+    InflightFile(#[from] FileError),
+    /// An inflight area for rings we do not have, or one that there is no memory for.
+    #[error("an inflight area for {ring_count} rings of {ring_size} entries cannot be made")]
+    NoInflight {
+        /// Rings it is wanted for.
+        ring_count: u16,
+        /// Entries of each.
+        ring_size: u16,
+    },
+    /// What was written down of a ring will not do.
+    #[error("ring {index}: {source}")]
+    Record {
+        /// Which ring.
+        index: usize,
+        /// Why not.
+        source: RecordError,
     },
     /// A memory file was cut short under us.
     #[error("memory file was cut short")]

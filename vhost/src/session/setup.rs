@@ -15,6 +15,10 @@ pub(super) struct Setup {
     /// Where to go on, as the messages carry it: the available index of a split ring, a
     /// [`PackedPosition`](crate::message::PackedPosition) of a packed one.
     pub(super) base: u32,
+    /// Whether `base` is where we stopped ourselves, so that nothing that is written down knows better.
+    pub(super) is_base_ours: bool,
+    /// Where the frontend last said that the ring begins.
+    pub(super) told_base: u32,
     /// `Some` from SET_VRING_KICK on, which starts the ring; without a file descriptor it is only polled.
     pub(super) kick: Option<Option<Arc<OwnedFd>>>,
     /// What interrupts the guest.
@@ -33,6 +37,8 @@ impl Default for Setup {
             size: 0,
             addresses: None,
             base: 0,
+            is_base_ours: false,
+            told_base: 0,
             kick: None,
             call: None,
             error: None,

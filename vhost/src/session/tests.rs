@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::chain::Descriptor;
+use crate::inflight::{RecordError, region_len};
 use crate::message::{HEADER_LEN, Header, LogInfo, RingAddresses};
 use crate::net::F_VERSION_1;
 use crate::ring::RingError;
@@ -51,6 +52,8 @@ struct Rig {
     session: Session,
     place: Arc<CountingPlace>,
     memory: OwnedFd,
+    /// What came with the last answer.
+    fds: Vec<OwnedFd>,
 }
 
 fn memfd(len: u64) -> OwnedFd {
@@ -64,9 +67,9 @@ impl Rig {
     fn new() -> Rig {
         let place = Arc::new(CountingPlace::default());
         let wake = Arc::new(Wake::new().unwrap());
-        let session = Session::new(place.clone(), wake, 1500);
+        let session = Session::new(place.clone(), wake, 1500, None);
         let memory = memfd(RINGS as u64 * RING_LEN);
-        let mut rig = Rig { session, place, memory };
+        let mut rig = Rig { session, place, memory, fds: Vec::new() };
         rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
         rig.tell(&Request::SetProtocolFeatures(PROTOCOL_OFFERED));
         let file = rig.memory.try_clone().unwrap();
@@ -92,7 +95,11 @@ impl Rig {
         let bytes = request.to_bytes(true);
         let header = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
         let message = Incoming { header, payload: bytes[HEADER_LEN..].to_vec(), fds };
-        self.session.handle(message).map_err(|(error, _)| error)
+        let answer = self.session.handle(message).map_err(|(error, _)| error)?;
+        Ok(answer.map(|Outgoing { bytes, fds }| {
+            self.fds = fds;
+            bytes
+        }))
     }
 
     /// A message without descriptors that must be taken; answers the reply's payload.
@@ -505,7 +512,7 @@ fn every_message_that_asks_for_an_answer_gets_exactly_one() {
             let payload = bytes[HEADER_LEN..].to_vec();
             let answer = rig.session.handle(Incoming { header, payload, fds }).map_err(|(error, _)| error).unwrap();
             assert_eq!(answer.is_some(), needs_reply || request.has_reply(), "{request:?}");
-            let Some(answer) = answer else { continue };
+            let Some(Outgoing { bytes: answer, .. }) = answer else { continue };
             let header = Header::parse(answer[..HEADER_LEN].try_into().unwrap()).unwrap();
             assert!(header.is_reply() && header.request == request.code() as u32, "{request:?}");
             assert_eq!(header.size as usize, answer.len() - HEADER_LEN, "one, and whole");
@@ -525,7 +532,7 @@ fn a_message_that_ends_the_session_is_answered_no_if_an_answer_was_wanted() {
         let header = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
         let message = Incoming { header, payload: bytes[HEADER_LEN..].to_vec(), fds: vec![] };
         let Err((_, answer)) = rig.session.handle(message) else { panic!("it was taken") };
-        assert_eq!(answer.map(|answer| u64::from_ne_bytes(answer[HEADER_LEN..].try_into().unwrap())), expected);
+        assert_eq!(answer.map(|answer| u64::from_ne_bytes(answer.bytes[HEADER_LEN..].try_into().unwrap())), expected);
     }
 }
 
@@ -545,4 +552,121 @@ fn a_log_that_is_too_short_for_the_memory_or_a_ring_ends_the_session() {
     rig.tell(&Request::SetVringAddr(last));
     let refused = rig.send(&Request::SetVringAddr(RingAddresses { log: last.log + 1, ..last }), vec![]);
     assert!(matches!(refused, Err(SessionError::Memory(MemoryError::LogTooShort { wanted: 0x8011, .. }))));
+}
+
+/// A rig with an inflight area for its rings, and the area's file.
+fn with_inflight(mut rig: Rig) -> (Rig, InflightInfo, OwnedFd) {
+    let wish = InflightInfo { size: 0, file_offset: 0, ring_count: 2, ring_size: SIZE };
+    let bytes = rig.send(&Request::GetInflightFd(wish), vec![]).unwrap().expect("an answer");
+    let header = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
+    let Ok(Reply::Inflight(info)) = Reply::parse(&header, &bytes[HEADER_LEN..]) else { panic!("no area") };
+    let file = rig.fds.pop().expect("its file");
+    rig.send(&Request::SetInflightFd(info), vec![file.try_clone().unwrap()]).unwrap();
+    (rig, info, file)
+}
+
+#[test]
+fn an_inflight_area_is_made_on_request_and_taken_back() {
+    let (mut rig, info, file) = with_inflight(Rig::new());
+    assert_eq!((info.ring_count, info.ring_size, info.size), (2, SIZE, 2 * region_len(false, SIZE) as u64));
+    assert!(ftruncate(&file, 0).is_err(), "nobody can cut it short");
+    for index in 0..2 {
+        rig.start(index);
+        rig.enable(index, true);
+    }
+    rig.post(1);
+    assert_eq!(rig.rx(0).packets, 1);
+    let mut version = [0; 4];
+    rustix::io::pread(&file, &mut version, 8).unwrap();
+    assert_eq!(version, [1u16.to_ne_bytes(), SIZE.to_ne_bytes()].concat()[..]);
+}
+
+#[test]
+fn buffers_that_another_backend_had_taken_out_of_order_come_back_empty() {
+    let (mut rig, info, file) = with_inflight(Rig::new());
+    for _ in 0..3 {
+        rig.post(1);
+    }
+    // It finished the second of three, and died.
+    rig.write(1, 2, 4, &[1u32.to_le_bytes(), 0u32.to_le_bytes()].concat());
+    rig.write(1, 2, 2, &1u16.to_le_bytes());
+    let region = info.size / 2;
+    let put = |at: u64, bytes: &[u8]| assert_eq!(rustix::io::pwrite(&file, bytes, region + at).unwrap(), bytes.len());
+    put(8, &[1u16, SIZE, 0, 1].map(u16::to_ne_bytes).concat());
+    put(16, &[1]);
+    put(16 + 2 * 16, &[1]);
+    rig.start(1);
+    rig.enable(1, true);
+    assert_eq!(rig.used_index(1), 3, "the other two are given back");
+    rig.post(1);
+    assert_eq!((rig.rx(0).packets, rig.used_index(1)), (1, 4));
+}
+
+#[test]
+fn inflight_areas_that_cannot_be_end_the_session_with_their_name() {
+    for (ring_count, ring_size) in [(0, 8), (33, 8), (u16::MAX, 8), (2, 0), (2, 32_769)] {
+        let refused = Rig::new()
+            .send(&Request::GetInflightFd(InflightInfo { size: 0, file_offset: 0, ring_count, ring_size }), vec![]);
+        assert!(matches!(refused, Err(SessionError::NoInflight { .. })), "{ring_count} of {ring_size}");
+    }
+    let mut rig = Rig::new();
+    let info = InflightInfo { size: 8192, file_offset: 0, ring_count: 2, ring_size: SIZE };
+    let refused = rig.send(&Request::SetInflightFd(info), vec![memfd(4096)]);
+    assert!(matches!(refused, Err(SessionError::InflightFile(_))));
+    // Too short for a ring, or for another size, or for fewer rings: found when the ring starts.
+    for (size, ring_count, ring_size, ring) in [(64, 2, SIZE, 1), (8192, 2, 16, 0), (8192, 1, SIZE, 1)] {
+        let mut rig = Rig::new();
+        let info = InflightInfo { size, file_offset: 0, ring_count, ring_size };
+        rig.send(&Request::SetInflightFd(info), vec![memfd(8192)]).unwrap();
+        rig.tell(&Request::SetVringNum(RingState { index: ring, value: u32::from(SIZE) }));
+        rig.tell(&Request::SetVringAddr(Rig::addresses(ring)));
+        let refused = rig.send(&Request::SetVringKick(RingFd { index: ring as u8, has_fd: false }), vec![]);
+        assert!(matches!(refused, Err(SessionError::Record { source: RecordError::TooShort, .. })), "{info:?}");
+    }
+    let mut rig = Rig::new();
+    rig.tell(&Request::SetProtocolFeatures(PROTOCOL_OFFERED & !protocol::INFLIGHT_SHMFD));
+    let refused = rig.send(&Request::GetInflightFd(info), vec![]);
+    assert!(matches!(refused, Err(SessionError::NotAgreed { code: Code::GetInflightFd })));
+}
+
+/// The pages marked in a log whose file is `file`.
+fn marked(file: &OwnedFd, bytes: usize) -> Vec<u64> {
+    let mut log = vec![0; bytes];
+    rustix::io::pread(file, &mut log, 0).unwrap();
+    (0..8 * bytes as u64).filter(|page| log[*page as usize / 8] & 1 << (page % 8) != 0).collect()
+}
+
+#[test]
+fn while_the_log_is_on_every_page_that_is_written_is_marked_and_before_and_after_none() {
+    let page = |address: u64| address / 4096;
+    let mut rig = Rig::running(1);
+    let (bytes, file) = (0x8010, memfd(0x8010));
+    let log = LogInfo { size: bytes as u64, file_offset: 0 };
+    rig.send(&Request::SetLogBase(log), vec![file.try_clone().unwrap()]).unwrap();
+    (0..8).for_each(|_| rig.post(0));
+    rig.post(1);
+    assert_eq!((rig.tx(0).packets, rig.rx(0).packets), (1, 1));
+    assert_eq!(marked(&file, bytes), [], "nobody asked yet");
+
+    // As QEMU does: the feature, then the addresses with the flag; the used rings are logged elsewhere than they lie.
+    rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES | F_LOG_ALL));
+    for index in 0..2 {
+        let elsewhere = 0x10_0000 + 0x1_0000 * u64::from(index);
+        rig.tell(&Request::SetVringAddr(RingAddresses { flags: RING_LOG, log: elsewhere, ..Rig::addresses(index) }));
+    }
+    assert!(rig.session.view().is_running);
+    let quiet = marked(&file, bytes);
+    assert_eq!(quiet, [0x10_0000, 0x11_0000].map(page), "the words about kicks");
+    assert_eq!(rig.tx(0).packets, 1);
+    assert_eq!(marked(&file, bytes), [page(0x10_0000), page(0x11_0000), page(GUEST + 3 * 4096)], "and a buffer");
+    rustix::io::pwrite(&file, &vec![0; bytes], 0).unwrap();
+    rig.post(1);
+    assert_eq!(rig.rx(0).packets, 1);
+    assert_eq!(marked(&file, bytes), [page(0x11_0000)], "what the guest sends is only read");
+
+    rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
+    rustix::io::pwrite(&file, &vec![0; bytes], 0).unwrap();
+    rig.post(1);
+    assert_eq!((rig.tx(0).packets, rig.rx(0).packets), (1, 1));
+    assert_eq!(marked(&file, bytes), [], "and it is off again");
 }

@@ -47,6 +47,24 @@ impl TestPlace {
         (frames, tally)
     }
 
+    /// One round of a worker that gives every frame back to its sender, and takes its time before and after; answers how
+    /// many there were.
+    pub fn echo(&self, pause: impl Fn()) -> usize {
+        let guard = self.port.lock().unwrap();
+        let Some(port) = guard.as_ref() else { return 0 };
+        let (mut tally, mut batch) = (Tally::default(), Batch::new());
+        batch.clear(32, usize::MAX);
+        port.rx(INGRESS, QUEUE, &mut batch, &mut tally);
+        let picks: Vec<u8> = (0..batch.len() as u8).collect();
+        if !picks.is_empty() {
+            pause();
+            port.tx(QUEUE, &mut batch, &picks, &mut tally);
+            pause();
+        }
+        port.rx_done(QUEUE);
+        picks.len()
+    }
+
     /// Holds the port as a worker in a long round does.
     pub fn hold(&self, round: impl FnOnce()) {
         let _guard = self.port.lock().unwrap();
@@ -129,7 +147,7 @@ pub fn socket_path() -> PathBuf {
 }
 
 pub fn backend_config(role: Role, path: PathBuf) -> BackendConfig {
-    BackendConfig { path, role, mtu: 1500, owner: (None, None), mode: 0o600, peer_uids: Vec::new() }
+    BackendConfig { path, role, mtu: 1500, owner: (None, None), mode: 0o600, peer_uids: Vec::new(), state_file: None }
 }
 
 /// Waits until something is so.

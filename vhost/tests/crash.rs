@@ -1,0 +1,224 @@
+//! A switch that is killed at any moment and started again: what becomes of the guest's buffers, and of its frames.
+//!
+//! The switch is this very program, run once more as a child that gives every frame back to its sender, and killed by
+//! SIGKILL under load. The guest knows no better than QEMU where its rings stand. Seeded; a death falls where it falls.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use common::{TestPlace, backend_config, frame, socket_path};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use switch::batch::BURST;
+use vhost::backend::{Backend, BackendConfig, Role};
+use vhost::driver::{Driver, DriverConfig, Shape};
+use vhost::message::protocol;
+use vhost::net::{F_IN_ORDER, F_RING_PACKED};
+
+/// Names the socket to the child.
+const SOCKET: &str = "QVS_CRASH_SOCKET";
+/// Names our own file to it, if it is to have one.
+const STATE: &str = "QVS_CRASH_STATE";
+/// Deaths of each switch.
+const DEATHS: u32 = 12;
+
+#[test]
+fn the_child_of_the_other_tests() {
+    let Ok(path) = std::env::var(SOCKET) else { return };
+    let place = Arc::new(TestPlace::default());
+    let config = backend_config(Role::Server, path.into());
+    let state_file = std::env::var(STATE).ok().map(Into::into);
+    let _backend = Backend::start(BackendConfig { state_file, ..config }, place.clone()).unwrap();
+    // Until it is killed, or its parent is gone.
+    let parent = std::os::unix::process::parent_id();
+    // Most of its life is between what it takes and what it gives, and so are most of its deaths.
+    let pause = || std::thread::sleep(Duration::from_micros(50));
+    while std::os::unix::process::parent_id() == parent {
+        for _ in 0..1000 {
+            if place.echo(pause) == 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+struct Switch(Child);
+
+impl Switch {
+    fn start(socket: &Path, state: Option<&Path>) -> Switch {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_child_of_the_other_tests"]).env(SOCKET, socket).stdout(Stdio::null());
+        if let Some(state) = state {
+            command.env(STATE, state);
+        }
+        Switch(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
+
+/// What came back.
+struct Seen {
+    /// By number of the frame.
+    counts: Vec<u32>,
+    /// Of each frame: how many switches had died when it was sent.
+    lives: Vec<u32>,
+}
+
+/// Sends and receives for a while; answers whether anything came back.
+fn traffic(driver: &mut Driver, seen: &mut Seen, life: u32, frame_len: usize, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    let mut has_received = false;
+    while Instant::now() < end {
+        // So few are under way that the echoes always fit.
+        let slots = driver.sender.ring.slots();
+        let under_way = slots - driver.sender.free();
+        if under_way < 32.min(slots / 2) {
+            let first = seen.counts.len() as u32;
+            let frames: Vec<Vec<u8>> = (0..8).map(|at| frame(first + at, frame_len)).collect();
+            let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+            let sent = driver.sender.send_burst(&frames);
+            seen.counts.resize(seen.counts.len() + sent, 0);
+            seen.lives.resize(seen.counts.len(), life);
+        }
+        has_received |= receive(driver, seen, frame_len) > 0;
+    }
+    has_received
+}
+
+/// The same until something came back.
+fn flowing(driver: &mut Driver, seen: &mut Seen, life: u32, frame_len: usize, time: Duration) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !traffic(driver, seen, life, frame_len, time) {
+        assert!(Instant::now() < end, "nothing comes back in life {life}");
+    }
+}
+
+fn receive(driver: &mut Driver, seen: &mut Seen, frame_len: usize) -> usize {
+    driver.receiver.recv_burst(64, |_, bytes| {
+        // A buffer that was given back empty is no frame.
+        if bytes.is_empty() {
+            return;
+        }
+        let number = u32::from_be_bytes(bytes[14..18].try_into().unwrap());
+        assert_eq!(bytes, frame(number, frame_len), "frame {number} is whole");
+        seen.counts[number as usize] += 1;
+    })
+}
+
+fn die_and_go_on(name: &str, has_state_file: bool, config: impl FnOnce(&mut DriverConfig)) {
+    let socket = socket_path();
+    let state = socket.with_extension("state");
+    let state = has_state_file.then_some(state.as_path());
+    let mut wanted = DriverConfig::new(&socket);
+    wanted.is_order_trusted = false;
+    config(&mut wanted);
+    let frame_len = if wanted.receive_buffer_len < 256 { 700 } else { 200 };
+    let mut driver = Driver::new(wanted).unwrap();
+    let seed = std::env::var("QVS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_1234_5678u64);
+    println!("{name}: QVS_SEED={seed}");
+    let mut random = Random(seed);
+    let mut seen = Seen { counts: Vec::new(), lives: Vec::new() };
+    let mut switch = Switch::start(&socket, state);
+    driver.start().unwrap();
+    for life in 0..DEATHS {
+        let time = Duration::from_micros(4000 + random.below(8000));
+        flowing(&mut driver, &mut seen, life, frame_len, time);
+        drop(switch);
+        // The guest goes on meanwhile.
+        traffic(&mut driver, &mut seen, life, frame_len, Duration::from_micros(random.below(2000)));
+        switch = Switch::start(&socket, state);
+        driver.resume_blindly().unwrap();
+    }
+    flowing(&mut driver, &mut seen, DEATHS, frame_len, Duration::from_millis(20));
+    // Every buffer of both rings comes back, each once.
+    let end = Instant::now() + Duration::from_secs(5);
+    let slots = driver.sender.ring.slots();
+    while driver.sender.free() < slots {
+        assert!(Instant::now() < end, "{name}: {} of {slots} send buffers came back", driver.sender.free());
+        receive(&mut driver, &mut seen, frame_len);
+    }
+    while receive(&mut driver, &mut seen, frame_len) > 0 {}
+    assert_eq!((driver.sender.ring.faults(), driver.receiver.ring.faults()), (0, 0), "{name}: none came back twice");
+    // And all of those the guest receives by are there: frames go round until each was filled.
+    let before = seen.counts.len();
+    let rounds = 3 * usize::from(driver.receiver.ring.slots());
+    while seen.counts.len() < before + rounds {
+        flowing(&mut driver, &mut seen, DEATHS, frame_len, Duration::from_millis(5));
+    }
+    let end = Instant::now() + Duration::from_secs(5);
+    while seen.counts.iter().rev().take(rounds).any(|count| *count == 0) && Instant::now() < end {
+        receive(&mut driver, &mut seen, frame_len);
+    }
+    let late = seen.counts[before..].iter().filter(|count| **count != 1).count();
+    assert_eq!(late, 0, "{name}: once nobody dies, nothing is lost or doubled");
+    let lost = seen.counts.iter().filter(|count| **count == 0).count();
+    let doubled: u32 = seen.counts.iter().map(|count| count.saturating_sub(1)).sum();
+    println!("{name}: {} frames, {lost} lost and {doubled} doubled by {DEATHS} deaths", seen.counts.len());
+    // A batch a queue: what it had taken of the one, and what it had put into the other.
+    let bound = 2 * BURST as u32;
+    for life in 0..DEATHS {
+        let of_life = || seen.counts.iter().zip(&seen.lives).filter(|(_, sent)| **sent == life);
+        let lost = of_life().filter(|(count, _)| **count == 0).count() as u32;
+        let doubled: u32 = of_life().map(|(count, _)| count.saturating_sub(1)).sum();
+        assert!(lost <= bound && doubled <= bound, "{name}: {lost} lost and {doubled} doubled by death {life}");
+    }
+    if let Some(state) = state {
+        std::fs::remove_file(state).unwrap();
+    }
+}
+
+#[test]
+fn split_rings_go_on_at_the_used_index() {
+    die_and_go_on("split", false, |_| {});
+}
+
+#[test]
+fn split_rings_with_an_inflight_area_go_on_as_well() {
+    die_and_go_on("split, inflight", false, |config| config.protocol |= protocol::INFLIGHT_SHMFD);
+}
+
+#[test]
+fn packed_rings_go_on_where_the_inflight_area_says() {
+    die_and_go_on("packed, inflight", false, |config| {
+        config.features |= F_RING_PACKED;
+        config.protocol |= protocol::INFLIGHT_SHMFD;
+    });
+}
+
+#[test]
+fn packed_rings_go_on_where_our_own_file_says() {
+    die_and_go_on("packed", true, |config| config.features |= F_RING_PACKED);
+}
+
+#[test]
+fn packed_rings_of_long_chains_and_merged_frames_go_on_as_well() {
+    die_and_go_on("packed, chains", true, |config| {
+        config.features |= F_RING_PACKED;
+        (config.send_shape, config.receive_shape) = (Shape::linked(3), Shape::linked(2));
+        config.receive_buffer_len = 250;
+    });
+}
+
+#[test]
+fn packed_rings_in_order_go_on_as_well() {
+    die_and_go_on("packed, in order", true, |config| config.features |= F_RING_PACKED | F_IN_ORDER);
+}
