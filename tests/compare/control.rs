@@ -3,6 +3,7 @@
 //! The store's own commit is not the switch's time: both are taken with the state on tmpfs, where a commit costs next to
 //! nothing, and the write once more on the disk for comparison.
 
+use crate::options::Options;
 use crate::report::{Page, Sample, load};
 use std::net::TcpStream;
 use std::path::Path;
@@ -100,7 +101,7 @@ fn connected(socket: &Path) -> Driver {
 }
 
 /// The table of API writes.
-pub(crate) fn measure_write(page: &mut Page) {
+pub(crate) fn measure_write(page: &mut Page, _: &Options) {
     page.table(
         "From an API write to the first frame treated by it",
         "A port is set ACTIVE by HTTP while its neighbour sends; from sending the request to the first frame that \
@@ -116,7 +117,7 @@ pub(crate) fn measure_write(page: &mut Page) {
 }
 
 /// The table of starts.
-pub(crate) fn measure_start(page: &mut Page) {
+pub(crate) fn measure_start(page: &mut Page, _: &Options) {
     page.table(
         "From the start to serving",
         "1,000 vhost-user ports, plugged and attached to 10 networks, in the store, after SIGKILL; from starting the process to the first answer of the API, ms.",

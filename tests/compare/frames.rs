@@ -1,69 +1,93 @@
-//! Small frames between two vhost-user ports: how many a second one worker moves, against OVS-DPDK's NORMAL action.
-//!
-//! `pktgen` plays both guests on the first CPU with 1,000 addresses each, which both switches learn.
+//! What is sent: a row of the tables of frames, and its words for the load generator.
 
-use crate::peers::{OvsDpdk, Qvs};
-use crate::report::{Page, Sample, load};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use tests::daemon::last_cpu;
-use tests::process::TempDir;
+use clap::ValueEnum;
+use std::fmt;
+use std::str::FromStr;
 
-/// Alternations.
-const ROUNDS: usize = 5;
-/// Frame sizes, without the check sequence: 64, 512 and 1,518 bytes on the wire.
-const SIZES: [usize; 3] = [60, 508, 1514];
-
-/// Starts the generator. A switch that connects needs it first: DPDK tries once a second.
-fn start_pktgen(sockets: [&Path; 2], size: usize, listens: bool) -> Child {
-    let program = PathBuf::from(std::env::var_os("QVS_PKTGEN").expect("`cargo xtask compare` names the generator"));
-    let mut command = Command::new(program);
-    command.args(sockets).args(["--json", "--huge-pages", "--cpu", "0", "--seconds", "2", "--size", &size.to_string()]);
-    if listens {
-        command.arg("--listen");
-    }
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
-    command.spawn().expect("the generator was built")
+/// One kind of traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Row {
+    pub(crate) size: Size,
+    /// Addresses, and flows, a side.
+    pub(crate) macs: u32,
+    pub(crate) ring: Layout,
 }
 
-/// Its rate, million frames a second.
-fn rate(pktgen: Child) -> f64 {
-    let output = pktgen.wait_with_output().expect("it was started");
-    assert!(output.status.success(), "pktgen: {}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).expect("pktgen speaks JSON");
-    report["mpps"].as_f64().expect("it has a rate")
+/// How long frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Size {
+    /// All of so many bytes on the wire, with check sequence.
+    Wire(u32),
+    /// 7 of 64, 4 of 594 and 1 of 1,518.
+    Imix,
+    /// TCP frames of 64 KB that the device is to cut.
+    Tso,
 }
 
-fn qvs(size: usize) -> f64 {
-    let Qvs { daemon: _daemon, sockets } = Qvs::start();
-    rate(start_pktgen([&sockets[0], &sockets[1]], size, false))
+/// How a ring is laid out (virtio 1.2 sections 2.7 and 2.8).
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Layout {
+    Split,
+    Packed,
 }
 
-fn ovs(size: usize) -> f64 {
-    let dir = TempDir::new();
-    let sockets = ["a", "b"].map(|name| dir.join(name));
-    let sockets = [sockets[0].as_path(), &sockets[1]];
-    let pktgen = start_pktgen(sockets, size, true);
-    let _switch = OvsDpdk::start(sockets, last_cpu());
-    rate(pktgen)
-}
+impl FromStr for Size {
+    type Err = String;
 
-/// The table of frame rates.
-pub(crate) fn measure(page: &mut Page) {
-    page.table(
-        "Frames between two vhost-user ports",
-        "One worker, 1,000 learnt addresses a side, both directions together, split ring of 1,024, million frames a \
-         second; qvs with learning, isolation, guard and counters on. Medians of alternating runs of 2 s.",
-        "| bytes on the wire | qvs | spread | OVS-DPDK NORMAL | spread | ratio | load |",
-    );
-    for size in SIZES {
-        let (mut ours, mut theirs) = (Sample::default(), Sample::default());
-        for _ in 0..ROUNDS {
-            ours.add(qvs(size));
-            theirs.add(ovs(size));
+    fn from_str(text: &str) -> Result<Size, String> {
+        match text {
+            "imix" => Ok(Size::Imix),
+            "tso" => Ok(Size::Tso),
+            _ => match text.parse() {
+                Ok(bytes @ 64..=1518) => Ok(Size::Wire(bytes)),
+                _ => Err("a size is 64 to 1518 bytes, imix, or tso".to_owned()),
+            },
         }
-        let ratio = ours.median() / theirs.median();
-        page.line(&format!("| {} | {} | {} | {ratio:.2} | {} |", size + 4, ours.cell(2), theirs.cell(2), load()));
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Size::Wire(bytes) => write!(f, "{bytes} B"),
+            Size::Imix => f.write_str("IMIX"),
+            Size::Tso => f.write_str("64 KB TSO"),
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ring = if self.ring == Layout::Packed { ", packed" } else { "" };
+        match self.macs {
+            1000 => write!(f, "{}{ring}", self.size),
+            1 => write!(f, "{}, 1 MAC{ring}", self.size),
+            macs if macs % 1000 == 0 => write!(f, "{}, {}k MACs{ring}", self.size, macs / 1000),
+            macs => write!(f, "{}, {macs} MACs{ring}", self.size),
+        }
+    }
+}
+
+impl Row {
+    /// A row of split rings and 1,000 addresses.
+    pub(crate) const fn split(size: Size) -> Row {
+        Row { size, macs: 1000, ring: Layout::Split }
+    }
+
+    /// A row of packed rings and 1,000 addresses.
+    pub(crate) const fn packed(size: Size) -> Row {
+        Row { size, macs: 1000, ring: Layout::Packed }
+    }
+
+    /// The generator's words for it.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = vec!["--macs".to_owned(), self.macs.to_string()];
+        match self.size {
+            Size::Wire(bytes) => words.extend(["--frame-sizes".to_owned(), bytes.to_string()]),
+            Size::Imix => words.extend(["--frame-sizes", "imix"].map(str::to_owned)),
+            Size::Tso => words.push("--tso".to_owned()),
+        }
+        words.extend((self.ring == Layout::Packed).then(|| "--packed".to_owned()));
+        words
     }
 }

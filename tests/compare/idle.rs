@@ -1,7 +1,8 @@
 //! What an idle switch costs, and one with little to do: two idle guests and two TAPs on one adaptive worker.
 
+use crate::guests::cpu_seconds;
+use crate::options::Options;
 use crate::report::{Page, Sample, load};
-use crate::tcp::cpu_seconds;
 use std::time::{Duration, Instant};
 use switch::af_packet::RawSocket;
 use tests::daemon::Daemon;
@@ -15,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const FRAMES: usize = 10_000;
 
 /// The table of what idling costs.
-pub(crate) fn measure(page: &mut Page) {
+pub(crate) fn measure(page: &mut Page, _: &Options) {
     page.table(
         "Idle, and at 1,000 frames a second",
         "Two idle Linux guests and two TAPs, `poll = \"adaptive\"`, all threads of the daemon; then 1,000 frames a second \

@@ -1,48 +1,61 @@
-//! Measures the switch, beside its peers where there is one, and writes one Markdown page: `cargo xtask compare`.
+//! Measures the switch beside its peers and writes one Markdown page with a plot: `cargo xtask compare`.
 //!
 //! The switch under test has the last CPU to itself, everything else (guests, generators, clients) is on the first.
-//! Peers and ourselves alternate within one run, so that a noisy neighbour hits both; medians, extremes and the load
+//! Peers and ourselves take turns within one run, so that a noisy neighbour hits both; medians, extremes and the load
 //! average stand beside every figure. Nothing here asserts a time.
+//!
+//! Where to start reading: [`alternate`] (taking turns), [`peers`] (the switches), [`bars`] (what we want to reach).
 
+mod alternate;
+mod bars;
 mod control;
 mod frames;
+mod generator;
+mod guests;
 mod idle;
+mod latency;
+mod loss;
+mod options;
 mod peers;
+mod pinned;
+mod plot;
 mod report;
-mod tcp;
+mod tap;
+mod vhost;
+mod vhost_tap;
 
+use options::{Options, Part};
 use report::Page;
-use std::process::ExitCode;
 
 /// Takes figures and writes them on the page.
-type Measure = fn(&mut Page);
+type Measure = fn(&mut Page, &Options);
 
-/// Every measurement by name, in the order of the page.
-const MEASUREMENTS: [(&str, Measure); 5] = [
-    ("frames", frames::measure),
-    ("tcp", tcp::measure),
-    ("write", control::measure_write),
-    ("start", control::measure_start),
-    ("idle", idle::measure),
+/// Every part, in the order of the page.
+const PARTS: [(Part, Measure); 9] = [
+    (Part::Vhost, vhost::measure),
+    (Part::Latency, latency::measure),
+    (Part::Loss, loss::measure),
+    (Part::Tap, tap::measure),
+    (Part::VhostTap, vhost_tap::measure),
+    (Part::Guests, guests::measure),
+    (Part::Write, control::measure_write),
+    (Part::Start, control::measure_start),
+    (Part::Idle, idle::measure),
 ];
 
-fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = wanted.iter().find(|name| MEASUREMENTS.iter().all(|(known, _)| known != name)) {
-        let known: Vec<_> = MEASUREMENTS.iter().map(|(name, _)| *name).collect();
-        eprintln!("no measurement {unknown:?}; there are: {}", known.join(", "));
-        return ExitCode::from(2);
-    }
-    peers::mount_huge_pages();
+fn main() {
+    let options = Options::read();
+    peers::prepare();
     let mut page = Page::default();
-    for (name, measure) in MEASUREMENTS {
-        if wanted.is_empty() || wanted.iter().any(|wish| wish == name) {
-            measure(&mut page);
+    for (part, measure) in PARTS {
+        if options.wants(part) {
+            measure(&mut page, &options);
         }
     }
+    let bars = bars::table(&page);
+    println!("\n{bars}");
     // A page of some measurements must not take the place of one of all.
-    if wanted.is_empty() {
-        page.save();
+    if options.is_whole() {
+        page.save(&bars, &plot::svg(&page));
     }
-    ExitCode::SUCCESS
 }

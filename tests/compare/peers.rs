@@ -1,128 +1,156 @@
-//! The switches that are compared, started for one measurement and gone when dropped. They need huge pages, which `cargo xtask
-//! compare` reserves and gives back.
+//! The switches that are compared.
+//!
+//! All that a table compares run at once, but only one at a time: the others are stopped (SIGSTOP), so that they can take turns
+//! second by second without starting anew, and the one that runs has its CPU to itself.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod bridge;
+mod ovs;
+mod qvs;
+mod testpmd;
+
+use crate::pinned::Pinned;
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
 use std::time::Duration;
-use tests::daemon::Daemon;
-use tests::process::{Child, TempDir, output_of, wait_until};
+use tests::daemon::{Daemon, last_cpu};
+use tests::namespace::Namespace;
+use tests::process::output_of;
 
-/// Where Debian puts the DPDK build of Open vSwitch.
-const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+/// Longest start of a switch.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Ourselves: two vhost-user ports on one network, polling on the last CPU.
-pub(crate) struct Qvs {
-    pub(crate) daemon: Daemon,
-    pub(crate) sockets: [PathBuf; 2],
+/// A kind of switch.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Peer {
+    /// This one
+    Qvs,
+    /// DPDK's testpmd, forwarding between two ports without looking at a frame
+    Testpmd,
+    /// Open vSwitch with DPDK, action NORMAL
+    Ovs,
+    /// The same with `userspace-tso-enable`
+    OvsTso,
+    /// The kernel's bridge
+    Bridge,
 }
 
-impl Qvs {
-    pub(crate) fn start() -> Qvs {
-        let daemon = Daemon::start("poll = \"always\"");
-        let tenant = daemon.tenant("compare");
-        let network = tenant.network("lan");
-        let sockets = ["a", "b"].map(|name| daemon.path(name));
-        for (name, socket) in ["a", "b"].into_iter().zip(&sockets) {
-            daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
-            tenant.attached_port(&network, name);
-        }
-        daemon.wait_up(&["a", "b"]);
-        Qvs { daemon, sockets }
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Peer::Qvs => "qvs",
+            Peer::Testpmd => "testpmd io",
+            Peer::Ovs => "OVS-DPDK",
+            Peer::OvsTso => "OVS-DPDK TSO",
+            Peer::Bridge => "Linux bridge",
+        })
     }
 }
 
-/// Gives DPDK its huge pages in our own mount namespace.
-pub(crate) fn mount_huge_pages() {
+/// What a port of a switch is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End<'a> {
+    /// A vhost-user socket.
+    Vhost,
+    /// A TAP beside the switch.
+    Tap,
+    /// A TAP in a namespace, for its network stack.
+    Station(&'a Namespace),
+}
+
+/// A switch that runs, with two ports on one network.
+pub(crate) struct Switch {
+    pub(crate) peer: Peer,
+    /// Its ports, as the load generator is to name them. In a namespace: the interface's name.
+    pub(crate) ports: [String; 2],
+    /// It connects to sockets instead of listening.
+    pub(crate) is_connecting: bool,
+    /// Its process; the kernel has none.
+    process: Option<u32>,
+    /// What keeps it alive.
+    keeper: Box<dyn Any>,
+}
+
+impl Switch {
+    /// Starts one, stopped.
+    pub(crate) fn start(peer: Peer, ends: [End<'_>; 2]) -> Switch {
+        let switch = match peer {
+            Peer::Qvs => qvs::start(ends),
+            Peer::Testpmd => testpmd::start(ends),
+            Peer::Ovs => ovs::start(peer, ends, false),
+            Peer::OvsTso => ovs::start(peer, ends, true),
+            Peer::Bridge => bridge::start(ends),
+        };
+        switch.stop();
+        switch
+    }
+
+    /// Starts these, stopped.
+    pub(crate) fn start_all(peers: &[Peer], ends: [End<'_>; 2]) -> Vec<Switch> {
+        peers.iter().map(|&peer| Switch::start(peer, ends)).collect()
+    }
+
+    /// Lets it run.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Lets it run and gives it what the load generator that was just started makes.
+    pub(crate) fn serve(&self) {
+        self.resume();
+        if self.peer == Peer::Bridge {
+            bridge::adopt(&self.ports);
+        }
+    }
+
+    /// Lets it stand still.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process {
+            let process = Pid::from_raw(process as i32).expect("no process has number 0");
+            kill_process(process, signal).expect("it is our child, and a dead peer is no peer");
+        }
+    }
+
+    /// Its threads that have a CPU to themselves.
+    pub(crate) fn pinned(&self) -> Pinned {
+        Pinned::of(self.process, last_cpu())
+    }
+
+    /// The daemon, if it is ours.
+    pub(crate) fn daemon(&self) -> Option<&Daemon> {
+        self.keeper.downcast_ref()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.expect("a switch that is asked for its process has one")
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // A stopped process does not end in order.
+        self.resume();
+    }
+}
+
+/// A path as the load generator names it.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Prepares our own namespaces: DPDK finds its huge pages, and no interface says anything by itself.
+pub(crate) fn prepare() {
     std::fs::create_dir_all("/run/huge").expect("our own /run");
     output_of("mount", &["-t", "hugetlbfs", "none", "/run/huge"]);
-}
-
-/// Open vSwitch with DPDK: one bridge, action NORMAL, two ports that connect to sockets we listen on, PMD on the last CPU.
-pub(crate) struct OvsDpdk {
-    _switch: Child,
-    _database: Child,
-    _dir: TempDir,
-}
-
-impl OvsDpdk {
-    pub(crate) fn start(sockets: [&Path; 2], cpu: usize) -> OvsDpdk {
-        let dir = TempDir::new();
-        let path = |name: &str| dir.join(name).display().to_string();
-        let ovs = |program: &str| {
-            let mut command = Command::new(program);
-            command.env("OVS_RUNDIR", dir.path()).env("OVS_LOGDIR", dir.path()).env("OVS_DBDIR", dir.path());
-            command
-        };
-        output_of("ovsdb-tool", &["create", &path("conf.db"), "/usr/share/openvswitch/vswitch.ovsschema"]);
-        let mut command = ovs("ovsdb-server");
-        command.arg(path("conf.db")).arg(format!("--remote=punix:{}", path("db.sock")));
-        let database = Child::spawn("ovsdb-server", &mut command, &dir.join("database.log"));
-        wait_until("the database of OVS", START_LIMIT, || dir.join("db.sock").exists());
-
-        let set = |no_wait: bool, words: &[&str]| {
-            let mut all = vec![format!("--db=unix:{}", path("db.sock")), "--timeout=20".to_owned()];
-            all.extend(no_wait.then(|| "--no-wait".to_owned()));
-            all.extend(words.iter().map(|&word| word.to_owned()));
-            output_of("ovs-vsctl", &all)
-        };
-        let mask = format!("other_config:pmd-cpu-mask={:#x}", 1u64 << cpu);
-        set(true, &["init"]);
-        set(
-            true,
-            &[
-                "set",
-                "Open_vSwitch",
-                ".",
-                "other_config:dpdk-init=true",
-                &mask,
-                "other_config:dpdk-lcore-mask=0x1",
-                "other_config:dpdk-socket-mem=512",
-            ],
-        );
-        let mut command = ovs(VSWITCHD);
-        command.arg(format!("unix:{}", path("db.sock")));
-        let switch = Child::spawn("ovs-vswitchd", &mut command, &dir.join("switch.log"));
-        set(false, &["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"]);
-        for (number, socket) in sockets.into_iter().enumerate() {
-            let (port, option) = (format!("p{number}"), format!("options:vhost-server-path={}", socket.display()));
-            set(
-                false,
-                &["add-port", "br0", &port, "--", "set", "Interface", &port, "type=dpdkvhostuserclient", &option],
-            );
-        }
-        OvsDpdk { _switch: switch, _database: database, _dir: dir }
-    }
-}
-
-/// DPDK's testpmd forwarding between two vhost-user sockets it listens on, TSO on, on the last CPU.
-pub(crate) struct Testpmd {
-    child: Child,
-    _dir: TempDir,
-}
-
-impl Testpmd {
-    pub(crate) fn start(sockets: [&Path; 2], cpu: usize) -> Testpmd {
-        let dir = TempDir::new();
-        let mut command = Command::new("dpdk-testpmd");
-        command.args([
-            "-l",
-            &format!("0,{cpu}"),
-            "--no-pci",
-            "--file-prefix",
-            &format!("compare{}", std::process::id()),
-        ]);
-        command.args(["--socket-mem", "512"]);
-        for (number, socket) in sockets.iter().enumerate() {
-            command.arg("--vdev").arg(format!("net_vhost{number},iface={},tso=1", socket.display()));
-        }
-        command.args(["--", "--forward-mode=io", "--auto-start", "--nb-cores=1", "--stats-period=3600"]);
-        let child = Child::spawn("testpmd", &mut command, &dir.join("log"));
-        wait_until("the sockets of testpmd", START_LIMIT, || sockets.iter().all(|socket| socket.exists()));
-        Testpmd { child, _dir: dir }
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    for when in ["all", "default"] {
+        // A kernel without IPv6 has nothing to switch off.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{when}/disable_ipv6"), "1");
     }
 }

@@ -1,11 +1,13 @@
-//! The page that a comparison writes, and the few statistics on it.
+//! The page that a comparison writes, the figures on it, and the few statistics.
 
-use std::fmt::Write as _;
+use crate::peers::Peer;
+use std::fmt::{Display, Write as _};
 use std::fs;
+use std::path::Path;
 use tests::process::repository;
 
-/// The figures of one thing, over the repetitions.
-#[derive(Clone, Default)]
+/// The figures of one thing, in the order of the repetitions.
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Sample(Vec<f64>);
 
 impl Sample {
@@ -13,7 +15,15 @@ impl Sample {
         self.0.push(value);
     }
 
-    /// The value below which `part` (0 to 1) of the figures lie.
+    pub(crate) fn values(&self) -> &[f64] {
+        &self.0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value below which `part` (0 to 1) of the figures lie. There must be one.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -25,11 +35,60 @@ impl Sample {
         self.quantile(0.5)
     }
 
-    /// Median and extremes, as a cell of a table.
+    pub(crate) fn least(&self) -> f64 {
+        self.quantile(0.0)
+    }
+
+    pub(crate) fn most(&self) -> f64 {
+        self.quantile(1.0)
+    }
+
+    /// Median and extremes, as two cells of a table.
     pub(crate) fn cell(&self, digits: usize) -> String {
         let [least, median, most] = [0.0, 0.5, 1.0].map(|part| self.quantile(part));
         format!("{median:.digits$} | {least:.digits$} to {most:.digits$} (n={})", self.0.len())
     }
+
+    /// Median and extremes, as one cell of a table; a dash where there is nothing.
+    pub(crate) fn brief(&self, digits: usize) -> String {
+        if self.is_empty() {
+            return "–".to_owned();
+        }
+        let [least, median, most] = [0.0, 0.5, 1.0].map(|part| self.quantile(part));
+        format!("**{median:.digits$}** ({least:.digits$}–{most:.digits$})")
+    }
+}
+
+impl FromIterator<f64> for Sample {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Sample {
+        Sample(values.into_iter().collect())
+    }
+}
+
+/// What a figure is, with its unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Figure {
+    /// Frames received a second, all directions together, millions.
+    Mpps,
+    /// Bits received a second, 10^9.
+    Gbps,
+    /// Percentiles of the delay, microseconds.
+    P50,
+    P90,
+    P99,
+    /// Part of the frames lost.
+    Loss,
+    /// Kinds of drops at the switch besides those where the receiver's ring was full.
+    OtherDrops,
+}
+
+/// What one switch did in one row.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) row: String,
+    pub(crate) figure: Figure,
+    pub(crate) peer: Peer,
+    pub(crate) sample: Sample,
 }
 
 /// The machine's load average over the last minute.
@@ -42,6 +101,8 @@ pub(crate) fn load() -> String {
 #[derive(Default)]
 pub(crate) struct Page {
     text: String,
+    /// What bars and plot are made of.
+    pub(crate) findings: Vec<Finding>,
 }
 
 impl Page {
@@ -53,27 +114,53 @@ impl Page {
 
     /// Starts a section with a table of this head.
     pub(crate) fn table(&mut self, title: &str, how: &str, head: &str) {
-        for line in ["", &format!("## {title}"), "", how, "", head] {
+        for line in ["", &format!("## {title}"), "", how, ""] {
             self.line(line);
         }
+        self.head(head);
+    }
+
+    /// Starts a table.
+    pub(crate) fn head(&mut self, head: &str) {
+        self.line(head);
         let columns = head.matches('|').count() - 1;
         self.line(&format!("|{}", "---|".repeat(columns)));
     }
 
-    /// Writes it to `benches/results/latest.md`, with the machine above.
-    pub(crate) fn save(&self) {
+    /// Keeps a finding that has figures.
+    pub(crate) fn keep(&mut self, row: impl Display, figure: Figure, peer: Peer, sample: &Sample) {
+        if !sample.is_empty() {
+            self.findings.push(Finding { row: row.to_string(), figure, peer, sample: sample.clone() });
+        }
+    }
+
+    /// A finding, if it was made.
+    pub(crate) fn found(&self, row: &str, figure: Figure, peer: Peer) -> Option<&Sample> {
+        let is_it = |finding: &&Finding| finding.row == row && finding.figure == figure && finding.peer == peer;
+        self.findings.iter().find(is_it).map(|finding| &finding.sample)
+    }
+
+    /// Writes it to `benches/results/latest.md`, with the machine and the bars above, and the plot beside it.
+    pub(crate) fn save(&self, bars: &str, plot: &str) {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name"))
-            .unwrap_or("")
-            .trim_start_matches([' ', '\t', ':']);
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
+        let model = model.trim_start_matches([' ', '\t', ':']);
         let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let head = format!("# Measured\n\nMachine: {cores} CPUs ({model}), Linux {}.\n", kernel.trim());
-        let path = repository().join("benches/results/latest.md");
-        fs::create_dir_all(path.parent().expect("it has one")).expect("the repository can be written");
-        fs::write(&path, head + &self.text).expect("the repository can be written");
-        println!("\nwritten to {}", path.display());
+        let head = format!(
+            "# Measured\n\nMachine: {cores} CPUs ({model}), Linux {}. Generators, guests and clients on CPU 0, the switch's \
+             worker on the last. Switches take turns within one run; a cell holds the **median** (least–most) of the \
+             alternations. Written by `cargo xtask compare`.\n\n![Medians with extremes](latest.svg)\n\n{bars}",
+            kernel.trim()
+        );
+        let dir = repository().join("benches/results");
+        fs::create_dir_all(&dir).expect("the repository can be written");
+        write(&dir.join("latest.md"), &(head + &self.text));
+        write(&dir.join("latest.svg"), plot);
     }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("the repository can be written");
+    println!("written to {}", path.display());
 }

@@ -1,12 +1,14 @@
 //! `cargo xtask compare`: the switch beside its peers, in one run.
 //!
 //! Builds the release program and the load generator, reserves huge pages for the peers while it runs, and starts the
-//! measurements in namespaces of their own. The page they write lies in `benches/results/`.
+//! measurements in namespaces of their own. The page they write lies in `benches/results/`. What can be asked for is
+//! the measuring program's own: `tests/compare/options.rs`.
 
 use crate::host::{build_executables, cargo, is_root, isolated, prepare, run, target_dir};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The peers, and what guests and their traffic need.
 const PACKAGES: &[&str] = &[
@@ -17,14 +19,25 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "openvswitch-switch-dpdk",
     "qemu-system-x86",
+    "util-linux",
     "xz-utils",
 ];
-/// Huge pages of 2 MiB: OVS-DPDK and testpmd take 512 MiB each, the generator's guests some more.
-const HUGE_PAGES: u32 = 768;
+/// Huge pages of 2 MiB: testpmd takes 512 MiB, OVS-DPDK 512, or 1,024 for large frames; the generator's guests some more.
+const HUGE_PAGES: u32 = 1152;
 const HUGE_PAGES_FILE: &str = "/proc/sys/vm/nr_hugepages";
+/// The only word that is ours and not the measuring program's.
+const NO_INSTALL: &str = "--no-install";
 
-/// Runs these measurements, or all; answers whether it could.
-pub(crate) fn compare(measurements: &[String], may_install: bool) -> Result<bool> {
+/// Measures what these words say; answers whether it could.
+pub(crate) fn compare(words: &[String]) -> Result<bool> {
+    let may_install = !words.iter().any(|word| word == NO_INSTALL);
+    let words: Vec<_> = words.iter().filter(|word| *word != NO_INSTALL).collect();
+    let own = ["build", "--quiet", "--profile", "test-opt", "-p", "tests", "--bin", "compare"];
+    let (_, compare) = build_executables(cargo().args(own))?.pop().context("cargo built no comparison")?;
+    if words.iter().any(|word| ["-h", "--help"].contains(&word.as_str())) {
+        run(Command::new(&compare).args(words))?;
+        return Ok(true);
+    }
     ensure!(is_root(), "cannot run here: huge pages and real-world peers need root");
     if !prepare(PACKAGES, true, may_install)? {
         return Ok(false);
@@ -34,12 +47,10 @@ pub(crate) fn compare(measurements: &[String], may_install: bool) -> Result<bool
         let found = built.iter().find(|(name, _)| name == wanted);
         Ok(found.with_context(|| format!("cargo built no {wanted}"))?.1.clone())
     };
-    let own = ["build", "--quiet", "--profile", "test-opt", "-p", "tests", "--bin", "compare"];
-    let (_, compare) = build_executables(cargo().args(own))?.pop().context("cargo built no comparison")?;
     let _pages = HugePages::reserve()?;
     let mut command = isolated(&compare)?;
     command.env("QVS_BIN", path("qvs")?).env("QVS_PKTGEN", path("pktgen")?).env("QVS_TARGET_DIR", target_dir()?);
-    run(command.args(measurements))?;
+    run(command.args(words))?;
     Ok(true)
 }
 
@@ -52,10 +63,17 @@ impl HugePages {
     fn reserve() -> Result<HugePages> {
         let before = fs::read_to_string(HUGE_PAGES_FILE).context(HUGE_PAGES_FILE)?;
         let count: u32 = before.trim().parse().context(HUGE_PAGES_FILE)?;
+        let pages = HugePages { before };
         if count < HUGE_PAGES {
             fs::write(HUGE_PAGES_FILE, HUGE_PAGES.to_string())?;
+            let got = fs::read_to_string(HUGE_PAGES_FILE).context(HUGE_PAGES_FILE)?;
+            ensure!(
+                got.trim().parse::<u32>().is_ok_and(|got| got >= HUGE_PAGES),
+                "cannot run here: {} of {HUGE_PAGES} huge pages of 2 MiB; memory is scarce or in pieces",
+                got.trim()
+            );
         }
-        Ok(HugePages { before })
+        Ok(pages)
     }
 }
 

@@ -39,13 +39,12 @@ enum Chore {
         #[arg(long)]
         no_install: bool,
     },
-    /// Measure the switch beside its peers; all together write benches/results/latest.md; ten minutes, as root
+    /// Measure the switch beside its peers; all together write benches/results/latest.md; 20 minutes, as root
+    #[command(disable_help_flag = true)]
     Compare {
-        /// What to measure; all if none is named: frames, tcp, write, start, idle
-        measurements: Vec<String>,
-        /// Install and download nothing
-        #[arg(long)]
-        no_install: bool,
+        /// What to measure; --help tells
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Build the Debian package under target/debian
     Deb,
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { chapter, no_install } => chapters::test(chapter, !no_install),
         Chore::Soak { minutes, no_install } => chapters::soak(minutes, !no_install),
-        Chore::Compare { measurements, no_install } => compare::compare(&measurements, !no_install),
+        Chore::Compare { words } => compare::compare(&words),
         Chore::Deb => deb::build().map(|path| {
             println!("{}", path.display());
             true

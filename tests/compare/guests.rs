@@ -3,18 +3,15 @@
 //! The guests run under emulation on the first CPU and are the bottleneck; what is compared is how much of their time the
 //! switch costs them (copies, interrupts, frames that are not whole), and that offloads are on in both.
 
-use crate::peers::{Qvs, Testpmd};
+use crate::options::Options;
+use crate::peers::{End, Peer, Switch};
 use crate::report::{Page, Sample, load};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use tests::daemon::last_cpu;
 use tests::guest::{Guest, Nic, QemuRole};
-use tests::process::TempDir;
 
-/// Alternations.
-const ROUNDS: usize = 5;
 /// Seconds of each transfer.
 const SECONDS: u64 = 8;
 
@@ -59,37 +56,35 @@ fn transfer(sockets: [&Path; 2], process: u32) -> Transfer {
     Transfer { gbps: bits / 1e9, cpu_seconds_per_gb: used / (bytes / 1e9) }
 }
 
-fn qvs() -> Transfer {
-    let Qvs { daemon, sockets } = Qvs::start();
-    transfer([&sockets[0], &sockets[1]], daemon.id())
-}
-
-fn testpmd() -> Transfer {
-    let dir = TempDir::new();
-    let sockets = ["a", "b"].map(|name| dir.join(name));
-    let sockets = [sockets[0].as_path(), &sockets[1]];
-    let switch = Testpmd::start(sockets, last_cpu());
-    transfer(sockets, switch.id())
+/// A transfer through a switch that lives as long: a guest's end is not to be seen by the next one.
+fn through(peer: Peer) -> Transfer {
+    let switch = Switch::start(peer, [End::Vhost; 2]);
+    switch.resume();
+    let [first, second] = &switch.ports;
+    transfer([Path::new(first), Path::new(second)], switch.id())
 }
 
 /// The table of TCP rates.
-pub(crate) fn measure(page: &mut Page) {
+pub(crate) fn measure(page: &mut Page, options: &Options) {
     page.table(
         "TCP between two guests",
         "Two Linux guests under emulation on the first CPU, the forwarder polling on the last; TSO and checksum offload \
          confirmed in both guests, which are the bottleneck; Gbit/s and CPU seconds a GB, medians of alternating runs of 8 s.",
         "| through | Gbit/s | spread | CPU s per GB | spread | load |",
     );
-    let mut samples = [(); 2].map(|()| (Sample::default(), Sample::default()));
-    for _ in 0..ROUNDS {
-        for (sample, run) in samples.iter_mut().zip([qvs, testpmd]) {
-            let transfer = run();
+    let peers = options.peers(&[Peer::Qvs, Peer::Testpmd]);
+    let mut samples: Vec<_> = peers.iter().map(|_| (Sample::default(), Sample::default())).collect();
+    for _ in 0..options.rounds {
+        for (sample, &peer) in samples.iter_mut().zip(&peers) {
+            let transfer = through(peer);
             sample.0.add(transfer.gbps);
             sample.1.add(transfer.cpu_seconds_per_gb);
         }
     }
-    for (name, (rate, cpu)) in ["qvs", "testpmd io, tso=1"].into_iter().zip(&samples) {
-        page.line(&format!("| {name} | {} | {} | {} |", rate.cell(3), cpu.cell(2), load()));
+    for (peer, (rate, cpu)) in peers.iter().zip(&samples) {
+        page.line(&format!("| {peer} | {} | {} | {} |", rate.cell(3), cpu.cell(2), load()));
     }
-    page.line(&format!("\nqvs to testpmd: {:.2}", samples[0].0.median() / samples[1].0.median()));
+    if let [(ours, _), (theirs, _)] = samples.as_slice() {
+        page.line(&format!("\nqvs to testpmd: {:.2}", ours.median() / theirs.median()));
+    }
 }

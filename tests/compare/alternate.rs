@@ -1,0 +1,130 @@
+//! Letting switches take turns at the same traffic, and the tables of it.
+
+use crate::frames::Row;
+use crate::generator::{Report, measure};
+use crate::options::Options;
+use crate::peers::{Peer, Switch};
+use crate::report::{Figure, Page, Sample, load};
+use std::collections::BTreeSet;
+
+/// What one switch did with one kind of traffic.
+pub(crate) struct Turns {
+    pub(crate) peer: Peer,
+    pub(crate) reports: Vec<Report>,
+    /// Why a turn failed.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Turns {
+    /// A figure of every turn.
+    pub(crate) fn sample(&self, name: &str) -> Sample {
+        self.reports.iter().map(|report| report.figure(name)).collect()
+    }
+
+    /// Whether the switch lacks what the traffic needs, so that trying again is no use.
+    fn is_not_offered(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.contains("does not offer"))
+    }
+
+    /// A figure with its spread, or why there is none.
+    pub(crate) fn cell(&self, sample: &Sample, digits: usize) -> String {
+        match &self.trouble {
+            Some(_) if sample.is_empty() && self.is_not_offered() => "not offered".to_owned(),
+            Some(_) if sample.is_empty() => "failed".to_owned(),
+            _ => sample.brief(digits),
+        }
+    }
+}
+
+/// Each switch in turn, `rounds` times.
+pub(crate) fn alternate(switches: &[Switch], rounds: u32, words: &[String]) -> Vec<Turns> {
+    let mut all: Vec<Turns> =
+        switches.iter().map(|switch| Turns { peer: switch.peer, reports: Vec::new(), trouble: None }).collect();
+    for _ in 0..rounds {
+        for (switch, turns) in switches.iter().zip(&mut all) {
+            if turns.is_not_offered() {
+                continue;
+            }
+            match measure(switch, words) {
+                Ok(report) => turns.reports.push(report),
+                Err(trouble) => turns.trouble = Some(trouble),
+            }
+        }
+    }
+    all
+}
+
+/// What was agreed on, in all turns: by all the same, or each by its own.
+pub(crate) fn agreed(all: &[Turns]) -> String {
+    let of = |turns: &Turns| turns.reports.iter().map(Report::agreed).collect::<BTreeSet<_>>();
+    let sides: Vec<_> =
+        all.iter().filter(|turns| !turns.reports.is_empty()).map(|turns| (turns.peer, of(turns))).collect();
+    let words = |side: &BTreeSet<String>| side.iter().cloned().collect::<Vec<_>>().join(" or ");
+    match sides.as_slice() {
+        [] => "–".to_owned(),
+        [(_, first), rest @ ..] if rest.iter().all(|(_, side)| side == first) => words(first),
+        sides => sides.iter().map(|(peer, side)| format!("{peer}: {}", words(side))).collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// Part of the time in which the generator was off its CPU, in percent, over all turns.
+pub(crate) fn off_cpu(all: &[Turns]) -> String {
+    let shares: Sample = all.iter().flat_map(|turns| turns.sample("off_cpu.time_share").values().to_vec()).collect();
+    if shares.is_empty() { "–".to_owned() } else { format!("{:.1} %", 100.0 * shares.median()) }
+}
+
+/// Our figure in terms of another's.
+pub(crate) fn ratio(ours: &Sample, theirs: &Sample) -> String {
+    if ours.is_empty() || theirs.is_empty() {
+        return "–".to_owned();
+    }
+    format!("{:.2}", ours.median() / theirs.median())
+}
+
+/// A table of rates: a line for each kind of traffic, a column for each switch.
+pub(crate) fn rates(
+    page: &mut Page,
+    title: &str,
+    how: &str,
+    rows: &[Row],
+    switches: &[Switch],
+    options: &Options,
+    figure: Figure,
+) {
+    if switches.is_empty() {
+        return;
+    }
+    let names: Vec<String> = switches.iter().map(|switch| switch.peer.to_string()).collect();
+    let others = || names.iter().skip(1);
+    let (key, unit, digits) = match figure {
+        Figure::Gbps => ("wire_gbps", "Gbit/s", 1),
+        _ => ("mpps", "million frames a second", 3),
+    };
+    let how = format!(
+        "{how} {} alternations of {} s, {unit}, all directions together. Windows of 1 ms in which the generator was off its CPU \
+         are left out; their causes took the share of the time that is told.",
+        options.rounds, options.seconds
+    );
+    let ratios: String = others().map(|name| format!(" to {name} |")).collect();
+    page.table(title, &how, &format!("| frames | {} |{ratios} agreed on | off CPU | load |", names.join(" | ")));
+    let seconds = options.seconds.to_string();
+    for row in rows {
+        let mut words = row.words();
+        words.extend(["--seconds", &seconds, "--discard-off-cpu"].map(str::to_owned));
+        let all = alternate(switches, options.rounds, &words);
+        let samples: Vec<Sample> = all.iter().map(|turns| turns.sample(key)).collect();
+        let cells: Vec<String> = all.iter().zip(&samples).map(|(turns, sample)| turns.cell(sample, digits)).collect();
+        let ratios: String =
+            samples.iter().skip(1).map(|theirs| format!(" {} |", ratio(&samples[0], theirs))).collect();
+        for (turns, sample) in all.iter().zip(&samples) {
+            page.keep(format!("{title}: {row}"), figure, turns.peer, sample);
+        }
+        page.line(&format!(
+            "| {row} | {} |{ratios} {} | {} | {} |",
+            cells.join(" | "),
+            agreed(&all),
+            off_cpu(&all),
+            load()
+        ));
+    }
+}

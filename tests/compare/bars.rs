@@ -1,0 +1,175 @@
+//! The quality bars: what we want to reach beside the peers, and whether we do.
+//!
+//! Each compares medians of one run; beside it stand the ratios of the single alternations, least and most.
+
+use crate::frames::{Row, Size};
+use crate::latency::{ONE_FRAME, ONE_MPPS};
+use crate::peers::Peer;
+use crate::report::{Figure, Page, Sample};
+use crate::{loss, tap, vhost};
+use std::fmt::Write as _;
+
+/// Loss that is allowed at nine tenths of our highest rate.
+const LOSS_MAX: f64 = 1e-4;
+
+/// What is asked of the ratio of ours to theirs.
+#[derive(Clone, Copy)]
+enum Needed {
+    AtLeast(f64),
+    Below(f64),
+    /// Below one in so many of ten alternations.
+    BelowInTenths(usize),
+}
+
+/// A bar by name, and its line.
+struct Bar {
+    what: String,
+    needed: String,
+    measured: Option<(String, bool)>,
+}
+
+/// The table, as Markdown.
+pub(crate) fn table(page: &Page) -> String {
+    let mut text = String::from(
+        "## Quality bars\n\nRatios of medians, qvs to the peer; in brackets those of single alternations.\n\n\
+         | bar | needed | measured | met |\n|---|---|---|---|\n",
+    );
+    for Bar { what, needed, measured } in bars(page) {
+        let (measured, verdict) = match measured {
+            None => ("–".to_owned(), "not measured"),
+            Some((measured, true)) => (measured, "yes"),
+            Some((measured, false)) => (measured, "**no**"),
+        };
+        writeln!(text, "| {what} | {needed} | {measured} | {verdict} |").expect("a string grows");
+    }
+    text.push_str(
+        "\nOur own yardstick and two workers are timed by `cargo bench -p benches`; what a guest that misbehaves costs \
+         its neighbours, by `cargo xtask test`.\n\nqvs runs with all that `qvs plug` gives any port: learning, isolation, guard and \
+         counters. No figure of ours here has fewer checks; one that had would bear a †.\n",
+    );
+    text
+}
+
+fn bars(page: &Page) -> Vec<Bar> {
+    use Needed::{AtLeast, Below, BelowInTenths};
+    let frames = |what: &str, row: Row, peer: Peer, least: f64| {
+        let figure = if row.size == Size::Tso { Figure::Gbps } else { Figure::Mpps };
+        compared(page, what, &vhost::finding(row), figure, peer, AtLeast(least))
+    };
+    let small = Size::Wire(64);
+    let many = Row { macs: 100_000, ..Row::split(small) };
+    let mut bars = vec![
+        frames("64 B, split ring", Row::split(small), Peer::Testpmd, 2.0),
+        frames("64 B, split ring", Row::split(small), Peer::Ovs, 4.0),
+        frames("64 B, packed ring", Row::packed(small), Peer::Testpmd, 1.15),
+        frames("1518 B", Row::split(Size::Wire(1518)), Peer::Testpmd, 1.25),
+        frames("IMIX", Row::split(Size::Imix), Peer::Testpmd, 1.5),
+        frames("64 KB TSO", Row::split(Size::Tso), Peer::OvsTso, 1.3),
+        frames("64 B, 100,000 MACs a side", many, Peer::Testpmd, 1.3),
+    ];
+    for (name, figure) in [("p50", Figure::P50), ("p99", Figure::P99)] {
+        for peer in [Peer::Ovs, Peer::Testpmd] {
+            bars.push(compared(page, &format!("delay, {ONE_FRAME}, {name}"), ONE_FRAME, figure, peer, Below(1.0)));
+        }
+    }
+    for (name, figure) in [("p50", Figure::P50), ("p90", Figure::P90)] {
+        let what = format!("delay, {ONE_MPPS}, {name}");
+        bars.push(compared(page, &what, ONE_MPPS, figure, Peer::Ovs, BelowInTenths(8)));
+    }
+    bars.push(compared(page, tap::ROW, tap::ROW, Figure::Gbps, Peer::OvsTso, AtLeast(1.1)));
+    let lost = |peer| page.found(loss::ROW, Figure::Loss, peer).map(Sample::median);
+    let ours = lost(Peer::Qvs);
+    bars.push(Bar {
+        what: loss::ROW.to_owned(),
+        needed: format!("at most {LOSS_MAX:.0e}"),
+        measured: ours.map(|ours| (format!("{ours:.1e}"), ours <= LOSS_MAX)),
+    });
+    bars.push(Bar {
+        what: format!("{}, to testpmd io", loss::ROW),
+        needed: "no more than its".to_owned(),
+        measured: ours.zip(lost(Peer::Testpmd)).map(|(ours, its)| (format!("{ours:.1e} to {its:.1e}"), ours <= its)),
+    });
+    let others = page.found(loss::ROW, Figure::OtherDrops, Peer::Qvs).map(Sample::most);
+    bars.push(Bar {
+        what: format!("{}, drops for other reasons than rx_ring_full", loss::ROW),
+        needed: "none".to_owned(),
+        measured: others.map(|kinds| (format!("{kinds} kinds"), kinds == 0.0)),
+    });
+    bars
+}
+
+/// A bar on the ratio of our figure to a peer's.
+fn compared(page: &Page, what: &str, row: &str, figure: Figure, peer: Peer, needed: Needed) -> Bar {
+    let both = page.found(row, figure, Peer::Qvs).zip(page.found(row, figure, peer));
+    let measured = both.map(|(ours, theirs)| {
+        let ratio = ours.median() / theirs.median();
+        let ratios: Sample = ours.values().iter().zip(theirs.values()).map(|(ours, theirs)| ours / theirs).collect();
+        let below = ratios.values().iter().filter(|&&ratio| ratio < 1.0).count();
+        let count = ratios.values().len();
+        let spread = format!("{ratio:.2} ({:.2}–{:.2})", ratios.least(), ratios.most());
+        match needed {
+            Needed::AtLeast(least) => (spread, ratio >= least),
+            Needed::Below(most) => (spread, ratio < most),
+            Needed::BelowInTenths(tenths) => {
+                (format!("{spread}, below in {below} of {count}"), 10 * below >= tenths * count)
+            }
+        }
+    });
+    let needed = match needed {
+        Needed::AtLeast(least) => format!("at least {least}"),
+        Needed::Below(most) => format!("below {most}"),
+        Needed::BelowInTenths(tenths) => format!("below 1 in {tenths} of 10 alternations"),
+    };
+    Bar { what: format!("{what}, to {peer}"), needed, measured }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met(page: &Page, what: &str) -> Option<bool> {
+        let bar = bars(page).into_iter().find(|bar| bar.what == what);
+        bar.unwrap_or_else(|| panic!("there is no bar {what}")).measured.map(|(_, is_met)| is_met)
+    }
+
+    fn keep(page: &mut Page, row: &str, figure: Figure, peer: Peer, values: &[f64]) {
+        page.keep(row, figure, peer, &values.iter().copied().collect::<Sample>());
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_met_nor_missed() {
+        assert_eq!(met(&Page::default(), "64 B, split ring, to testpmd io"), None);
+        assert!(table(&Page::default()).contains("| at least 2 | – | not measured |"));
+    }
+
+    #[test]
+    fn a_ratio_is_of_medians() {
+        let mut page = Page::default();
+        let row = vhost::finding(Row::split(Size::Wire(64)));
+        keep(&mut page, &row, Figure::Mpps, Peer::Testpmd, &[10.0, 10.0, 10.0]);
+        keep(&mut page, &row, Figure::Mpps, Peer::Qvs, &[1.0, 20.0, 21.0]);
+        keep(&mut page, &row, Figure::Mpps, Peer::Ovs, &[6.0, 6.0, 6.0]);
+        assert_eq!(met(&page, "64 B, split ring, to testpmd io"), Some(true));
+        assert_eq!(met(&page, "64 B, split ring, to OVS-DPDK"), Some(false));
+    }
+
+    #[test]
+    fn delays_at_a_rate_are_compared_alternation_by_alternation() {
+        let mut page = Page::default();
+        keep(&mut page, ONE_MPPS, Figure::P50, Peer::Ovs, &[1.0; 5]);
+        keep(&mut page, ONE_MPPS, Figure::P90, Peer::Ovs, &[1.0; 5]);
+        keep(&mut page, ONE_MPPS, Figure::P50, Peer::Qvs, &[0.9, 0.9, 0.9, 0.9, 9.0]);
+        keep(&mut page, ONE_MPPS, Figure::P90, Peer::Qvs, &[0.9, 0.9, 0.9, 9.0, 9.0]);
+        assert_eq!(met(&page, "delay, 1 Mpps offered, p50, to OVS-DPDK"), Some(true));
+        assert_eq!(met(&page, "delay, 1 Mpps offered, p90, to OVS-DPDK"), Some(false));
+    }
+
+    #[test]
+    fn more_loss_than_the_peer_misses_the_bar() {
+        let mut page = Page::default();
+        keep(&mut page, loss::ROW, Figure::Loss, Peer::Qvs, &[5e-5]);
+        keep(&mut page, loss::ROW, Figure::Loss, Peer::Testpmd, &[1e-5]);
+        assert_eq!(met(&page, loss::ROW), Some(true));
+        assert_eq!(met(&page, &format!("{}, to testpmd io", loss::ROW)), Some(false));
+    }
+}

@@ -1,0 +1,106 @@
+//! Running the load generator against a switch, and what it tells.
+
+use crate::peers::{Peer, Switch};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// Part of the windows that may be left out before the rest tells nothing.
+const DISTURBED_MAX: f64 = 0.9;
+
+/// One measurement.
+pub(crate) struct Report(Value);
+
+/// A generator that runs.
+pub(crate) struct Generator {
+    child: Child,
+    peer: Peer,
+}
+
+impl Generator {
+    /// Starts it on the first CPU, and lets the switch run: one that connects needs it first.
+    pub(crate) fn start(switch: &Switch, words: &[String]) -> Generator {
+        let program = std::env::var_os("QVS_PKTGEN").expect("`cargo xtask compare` names the generator");
+        let mut command = Command::new(program);
+        command.args(&switch.ports).args(["--json", "--quiet", "--huge-pages", "--cpu", "0"]).args(words);
+        if switch.is_connecting {
+            command.arg("--listen");
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
+        let child = command.spawn().expect("the generator was built");
+        switch.serve();
+        Generator { child, peer: switch.peer }
+    }
+
+    /// Waits until it ends, and calls `each` whenever a measurement is over.
+    ///
+    /// # Errors
+    /// Its own words, if it failed.
+    pub(crate) fn reports(mut self, mut each: impl FnMut()) -> Result<Vec<Report>, String> {
+        let lines = BufReader::new(self.child.stdout.take().expect("it is piped")).lines();
+        let mut reports = Vec::new();
+        for line in lines {
+            let line = line.expect("the generator speaks UTF-8");
+            reports.push(Report(serde_json::from_str(&line).expect("the generator speaks JSON")));
+            each();
+        }
+        let output = self.child.wait_with_output().expect("it was started");
+        if output.status.success() && !reports.is_empty() {
+            return Ok(reports);
+        }
+        let error = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+        eprintln!("{}: pktgen: {error}", self.peer);
+        Err(error)
+    }
+}
+
+/// Lets the switch run while the generator takes one measurement.
+///
+/// # Errors
+/// The generator's words, if it failed.
+pub(crate) fn measure(switch: &Switch, words: &[String]) -> Result<Report, String> {
+    let reports = Generator::start(switch, words).reports(|| ());
+    switch.stop();
+    let report = reports?.pop().expect("a success has a report");
+    let windows = report.figure("off_cpu.windows");
+    if report.0["off_cpu"]["are_discarded"] == true
+        && report.figure("off_cpu.windows_disturbed") > DISTURBED_MAX * windows
+    {
+        return Err("the generator was off its CPU nearly all the time".to_owned());
+    }
+    Ok(report)
+}
+
+impl Report {
+    /// A figure by its name, `generator.busy_share`; zero if it is not there.
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        let found = name.split('.').fold(&self.0, |value, part| &value[part]);
+        found.as_f64().unwrap_or(0.0)
+    }
+
+    /// What was really agreed on between guests and switch.
+    pub(crate) fn agreed(&self) -> String {
+        let sides: BTreeSet<String> = self.0["agreed"].as_array().into_iter().flatten().map(side).collect();
+        sides.into_iter().collect::<Vec<_>>().join(" / ")
+    }
+}
+
+/// One side's agreement in words.
+fn side(agreed: &Value) -> String {
+    let kind = agreed["kind"].as_str().unwrap_or("?");
+    if kind != "vhost-user" {
+        return kind.to_owned();
+    }
+    let mut words = vec![format!("{} {}", agreed["ring"].as_str().unwrap_or("?"), agreed["ring_size"])];
+    let named = [
+        ("mergeable", "mergeable"),
+        ("in_order", "in order"),
+        ("checksum", "checksum"),
+        ("tso", "TSO"),
+        ("guest_checksum", "guest checksum"),
+        ("guest_tso", "guest TSO"),
+    ];
+    words.extend(named.iter().filter(|(name, _)| agreed[name] == true).map(|(_, word)| (*word).to_owned()));
+    words.join(", ")
+}

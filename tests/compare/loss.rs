@@ -1,0 +1,152 @@
+//! Loss at nine tenths of our highest rate, and at the same rate through testpmd.
+//!
+//! A measurement is cut into pieces. Of each, windows of 1 ms in which the generator was off its CPU are left out by the
+//! generator itself; a piece in which the switch's thread waited for its CPU, or in which that CPU did not run at all, is left
+//! out here. How much that is stands beside the loss.
+
+use crate::alternate::alternate;
+use crate::generator::Generator;
+use crate::options::Options;
+use crate::peers::{End, Peer, Switch};
+use crate::report::{Figure, Page, Sample, load};
+use crate::vhost::{SMALL, finding};
+use tests::ledger::Counters;
+
+/// Pieces of one measurement, and the seconds of each.
+const PIECES: usize = 20;
+const PIECE_S: f64 = 0.1;
+/// A worker that waited longer than this within a piece was off its CPU, ns.
+const OFF_CPU_NS: u64 = 20_000;
+/// Part of our highest rate that is offered.
+const SHARE: f64 = 0.9;
+/// The row's name among the findings.
+pub(crate) const ROW: &str = "loss at nine tenths of our highest rate";
+
+/// What one measurement came to.
+#[derive(Default)]
+struct Pieces {
+    sent: f64,
+    lost: f64,
+    offered_mpps: Sample,
+    left_out: usize,
+    all: usize,
+    /// Windows the generator left out, of those in the pieces that count.
+    windows_left_out: f64,
+    windows: f64,
+}
+
+fn measure_once(switch: &Switch, words: &[String]) -> Result<Pieces, String> {
+    let pinned = switch.pinned();
+    let mut waited = vec![pinned.waited()];
+    let reports = Generator::start(switch, words).reports(|| waited.push(pinned.waited()));
+    switch.stop();
+    let mut pieces = Pieces::default();
+    // The first piece follows the start of the switch's turn: it waited by our will.
+    for (at, report) in reports?.iter().enumerate().skip(1) {
+        let (before, after) = (waited[at], waited[at + 1]);
+        pieces.all += 1;
+        let has_waited = after.queued_ns - before.queued_ns > OFF_CPU_NS || after.stolen_ticks > before.stolen_ticks;
+        if has_waited {
+            pieces.left_out += 1;
+            continue;
+        }
+        pieces.sent += report.figure("sent");
+        pieces.lost += report.figure("lost");
+        pieces.offered_mpps.add(report.figure("offered_mpps"));
+        pieces.windows += report.figure("off_cpu.windows");
+        pieces.windows_left_out += report.figure("off_cpu.windows_disturbed");
+    }
+    Ok(pieces)
+}
+
+/// Our highest rate: from the table of rates, or measured now; `None` if that failed.
+fn highest(page: &Page, switches: &[Switch], options: &Options) -> Option<f64> {
+    if let Some(sample) = page.found(&finding(SMALL), Figure::Mpps, Peer::Qvs) {
+        return Some(sample.median());
+    }
+    let mut words = SMALL.words();
+    words.extend(["--discard-off-cpu", "--seconds", &options.seconds.to_string()].map(str::to_owned));
+    let ours = switches.iter().position(|switch| switch.peer == Peer::Qvs).expect("we are among them");
+    let turns = alternate(&switches[ours..=ours], options.rounds.min(3), &words);
+    let sample = turns[0].sample("mpps");
+    (!sample.is_empty()).then(|| sample.median())
+}
+
+/// The table of losses.
+pub(crate) fn measure(page: &mut Page, options: &Options) {
+    let mut peers = options.peers(&[Peer::Qvs, Peer::Testpmd]);
+    if !peers.contains(&Peer::Qvs) {
+        peers.insert(0, Peer::Qvs);
+    }
+    let switches = Switch::start_all(&peers, [End::Vhost; 2]);
+    let Some(highest) = highest(page, &switches, options) else {
+        page.line("\nLoss was not measured: our highest rate is unknown.");
+        return;
+    };
+    let rate = SHARE * highest;
+    page.table(
+        "Loss at nine tenths of our highest rate",
+        &format!(
+            "64-byte frames, both directions, 1,000 addresses a side, {rate:.2} million a second in all; {} alternations of {PIECES} \
+             pieces of {PIECE_S} s. Left out are windows of 1 ms in which generator and sink were off their CPU for over 20 \
+             microseconds, and whole pieces in which the worker was.",
+            options.rounds
+        ),
+        "| switch | loss | offered, Mpps | windows left out | pieces left out | drops by reason | load |",
+    );
+    let mut words = SMALL.words();
+    let rate = format!("{}pps", (rate * 1e6 / 2.0).round());
+    let (seconds, repeat) = (PIECE_S.to_string(), (PIECES + 1).to_string());
+    words.extend(["--rate", &rate, "--seconds", &seconds, "--repeat", &repeat, "--discard-off-cpu"].map(str::to_owned));
+    let before: Vec<Option<Counters>> = switches.iter().map(counters).collect();
+    let mut all: Vec<Vec<Pieces>> = switches.iter().map(|_| Vec::new()).collect();
+    for _ in 0..options.rounds {
+        for (switch, measured) in switches.iter().zip(&mut all) {
+            measured.extend(measure_once(switch, &words));
+        }
+    }
+    for ((switch, measured), before) in switches.iter().zip(&all).zip(before) {
+        let mut drops = "–".to_owned();
+        if let (Some(before), Some(after)) = (before, counters(switch)) {
+            let (words, others) = drops_between(&before, &after);
+            page.keep(ROW, Figure::OtherDrops, switch.peer, &[others].into_iter().collect());
+            drops = words;
+        }
+        let losses: Sample =
+            measured.iter().filter(|pieces| pieces.sent > 0.0).map(|pieces| pieces.lost / pieces.sent).collect();
+        page.keep(ROW, Figure::Loss, switch.peer, &losses);
+        let loss = |part: f64| format!("{:.1e}", losses.quantile(part));
+        let losses = if losses.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("**{}** ({}–{})", loss(0.5), loss(0.0), loss(1.0))
+        };
+        let offered: Sample = measured.iter().flat_map(|pieces| pieces.offered_mpps.values().to_vec()).collect();
+        let sum = |count: fn(&Pieces) -> f64| measured.iter().map(count).sum::<f64>();
+        let windows = 100.0 * sum(|pieces| pieces.windows_left_out) / sum(|pieces| pieces.windows).max(1.0);
+        let (left_out, pieces) = (sum(|pieces| pieces.left_out as f64), sum(|pieces| pieces.all as f64));
+        let peer = switch.peer;
+        let offered = offered.brief(2);
+        page.line(&format!(
+            "| {peer} | {losses} | {offered} | {windows:.1} % | {left_out} of {pieces} | {drops} | {} |",
+            load()
+        ));
+    }
+}
+
+/// What our daemon counted so far.
+fn counters(switch: &Switch) -> Option<Counters> {
+    let daemon = switch.daemon()?;
+    switch.resume();
+    let counters = Counters::read(daemon);
+    switch.stop();
+    Some(counters)
+}
+
+/// The drops that grew, by reason, and how many reasons are none of a full ring.
+fn drops_between(before: &Counters, after: &Counters) -> (String, f64) {
+    let changes = after.changes(before);
+    let drops: Vec<&str> = changes.iter().filter(|change| change.contains(".drops.")).map(String::as_str).collect();
+    let others = drops.iter().filter(|drop| !drop.contains(".rx_ring_full ")).count();
+    (if drops.is_empty() { "none".to_owned() } else { drops.join(", ") }, others as f64)
+}

@@ -1,0 +1,93 @@
+//! TCP between two stations behind TAPs: namespaces of this machine, with their network stack on the first CPU.
+
+use crate::alternate::ratio;
+use crate::options::Options;
+use crate::peers::{End, Peer, Switch};
+use crate::report::{Figure, Page, Sample, load};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use tests::namespace::Namespace;
+use tests::process::{Child, TempDir, wait_until};
+
+/// The row's name among the findings.
+pub(crate) const ROW: &str = "TCP, TAP to TAP";
+/// Seconds of each transfer.
+const SECONDS: u32 = 3;
+const ADDRESSES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+
+/// A switch with two stations, one of which serves.
+struct Rig {
+    // Dropped in this order: an interface goes before its namespace.
+    switch: Switch,
+    stations: [Namespace; 2],
+    _server: Child,
+}
+
+impl Rig {
+    fn start(peer: Peer, dir: &Path) -> Rig {
+        let name = format!("{peer:?}").to_lowercase();
+        let stations = [1, 2].map(|number| Namespace::new(&format!("{name}-{number}")));
+        let switch = Switch::start(peer, [End::Station(&stations[0]), End::Station(&stations[1])]);
+        switch.resume();
+        for ((station, port), address) in stations.iter().zip(&switch.ports).zip(ADDRESSES) {
+            station.address(port, &format!("{address}/24"));
+            station.must(&format!("ip link set {port} up"));
+        }
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", stations[0].name(), "taskset", "-c", "0", "iperf3", "-s"]);
+        let server = Child::spawn("iperf3", &mut command, &dir.join(format!("{name}.log")));
+        wait_until(&format!("{peer} forwards"), Duration::from_secs(10), || stations[1].pings(ADDRESSES[0]));
+        switch.stop();
+        Rig { switch, stations, _server: server }
+    }
+
+    /// One transfer, Gbit/s.
+    fn transfer(&self, seconds: u32) -> f64 {
+        self.switch.resume();
+        let command = format!("taskset -c 0 iperf3 -J -c {} -t {seconds} -O 1", ADDRESSES[0]);
+        let output = self.stations[1].must(&command);
+        self.switch.stop();
+        let json: Value = serde_json::from_str(&output).expect("iperf3 speaks JSON");
+        json["end"]["sum_received"]["bits_per_second"].as_f64().expect("iperf3 counts bits") / 1e9
+    }
+
+    /// What the stations leave to the switch.
+    fn offloads(&self) -> String {
+        let features = self.stations[1].must(&format!("ethtool -k {}", self.switch.ports[1]));
+        let is_on = |name: &str| features.lines().any(|line| line.trim().starts_with(&format!("{name}: on")));
+        let named = [("tx-checksumming", "checksum"), ("tx-tcp-segmentation", "TSO"), ("tx-tcp6-segmentation", "TSO6")];
+        let words: Vec<&str> = named.iter().filter(|(name, _)| is_on(name)).map(|(_, word)| *word).collect();
+        if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+    }
+}
+
+/// The table of TCP rates.
+pub(crate) fn measure(page: &mut Page, options: &Options) {
+    page.table(
+        "TCP between two TAPs",
+        &format!(
+            "One connection of iperf3 between two namespaces, client and server on CPU 0, the switch's thread on the last; {} \
+             alternations of {SECONDS} s, Gbit/s. The kernel's bridge has veth pairs instead of TAPs and no thread.",
+            options.rounds
+        ),
+        "| switch | Gbit/s | qvs to it | left to the switch | load |",
+    );
+    let dir = TempDir::new();
+    let peers = options.peers(&[Peer::Qvs, Peer::OvsTso, Peer::Bridge]);
+    let rigs: Vec<Rig> = peers.iter().map(|&peer| Rig::start(peer, dir.path())).collect();
+    let mut samples: Vec<Sample> = rigs.iter().map(|_| Sample::default()).collect();
+    for _ in 0..options.rounds {
+        for (rig, sample) in rigs.iter().zip(&mut samples) {
+            sample.add(rig.transfer(SECONDS));
+        }
+    }
+    for (rig, sample) in rigs.iter().zip(&samples) {
+        let peer = rig.switch.peer;
+        page.keep(ROW, Figure::Gbps, peer, sample);
+        let ours = page.found(ROW, Figure::Gbps, Peer::Qvs).cloned().unwrap_or_default();
+        let ratio = ratio(&ours, sample);
+        page.line(&format!("| {peer} | {} | {ratio} | {} | {} |", sample.brief(2), rig.offloads(), load()));
+    }
+}
