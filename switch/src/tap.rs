@@ -45,6 +45,9 @@ const RX_BUFFER: usize = (ROUND_BYTES + TAIL_MAX).next_multiple_of(4096) + BURST
 /// Tails start on cache lines of their own.
 const TAIL_ALIGN: usize = 64;
 
+/// What failed when no namespace could be entered.
+const ENTERING: &str = "entering the network namespace (needs CAP_SYS_ADMIN)";
+
 const _: () = assert!(RX_BUFFER - TAIL_MAX >= ROUND_BYTES + BURST * (TAIL_ALIGN - 1), "a whole round fits");
 const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
 
@@ -87,6 +90,19 @@ pub enum TapError {
     },
 }
 
+/// Makes a TAP that is gone when its descriptor is closed, with `mtu` bytes of L3 payload, up, in a namespace or the caller's.
+///
+/// Who holds the descriptor is the wire: each `write` is a frame that the host receives, each `read`, which does not wait,
+/// one that it sent, both behind a little-endian `virtio_net_hdr` of 12 bytes. Needs what [`Tap::open`] needs.
+///
+/// # Errors
+/// [`TapError`].
+pub fn open_transient(name: &str, netns: Option<BorrowedFd<'_>>, mtu: u16) -> Result<OwnedFd, TapError> {
+    check_name(name)?;
+    let (fd, _) = netns::within(netns, || open_device(name, mtu, false)).map_err(failed(ENTERING))??;
+    Ok(fd)
+}
+
 /// An open TAP's control side. Dropping it withdraws the port and closes the device, which persists.
 pub struct Tap {
     port: Arc<TapPort>,
@@ -110,8 +126,14 @@ impl Tap {
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
         let buffer = Mapping::new().map_err(failed("mapping a receive buffer"))?;
-        let (fd, takes_uso) = netns::within(netns, || open_device(&name, mtu, reopen))
-            .map_err(failed("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
+        let (fd, takes_uso) = netns::within(netns, || {
+            let opened = open_device(&name, mtu, reopen)?;
+            // Last: until then closing the descriptor removes what was made here.
+            let keep = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&opened.0, 1);
+            keep.map_err(failed(format!("keeping TAP {name:?}")))?;
+            Ok(opened)
+        })
+        .map_err(failed(ENTERING))??;
         let port = Arc::new(TapPort {
             fd,
             egress: EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: takes_uso },
@@ -419,8 +441,8 @@ fn check_name(name: &str) -> Result<(), TapError> {
 
 /// Opens or makes the device in the calling thread's namespace and sets it up.
 ///
-/// Answers its descriptor, and whether the kernel takes large UDP frames from us. The device becomes persistent in the last
-/// step: until then closing the descriptor removes what was made here.
+/// Answers its descriptor, and whether the kernel takes large UDP frames from us. The device is not made persistent: unless
+/// it was so before, it goes with its descriptor.
 fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), TapError> {
     let io = |what: &'static str| move |source: io::Error| failed(format!("{what} TAP {name:?}"))(source);
 
@@ -453,8 +475,6 @@ fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), Ta
     update::<{ libc::SIOCGIFFLAGS as Opcode }>(&control, &mut request).map_err(io("reading the flags of"))?;
     request.set_flags(request.flags() | libc::IFF_UP as u16);
     update::<{ libc::SIOCSIFFLAGS as Opcode }>(&control, &mut request).map_err(io("bringing up"))?;
-
-    set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&fd, 1).map_err(io("keeping"))?;
     Ok((fd, takes_uso))
 }
 

@@ -270,6 +270,24 @@ fn a_removed_tap_leaves_no_device() {
 }
 
 #[test]
+fn a_transient_tap_goes_with_its_descriptor_and_is_a_wire_meanwhile() {
+    let netns = quiet_netns();
+    let wire = open_transient("qvs-w", Some(netns.as_fd()), MTU).unwrap();
+    let host = within(&netns, || RawSocket::open("qvs-w")).unwrap();
+    let mut bytes = [vec![0; VNET_HEADER_MRG_LEN], vec![2; 60]].concat();
+    bytes[VNET_HEADER_MRG_LEN + 12..][..2].copy_from_slice(&[0x88, 0xb5]);
+    rustix::io::write(&wire, &bytes).unwrap();
+    let mut buffer = [0; 128];
+    let len = host.receive(&mut buffer, Duration::from_secs(2)).unwrap().expect("a frame");
+    assert_eq!(buffer[..len], bytes[VNET_HEADER_MRG_LEN..]);
+    host.send(&buffer[..len]).unwrap();
+    assert_eq!(rustix::io::read(&wire, &mut buffer).unwrap(), bytes.len());
+    assert_eq!(rustix::io::read(&wire, &mut buffer), Err(Errno::AGAIN));
+    drop(wire);
+    assert!(!exists(&netns, "qvs-w"));
+}
+
+#[test]
 fn an_interface_that_is_not_ours_is_never_opened() {
     let netns = quiet_netns();
     ip(&netns, "tuntap add dev foreign-tap mode tap");

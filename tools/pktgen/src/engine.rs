@@ -14,6 +14,9 @@ use crate::sequence::Counts;
 use crate::traffic::{ANNOUNCEMENT, Outgoing, Shape, Stream};
 use serde::Serialize;
 use std::time::{Duration, Instant};
+use windows::Windows;
+
+mod windows;
 
 /// Measurements are cut into windows of this length, each with or without an interruption.
 const WINDOW_NS: u64 = 1_000_000;
@@ -95,6 +98,8 @@ pub(crate) struct Measured {
     pub(crate) kept: Tally,
     /// Loss of them.
     pub(crate) lost: u64,
+    /// Frames that found no room on our side, also outside of them; part of the loss, but not of the switch's.
+    pub(crate) overflowed: u64,
     /// All that arrived, wrong or right, also outside of them.
     pub(crate) totals: Totals,
     /// Of each stream: its way, frames sent, and what became of them, also outside of the windows that count.
@@ -249,8 +254,14 @@ impl Engine {
         }
     }
 
+    /// Frames that found no room on our side since the last call.
+    fn overflowed(&self) -> Result<u64> {
+        self.links.iter().map(Link::overflowed).sum()
+    }
+
     /// Counts from here on.
-    fn restart(&mut self) {
+    fn restart(&mut self) -> Result<()> {
+        self.overflowed()?;
         let now = self.now();
         for sender in &mut self.senders {
             (sender.sent, sender.bytes) = (0, 0);
@@ -258,6 +269,7 @@ impl Engine {
         }
         self.arrivals.restart(self.senders.iter().map(|sender| sender.stream.number()));
         self.arrivals.pending = self.manner.is_discarding.then(|| Vec::with_capacity(crate::arrivals::PENDING_MAX));
+        Ok(())
     }
 
     /// Sends nothing until all has come in, or nothing comes any more.
@@ -308,7 +320,7 @@ impl Engine {
 
     /// Sends and counts for `time`.
     pub(crate) fn run(&mut self, time: Duration) -> Result<Measured> {
-        self.restart();
+        self.restart()?;
         let start = self.now();
         let end = start + time.as_nanos() as u64;
         let mut windows = Windows::new(self, start);
@@ -368,6 +380,7 @@ impl Engine {
             time_ns,
             kept,
             lost,
+            overflowed: self.overflowed()?,
             totals: self.arrivals.totals,
             streams,
             latency: self.arrivals.delays.latency(),
@@ -380,7 +393,7 @@ impl Engine {
 
     /// Sends one frame at a time, there and back in turns, for `time`; the next leaves when the last arrived.
     pub(crate) fn ping_pong(&mut self, time: Duration) -> Result<Measured> {
-        self.restart();
+        self.restart()?;
         self.arrivals.pending = None;
         let which = self.manner.which;
         // Delays are taken here, from the clock after the arrival.
@@ -433,6 +446,7 @@ impl Engine {
             time_ns: whole_ns,
             kept,
             lost: kept.sent - kept.received.min(kept.sent),
+            overflowed: self.overflowed()?,
             totals: self.arrivals.totals,
             streams: (0..self.senders.len())
                 .map(|id| (self.senders[id].way, self.senders[id].sent, self.arrivals.counts(id)))
@@ -446,161 +460,5 @@ impl Engine {
     }
 }
 
-/// The windows of a measurement.
-struct Windows {
-    end: u64,
-    begun: u64,
-    at_begin: Tally,
-    is_disturbed: bool,
-    was_disturbed: bool,
-    count: u64,
-    disturbed: u64,
-    kept: Tally,
-    kept_ns: u64,
-    kept_missing: i64,
-    told: Tally,
-    told_ns: u64,
-}
-
-impl Windows {
-    fn new(engine: &Engine, now: u64) -> Windows {
-        Windows {
-            end: now + WINDOW_NS,
-            begun: now,
-            at_begin: engine.tally(),
-            is_disturbed: false,
-            was_disturbed: false,
-            count: 0,
-            disturbed: 0,
-            kept: Tally::default(),
-            kept_ns: 0,
-            kept_missing: 0,
-            told: Tally::default(),
-            told_ns: 0,
-        }
-    }
-
-    /// Ends a window: it counts unless it, or the one before it whose frames still arrive, was disturbed.
-    fn close(&mut self, engine: &mut Engine, now: u64) {
-        let tally = engine.tally();
-        let is_disturbed = self.is_disturbed || self.was_disturbed;
-        self.count += 1;
-        self.disturbed += u64::from(is_disturbed);
-        if !is_disturbed {
-            self.kept_ns += now - self.begun;
-            self.kept.sent += tally.sent - self.at_begin.sent;
-            self.kept.sent_bytes += tally.sent_bytes - self.at_begin.sent_bytes;
-            self.kept.received += tally.received - self.at_begin.received;
-            self.kept.received_bytes += tally.received_bytes - self.at_begin.received_bytes;
-            self.kept_missing += tally.missing as i64 - self.at_begin.missing as i64;
-        }
-        if let Some(pending) = &mut engine.arrivals.pending {
-            for delay in pending.drain(..) {
-                if !is_disturbed {
-                    engine.arrivals.delays.note(delay);
-                }
-            }
-        }
-        self.at_begin = tally;
-        self.was_disturbed = std::mem::take(&mut self.is_disturbed);
-        self.begun = engine.now();
-        self.end = self.begun + WINDOW_NS;
-    }
-
-    /// One line on standard error.
-    fn progress(&mut self, engine: &Engine, since_ns: u64) {
-        let now = engine.tally();
-        let seconds = (since_ns - self.told_ns) as f64 / 1e9;
-        let rate = |count: u64, before: u64| (count - before) as f64 / seconds / 1e6;
-        eprintln!(
-            "{:6.1} s: sent {:.3} Mpps, received {:.3} Mpps, missing {}, off CPU in {} of {} windows",
-            since_ns as f64 / 1e9,
-            rate(now.sent, self.told.sent),
-            rate(now.received, self.told.received),
-            now.missing,
-            self.disturbed,
-            self.count,
-        );
-        (self.told, self.told_ns) = (now, since_ns);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::link::memory::{Fate, MemoryLink, Mischief};
-    use crate::options::Arguments;
-    use clap::Parser;
-
-    /// A measurement of 20 ms over memory that does `mischief` to frames.
-    fn measured(words: &str, mischief: Mischief) -> Measured {
-        let words = ["pktgen", "--ceiling", "--quiet"].into_iter().chain(words.split_whitespace());
-        let arguments = Arguments::try_parse_from(words).unwrap();
-        let plan = arguments.plan().unwrap();
-        let size_max = *plan.shape.sizes.iter().max().unwrap();
-        let links = MemoryLink::pair(size_max, &plan.shape.filler, Some(mischief)).map(Link::Memory);
-        let order = |stream| arguments.order_of(&plan, stream);
-        let mut engine = Engine::new(links.into(), &plan.ways, &plan.shape, plan.manner, order);
-        let time = Duration::from_millis(20);
-        if arguments.ping_pong { engine.ping_pong(time) } else { engine.run(time) }.unwrap()
-    }
-
-    fn sums(measured: &Measured) -> Counts {
-        let mut sums = Counts::default();
-        for (_, _, counts) in &measured.streams {
-            sums.received += counts.received;
-            sums.missing += counts.missing;
-            sums.reordered += counts.reordered;
-            sums.duplicated += counts.duplicated;
-        }
-        sums
-    }
-
-    #[test]
-    fn what_arrives_is_what_was_sent_and_nothing_is_wrong_with_it() {
-        for words in
-            ["", "--rate 100kpps", "--frame-sizes 68,594,1518 --vlan 5 --verify", "--one-way --burst 1", "--ping-pong"]
-        {
-            let measured = measured(words, |_| Fate::Arrives);
-            let sums = sums(&measured);
-            assert!(measured.kept.sent > 0, "{words}");
-            assert_eq!((measured.lost, sums.missing, sums.reordered, sums.duplicated), (0, 0, 0, 0), "{words}");
-            assert_eq!(sums.received, measured.streams.iter().map(|(_, sent, _)| sent).sum::<u64>(), "{words}");
-            let Totals { misdelivered, foreign, corrupted, announced, .. } = measured.totals;
-            assert_eq!((misdelivered, foreign, corrupted, announced), (0, 0, 0, 0), "{words}");
-        }
-    }
-
-    #[test]
-    fn each_tenth_frame_lost_is_a_loss_of_a_tenth() {
-        let measured = measured("--one-way", |number| if number % 10 == 3 { Fate::IsLost } else { Fate::Arrives });
-        let sent = measured.kept.sent;
-        assert!(measured.lost.abs_diff(sent / 10) <= 1, "{} of {sent}", measured.lost);
-        assert_eq!(sums(&measured).received, sent - measured.lost);
-    }
-
-    #[test]
-    fn each_tenth_frame_twice_is_a_duplicate_and_no_loss() {
-        let measured = measured("--one-way", |number| if number % 10 == 3 { Fate::Doubles } else { Fate::Arrives });
-        assert!(sums(&measured).duplicated.abs_diff(measured.kept.sent / 10) <= 1);
-        assert_eq!((measured.lost, sums(&measured).reordered), (0, 0));
-    }
-
-    #[test]
-    fn a_frame_overtaken_by_the_next_is_reordered_and_not_lost() {
-        let overtaken = |number| if number % 10 == 3 { Fate::IsOvertaken } else { Fate::Arrives };
-        let measured = measured("--one-way", overtaken);
-        let expected = measured.kept.sent / 10;
-        // The last of a burst has nobody to overtake it.
-        assert!((expected / 4..=expected + 1).contains(&sums(&measured).reordered), "{measured:?}");
-        assert_eq!((measured.lost, sums(&measured).duplicated), (0, 0));
-    }
-
-    #[test]
-    fn a_changed_byte_is_noticed_where_payloads_are_looked_at() {
-        let corrupted = |number| if number % 10 == 3 { Fate::IsCorrupted } else { Fate::Arrives };
-        let watched = measured("--one-way --size 100 --verify", corrupted);
-        assert!(watched.totals.corrupted.abs_diff(watched.kept.sent / 10) <= 1);
-        assert_eq!(measured("--one-way --size 100", corrupted).totals.corrupted, 0);
-    }
-}
+mod tests;

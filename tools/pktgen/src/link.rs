@@ -5,6 +5,8 @@
 //! costs no call through a pointer; only the choice of the link does, once a burst.
 
 pub(crate) mod memory;
+pub(crate) mod packet;
+pub(crate) mod tap;
 pub(crate) mod vhost;
 
 use crate::options::Arguments;
@@ -64,6 +66,16 @@ pub(crate) fn write_frame(buffer: &mut [u8], frame: &Outgoing<'_>) {
     }
 }
 
+/// Buffers of `len` bytes, one after another, that hold the filler from byte `at` on.
+fn filled_slots(count: usize, len: usize, at: usize, filler: &[u8]) -> Vec<u8> {
+    let mut slots = vec![0; count * len];
+    for slot in slots.chunks_exact_mut(len) {
+        let part = (len - at).min(filler.len());
+        slot[at..at + part].copy_from_slice(&filler[..part]);
+    }
+    slots
+}
+
 /// What a link answers, or why it cannot go on.
 pub(crate) type Result<T> = anyhow::Result<T>;
 
@@ -83,14 +95,26 @@ pub(crate) enum Link {
     Memory(memory::MemoryLink),
     /// A guest's device.
     Vhost(Box<vhost::VhostLink>),
+    /// A TAP of our own.
+    Tap(tap::TapLink),
+    /// An interface of the host.
+    Packet(Box<packet::PacketLink>),
 }
 
 impl Link {
     /// Connects what is still to be connected.
     pub(crate) fn start(&mut self, arguments: &Arguments) -> Result<()> {
         match self {
-            Link::Memory(_) => Ok(()),
             Link::Vhost(link) => link.start(arguments),
+            Link::Memory(_) | Link::Tap(_) | Link::Packet(_) => Ok(()),
+        }
+    }
+
+    /// Frames that arrived and found no room on our side, since the last call: no loss of the switch.
+    pub(crate) fn overflowed(&self) -> Result<u64> {
+        match self {
+            Link::Packet(link) => link.overflowed(),
+            Link::Memory(_) | Link::Vhost(_) | Link::Tap(_) => Ok(0),
         }
     }
 
@@ -108,6 +132,8 @@ impl Link {
         match self {
             Link::Memory(link) => Ok(link.send(max, source)),
             Link::Vhost(link) => Ok(link.send(queue, max, source)),
+            Link::Tap(link) => link.send(max, source),
+            Link::Packet(link) => link.send(max, source),
         }
     }
 
@@ -117,6 +143,8 @@ impl Link {
         match self {
             Link::Memory(link) => Ok(link.receive(max, sink)),
             Link::Vhost(link) => Ok(link.receive(max, sink)),
+            Link::Tap(link) => link.receive(max, sink),
+            Link::Packet(link) => link.receive(max, sink),
         }
     }
 }

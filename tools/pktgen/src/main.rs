@@ -28,6 +28,8 @@ use clap::Parser;
 use engine::Engine;
 use link::Link;
 use link::memory::MemoryLink;
+use link::packet::PacketLink;
+use link::tap::TapLink;
 use link::vhost::VhostLink;
 use options::{Arguments, Plan, PortName};
 use report::Report;
@@ -111,7 +113,14 @@ fn links(arguments: &Arguments, plan: &Plan) -> Result<Vec<Link>> {
     for port in &arguments.ports {
         links.push(match port {
             PortName::Vhost(path) => Link::Vhost(Box::new(VhostLink::new(path, arguments, &plan.shape)?)),
-            PortName::Tap(_) | PortName::Packet(_) => anyhow::bail!("not yet"),
+            PortName::Tap { netns, name } => {
+                let tap = TapLink::new(netns.as_deref(), name, arguments.mtu, &plan.shape);
+                Link::Tap(tap.with_context(|| port.to_string())?)
+            }
+            PortName::Packet { netns, name } => {
+                let packet = PacketLink::new(netns.as_deref(), name, &plan.shape);
+                Link::Packet(Box::new(packet.with_context(|| port.to_string())?))
+            }
         });
     }
     for (link, port) in links.iter_mut().zip(&arguments.ports) {

@@ -3,22 +3,22 @@
 use crate::engine::{Manner, Way};
 use crate::latency::Which;
 use crate::order::Order;
-use crate::pace::Rate;
 use crate::template;
 use crate::traffic::{self, PORTS_MAX, SIZE_MAX, SIZES, STATIONS_MAX, Shape, TAGS_MAX, Tag};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+pub(crate) use values::PortName;
+use values::{FrameSizes, OrderName, RateName, VlanTag};
+
+mod values;
 
 /// Interruptions from which on a window is disturbed, where frames move without system calls, ns.
 const OFF_CPU_NS: u64 = 20_000;
 /// The same where every burst is system calls.
 const OFF_CPU_KERNEL_NS: u64 = 500_000;
-/// IMIX as used here: 7 frames of 64 bytes, 4 of 594 and 1 of 1518, check sequence included, spread over the cycle.
-const IMIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64];
 /// Bytes of the frame check sequence, which a size on a wire includes and a buffer does not.
 const CHECK_SEQUENCE: usize = 4;
 
@@ -26,7 +26,8 @@ const CHECK_SEQUENCE: usize = 4;
 ///
 /// Plays one guest at each port: sends, receives, and tells loss, reordering, duplicates, frames at the wrong port, and
 /// delays, as text or as one JSON object a measurement. A port is a vhost-user socket (a path), a TAP made for the time of
-/// the run (tap:NAME), or a network interface of the host (packet:NAME). Without --rate it sends as fast as it can.
+/// the run (tap:NAME), or a network interface of the host by a packet socket (packet:NAME; AF_XDP is not there yet), both in
+/// another network namespace by tap:NETNS/NAME and packet:NETNS/NAME. Without --rate it sends as fast as it can.
 #[derive(Parser, Debug, Serialize)]
 #[command(
     version,
@@ -35,7 +36,7 @@ const CHECK_SEQUENCE: usize = 4;
     Exit codes: 0 measured, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Arguments {
-    /// The ports, each a guest: PATH of a vhost-user socket, tap:NAME, or packet:NAME
+    /// The ports, each a guest: PATH of a vhost-user socket, tap:[NETNS/]NAME, or packet:[NETNS/]NAME
     #[arg(value_name = "PORT")]
     pub(crate) ports: Vec<PortName>,
     /// Listen on the sockets, as QEMU does for a switch that connects (OVS-DPDK's dpdkvhostuserclient)
@@ -164,144 +165,6 @@ pub(crate) struct Arguments {
     pub(crate) ceiling: bool,
 }
 
-/// A port as given.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum PortName {
-    /// A vhost-user socket.
-    Vhost(PathBuf),
-    /// A TAP of our own.
-    Tap(String),
-    /// An interface of the host.
-    Packet(String),
-}
-
-impl FromStr for PortName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<PortName, String> {
-        match text.split_once(':') {
-            Some(("tap", name)) => Ok(PortName::Tap(name.to_owned())),
-            Some(("packet", name)) => Ok(PortName::Packet(name.to_owned())),
-            Some(("vhost", path)) => Ok(PortName::Vhost(path.into())),
-            _ => Ok(PortName::Vhost(text.into())),
-        }
-    }
-}
-
-impl std::fmt::Display for PortName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PortName::Vhost(path) => write!(f, "vhost:{}", path.display()),
-            PortName::Tap(name) => write!(f, "tap:{name}"),
-            PortName::Packet(name) => write!(f, "packet:{name}"),
-        }
-    }
-}
-
-impl Serialize for PortName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Sizes on a wire, in turns.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(transparent)]
-pub(crate) struct FrameSizes(Vec<usize>);
-
-impl FromStr for FrameSizes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<FrameSizes, String> {
-        if text.eq_ignore_ascii_case("imix") {
-            return Ok(FrameSizes(IMIX.to_vec()));
-        }
-        let sizes: Result<Vec<usize>, _> = text.split(',').map(|size| size.trim().parse()).collect();
-        match sizes {
-            Ok(sizes) if sizes.len() <= usize::from(u8::MAX) => Ok(FrameSizes(sizes)),
-            Ok(_) => Err("more than 255 sizes".to_owned()),
-            Err(_) => Err(format!("{text:?} is neither a list of sizes nor imix")),
-        }
-    }
-}
-
-/// A tag as given.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct VlanTag {
-    id: u16,
-    priority: u8,
-}
-
-impl FromStr for VlanTag {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<VlanTag, String> {
-        let (id, priority) = text.split_once(':').unwrap_or((text, "0"));
-        match (id.parse(), priority.parse()) {
-            (Ok(id @ 0..=4094), Ok(priority @ 0..=7)) => Ok(VlanTag { id, priority }),
-            _ => Err("a tag is ID or ID:PRIORITY, 0 to 4094 and 0 to 7".to_owned()),
-        }
-    }
-}
-
-/// An order as given.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum OrderName {
-    /// Each in turn.
-    RoundRobin,
-    /// All equally likely.
-    Random,
-    /// A few have most, with this exponent.
-    Zipf(f64),
-}
-
-impl FromStr for OrderName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<OrderName, String> {
-        match text.split_once(':').unwrap_or((text, "1")) {
-            ("round-robin", "1") => Ok(OrderName::RoundRobin),
-            ("random", "1") => Ok(OrderName::Random),
-            ("zipf", exponent) => match exponent.parse::<f64>() {
-                Ok(exponent) if (0.0..=10.0).contains(&exponent) => Ok(OrderName::Zipf(exponent)),
-                _ => Err("an exponent is a number from 0 to 10".to_owned()),
-            },
-            _ => Err("an order is round-robin, random or zipf[:EXPONENT]".to_owned()),
-        }
-    }
-}
-
-impl Serialize for OrderName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            OrderName::RoundRobin => serializer.serialize_str("round-robin"),
-            OrderName::Random => serializer.serialize_str("random"),
-            OrderName::Zipf(exponent) => serializer.collect_str(&format_args!("zipf:{exponent}")),
-        }
-    }
-}
-
-/// A rate as given.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct RateName(Rate);
-
-impl FromStr for RateName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<RateName, String> {
-        text.parse().map(RateName)
-    }
-}
-
-impl Serialize for RateName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Rate::Frames(frames) => serializer.collect_str(&format_args!("{frames}pps")),
-            Rate::Bits(bits) => serializer.collect_str(&format_args!("{bits}bit/s")),
-        }
-    }
-}
-
 /// Which port sends to which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -394,7 +257,7 @@ impl Arguments {
         if self.tso.is_some() {
             ensure!((1..=9000).contains(&self.segment_size), "a segment has 1 to 9000 bytes of payload");
             ensure!(
-                self.ports.iter().all(|port| !matches!(port, PortName::Packet(_))),
+                self.ports.iter().all(|port| !matches!(port, PortName::Packet { .. })),
                 "a network interface (packet:) takes no large frames"
             );
         }
@@ -522,12 +385,5 @@ mod tests {
         ] {
             assert!(plan(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn kinds_of_ports_are_told_by_their_names() {
-        let kinds =
-            ["x/y", "vhost:z", "tap:t0", "packet:eth0"].map(|text| text.parse::<PortName>().unwrap().to_string());
-        assert_eq!(kinds, ["vhost:x/y", "vhost:z", "tap:t0", "packet:eth0"]);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Report<'a> {
     pub(crate) loss: f64,
     /// Frames sent that never arrived.
     pub(crate) lost: u64,
+    /// Frames that found no room in our own receive buffers (packet:): part of what is lost, but not by the switch.
+    pub(crate) overflowed: u64,
     /// Frames sent a second, millions.
     pub(crate) offered_mpps: f64,
     /// Frames a second that were asked for, all streams together, millions; absent if as many as go.
@@ -143,6 +145,7 @@ impl<'a> Report<'a> {
             wire_gbps: part(received_bits, seconds) / 1e9,
             loss: part(measured.lost as f64, kept.sent as f64),
             lost: measured.lost,
+            overflowed: measured.overflowed,
             offered_mpps: part(kept.sent as f64, seconds) / 1e6,
             asked_mpps: asked.map(|rate| rate * measured.streams.len() as f64 / 1e6),
             reordered: sum(|counts| counts.reordered),
@@ -194,8 +197,9 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "  lost {}, reordered {}, duplicated {}, misdelivered {}, foreign {}{}",
+            "  lost {}{}, reordered {}, duplicated {}, misdelivered {}, foreign {}{}",
             self.lost,
+            if self.overflowed > 0 { format!(" ({} in our own buffers)", self.overflowed) } else { String::new() },
             self.reordered,
             self.duplicated,
             self.misdelivered,

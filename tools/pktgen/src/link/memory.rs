@@ -56,11 +56,7 @@ impl MemoryLink {
         // An odd number of cache lines: buffers a power of two apart would share the same few sets of a cache.
         let buffer_len = (size_max.next_multiple_of(128)) + 64;
         let lane = || {
-            let mut buffers = vec![0; SLOTS * buffer_len];
-            for buffer in buffers.chunks_exact_mut(buffer_len) {
-                let len = buffer.len().min(filler.len());
-                buffer[..len].copy_from_slice(&filler[..len]);
-            }
+            let buffers = super::filled_slots(SLOTS, buffer_len, 0, filler);
             Rc::new(RefCell::new(Lane { buffers, buffer_len, lens: [0; SLOTS], put: 0, taken: 0, mischief }))
         };
         let (there, back) = (lane(), lane());
