@@ -106,7 +106,7 @@ pub(crate) struct Measured {
     pub(crate) streams: Vec<(Way, u64, Counts)>,
     pub(crate) latency: Option<Latency>,
     pub(crate) off_cpu: OffCpu,
-    /// Time of turns in which a frame moved, ns, and frames sent and received in all of them.
+    /// Time of turns without interruption in which a frame moved, ns, and frames sent and received in them.
     pub(crate) busy_ns: u64,
     pub(crate) moved: u64,
     pub(crate) whole_ns: u64,
@@ -223,7 +223,7 @@ impl Engine {
     /// One turn; answers how many frames moved.
     #[inline]
     fn turn(&mut self, now_ns: u64) -> Result<usize> {
-        // Where frames are few, each carries its own moment; where they are many, that of their turn, 30 ns less a burst.
+        // Where frames are few, each burst carries its own moment; where they are many, that of their turn.
         let is_exact = self.manner.which == Which::All;
         let mut moved = 0;
         for sender in &mut self.senders {
@@ -239,7 +239,7 @@ impl Engine {
             sender.sent += count as u64;
             moved += count;
         }
-        let now_ns = if is_exact { self.now() } else { now_ns };
+        let now_ns = self.now();
         Ok(moved + self.receive(now_ns)?)
     }
 
@@ -329,13 +329,12 @@ impl Engine {
             are_discarded: self.manner.is_discarding,
             ..OffCpu::default()
         };
-        let (mut off_ns, mut busy_ns, mut moved_in_all) = (0, 0, 0);
+        let (mut off_ns, mut busy_ns, mut moved_while_busy) = (0, 0, 0);
         let mut next_progress = start + PROGRESS_NS;
         let mut last = start;
         let mut now = start;
         while now < end {
             let moved = self.turn(now)?;
-            moved_in_all += moved as u64;
             now = self.now();
             let step = now - last;
             last = now;
@@ -346,6 +345,7 @@ impl Engine {
                 windows.is_disturbed = true;
             } else if moved > 0 {
                 busy_ns += step;
+                moved_while_busy += moved as u64;
             }
             if now >= windows.end {
                 windows.close(self, now);
@@ -386,7 +386,7 @@ impl Engine {
             latency: self.arrivals.delays.latency(),
             off_cpu,
             busy_ns,
-            moved: moved_in_all,
+            moved: moved_while_busy,
             whole_ns,
         })
     }
@@ -453,8 +453,8 @@ impl Engine {
                 .collect(),
             latency: self.arrivals.delays.latency(),
             off_cpu,
-            busy_ns: whole_ns,
-            moved: kept.sent + kept.received,
+            busy_ns: 0,
+            moved: 0,
             whole_ns,
         })
     }

@@ -82,10 +82,15 @@ fn measure(engine: &mut Engine, arguments: &Arguments, plan: &Plan) -> Result<()
                     trial.offered_mpps,
                     trial.received_mpps,
                     trial.loss,
-                    if trial.has_passed { "passed" } else { "failed" }
+                    match (trial.has_passed, trial.is_offered) {
+                        (true, true) => "passed",
+                        (true, false) => "passed, but less was offered than should be",
+                        (false, _) => "failed",
+                    }
                 );
             }
-            println!("throughput {:.3} Mpps", found.throughput_mpps);
+            let limit = if found.is_limited_by_generator { ", or more: this program could not offer more" } else { "" };
+            println!("throughput {:.3} Mpps{limit}", found.throughput_mpps);
             if let Some(report) = report {
                 println!("{report}");
             }

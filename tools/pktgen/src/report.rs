@@ -1,6 +1,6 @@
 //! What is told of a measurement: lines for people, and one JSON object for programs.
 //!
-//! The fields are stable: some may be added, none goes or changes its meaning. `tests/golden/report.json` shows them all.
+//! The fields are stable: some may be added, none goes or changes its meaning.
 
 use crate::engine::{Measured, OffCpu};
 use crate::latency::Latency;
@@ -53,8 +53,8 @@ pub(crate) struct Report<'a> {
     pub(crate) latency: Option<Latency>,
     /// When this program was interrupted.
     pub(crate) off_cpu: OffCpu,
-    /// What this program costs.
-    pub(crate) generator: Generator,
+    /// What this program costs; absent where it waits for each frame.
+    pub(crate) generator: Option<Generator>,
     /// What each port agreed on with the switch.
     pub(crate) agreed: Vec<Agreed>,
     /// Each stream.
@@ -162,12 +162,12 @@ impl<'a> Report<'a> {
             corrupted: options.verify.then_some(measured.totals.corrupted),
             latency: measured.latency,
             off_cpu: measured.off_cpu,
-            generator: Generator {
+            generator: (measured.moved > 0).then(|| Generator {
                 busy_share: part(measured.busy_ns as f64, measured.whole_ns as f64),
                 ns_per_frame,
                 // A forwarded frame is one sent and one received.
                 ceiling_mpps: part(1e3, 2.0 * ns_per_frame),
-            },
+            }),
             agreed,
             streams: measured
                 .streams
@@ -219,14 +219,19 @@ impl fmt::Display for Report<'_> {
                 us(pdv_ns)
             )?;
         }
+        if let Some(Generator { busy_share, ns_per_frame, ceiling_mpps }) = self.generator {
+            writeln!(
+                f,
+                "  generator busy {:.0} % at {ns_per_frame:.1} ns a frame sent or received (could forward {ceiling_mpps:.1} Mpps)",
+                busy_share * 100.0,
+            )?;
+        }
         writeln!(
             f,
-            "  generator busy {:.0} % at {:.1} ns a frame sent or received (could forward {:.1} Mpps); off its CPU {:.3} % of \
-             the time, {} of {} windows{}",
-            self.generator.busy_share * 100.0,
-            self.generator.ns_per_frame,
-            self.generator.ceiling_mpps,
+            "  off its CPU {:.3} % of the time, {} times, longest {:.0} microseconds, {} of {} windows{}",
             self.off_cpu.time_share * 100.0,
+            self.off_cpu.gaps,
+            us(self.off_cpu.longest_ns),
             self.off_cpu.windows_disturbed,
             self.off_cpu.windows,
             if self.off_cpu.are_discarded { ", left out" } else { "" }
