@@ -5,6 +5,7 @@
 mod fuzz;
 mod house;
 mod net;
+mod pktgen;
 mod segmentation;
 mod simulation;
 mod topology;

@@ -3,7 +3,7 @@
 //! It can be killed and started again on the same state, which is half of what the chapters are about.
 
 use crate::http::Tenant;
-use crate::process::{Child, TempDir, cargo_metadata, output_of, repository, target_dir, wait_for};
+use crate::process::{Child, TempDir, built, wait_for};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
@@ -25,17 +25,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(6);
 /// If it cannot be built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("QVS_BIN") {
-            return PathBuf::from(path);
-        }
-        assert!(cargo_metadata().is_object());
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let manifest = repository().join("Cargo.toml");
-        let manifest = manifest.to_str().expect("the repository's path is UTF-8");
-        output_of(&cargo, &["build", "--quiet", "-p", "qvs", "--profile", "test-opt", "--manifest-path", manifest]);
-        target_dir().join("test-opt/qvs")
-    })
+    PROGRAM.get_or_init(|| built("qvs", "QVS_BIN"))
 }
 
 /// A daemon and the directory it lives in. Killed when dropped.

@@ -6,6 +6,7 @@
 
 pub mod chance;
 pub mod daemon;
+pub mod generator;
 pub mod guest;
 pub mod http;
 pub mod initramfs;

@@ -208,6 +208,21 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
+/// A program of ours: where the variable says, or built now, optimised enough to move real traffic.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn built(package: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return PathBuf::from(path);
+    }
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = repository().join("Cargo.toml");
+    let manifest = manifest.to_str().expect("the repository's path is UTF-8");
+    output_of(&cargo, &["build", "--quiet", "-p", package, "--profile", "test-opt", "--manifest-path", manifest]);
+    target_dir().join("test-opt").join(package)
+}
+
 /// How long the long forms of tests go on: `cargo xtask soak` sets it, otherwise each test has its short seeded form.
 pub fn soak_time() -> Option<Duration> {
     let seconds = std::env::var("QVS_SOAK_SECONDS").ok()?;

@@ -9,6 +9,7 @@ use crate::link::{Incoming, Sink};
 use crate::sequence::{Counts, Tracker};
 use crate::signature::{self, Signature};
 use crate::traffic::{ANNOUNCEMENT, Shape};
+use std::time::Instant;
 
 /// The receiving end of one stream.
 struct Arrival {
@@ -36,9 +37,12 @@ pub(crate) struct Arrivals {
     signature_at: Option<usize>,
     /// The port whose frames are taken now.
     port: usize,
+    start: Instant,
+    /// When the first of the frames taken now was looked at; ns since `start`.
     now_ns: u64,
     which: Which,
-    is_sample_due: bool,
+    /// None of the frames at this port was looked at yet.
+    is_first: bool,
     pub(crate) totals: Totals,
     pub(crate) delays: Delays,
     /// Instead of the histogram, delays are kept here until it is known whether they count; `None`: they do.
@@ -50,17 +54,18 @@ pub(crate) struct Arrivals {
 pub(crate) const PENDING_MAX: usize = 512;
 
 impl Arrivals {
-    /// For streams that go to the given ports.
-    pub(crate) fn new(shape: &Shape, to: impl IntoIterator<Item = usize>, which: Which) -> Arrivals {
+    /// For streams that go to the given ports; times of sending count from `start`.
+    pub(crate) fn new(shape: &Shape, to: impl IntoIterator<Item = usize>, which: Which, start: Instant) -> Arrivals {
         let arrivals = to.into_iter().map(|to| Arrival { to, tracker: Tracker::new(0), last: (0, 0) }).collect();
         Arrivals {
             arrivals,
             shape: shape.clone(),
             signature_at: shape.signature_at(),
             port: 0,
+            start,
             now_ns: 0,
             which,
-            is_sample_due: false,
+            is_first: false,
             totals: Totals::default(),
             delays: Delays::new(),
             pending: None,
@@ -83,10 +88,10 @@ impl Arrivals {
         self.which = which;
     }
 
-    /// The following frames arrive at `port`, now.
+    /// The following frames arrive at `port`, together.
     #[inline]
-    pub(crate) fn begin(&mut self, port: usize, now_ns: u64) {
-        (self.port, self.now_ns, self.is_sample_due) = (port, now_ns, true);
+    pub(crate) fn begin(&mut self, port: usize) {
+        (self.port, self.is_first) = (port, true);
     }
 
     /// Counts of one stream.
@@ -156,6 +161,11 @@ impl Arrivals {
     /// Notes a frame's delay.
     #[inline]
     fn note_delay(&mut self, stream: usize, signature: Signature) {
+        // The clock is asked once it is known that something arrived: earlier, and an interruption in between would make
+        // delays too short, which nobody would notice.
+        if std::mem::take(&mut self.is_first) {
+            self.now_ns = self.start.elapsed().as_nanos() as u64;
+        }
         let delay = self.now_ns.saturating_sub(signature.time_ns);
         if let Some(pending) = &mut self.pending {
             if pending.len() < PENDING_MAX {
@@ -203,7 +213,7 @@ impl Sink for Arrivals {
         }
         match self.which {
             Which::All => self.note_delay(stream, signature),
-            Which::Sampled if std::mem::take(&mut self.is_sample_due) => self.note_delay(stream, signature),
+            Which::Sampled if self.is_first => self.note_delay(stream, signature),
             Which::Sampled | Which::Off => {}
         }
     }

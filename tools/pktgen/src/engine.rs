@@ -21,8 +21,8 @@ mod windows;
 /// Measurements are cut into windows of this length, each with or without an interruption.
 const WINDOW_NS: u64 = 1_000_000;
 /// After the last frame was sent: how long nothing may come before the rest counts as lost, and how long to wait at most.
-const QUIET_NS: u64 = 20_000_000;
-const DRAIN_NS_MAX: u64 = 500_000_000;
+const QUIET_NS: u64 = 200_000_000;
+const DRAIN_NS_MAX: u64 = 2_000_000_000;
 /// Time between two lines of progress.
 const PROGRESS_NS: u64 = 1_000_000_000;
 /// How long a single frame may take.
@@ -171,8 +171,9 @@ impl Engine {
                 bytes: 0,
             })
             .collect();
-        let arrivals = Arrivals::new(shape, ways.iter().map(|way| way.to), manner.which);
-        let mut engine = Engine { start: Instant::now(), links, senders, arrivals, manner, shape: shape.clone() };
+        let start = Instant::now();
+        let arrivals = Arrivals::new(shape, ways.iter().map(|way| way.to), manner.which, start);
+        let mut engine = Engine { start, links, senders, arrivals, manner, shape: shape.clone() };
         engine.set_rate(manner.rate);
         engine
     }
@@ -211,10 +212,10 @@ impl Engine {
 
     /// Takes what arrived at every port; answers how much.
     #[inline]
-    fn receive(&mut self, now_ns: u64) -> Result<usize> {
+    fn receive(&mut self) -> Result<usize> {
         let mut count = 0;
         for (port, link) in self.links.iter_mut().enumerate() {
-            self.arrivals.begin(port, now_ns);
+            self.arrivals.begin(port);
             count += link.receive(2 * self.manner.burst, &mut self.arrivals)?;
         }
         Ok(count)
@@ -239,8 +240,7 @@ impl Engine {
             sender.sent += count as u64;
             moved += count;
         }
-        let now_ns = self.now();
-        Ok(moved + self.receive(now_ns)?)
+        Ok(moved + self.receive()?)
     }
 
     fn tally(&self) -> Tally {
@@ -277,7 +277,7 @@ impl Engine {
         let begun = self.now();
         let (mut last, mut now) = (begun, begun);
         while now - last < QUIET_NS && now - begun < DRAIN_NS_MAX {
-            if self.receive(now)? > 0 {
+            if self.receive()? > 0 {
                 last = now;
             } else if self
                 .senders
@@ -311,8 +311,7 @@ impl Engine {
             let mut left = stations as usize;
             while left > 0 && self.now() < end {
                 left -= self.links[way.to].send(0, left.min(ANNOUNCE_BURST), &mut stream)?;
-                let now = self.now();
-                self.receive(now)?;
+                self.receive()?;
             }
         }
         Ok(())
@@ -415,7 +414,7 @@ impl Engine {
                 now = self.now();
                 let mut longest = 0;
                 while sent > 0 && now - left < PATIENCE_NS {
-                    self.arrivals.begin(way.to, now);
+                    self.arrivals.begin(way.to);
                     self.links[way.to].receive(1, &mut self.arrivals)?;
                     let last = std::mem::replace(&mut now, self.start.elapsed().as_nanos() as u64);
                     longest = longest.max(now - last);
@@ -434,7 +433,7 @@ impl Engine {
             }
             // What came besides, such as floods to others.
             now = self.now();
-            self.receive(now)?;
+            self.receive()?;
         }
         self.drain()?;
         self.set_which(which);

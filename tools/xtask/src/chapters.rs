@@ -72,7 +72,6 @@ pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
         return Ok(false);
     }
     let executable = chapters_executable()?;
-    let daemon = daemon()?;
     // Every test of these modules has a long form and takes an equal share.
     let modules = ["::soaked::"];
     let listed = Command::new(&executable).args(modules).args(["--list", "--format=terse"]).output()?;
@@ -83,7 +82,8 @@ pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
     let start = Instant::now();
     let mut command = isolated(&executable)?;
     command.args(modules).args(["--test-threads=1", "--nocapture"]);
-    command.env("QVS_BIN", daemon).env("QVS_TARGET_DIR", target_dir()?);
+    command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
+    command.env("QVS_TARGET_DIR", target_dir()?);
     command.env("QVS_SOAK_SECONDS", share.as_secs().max(1).to_string());
     let outcome = run(&mut command);
     Ok(summary(&[("soak".to_owned(), start.elapsed(), outcome.err())]))
@@ -125,7 +125,7 @@ fn run_chapter(chapter: Chapter) -> Result<()> {
         Chapter::Unit => unit(),
         Chapter::Loom => loom(),
         Chapter::Fuzz => isolated_tests(&["fuzz::"]),
-        Chapter::Net => isolated_tests(&["net::", "segmentation::"]),
+        Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"]),
         Chapter::Vm => isolated_tests(&["vm::"]),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
@@ -166,9 +166,9 @@ fn demo() -> Result<()> {
 /// Runs the tests under these names in namespaces of their own, one at a time.
 fn isolated_tests(names: &[&str]) -> Result<()> {
     let executable = chapters_executable()?;
-    let daemon = daemon()?;
     let mut command = isolated(&executable)?;
-    command.env("QVS_BIN", daemon).env("QVS_TARGET_DIR", target_dir()?);
+    command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
+    command.env("QVS_TARGET_DIR", target_dir()?);
     command.arg("--test-threads=1");
     run_tests(&mut command, names)
 }
@@ -193,11 +193,11 @@ fn chapters_executable() -> Result<PathBuf> {
     Ok(found.context("cargo built no chapters")?.1)
 }
 
-/// The daemon, optimised enough to move real traffic and with its assertions.
-fn daemon() -> Result<PathBuf> {
-    let built = build_executables(cargo().args(["build", "--quiet", "-p", "qvs", "--profile", "test-opt"]))?;
-    let found = built.into_iter().find(|(name, _)| name == "qvs");
-    Ok(found.context("cargo built no qvs")?.1)
+/// A program of ours, optimised enough to move real traffic and with its assertions.
+fn program(package: &str) -> Result<PathBuf> {
+    let built = build_executables(cargo().args(["build", "--quiet", "-p", package, "--profile", "test-opt"]))?;
+    let found = built.into_iter().find(|(name, _)| name == package);
+    Ok(found.with_context(|| format!("cargo built no {package}"))?.1)
 }
 
 #[cfg(test)]

@@ -1,0 +1,186 @@
+//! The load generator against the real daemon: over every kind of port it finds nothing wrong where nothing is, and where a
+//! relay on the way drops, repeats, reorders and leaks frames, it finds just those.
+
+use crate::topology::TwoTenants;
+use serde_json::Value;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use switch::af_packet::RawSocket;
+use switch::{netns, tap};
+use tests::daemon::Daemon;
+use tests::generator::{count, run};
+use tests::namespace::Namespace;
+use tests::process::wait_until;
+
+/// What must all be zero where nothing is wrong.
+const FAULTS: [&str; 7] =
+    ["lost", "overflowed", "reordered", "duplicated", "beyond_window", "misdelivered", "corrupted"];
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Fails unless frames were sent, and each arrived once, in order, unchanged and where it belongs.
+fn assert_flawless(report: &Value) {
+    assert!(count(report, "sent") > 0, "{report:#}");
+    let faults: Vec<_> = FAULTS.iter().filter(|&&fault| count(report, fault) > 0).collect();
+    assert!(faults.is_empty(), "{faults:?} {report:#}");
+    for stream in report["streams"].as_array().unwrap() {
+        assert_eq!(count(stream, "arrived"), count(stream, "sent"), "{report:#}");
+    }
+}
+
+#[test]
+fn guests_and_host_processes_of_two_networks_lose_nothing_at_a_low_rate() {
+    let world = TwoTenants::new();
+    for (name, tenant, network) in
+        [("red-v", &world.red, &world.red_network), ("blue-v", &world.blue, &world.blue_network)]
+    {
+        world.daemon.must(&format!("plug {name} --vhost-user {}", world.daemon.path(name).display()));
+        tenant.attached_port(network, name);
+    }
+    let sockets = ["red-v", "blue-v"].map(|name| world.daemon.path(name).display().to_string());
+    wait_until("the sockets are there", PATIENCE, || sockets.iter().all(|path| std::fs::exists(path).unwrap()));
+    let [red, blue] = sockets;
+    // A guest and a process of either network to each other, and two processes.
+    let ports = format!("{red} packet:red-1/tap0 {blue} packet:blue-1/tap0");
+    for load in ["--frame-sizes 64,512,1518", "--size 200 --train 8 --order random", "--size 300 --vlan 7:3"] {
+        assert_flawless(&run(&format!("{ports} {load} --macs 10 --rate 1kpps --seconds 1 --verify")));
+    }
+    assert_flawless(&run("packet:red-1/tap0 packet:red-2/tap0 --source-macs 5 --rate 1kpps --seconds 1 --verify"));
+}
+
+#[test]
+fn every_guest_of_a_network_reaches_every_other() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let names = ["a", "b", "c"];
+    let sockets = names.map(|name| daemon.path(name).display().to_string());
+    for (name, socket) in names.iter().zip(&sockets) {
+        daemon.must(&format!("plug {name} --vhost-user {socket}"));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&names);
+    let ports = sockets.join(" ");
+    let report = run(&format!("{ports} --pattern mesh --macs 10 --rate 500pps --seconds 1 --verify"));
+    assert_flawless(&report);
+    assert_eq!(report["streams"].as_array().unwrap().len(), 6);
+    // Who never sends is announced, and so the first frame to it is no flood.
+    let report = run(&format!("{ports} --pattern fan-in --macs 10 --rate 500pps --seconds 1 --warm-up 0 --verify"));
+    assert_flawless(&report);
+    let report = run(&format!("{ports} --pattern fan-in --macs 10 --seconds 0.2"));
+    assert!(count(&report, "received") > 0 && count(&report, "misdelivered") == 0, "{report:#}");
+}
+
+#[test]
+fn a_tap_of_the_generator_behind_a_bridge_reaches_a_guest() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let host = Namespace::new("host");
+    let guest = daemon.path("guest").display().to_string();
+    daemon.must("plug host --tap tap0 --netns host");
+    daemon.must(&format!("plug guest --vhost-user {guest}"));
+    for name in ["host", "guest"] {
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&["host", "guest"]);
+    host.must("ip link add br0 type bridge && ip link set br0 up && ip link set tap0 master br0");
+    let report = thread::scope(|scope| {
+        let line = format!("tap:host/gen {guest} --macs 10 --rate 1kpps --seconds 1 --warm-up 4 --verify");
+        let generator = scope.spawn(move || run(&line));
+        wait_until("the TAP joins the bridge", Duration::from_secs(4), || {
+            host.run("ip link set gen master br0").status.success()
+        });
+        generator.join().unwrap()
+    });
+    assert_flawless(&report);
+    assert!(!host.run("ip link show dev gen").status.success(), "it goes with the generator");
+}
+
+/// What a relay did.
+#[derive(Default, Debug)]
+struct Deeds {
+    passed: u64,
+    dropped: u64,
+    doubled: u64,
+    overtaken: u64,
+    leaked: u64,
+}
+
+/// Takes frames from a TAP and sends them by `right`; of every ten it drops one, repeats one, lets one be overtaken by the next
+/// and sends one by `wrong` as well.
+fn relay(wire: impl AsFd, right: &RawSocket, wrong: &RawSocket, is_over: &AtomicBool) -> Deeds {
+    const HEADER: usize = 12;
+    const IPV4: [u8; 2] = [8, 0];
+    let mut deeds = Deeds::default();
+    let mut buffer = [0; 2048];
+    let mut held: Option<Vec<u8>> = None;
+    loop {
+        let Ok(len) = rustix::io::read(&wire, &mut buffer) else {
+            if is_over.load(Ordering::Relaxed) {
+                assert!(held.is_none() || deeds.passed % 10 == 8, "only the last frame is held back");
+                deeds.dropped += u64::from(held.is_some());
+                return deeds;
+            }
+            thread::sleep(Duration::from_micros(100));
+            continue;
+        };
+        let frame = &buffer[HEADER..len];
+        if frame[12..14] != IPV4 {
+            continue;
+        }
+        let number = deeds.passed % 10;
+        deeds.passed += 1;
+        match number {
+            3 => deeds.dropped += 1,
+            5 => {
+                right.send(frame).unwrap();
+                right.send(frame).unwrap();
+                deeds.doubled += 1;
+            }
+            7 => held = Some(frame.to_vec()),
+            9 => {
+                right.send(frame).unwrap();
+                wrong.send(frame).unwrap();
+                deeds.leaked += 1;
+            }
+            _ => {
+                right.send(frame).unwrap();
+                if let Some(late) = held.take() {
+                    right.send(&late).unwrap();
+                    deeds.overtaken += 1;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_relay_drops_repeats_reorders_and_leaks_is_counted_as_that() {
+    let world = TwoTenants::new();
+    let _gen = Namespace::new("gen");
+    let inside = netns::open("gen").unwrap();
+    let wire = tap::open_transient("t0", Some(inside.as_fd()), 1500).unwrap();
+    let socket = |name: &str| world.namespace(name).inside(|| RawSocket::open("tap0").unwrap());
+    let (right, wrong) = (socket("red-1"), socket("blue-1"));
+    let is_over = AtomicBool::new(false);
+    let (report, deeds) = thread::scope(|scope| {
+        let relay = scope.spawn(|| relay(&wire, &right, &wrong, &is_over));
+        // Stream 0 goes through the relay and red's network; stream 1 stays in blue's, where the leaks come out.
+        let ports = "packet:gen/t0 packet:red-2/tap0 packet:blue-1/tap0 packet:blue-2/tap0";
+        let report = run(&format!("{ports} --one-way --macs 1 --rate 1kpps --seconds 1 --warm-up 0 --verify"));
+        is_over.store(true, Ordering::Relaxed);
+        (report, relay.join().unwrap())
+    });
+    let stream = &report["streams"][0];
+    assert_eq!(count(stream, "sent"), deeds.passed, "{report:#} {deeds:?}");
+    assert!(deeds.passed > 20, "{deeds:?}");
+    assert_eq!(count(stream, "lost"), deeds.dropped, "{report:#} {deeds:?}");
+    assert_eq!(count(stream, "duplicated"), deeds.doubled, "{report:#} {deeds:?}");
+    assert_eq!(count(stream, "reordered"), deeds.overtaken, "{report:#} {deeds:?}");
+    assert_eq!(count(&report, "misdelivered"), deeds.leaked, "{report:#} {deeds:?}");
+    let bystander = &report["streams"][1];
+    assert_eq!(count(bystander, "lost") + count(bystander, "duplicated") + count(bystander, "reordered"), 0);
+    assert_eq!((count(&report, "corrupted"), count(&report, "overflowed")), (0, 0), "{report:#}");
+}
