@@ -4,6 +4,7 @@
 use crate::topology::TwoTenants;
 use serde_json::Value;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use switch::{netns, tap};
 use tests::daemon::Daemon;
 use tests::generator::{count, run};
 use tests::namespace::Namespace;
-use tests::process::wait_until;
+use tests::process::{repository, wait_until};
 
 /// What must all be zero where nothing is wrong.
 const FAULTS: [&str; 7] =
@@ -183,4 +184,24 @@ fn what_a_relay_drops_repeats_reorders_and_leaks_is_counted_as_that() {
     let bystander = &report["streams"][1];
     assert_eq!(count(bystander, "lost") + count(bystander, "duplicated") + count(bystander, "reordered"), 0);
     assert_eq!((count(&report, "corrupted"), count(&report, "overflowed")), (0, 0), "{report:#}");
+}
+
+#[test]
+fn recipes_say_how_they_are_used_and_what_they_miss() {
+    let run = |line: &str| {
+        let mut words = line.split(' ');
+        let script = repository().join("tools/pktgen/recipes").join(words.next().unwrap());
+        let output = Command::new(script).args(words).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for name in ["testpmd.sh", "pktgen-dpdk.sh"] {
+        let (code, text) = run(&format!("{name} only-one"));
+        assert!(code == Some(2) && text.contains(&format!("{name} SOCKET SOCKET")), "{code:?} {text}");
+        let (code, text) = run(&format!("{name} /nowhere/a /nowhere/b"));
+        assert!(code == Some(3) && (text.contains("is missing") || text.contains("no socket")), "{code:?} {text}");
+    }
+    let (code, text) = run("kernel-pktgen.sh one two three four");
+    assert!(code == Some(2) && text.contains("INTERFACE"), "{code:?} {text}");
+    let (code, text) = run("kernel-pktgen.sh");
+    assert!(code == Some(0) || (code == Some(3) && text.contains("no module pktgen")), "{code:?} {text}");
 }

@@ -85,6 +85,10 @@ pub(crate) type Result<T> = anyhow::Result<T>;
 pub(crate) enum Agreed {
     /// Nothing to agree on.
     Memory,
+    /// A TAP whose vnet header is ours to fill.
+    Tap,
+    /// Plain frames through a packet socket.
+    Packet,
     /// By a guest's driver and its device.
     VhostUser(vhost::Features),
 }
@@ -122,6 +126,8 @@ impl Link {
     pub(crate) fn agreed(&self) -> Agreed {
         match self {
             Link::Memory(_) => Agreed::Memory,
+            Link::Tap(_) => Agreed::Tap,
+            Link::Packet(_) => Agreed::Packet,
             Link::Vhost(link) => Agreed::VhostUser(link.features()),
         }
     }
