@@ -2,12 +2,14 @@
 //!
 //! Guests run on CPU 0 under emulation, the switch on the last CPU. Nothing here is a measurement; limits are wide.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
-use tests::daemon::Daemon;
+use tests::daemon::{Daemon, program};
 use tests::guest::{Extras, Guest, Nic, QemuRole};
 use tests::http::Tenant;
 use tests::ledger::Counters;
-use tests::process::{wait_for, wait_until};
+use tests::process::{TempDir, wait_for, wait_until};
+use tests::qmp::Qmp;
 
 /// Longest time until traffic flows again after a restart: a second to reconnect, and TCP's own retransmission timer,
 /// which doubles while the switch is away.
@@ -23,7 +25,7 @@ fn a_guest_boots_runs_commands_and_tells_their_exit_status() {
 }
 
 /// Guests `a` and `b` of one network and `c` of another, all in one IP subnet. To `a` and `c` the switch listens, to `b` it
-/// connects.
+/// connects. The rings of `a` are packed, the others split.
 struct Guests {
     daemon: Daemon,
     red: Tenant,
@@ -53,9 +55,17 @@ impl Guests {
         daemon.wait_up(&["a", "c"]);
         assert_eq!(daemon.interface("b")["op_status"], "DOWN");
 
-        let starting = [("a", &nics[0]), ("b", &nics[1]), ("c", &nics[2])].map(|(name, nic)| Guest::start(name, nic));
+        let packed = Extras { properties: vec!["packed=on".into()], ..Extras::default() };
+        let starting =
+            [("a", &nics[0], &packed), ("b", &nics[1], &Extras::default()), ("c", &nics[2], &Extras::default())]
+                .map(|(name, nic, extras)| Guest::start_with(name, nic, extras));
         let [mut a, mut b, mut c] = starting.map(tests::guest::StartingGuest::ready);
         daemon.wait_up(&["a", "b", "c"]);
+        // Feature 34 is VIRTIO_F_RING_PACKED.
+        for (guest, expected) in [(&mut a, "1"), (&mut b, "0")] {
+            let packed = guest.must("cut -c 35 /sys/class/net/eth0/device/features");
+            assert_eq!(packed.trim(), expected);
+        }
         for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2"), (&mut c, "10.0.0.3")] {
             guest.must("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6 || true");
             guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
@@ -206,6 +216,9 @@ fn traffic_resumes_after_the_switch_was_killed_in_both_socket_roles() {
         guests.daemon.kill();
         std::thread::sleep(Duration::from_millis(300 * round));
         guests.daemon.start_again();
+        wait_until("the guest's packed rings are found", BACK_LIMIT, || {
+            guests.daemon.log_tail().matches("a ring goes on where it is written down").count() >= 2
+        });
     }
     guests.daemon.wait_up(&["a", "b", "c"]);
     let back = wait_for(BACK_LIMIT, || {
@@ -249,4 +262,101 @@ fn a_guest_that_dies_or_stops_hurts_nobody_and_comes_back() {
     guests.a = Guest::boot("a", &[nic]);
     guests.a.must("ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up");
     guests.wait_for_traffic();
+}
+
+/// Between two processes that share nothing, while a stream to the guest never pauses. What it has received and not read yet
+/// when it stops lies in buffers that the switch wrote after QEMU had copied their pages: they arrive whole only if each
+/// was marked in the log.
+#[test]
+fn a_guest_that_is_moved_while_it_receives_and_sends_loses_no_byte() {
+    let (daemon, dir) = (Daemon::start(""), TempDir::new());
+    let red = daemon.tenant("red");
+    let network = red.network("lan");
+    let nic = |name: &str, host: u8| {
+        let mac = format!("02:00:00:00:00:{host:02x}");
+        Nic { socket: daemon.path(name), role: QemuRole::Client, mac }
+    };
+    for name in ["here", "there", "peer"] {
+        daemon.must(&format!("plug {name} --vhost-user {}", daemon.path(name).display()));
+        red.attached_port(&network, name);
+    }
+    daemon.wait_up(&["here", "there", "peer"]);
+    let extras = |name: &str, more: &[String]| Extras {
+        arguments: [&Qmp::arguments(&dir.join(name))[..], more].concat(),
+        // A guest that cannot say itself that it has moved.
+        properties: vec!["guest_announce=off".into()],
+        ..Extras::default()
+    };
+    let way = format!("unix:{}", dir.join("way").display());
+    let starting = [
+        Guest::start_with("here", &[nic("here", 1)], &extras("here.qmp", &[])),
+        Guest::start("peer", &[nic("peer", 2)]),
+    ];
+    let [mut moving, mut peer] = starting.map(tests::guest::StartingGuest::ready);
+    // Room for much that was received and not read yet.
+    moving.must("echo 4096 4194304 8388608 >/proc/sys/net/ipv4/tcp_rmem");
+    for (guest, address) in [(&mut moving, "10.0.0.1"), (&mut peer, "10.0.0.2")] {
+        guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+    }
+    let awaiting = extras("there.qmp", &["-incoming".to_owned(), way.clone()]);
+    let there = Guest::start_with("there", &[nic("there", 1)], &awaiting).connected();
+
+    // Each reads a file of the other's over and over, hashed as it comes, which is slower than the sending of it.
+    for guest in [&mut moving, &mut peer] {
+        guest.must("mkdir /tmp/www && dd if=/dev/urandom of=/tmp/www/file bs=64k count=96 && httpd -h /tmp/www");
+    }
+    for (guest, other) in [(&mut moving, "10.0.0.2"), (&mut peer, "10.0.0.1")] {
+        let read = format!("wget -q -O - http://{other}/file | md5sum >>/tmp/sums");
+        guest.must(&format!("(while [ ! -e /tmp/stop ]; do {read}; done; echo end >>/tmp/sums) & true"));
+    }
+    let both_ways = |name: &str, before: &Counters, bytes: u64| {
+        let counters = Counters::read(&daemon);
+        ["rx", "tx"].iter().all(|way| counters.grown(before, &format!("{name}.{way}.bytes")) > bytes)
+    };
+    let before = Counters::read(&daemon);
+    wait_until("bytes flow both ways", BACK_LIMIT, || both_ways("here", &before, 4 << 20));
+    let file = dir.join("announced");
+    let mut capture = Command::new(program());
+    capture.args(["capture", "peer", "--count", "1", "--filter", "ether proto 0x8035", "-w"]).arg(&file);
+    capture.arg("--admin").arg(daemon.admin_socket()).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut capture = capture.spawn().unwrap();
+    let mut qmp = Qmp::connect(&dir.join("here.qmp"));
+    qmp.must("migrate-set-parameters", &serde_json::json!({ "max-bandwidth": 1u64 << 30, "downtime-limit": 800 }));
+    qmp.must("migrate", &serde_json::json!({ "uri": way }));
+    let outcome = wait_for(Duration::from_secs(40), || {
+        let state = qmp.must("query-migrate", &serde_json::json!({}));
+        matches!(state["status"].as_str(), Some("completed" | "failed")).then_some(state)
+    });
+    let outcome = outcome.unwrap_or_else(|| panic!("{}", qmp.must("query-migrate", &serde_json::json!({}))));
+    assert_eq!(outcome["status"], "completed", "{outcome}\n{}", moving.story());
+    println!("{outcome}");
+    drop(moving);
+    let (mut moved, at_arrival) = (there, Counters::read(&daemon));
+    wait_until("bytes flow both ways there", BACK_LIMIT, || both_ways("there", &at_arrival, 8 << 20));
+    for guest in [&mut moved, &mut peer] {
+        guest.must("touch /tmp/stop");
+    }
+    let is_captured = wait_for(BACK_LIMIT, || capture.try_wait().unwrap());
+    let _ = capture.kill();
+    assert!(is_captured.is_some(), "nobody said where the guest is now");
+    let announced = tests::pcapng::read(&std::fs::read(&file).unwrap());
+    assert_eq!(announced.frames[0].bytes[..12], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1]);
+    let sums: Vec<Vec<String>> = [&mut moved, &mut peer]
+        .into_iter()
+        .map(|guest| {
+            let read = wait_for(BACK_LIMIT, || {
+                let sums = guest.run("cat /tmp/sums").text;
+                sums.contains("end").then_some(sums)
+            });
+            let read = read.unwrap_or_else(|| panic!("what was being read is read\n{}", daemon.log_tail()));
+            let own = guest.must("md5sum </tmp/www/file");
+            std::iter::once(own).chain(read.lines().map(str::to_owned)).map(|sum| sum.trim().to_owned()).collect()
+        })
+        .collect();
+    for (reader, other) in [(&sums[0], &sums[1]), (&sums[1], &sums[0])] {
+        let (end, read) = reader[1..].split_last().expect("something was read");
+        println!("{} files were read", read.len());
+        assert!(end == "end" && !read.is_empty() && read.iter().all(|sum| *sum == other[0]), "{sums:#?}");
+    }
+    assert!(peer.must("ping -c 3 -W 2 10.0.0.1").contains("3 packets received"));
 }

@@ -76,13 +76,15 @@ pub struct Nic {
 pub struct Extras {
     /// Pairs of queues of each device.
     pub queue_pairs: u16,
+    /// Further properties of each device, as QEMU takes them: `packed=on`.
+    pub properties: Vec<String>,
     /// Further arguments of QEMU.
     pub arguments: Vec<String>,
 }
 
 impl Default for Extras {
     fn default() -> Extras {
-        Extras { queue_pairs: 1, arguments: Vec::new() }
+        Extras { queue_pairs: 1, properties: Vec::new(), arguments: Vec::new() }
     }
 }
 
@@ -158,7 +160,8 @@ fn readme_values<'a>(readme: &'a str, option: &'a str) -> impl Iterator<Item = &
 
 /// QEMU's arguments for the `index`th vhost-user device: the very lines of the README, with this device's socket and
 /// address in place of the example's, and as many queues.
-pub fn nic_arguments(index: usize, nic: &Nic, queue_pairs: u16) -> Vec<String> {
+pub fn nic_arguments(index: usize, nic: &Nic, extras: &Extras) -> Vec<String> {
+    let queue_pairs = extras.queue_pairs;
     let readme = match nic.role {
         QemuRole::Client => README_SWITCH_LISTENS,
         QemuRole::Server => README_SWITCH_CONNECTS,
@@ -173,8 +176,11 @@ pub fn nic_arguments(index: usize, nic: &Nic, queue_pairs: u16) -> Vec<String> {
                 .replace("52:54:00:00:00:02", &nic.mac);
             let more = match (option, queue_pairs) {
                 ("-netdev", 2..) => format!(",queues={queue_pairs}"),
-                ("-device", 2..) => ",vectors=0,mq=on".to_owned(),
-                ("-device", _) => ",vectors=0".to_owned(),
+                ("-device", _) => {
+                    let mq = (queue_pairs > 1).then_some("mq=on");
+                    let properties = extras.properties.iter().map(String::as_str).chain(mq);
+                    std::iter::once("vectors=0").chain(properties).map(|property| format!(",{property}")).collect()
+                }
                 _ => String::new(),
             };
             arguments.extend([option.to_owned(), value + &more]);
@@ -227,7 +233,7 @@ impl Guest {
         command.arg("-chardev").arg(format!("socket,id=control,path={}", dir.join("control").display()));
         command.args(["-serial", "chardev:control"]);
         for (index, nic) in nics.iter().enumerate() {
-            command.args(nic_arguments(index, nic, extras.queue_pairs));
+            command.args(nic_arguments(index, nic, extras));
         }
         command.args(&extras.arguments);
         let qemu = Child::spawn(name, &mut command, &dir.join("qemu.log"));
@@ -337,7 +343,19 @@ impl StartingGuest {
     ///
     /// # Panics
     /// If it does not in time, with the end of its console.
-    pub fn ready(mut self) -> Guest {
+    pub fn ready(self) -> Guest {
+        let deadline = self.deadline;
+        let mut guest = self.connected();
+        guest.read_until("@@ready", deadline);
+        guest.read_until("\n", deadline);
+        guest
+    }
+
+    /// Waits for QEMU alone: the guest in it comes from elsewhere and takes commands once it is there.
+    ///
+    /// # Panics
+    /// If QEMU ends, or does not connect its control line.
+    pub fn connected(mut self) -> Guest {
         let limit = self.deadline.saturating_duration_since(Instant::now());
         let accepted = wait_for(limit, || match self.listener.accept() {
             Ok((stream, _)) => Some(Ok(stream)),
@@ -349,11 +367,8 @@ impl StartingGuest {
             None => panic!("QEMU of {} does not connect its control line\n{}", self.name, self.qemu.log_tail()),
         };
         control.set_nonblocking(false).expect("a connected socket");
-        let StartingGuest { name, qemu, dir, deadline, .. } = self;
-        let mut guest = Guest { name, qemu, control, received: Vec::new(), serial: 0, dir };
-        guest.read_until("@@ready", deadline);
-        guest.read_until("\n", deadline);
-        guest
+        let StartingGuest { name, qemu, dir, .. } = self;
+        Guest { name, qemu, control, received: Vec::new(), serial: 0, dir }
     }
 }
 
@@ -374,9 +389,9 @@ mod tests {
             let netdev = "vhost-user,id=net3,chardev=char3".to_owned();
             ["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev, "-device".to_owned(), device]
         };
-        assert_eq!(nic_arguments(3, &nic(QemuRole::Client), 1), expected("reconnect=1"));
-        assert_eq!(nic_arguments(3, &nic(QemuRole::Server), 1), expected("server=on,wait=off"));
-        let many = nic_arguments(3, &nic(QemuRole::Client), 4);
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Client), &Extras::default()), expected("reconnect=1"));
+        assert_eq!(nic_arguments(3, &nic(QemuRole::Server), &Extras::default()), expected("server=on,wait=off"));
+        let many = nic_arguments(3, &nic(QemuRole::Client), &Extras { queue_pairs: 4, ..Extras::default() });
         assert!(many[3].ends_with(",queues=4") && many[5].ends_with(",mq=on"), "{many:?}");
         let memory = "memory-backend-memfd,id=mem,size=256M,share=on";
         assert_eq!(memory_arguments(), ["-m", "256", "-object", memory, "-numa", "node,memdev=mem"]);

@@ -12,4 +12,6 @@ pub mod http;
 pub mod initramfs;
 pub mod ledger;
 pub mod namespace;
+pub mod pcapng;
 pub mod process;
+pub mod qmp;

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{TestPlace, backend_config, frame, socket_path};
+use common::{TestPlace, backend_config, frame, socket_path, until};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -221,4 +221,67 @@ fn packed_rings_of_long_chains_and_merged_frames_go_on_as_well() {
 #[test]
 fn packed_rings_in_order_go_on_as_well() {
     die_and_go_on("packed, in order", true, |config| config.features |= F_RING_PACKED | F_IN_ORDER);
+}
+
+/// A guest with packed rings and a switch with a file of its own, both in this process.
+fn packed_pair() -> (Driver, BackendConfig, Arc<TestPlace>) {
+    let socket = socket_path();
+    let state_file = Some(socket.with_extension("state"));
+    let mut wanted = DriverConfig::new(&socket);
+    wanted.features |= F_RING_PACKED;
+    let config = BackendConfig { state_file, ..backend_config(Role::Server, socket) };
+    (Driver::new(wanted).unwrap(), config, Arc::default())
+}
+
+fn frame_goes_round(driver: &mut Driver, place: &TestPlace, number: u32) {
+    let sent = frame(number, 100);
+    assert_eq!(driver.sender.send_burst(&[&sent]), 1);
+    let mut received = Vec::new();
+    until("a frame comes back", || {
+        place.echo(|| {});
+        driver.receiver.recv_burst(9, |_, bytes| received.push(bytes.to_vec())) > 0
+    });
+    assert_eq!(received, [sent]);
+}
+
+#[test]
+fn a_guest_that_began_anew_is_served_from_the_beginning_whether_or_not_a_switch_ran() {
+    let (mut driver, config, place) = packed_pair();
+    let mut backend = Backend::start(config.clone(), place.clone()).unwrap();
+    driver.start().unwrap();
+    for round in 0..6 {
+        for number in 0..7 {
+            frame_goes_round(&mut driver, &place, number);
+        }
+        let has_stopped = round % 2 == 0;
+        if has_stopped {
+            driver.stop_rings().unwrap();
+        }
+        drop(backend);
+        for ring in [&mut driver.sender.ring, &mut driver.receiver.ring] {
+            ring.reset();
+        }
+        driver.receiver.post_all();
+        backend = Backend::start(config.clone(), place.clone()).unwrap();
+        // Where it was before is of no interest to a guest that begins: its frontend says so, or does not know better.
+        if has_stopped { driver.resume().unwrap() } else { driver.resume_blindly().unwrap() }
+    }
+    backend.remove();
+}
+
+#[test]
+fn what_is_written_down_of_a_port_stays_when_it_is_closed_and_goes_when_it_is_removed() {
+    let (mut driver, config, place) = packed_pair();
+    let state_file = config.state_file.clone().unwrap();
+    let backend = Backend::start(config.clone(), place.clone()).unwrap();
+    assert!(!state_file.exists(), "not before it is needed");
+    driver.start().unwrap();
+    frame_goes_round(&mut driver, &place, 1);
+    drop(backend);
+    assert!(state_file.exists());
+    let backend = Backend::start(config, place.clone()).unwrap();
+    driver.resume_blindly().unwrap();
+    frame_goes_round(&mut driver, &place, 2);
+    backend.remove();
+    assert!(!state_file.exists());
 }
