@@ -7,14 +7,15 @@
 use crate::batch::Batch;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::Tally;
+use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What stands at a port's place in a snapshot: rings that are mapped, or an open TAP.
 ///
 /// All methods take `&self`: several workers may send to one port. Each queue guards its own state with a try-lock that is
-/// taken once a call. Calls never block and never allocate.
-pub trait Port: Send + Sync {
+/// taken once a call. Calls never block and never allocate. It is `Any`, so that who made a port can have its own type back.
+pub trait Port: Any + Send + Sync {
     /// Receive queues, from the switch's view: each is polled by exactly one worker.
     fn rx_queues(&self) -> u16;
 

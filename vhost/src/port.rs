@@ -187,6 +187,12 @@ impl<L: Layout> RingSet<L> {
         RingSet { log, ..self }
     }
 
+    /// A ring as it lies in memory, for who runs it otherwise than workers do: the yardstick of the benches. Nobody else may
+    /// then use the set.
+    pub fn bare(&self, ring: usize) -> Option<&L> {
+        self.ring(ring).map(|queue| &queue.ring)
+    }
+
     fn send(&self, pair: usize) -> Option<&Queue<L>> {
         self.send.get(pair)?.as_ref()
     }

@@ -26,6 +26,8 @@ pub(crate) enum Chapter {
     Net,
     /// The daemon with real virtual machines
     Vm,
+    /// Instructions of the hot paths, held against those agreed on
+    Ratchet,
     /// The release build's own demonstration
     Demo,
     /// The Debian package
@@ -39,6 +41,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Unit => &["iproute2", "tcpdump"],
         Chapter::Fuzz => &["busybox-static", "iproute2"],
         Chapter::Net => &["busybox-static", "ethtool", "iproute2", "tcpdump"],
+        Chapter::Ratchet => &["valgrind"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
@@ -107,7 +110,7 @@ fn summary(results: &[(String, Duration, Option<anyhow::Error>)]) -> bool {
     println!();
     for (name, time, error) in results {
         let result = if error.is_some() { "FAILED" } else { "passed" };
-        println!("{name:<6} {result} {:>7.1} s", time.as_secs_f64());
+        println!("{name:<7} {result} {:>7.1} s", time.as_secs_f64());
     }
     for (name, _, error) in results {
         if let Some(error) = error {
@@ -127,6 +130,7 @@ fn run_chapter(chapter: Chapter) -> Result<()> {
         Chapter::Fuzz => isolated_tests(&["fuzz::"]),
         Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"]),
         Chapter::Vm => isolated_tests(&["vm::"]),
+        Chapter::Ratchet => run(cargo().args(["run", "--release", "--quiet", "-p", "benches", "--", "ratchet"])),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
     }
@@ -205,9 +209,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chapter_of_namespaces_or_guests_names_its_packages() {
+    fn every_chapter_that_runs_other_programs_names_its_packages() {
         for &chapter in Chapter::value_variants() {
-            let needs = matches!(chapter, Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm);
+            let needs =
+                matches!(chapter, Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm | Chapter::Ratchet);
             assert_eq!(needs, !packages(chapter).is_empty(), "{chapter:?}");
         }
     }

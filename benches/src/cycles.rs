@@ -1,0 +1,405 @@
+//! Where the cycles of a frame go: each part of a burst, ours beside the yardstick's, in cycles and instructions.
+//!
+//! The parts are called as `Worker::step` calls them, one clock reading before and one behind the part that is measured.
+//! What such a part cannot overlap with its neighbours any more is in its figure: so the parts add up to somewhat more than
+//! the whole, which is measured too. On one core the guests' rings lie in the first caches, and the figures are those of the code;
+//! on two, lines come from another core, as they do in earnest.
+
+use crate::Cycles;
+use anyhow::{Context as _, Result, ensure};
+use benches::callgrind;
+use benches::cost::{Stopwatch, cycles_per_ns, median_of};
+use benches::rig::{Bare, Guest, NOW, OFFER, Rig, RigConfig, layout_features};
+use benches::yardstick::Yardstick;
+use pipelines::STAGES;
+use pipelines::stage::{Live, Scope};
+use pipelines::tables::Tables;
+use std::sync::atomic::{AtomicBool, Ordering};
+use switch::affinity::{allowed_cpus, pin};
+use switch::batch::{BURST, Batch};
+use switch::ids::{PortIndex, QueueIndex, WorkerIndex};
+use switch::ledger::{Tally, WorkerLedger};
+use switch::mac_table::MacTable;
+use switch::port::Port;
+use switch::publish::Snapshot;
+use switch::worker::{Context, Egress, EgressLists, ROUND_BYTES};
+use vhost::port::RingSet;
+use vhost::ring::{Layout, PackedRing, SplitRing};
+
+/// Bursts timed for each part.
+const BURSTS: usize = 20_000;
+/// Bursts counted under valgrind.
+const BURSTS_BARE: usize = 200;
+/// Times all is measured; the median is shown.
+const ALTERNATIONS: usize = 5;
+/// Where a generator on another core patches and reads frames: behind the UDP header.
+const PAYLOAD: usize = 42;
+
+/// Parts of a burst of ours: what is printed, and the function under which callgrind finds it.
+const PARTS: [(&str, &str); 9] = [
+    ("rx", "part_rx"),
+    ("count what came", "part_count_rx"),
+    ("parse", "part_parse"),
+    ("classify", "part_classify"),
+    ("guard", "part_guard"),
+    ("bridge", "part_bridge"),
+    ("tx", "part_tx"),
+    ("count what went", "part_count_tx"),
+    ("rx done", "part_rx_done"),
+];
+/// Parts of a burst of the yardstick's.
+const BARE_PARTS: [(&str, &str); 3] =
+    [("take", "part_bare_take"), ("give", "part_bare_give"), ("give back", "part_bare_give_back")];
+/// Instead of a part: nothing, which tells what reading the clock costs; and all of them.
+const NOTHING: usize = 100;
+const WHOLE: usize = 101;
+
+/// Calls one stage apart from the others, so that its instructions are found.
+macro_rules! stages {
+    ($($name:ident $index:literal)*) => { $(
+        #[inline(never)]
+        fn $name(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
+            (STAGES[$index].run)(scope, batch, live, egress);
+        }
+    )* };
+}
+stages! { part_parse 0  part_classify 1  part_guard 2  part_bridge 3 }
+/// A stage as a part.
+type StagePart = fn(&Scope<'_>, &mut Batch<'_>, &mut Live, &mut Egress<'_>);
+const STAGE_PARTS: [StagePart; STAGES.len()] = [part_parse, part_classify, part_guard, part_bridge];
+/// The first stage among the parts.
+const FIRST_STAGE: usize = 2;
+
+#[inline(never)]
+fn part_rx<'r>(port: &'r dyn Port, ingress: PortIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
+    port.rx(ingress, QueueIndex(0), batch, tally);
+}
+
+#[inline(never)]
+fn part_rx_done(port: &dyn Port) {
+    port.rx_done(QueueIndex(0));
+}
+
+#[inline(never)]
+fn part_tx(port: &dyn Port, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+    port.tx(QueueIndex(0), batch, picks, tally);
+}
+
+/// What a worker does for a burst, in parts.
+struct Ours<'s> {
+    snapshot: &'s Snapshot<Tables>,
+    mac_table: &'s MacTable,
+    batch: Batch<'s>,
+    lists: EgressLists,
+    tally: Tally,
+    ledger: WorkerLedger,
+}
+
+impl<'s> Ours<'s> {
+    fn new(snapshot: &'s Snapshot<Tables>, mac_table: &'s MacTable) -> Ours<'s> {
+        let (batch, lists, tally, ledger) = Default::default();
+        Ours { snapshot, mac_table, batch, lists, tally, ledger }
+    }
+
+    #[inline(never)]
+    fn part_count_rx(&self, ingress: PortIndex) {
+        if let Some(place) = self.snapshot.place(ingress) {
+            place.ledger.of(WorkerIndex(0)).rx.add(&self.tally);
+        }
+        self.ledger.received.add(u64::from(self.tally.packets));
+        self.ledger.add_drops(&self.tally);
+        self.ledger.batches.add(1);
+    }
+
+    #[inline(never)]
+    fn part_count_tx(&self, egress: PortIndex) {
+        if let Some(place) = self.snapshot.place(egress) {
+            place.ledger.of(WorkerIndex(0)).tx.add(&self.tally);
+        }
+        self.ledger.sent.add(u64::from(self.tally.packets));
+        self.ledger.add_drops(&self.tally);
+    }
+
+    /// One burst of a port; answers its frames.
+    fn burst(&mut self, ingress: PortIndex, watch: &mut Stopwatch) -> usize {
+        let place = self.snapshot.place(ingress).expect("the rig has this port");
+        let port: &'s dyn Port = place.port.as_deref().expect("its guest is there");
+        watch.begin(NOTHING);
+        watch.end(NOTHING);
+        watch.begin(WHOLE);
+        self.batch.clear(BURST, ROUND_BYTES);
+        self.tally.clear();
+        watch.begin(0);
+        part_rx(port, ingress, &mut self.batch, &mut self.tally);
+        watch.end(0);
+        if self.batch.is_empty() {
+            return 0;
+        }
+        watch.begin(1);
+        self.part_count_rx(ingress);
+        watch.end(1);
+        let (worker, generation) = (WorkerIndex(0), self.snapshot.generation);
+        let context = Context { now: NOW, mac_table: self.mac_table, worker, generation };
+        let mut egress = Egress::new(&mut self.lists, &self.snapshot.places, worker, &self.ledger);
+        let scope = Scope::new(&self.snapshot.tables, &context, ingress);
+        let mut live = Live::first(self.batch.len());
+        for (index, stage) in STAGE_PARTS.iter().enumerate() {
+            watch.begin(FIRST_STAGE + index);
+            stage(&scope, &mut self.batch, &mut live, &mut egress);
+            watch.end(FIRST_STAGE + index);
+        }
+        let to = PortIndex(1 - ingress.0);
+        let picks = self.lists.picks().next().map_or(&[][..], |(_, picks)| picks);
+        let port = self.snapshot.place(to).and_then(|place| place.port.as_deref()).expect("its guest is there");
+        self.tally.clear();
+        watch.begin(6);
+        part_tx(port, &mut self.batch, picks, &mut self.tally);
+        watch.end(6);
+        watch.begin(7);
+        self.part_count_tx(to);
+        watch.end(7);
+        self.lists.clear();
+        watch.begin(8);
+        part_rx_done(self.port(ingress));
+        watch.end(8);
+        watch.end(WHOLE);
+        self.batch.len()
+    }
+
+    fn port(&self, index: PortIndex) -> &'s dyn Port {
+        self.snapshot.place(index).and_then(|place| place.port.as_deref()).expect("its guest is there")
+    }
+}
+
+#[inline(never)]
+fn part_bare_take<L: Layout>(yardstick: &mut Yardstick<L>, from: usize, guests: [&RingSet<L>; 2]) -> (usize, usize) {
+    yardstick.take(from, guests)
+}
+
+#[inline(never)]
+fn part_bare_give<L: Layout>(yardstick: &mut Yardstick<L>, from: usize, good: usize, guests: [&RingSet<L>; 2]) {
+    yardstick.give(from, good, guests);
+}
+
+#[inline(never)]
+fn part_bare_give_back<L: Layout>(yardstick: &mut Yardstick<L>, from: usize, guests: [&RingSet<L>; 2]) {
+    yardstick.give_back(from, guests);
+}
+
+/// One burst of the yardstick's; answers its frames.
+fn bare_burst<L: Layout>(
+    yardstick: &mut Yardstick<L>,
+    from: usize,
+    guests: [&RingSet<L>; 2],
+    watch: &mut Stopwatch,
+) -> usize {
+    watch.begin(NOTHING);
+    watch.end(NOTHING);
+    watch.begin(WHOLE);
+    watch.begin(0);
+    let (taken, good) = part_bare_take(yardstick, from, guests);
+    watch.end(0);
+    if taken == 0 {
+        return 0;
+    }
+    watch.begin(1);
+    part_bare_give(yardstick, from, good, guests);
+    watch.end(1);
+    watch.begin(2);
+    part_bare_give_back(yardstick, from, guests);
+    watch.end(2);
+    watch.end(WHOLE);
+    taken
+}
+
+/// Who plays the guests: this thread between the bursts, or another one all the time.
+enum Play<'g> {
+    Here(&'g mut [Guest; 2]),
+    Elsewhere,
+}
+
+impl Play<'_> {
+    fn offer(&mut self) {
+        if let Play::Here(guests) = self {
+            guests.iter_mut().for_each(Guest::offer);
+        }
+    }
+
+    fn take(&mut self) {
+        if let Play::Here(guests) = self {
+            for guest in guests.iter_mut() {
+                guest.take();
+            }
+        }
+    }
+}
+
+/// Has the guests played while `work` is done.
+fn with_guests<T: Send>(
+    guests: &mut [Guest; 2],
+    is_elsewhere: bool,
+    work: impl FnOnce(&mut Play<'_>) -> T + Send,
+) -> Result<T> {
+    if !is_elsewhere {
+        return Ok(work(&mut Play::Here(guests)));
+    }
+    let cpus = allowed_cpus()?;
+    ensure!(cpus.len() >= 2, "two CPUs are needed; allowed are {cpus:?}");
+    let (is_over, first, last) = (AtomicBool::new(false), cpus[0], cpus[cpus.len() - 1]);
+    std::thread::scope(|scope| {
+        let generator = scope.spawn(|| {
+            pin(first)?;
+            let (mut number, mut sum) = (0u64, 0u64);
+            while !is_over.load(Ordering::Relaxed) {
+                for guest in guests.iter_mut() {
+                    guest.driver.sender.post_patched(2 * OFFER, PAYLOAD, |_| {
+                        number += 1;
+                        number.to_be_bytes()
+                    });
+                    guest.driver.receiver.visit(4 * usize::from(OFFER), |frame| sum ^= frame.word(PAYLOAD));
+                }
+            }
+            std::hint::black_box(sum);
+            std::io::Result::Ok(())
+        });
+        // A thread of its own, so that the pin does not outlive the measurement.
+        let done = scope.spawn(|| -> Result<T> {
+            pin(last)?;
+            Ok(work(&mut Play::Elsewhere))
+        });
+        let done = done.join().expect("measuring does not panic");
+        is_over.store(true, Ordering::Relaxed);
+        generator.join().expect("a generator does not panic")?;
+        done
+    })
+}
+
+/// Cycles of a frame: by part, then nothing, then the whole.
+type Row = Vec<f64>;
+
+/// Times `count` parts, one after the other, and the whole.
+fn time_parts(play: &mut Play<'_>, count: usize, mut burst: impl FnMut(usize, &mut Stopwatch) -> usize) -> Row {
+    (0..count)
+        .chain([NOTHING, WHOLE])
+        .map(|part| {
+            let mut watch = Stopwatch::new(part);
+            for _ in 0..BURSTS / 2 {
+                play.offer();
+                for from in [0, 1] {
+                    let frames = burst(from, &mut watch);
+                    watch.keep(frames == BURST);
+                }
+                play.take();
+            }
+            watch.median()
+        })
+        .collect()
+}
+
+/// Turns times of bursts into cycles of a frame, without the clock's own.
+fn per_frame(mut row: Row, cycles_per_ns: f64, parts: usize) -> Row {
+    let clock = row.remove(parts);
+    row.iter().map(|ns| (ns - clock).max(0.0) * cycles_per_ns / BURST as f64).collect()
+}
+
+/// Prints the tables.
+pub(crate) fn run(options: &Cycles) -> Result<()> {
+    if options.packed { run_as::<PackedRing>(options) } else { run_as::<SplitRing>(options) }
+}
+
+fn run_as<L: Layout>(options: &Cycles) -> Result<()> {
+    let Cycles { frame_len, two_cores, packed, bare: is_bare } = *options;
+    let mut rig = Rig::with(RigConfig { features: layout_features(packed), ..RigConfig::new(frame_len) });
+    let (switch, snapshot) = (rig.switch(), rig.snapshot());
+    let mut ours = Ours::new(&snapshot, switch.mac_table());
+    let mut bare = Bare::<L>::new(frame_len);
+    let rings = [&*bare.rings[0], &*bare.rings[1]];
+    let half = &mut rig.halves[0];
+    if is_bare {
+        let mut watch = Stopwatch::new(NOTHING);
+        for _ in 0..BURSTS_BARE / 2 {
+            half.guests.iter_mut().chain(&mut bare.guests).for_each(Guest::offer);
+            for from in [0, 1] {
+                ours.burst(PortIndex(from), &mut watch);
+                bare_burst(&mut bare.yardstick, usize::from(from), rings, &mut watch);
+            }
+            for guest in half.guests.iter_mut().chain(&mut bare.guests) {
+                guest.take();
+            }
+        }
+        return Ok(());
+    }
+
+    let (mut our_rows, mut bare_rows, mut steps, mut clocks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ALTERNATIONS {
+        let clock = cycles_per_ns();
+        clocks.push(clock);
+        let row = with_guests(&mut half.guests, two_cores, |play| {
+            time_parts(play, PARTS.len(), |from, watch| ours.burst(PortIndex(from as u16), watch))
+        })?;
+        our_rows.push(per_frame(row, clock, PARTS.len()));
+        let row = with_guests(&mut bare.guests, two_cores, |play| {
+            time_parts(play, BARE_PARTS.len(), |from, watch| bare_burst(&mut bare.yardstick, from, rings, watch))
+        })?;
+        bare_rows.push(per_frame(row, clock, BARE_PARTS.len()));
+        let worker = &mut half.worker;
+        let row = with_guests(&mut half.guests, two_cores, |play| {
+            let mut watch = Stopwatch::new(WHOLE);
+            for _ in 0..BURSTS / 2 {
+                play.offer();
+                watch.begin(WHOLE);
+                let frames = worker.step(NOW);
+                watch.end(WHOLE);
+                watch.keep(frames == 2 * BURST);
+                play.take();
+            }
+            watch.median()
+        })?;
+        steps.push(row * clock / (2 * BURST) as f64);
+    }
+
+    let mut arguments = ["cycles".to_owned(), frame_len.to_string(), "--bare".to_owned()].to_vec();
+    arguments.extend(packed.then(|| "--packed".to_owned()));
+    let names: Vec<_> = PARTS.iter().chain(&BARE_PARTS).map(|&(_, function)| function).collect();
+    let instructions = if callgrind::is_there() { Some(callgrind::count(&arguments, &names)?.0) } else { None };
+    let instructions_of = |function: &str| {
+        let cost = instructions.as_ref()?.get(function)?;
+        Some(cost.instructions as f64 / (cost.calls * BURST as u64) as f64)
+    };
+
+    let load = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    println!(
+        "frames of {frame_len} bytes, {} rings, guests on {} core; the core runs at {:.2} GHz; load {}",
+        if packed { "packed" } else { "split" },
+        if two_cores { "another" } else { "the same" },
+        median_of(&mut clocks).unwrap_or(f64::NAN),
+        load.split(' ').next().unwrap_or("?"),
+    );
+    println!("medians of {ALTERNATIONS} times {BURSTS} bursts of {BURST}\n");
+    print_table("qvs", &PARTS, &our_rows, &instructions_of);
+    println!("{:<18} {:>8.1}", "Worker::step", median_of(&mut steps).unwrap_or(f64::NAN));
+    println!();
+    print_table("yardstick", &BARE_PARTS, &bare_rows, &instructions_of);
+    Ok(())
+}
+
+fn print_table(title: &str, parts: &[(&str, &str)], rows: &[Row], instructions: &dyn Fn(&str) -> Option<f64>) {
+    let show = |name: &str, cycles: f64, count: Option<f64>| {
+        let count = count.map_or_else(|| "-".to_owned(), |count| format!("{count:.1}"));
+        println!("{name:<18} {cycles:>8.1} {count:>14}");
+    };
+    let column = |at: usize| {
+        let mut values: Vec<f64> = rows.iter().map(|row| row[at]).collect();
+        median_of(&mut values).unwrap_or(f64::NAN)
+    };
+    println!("{title:<18} {:>8} {:>14}", "cycles", "instructions");
+    let (mut cycles, mut count) = (0.0, Some(0.0));
+    for (at, (name, function)) in parts.iter().enumerate() {
+        let of_part = instructions(function);
+        show(name, column(at), of_part);
+        cycles += column(at);
+        count = count.zip(of_part).map(|(sum, more)| sum + more);
+    }
+    show("sum of the parts", cycles, count);
+    show("whole burst", column(parts.len()), None);
+}

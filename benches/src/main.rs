@@ -1,0 +1,80 @@
+//! What is measured without criterion, one command each: where the cycles of a frame go, the instructions of the hot
+//! paths, two workers beside one, and the yardstick as a program that a generator can be pointed at.
+//!
+//! `cargo run --release -p benches -- --help`. All but the yardstick need no other program and no privileges.
+
+mod cycles;
+mod paths;
+mod ratchet;
+mod serve;
+mod workers;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// What is measured without criterion.
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Where the cycles of a frame go, part by part, beside the yardstick; instructions too if valgrind is installed
+    Cycles(Cycles),
+    /// Count the instructions of the hot paths and hold them against benches/ratchet.txt; QVS_BLESS=1 writes it anew
+    Ratchet,
+    /// Two workers beside one, each driving its own pair of guests
+    Workers {
+        /// Bytes of a frame, without the check sequence
+        #[arg(default_value_t = 60)]
+        frame_len: usize,
+    },
+    /// Serve two guests by the yardstick's loop until killed
+    Yardstick {
+        /// The sockets to listen on
+        #[arg(num_args = 2, required = true)]
+        sockets: Vec<PathBuf>,
+        /// The CPU to poll on; the last one allowed if none is named
+        #[arg(long)]
+        cpu: Option<usize>,
+        /// Addresses of each guest, numbered as those of pktgen
+        #[arg(long, default_value_t = benches::rig::STATIONS)]
+        stations: u32,
+    },
+    /// Run the hot paths, for valgrind to count
+    #[command(hide = true)]
+    Paths,
+}
+
+#[derive(Args, Clone)]
+struct Cycles {
+    /// Bytes of a frame, without the check sequence
+    #[arg(default_value_t = 60)]
+    frame_len: usize,
+    /// Play the guests on the first CPU and the switch on the last, as a generator would; two idle CPUs are needed
+    #[arg(long)]
+    two_cores: bool,
+    /// Packed rings
+    #[arg(long)]
+    packed: bool,
+    /// Run the parts and measure nothing, for valgrind to count
+    #[arg(long, hide = true)]
+    bare: bool,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().what {
+        What::Cycles(options) => cycles::run(&options),
+        What::Ratchet => ratchet::run(),
+        What::Workers { frame_len } => workers::run(frame_len),
+        What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
+        What::Paths => {
+            paths::run_all();
+            Ok(())
+        }
+    }
+}
