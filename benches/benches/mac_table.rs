@@ -61,7 +61,8 @@ fn known_addresses(criterion: &mut Criterion) {
             bench.iter(|| {
                 let burst = bursts.next();
                 for (network, mac, _) in &burst {
-                    table.prefetch(&table.probe(*network, *mac));
+                    let view = table.burst(*network, PortIndex(0), Now::default());
+                    view.prefetch(&view.probe((*mac).into()));
                 }
                 burst.iter().filter_map(|(network, mac, _)| table.lookup(*network, *mac, NOW)).count()
             });
@@ -76,7 +77,8 @@ fn known_addresses(criterion: &mut Criterion) {
             bench.iter(|| {
                 let burst = bursts.next();
                 for (network, mac, _) in &burst {
-                    table.prefetch(&table.probe(*network, *mac));
+                    let view = table.burst(*network, PortIndex(0), Now::default());
+                    view.prefetch(&view.probe((*mac).into()));
                 }
                 for (network, mac, port) in burst {
                     black_box(table.learn(network, mac, port, NOW));
@@ -102,7 +104,8 @@ fn new_addresses(criterion: &mut Criterion) {
                 number = number.wrapping_add(BURST as u32);
                 for number in first..first + BURST as u32 {
                     let (network, mac, _) = address(number);
-                    table.prefetch(&table.probe(network, mac));
+                    let view = table.burst(network, PortIndex(0), Now::default());
+                    view.prefetch(&view.probe(mac.into()));
                 }
                 for number in first..first + BURST as u32 {
                     let (network, mac, port) = address(number);

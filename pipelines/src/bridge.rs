@@ -1,7 +1,7 @@
 //! Stage 4, bridge: learns where the source lives, looks the destination up, forwards or floods within the network.
 //!
-//! What makes it hard: the MAC table is larger than the caches, so a first loop hashes the addresses of the batch and
-//! prefetches their slots, and a second one resolves them. Guests send bursts to one peer: an address equal to the
+//! What makes it hard: the MAC table is larger than the caches, so each frame's addresses are hashed and their slots prefetched
+//! as it passes, and [`answer`] resolves them at the end of the batch. Guests send bursts to one peer: an address equal to the
 //! one before it is not looked up again. And the table may lag behind the config by a moment: what it says of a port
 //! counts only if that port is on the packet's network now; otherwise the address is unknown (defence in depth for
 //! invariant 2, no frame crosses networks).
@@ -17,11 +17,11 @@
 //! `over_mtu`, `flood_limited`.
 
 use crate::parse::l3_len;
-use crate::stage::{Live, Scope, Stage, Step};
+use crate::stage::{Notes, Scope, Stage, Step, Stop};
 use crate::tables::{Member, Tables};
 use crate::wire::ethernet;
 use switch::batch::{BURST, Batch};
-use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::mac_table::{Learned, Probe};
 use switch::packet::Packet;
@@ -38,7 +38,7 @@ pub struct Question {
     /// Its network.
     pub network: NetworkIndex,
     /// Whom it is for.
-    pub destination: MacAddr,
+    pub destination: MacBits,
     /// Bytes behind its Ethernet header and tags, of one segment if it will be cut.
     pub l3_len: usize,
 }
@@ -58,18 +58,16 @@ pub enum Verdict {
 
 /// Whether a frame is to be dropped before anything is learnt from it.
 #[inline]
-pub fn is_unforwardable(destination: MacAddr) -> bool {
+pub fn is_unforwardable(destination: MacBits) -> bool {
     destination.is_link_local_group()
 }
 
 /// Decides about one frame. `known` is where the MAC table says that its destination lives.
 #[inline]
 pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) -> Verdict {
-    if is_unforwardable(question.destination) {
-        return Verdict::Drop(DropReason::LinkLocalMulticast);
-    }
     if question.destination.is_group() {
-        return Verdict::Flood;
+        let is_unforwardable = is_unforwardable(question.destination);
+        return if is_unforwardable { Verdict::Drop(DropReason::LinkLocalMulticast) } else { Verdict::Flood };
     }
     let Some(port) = known else { return Verdict::Flood };
     if port == question.ingress {
@@ -100,70 +98,94 @@ pub fn decide_copy(question: &Question, member: Member) -> Option<Verdict> {
     }
 }
 
-/// The addresses of one frame of the batch, hashed once.
-#[derive(Clone, Copy, Default)]
-struct Addresses {
-    destination: MacAddr,
-    /// The source; left alone on a port that learns nothing.
-    from: Probe,
-    to: Probe,
+/// Hashes the frame's addresses and sends for their lines of the table.
+#[inline(always)]
+fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+    let [from, to] = [notes.source, notes.destination].map(|mac| scope.macs.probe(mac));
+    if !scope.port.has_fixed_macs() {
+        scope.macs.prefetch(&from);
+    }
+    scope.macs.prefetch(&to);
+    notes.probes = [from, to];
+    Ok(())
 }
 
-#[inline]
-fn addresses(packet: &Packet) -> (MacAddr, MacAddr) {
-    ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header")
+/// What is to be answered for the packets of a batch that passed, in their order.
+pub(crate) struct Questions {
+    count: usize,
+    packets: [u8; BURST],
+    probes: [[Probe; 2]; BURST],
 }
 
-fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
-    // Classify drops all packets of a port on no network.
-    let Some(network) = scope.port.network.filter(|_| !live.is_empty()) else { return };
-    let (table, now) = (scope.context.mac_table, scope.context.now);
-    let learns = !scope.port.has_fixed_macs();
-    table.heard(scope.ingress, now);
-
-    let mut frames = [Addresses::default(); BURST];
-    for index in live.iter() {
-        let (destination, source) = addresses(&batch.packets()[index]);
-        let frame = &mut frames[index];
-        frame.destination = destination;
-        if learns {
-            frame.from = table.probe(network, source);
-            table.prefetch(&frame.from);
-        }
-        frame.to = table.probe(network, destination);
-        table.prefetch(&frame.to);
+impl Questions {
+    pub(crate) fn new() -> Questions {
+        Questions { count: 0, packets: [0; BURST], probes: [[Probe::default(); 2]; BURST] }
     }
 
-    // The answers for the packet before, as long as nothing was learnt since.
-    let mut last_source = None;
-    let mut last_found: Option<(MacAddr, Option<PortIndex>)> = None;
-    for index in live.iter() {
+    /// Asks about a packet that passed.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self, index: usize, notes: &Notes) {
+        self.packets[self.count] = index as u8;
+        self.probes[self.count] = notes.probes;
+        self.count += 1;
+    }
+}
+
+/// Decides about every packet that passed.
+#[inline(always)]
+pub(crate) fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
+    let asked = questions.packets[..questions.count].iter().zip(&questions.probes);
+    // Classify drops all packets of a port on no network.
+    let Some(network) = scope.port.network.filter(|_| questions.count > 0) else { return };
+    let learns = !scope.port.has_fixed_macs();
+    scope.context.mac_table.heard(scope.ingress, scope.context.now);
+
+    // The answers for the packet before, as long as nothing was learnt since. No station has the empty probe.
+    let mut last_source = Probe::default();
+    let mut last_destination = Probe::default();
+    let mut last_found = None;
+    for (&index, [from, to]) in asked {
+        let index = usize::from(index);
         let packet = &batch.packets()[index];
-        let Addresses { destination, from, to } = frames[index];
-        if learns && last_source != Some(from) && !is_unforwardable(destination) {
-            if matches!(table.learn_probe(&from, scope.ingress, now), Learned::New | Learned::Moved) {
-                last_found = None;
+        let destination = to.mac();
+        let is_group = destination.is_group();
+        if *from != last_source && learns && !(is_group && is_unforwardable(destination)) {
+            if matches!(scope.macs.learn(from), Learned::New | Learned::Moved) {
+                last_destination = Probe::default();
             }
-            last_source = Some(from);
+            last_source = *from;
         }
-        let known = match last_found {
-            Some((mac, found)) if mac == destination => found,
-            _ if destination.is_group() => None,
-            _ => {
-                let found = table.lookup_probe(&to, now);
-                last_found = Some((destination, found));
-                found
-            }
+        let known = if *to == last_destination {
+            last_found
+        } else if is_group {
+            None
+        } else {
+            last_found = scope.macs.lookup(to);
+            last_destination = *to;
+            last_found
         };
-        let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
-        match decide(scope.tables, &question, known) {
+        // Of a frame that will be cut only the segments count, and it is longer than they are.
+        let question = Question {
+            ingress: scope.ingress,
+            network,
+            destination,
+            l3_len: packet.len() - usize::from(packet.headers.l3_offset),
+        };
+        let verdict = match decide(scope.tables, &question, known) {
+            Verdict::DropAt(_, DropReason::OverMtu) if packet.offload.gso.is_some() => {
+                decide(scope.tables, &Question { l3_len: l3_len(packet), ..question }, known)
+            }
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Forward(port) => egress.forward(index, packet.len(), port),
-            Verdict::Flood => flood(scope, &question, index, packet.len(), egress),
+            Verdict::Flood => {
+                flood(scope, &Question { l3_len: l3_len(packet), ..question }, index, packet.len(), egress);
+            }
             Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
             Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
         }
     }
-    live.clear();
 }
 
 #[inline(never)]
@@ -186,13 +208,15 @@ fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egres
 fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
     let packet = &batch.packets()[0];
     let (network, now) = (packet.network, scope.context.now);
-    let (destination, source) = addresses(packet);
+    let (destination, source) =
+        ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header");
+    let (destination, source) = (MacBits::from(destination), MacBits::from(source));
     let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
     if is_unforwardable(destination) {
         return Step::drop(scope, DropReason::LinkLocalMulticast);
     }
     let table = scope.context.mac_table;
-    let learned = (!scope.port.has_fixed_macs()).then(|| table.would_learn(network, source, scope.ingress, now));
+    let learned = (!scope.port.has_fixed_macs()).then(|| table.would_learn(network, source.into(), scope.ingress, now));
     // What `run` would have learnt just before the look-up, a trace must imagine.
     let is_learnt_now = matches!(learned, Some(Learned::New | Learned::Moved));
     let known = if is_learnt_now && source == destination {
@@ -200,7 +224,7 @@ fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
     } else if destination.is_group() {
         None
     } else {
-        table.lookup(network, destination, now)
+        table.lookup(network, destination.into(), now)
     };
     let learning = match learned {
         None => "fixed here",
@@ -225,7 +249,7 @@ fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
 
 fn trace_flood(scope: &Scope<'_>, question: &Question) -> String {
     let kind = match question.destination {
-        MacAddr::BROADCAST => "broadcast",
+        mac if mac == MacAddr::BROADCAST.into() => "broadcast",
         mac if mac.is_group() => "multicast",
         _ => "unknown",
     };
@@ -260,7 +284,7 @@ mod tests {
     }
 
     fn question(destination: MacAddr) -> Question {
-        Question { ingress: PortIndex(0), network: NetworkIndex(1), destination, l3_len: 46 }
+        Question { ingress: PortIndex(0), network: NetworkIndex(1), destination: destination.into(), l3_len: 46 }
     }
 
     fn answer(known: Option<u16>) -> Verdict {

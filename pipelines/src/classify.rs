@@ -8,12 +8,12 @@
 //! Drop reasons: `no_network`, `port_admin_down`, `over_mtu`.
 
 use crate::parse::l3_len;
-use crate::stage::{Live, Scope, Stage, Step};
+use crate::stage::{Notes, Scope, Stage, Step, Stop};
 use crate::tables::PortEntry;
 use switch::batch::Batch;
 use switch::ids::NetworkIndex;
 use switch::ledger::DropReason;
-use switch::worker::Egress;
+use switch::packet::Packet;
 
 /// The stage.
 pub const STAGE: Stage = Stage { name: "classify", run, trace };
@@ -34,17 +34,10 @@ pub fn decide(port: &PortEntry, l3_len: usize) -> Result<NetworkIndex, DropReaso
     Ok(network)
 }
 
-fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
-    for index in live.iter() {
-        let packet = &mut batch.packets_mut()[index];
-        match decide(&scope.port, l3_len(packet)) {
-            Ok(network) => packet.network = network,
-            Err(reason) => {
-                egress.drop_ingress(scope.ingress, reason);
-                live.remove(index);
-            }
-        }
-    }
+#[inline(always)]
+fn run(scope: &Scope<'_>, packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+    packet.network = decide(&scope.port, notes.l3_len)?;
+    Ok(())
 }
 
 fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {

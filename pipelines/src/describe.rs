@@ -32,7 +32,7 @@ pub(crate) fn packet(packet: &Packet) -> String {
         L3::Other if matches!(headers.ethertype, ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 | ethernet::TYPE_ARP) => {
             format!("EtherType {:#06x}, broken inside", headers.ethertype)
         }
-        L3::Other => format!("EtherType {:#06x}", headers.ethertype),
+        L3::Other | L3::Unread => format!("EtherType {:#06x}", headers.ethertype),
     });
     if headers.is_fragment {
         parts.push("fragment".to_owned());

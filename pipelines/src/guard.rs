@@ -7,14 +7,13 @@
 //! Config read: the ingress port's fixed MACs.
 //! Drop reasons: `bad_source_mac`, `spoofed_mac`.
 
-use crate::stage::{Live, Scope, Stage, Step};
+use crate::stage::{Notes, Scope, Stage, Step, Stop};
 use crate::tables::{PortEntry, Tables};
 use crate::wire::ethernet;
 use switch::batch::Batch;
-use switch::ids::MacAddr;
+use switch::ids::MacBits;
 use switch::ledger::DropReason;
 use switch::packet::Packet;
-use switch::worker::Egress;
 
 /// The stage.
 pub const STAGE: Stage = Stage { name: "guard", run, trace };
@@ -24,7 +23,7 @@ pub const STAGE: Stage = Stage { name: "guard", run, trace };
 /// # Errors
 /// The reason to drop its frame.
 #[inline]
-pub fn decide(tables: &Tables, port: &PortEntry, source: MacAddr) -> Result<(), DropReason> {
+pub fn decide(tables: &Tables, port: &PortEntry, source: MacBits) -> Result<(), DropReason> {
     if source.is_group() || source.is_zero() {
         return Err(DropReason::BadSourceMac);
     }
@@ -34,23 +33,15 @@ pub fn decide(tables: &Tables, port: &PortEntry, source: MacAddr) -> Result<(), 
     Ok(())
 }
 
-#[inline]
-fn source(packet: &Packet) -> MacAddr {
-    let (_, source) = ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header");
-    source
-}
-
-fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
-    for index in live.iter() {
-        if let Err(reason) = decide(scope.tables, &scope.port, source(&batch.packets()[index])) {
-            egress.drop_ingress(scope.ingress, reason);
-            live.remove(index);
-        }
-    }
+#[inline(always)]
+fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+    Ok(decide(scope.tables, &scope.port, notes.source)?)
 }
 
 fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
-    let source = source(&batch.packets()[0]);
+    let (_, source) =
+        ethernet::addresses(batch.packets()[0].head()).expect("parse passes no frame without Ethernet header");
+    let source = MacBits::from(source);
     match decide(scope.tables, &scope.port, source) {
         Ok(()) if scope.port.has_fixed_macs() => Step::on(format!("source {source} is one of the port's fixed MACs")),
         Ok(()) => Step::on(format!("source {source} may pass, the port has no fixed MACs")),
@@ -63,11 +54,11 @@ mod tests {
     use super::*;
     use crate::tests::rig::{config, mac, port};
     use switch::config::PortConfig;
-    use switch::ids::PortIndex;
+    use switch::ids::{MacAddr, PortIndex};
 
     fn answer(macs: Vec<MacAddr>, source: MacAddr) -> Result<(), DropReason> {
         let tables = Tables::compile(&config(vec![PortConfig { macs, ..port(0, Some(1)) }]));
-        decide(&tables, &tables.port(PortIndex(0)), source)
+        decide(&tables, &tables.port(PortIndex(0)), source.into())
     }
 
     #[test]

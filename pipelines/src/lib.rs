@@ -4,8 +4,9 @@
 //! same: what and why, the config it reads, the drop reasons it gives, `decide` for one packet, `run` over a batch, the
 //! trace's line, tests. A trace calls the same `decide` functions as the workers do, and changes nothing shared.
 //!
-//! A stage runs over the whole batch before the next one starts, so that its code and tables stay in the cache; which
-//! packets are still on their way is one bit mask. Nothing here does I/O, allocates on the packet path or is unsafe.
+//! Each packet goes through all stages while its front is in registers. What needs the shared table is only sent for meanwhile;
+//! when the whole batch is through, the bridge answers for those that passed. Nothing here does I/O, allocates on the packet
+//! path or is unsafe.
 
 #![forbid(unsafe_code)]
 
@@ -25,9 +26,12 @@ pub mod tables;
 mod tests;
 pub mod wire;
 
-use stage::{Live, Scope, Stage};
+use bridge::Questions;
+use stage::{Notes, Scope, Stage, Stop};
 use switch::batch::Batch;
 use switch::config::Config;
+use switch::ledger::DropReason;
+use switch::packet::{HEAD_MAX, Packet};
 use switch::worker::{Context, Egress, Pipeline};
 use tables::Tables;
 
@@ -39,8 +43,26 @@ pub const STAGES: [Stage; 4] = [
     parse::STAGE,    // where the headers are; offload claims held against them
     classify::STAGE, // ingress port -> network
     guard::STAGE,    // may this source address be here?
-    bridge::STAGE,   // learn, look up, forward or flood
+    bridge::STAGE,   // where do source and destination live? answered for the whole batch at its end: forward or flood
 ];
+
+/// Takes one packet through the stages.
+#[inline(always)]
+fn pass(scope: &Scope<'_>, packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+    // Not a loop: so the compiler sees each of them, and keeps the notes in registers.
+    let [first, second, third, fourth] = STAGES;
+    (first.run)(scope, packet, notes)?;
+    (second.run)(scope, packet, notes)?;
+    (third.run)(scope, packet, notes)?;
+    (fourth.run)(scope, packet, notes)
+}
+
+/// Once more, with a head as long as it gets.
+#[cold]
+fn pass_pulled(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize, notes: &mut Notes) -> Result<(), Stop> {
+    batch.pull(index, HEAD_MAX)?;
+    pass(scope, &mut batch.packets_mut()[index], notes)
+}
 
 /// The switch's pipeline.
 pub enum Standard {}
@@ -55,11 +77,20 @@ impl Pipeline for Standard {
     fn run(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
-        let mut live = Live::first(batch.len());
-        for stage in STAGES {
-            (stage.run)(&scope, batch, &mut live, egress);
+        let mut questions = Questions::new();
+        for index in 0..batch.len() {
+            let mut notes = Notes::default();
+            let mut outcome = pass(&scope, &mut batch.packets_mut()[index], &mut notes);
+            if outcome == Err(Stop::Pull) {
+                outcome = pass_pulled(&scope, batch, index, &mut notes);
+            }
+            match outcome {
+                Ok(()) => questions.ask(index, &notes),
+                Err(Stop::Drop(reason)) => egress.drop_ingress(scope.ingress, reason),
+                Err(Stop::Pull) => egress.drop_ingress(scope.ingress, DropReason::HeadersTooLong),
+            }
         }
-        assert!(live.is_empty(), "the last stage decides about every packet");
+        bridge::answer(&scope, batch, &questions, egress);
     }
 
     fn trace(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String> {

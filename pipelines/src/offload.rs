@@ -100,7 +100,8 @@ fn check_gso(
 
 #[cfg(test)]
 mod tests {
-    use crate::parse::{Stop, decide};
+    use crate::parse::decide;
+    use crate::stage::Stop;
     use crate::tests::frames::Frame;
     use switch::ledger::DropReason;
     use switch::offload::*;

@@ -5,8 +5,10 @@
 //! first: there a header that we cannot find is a drop. And the head may end anywhere, for the sender chooses its
 //! buffers: where it ends inside a header, more of the tail is pulled in, once, up to `HEAD_MAX`.
 //!
-//! Untagged IPv4 with TCP or UDP and no IP options, which is nearly everything, is recognised from 54 bytes with one
-//! length check ([`common`]); everything else walks through the views of [`crate::wire`]. A test holds both together.
+//! An untagged frame that asks for nothing is read as far as its EtherType: no later stage needs more, and more could not drop
+//! it ([`run`]). Of the others, untagged IPv4 with TCP or UDP and no IP options, which is nearly everything, is recognised
+//! from 54 bytes with one length check ([`common`]); the rest walks through the views of [`crate::wire`]. A test holds
+//! them together. A trace reads every frame as far as it goes.
 //! If `l4_offset` is set for TCP, UDP or ICMP, the fixed part of that header lies in the head.
 //!
 //! Config read: the ingress port's MTU (bounds `gso_size`).
@@ -16,7 +18,7 @@
 use crate::describe;
 use crate::flow_hash;
 use crate::offload;
-use crate::stage::{Live, Scope, Stage, Step};
+use crate::stage::{Notes, Scope, Stage, Step, Stop};
 use crate::wire::arp::{self, Arp};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Icmp};
@@ -29,7 +31,6 @@ use switch::batch::Batch;
 use switch::ledger::DropReason;
 use switch::offload::{F_NEEDS_CSUM, GSO_NONE, Offload, OffloadClaim, PartialChecksum};
 use switch::packet::{HEAD_MAX, Headers, L3, Packet};
-use switch::worker::Egress;
 
 /// The stage.
 pub const STAGE: Stage = Stage { name: "parse", run, trace };
@@ -43,15 +44,6 @@ pub struct Parsed {
     pub flow_hash: u32,
     /// The claim, as far as it holds.
     pub offload: Offload,
-}
-
-/// Why the stage has no answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stop {
-    /// The head ends inside a header; ask again with a longer one.
-    Pull,
-    /// The frame goes no further.
-    Drop(DropReason),
 }
 
 /// What the headers alone tell.
@@ -323,70 +315,50 @@ pub fn l3_len(packet: &Packet) -> usize {
     len - usize::from(packet.headers.l3_offset)
 }
 
-/// Decides about one packet of a batch and writes down what was found, pulling once if the head is too short.
+/// Decides about one packet and writes down what was found, all of it.
 ///
 /// In two steps, like [`decide`]; written out here so that the common one stays in registers.
-#[inline(always)]
-fn settle(batch: &mut Batch<'_>, index: usize, mtu: u16) -> Result<(), DropReason> {
-    let packet = &mut batch.packets_mut()[index];
-    match decide_common(packet.head(), packet.len(), &packet.claim) {
-        Some(parsed) => {
-            write(packet, &parsed);
-            Ok(())
-        }
-        None => settle_carefully(batch, index, mtu),
-    }
-}
-
 #[inline(never)]
-fn settle_carefully(batch: &mut Batch<'_>, index: usize, mtu: u16) -> Result<(), DropReason> {
-    let packet = &mut batch.packets_mut()[index];
-    match decide_carefully(packet.head(), packet.len(), &packet.claim, mtu) {
-        Ok(parsed) => {
-            write(packet, &parsed);
-            Ok(())
-        }
-        Err(Stop::Drop(reason)) => Err(reason),
-        Err(Stop::Pull) => settle_pulled(batch, index, mtu),
-    }
-}
-
-#[cold]
-fn settle_pulled(batch: &mut Batch<'_>, index: usize, mtu: u16) -> Result<(), DropReason> {
-    batch.pull(index, HEAD_MAX)?;
-    let packet = &mut batch.packets_mut()[index];
-    match decide(packet.head(), packet.len(), &packet.claim, mtu) {
-        Ok(parsed) => {
-            write(packet, &parsed);
-            Ok(())
-        }
-        Err(Stop::Drop(reason)) => Err(reason),
-        // Cannot be, for the head is as long as it gets; were it so, this would be its name.
-        Err(Stop::Pull) => Err(DropReason::HeadersTooLong),
-    }
-}
-
-#[inline(always)]
-fn write(packet: &mut Packet, parsed: &Parsed) {
+fn settle(packet: &mut Packet, mtu: u16) -> Result<(), Stop> {
+    let parsed = match decide_common(packet.head(), packet.len(), &packet.claim) {
+        Some(parsed) => parsed,
+        None => decide_carefully(packet.head(), packet.len(), &packet.claim, mtu)?,
+    };
     packet.headers = parsed.headers;
     packet.flow_hash = parsed.flow_hash;
     packet.offload = parsed.offload;
+    Ok(())
 }
 
-fn run(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
-    for index in live.iter() {
-        if let Err(reason) = settle(batch, index, scope.port.mtu) {
-            egress.drop_ingress(scope.ingress, reason);
-            live.remove(index);
-        }
+#[inline(always)]
+fn run(scope: &Scope<'_>, packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+    let Some(front) = packet.front() else {
+        return Err(if packet.tail_len() > 0 { Stop::Pull } else { Stop::Drop(DropReason::Truncated) });
+    };
+    let (destination, source, ethertype) = ethernet::front(front);
+    (notes.destination, notes.source) = (destination, source);
+    if packet.claim.is_none() && !ethernet::is_tag(ethertype) {
+        // Nothing behind the EtherType is held against anything, and no tag can end early.
+        packet.headers = Headers::unread(ethertype, ethernet::LEN as u16);
+        notes.l3_len = packet.len() - ethernet::LEN;
+        return Ok(());
     }
+    settle(packet, scope.port.mtu)?;
+    notes.l3_len = l3_len(packet);
+    Ok(())
 }
 
 fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
-    if let Err(reason) = settle(batch, 0, scope.port.mtu) {
-        return Step::drop(scope, reason);
+    let mut outcome = settle(&mut batch.packets_mut()[0], scope.port.mtu);
+    if outcome == Err(Stop::Pull) {
+        let pulled = batch.pull(0, HEAD_MAX).map_err(Stop::Drop);
+        outcome = pulled.and_then(|()| settle(&mut batch.packets_mut()[0], scope.port.mtu));
     }
-    Step::on(describe::packet(&batch.packets()[0]))
+    match outcome {
+        Ok(()) => Step::on(describe::packet(&batch.packets()[0])),
+        Err(Stop::Drop(reason)) => Step::drop(scope, reason),
+        Err(Stop::Pull) => Step::drop(scope, DropReason::HeadersTooLong),
+    }
 }
 
 #[cfg(test)]

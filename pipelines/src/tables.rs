@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX};
-use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::ids::{MacBits, NetworkIndex, PortIndex};
 
 /// What the packet path knows of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +124,7 @@ impl Tables {
 
     /// Whether a port's fixed addresses include `mac`. The port comes from these tables.
     #[inline]
-    pub fn is_fixed_mac(&self, port: &PortEntry, mac: MacAddr) -> bool {
+    pub fn is_fixed_mac(&self, port: &PortEntry, mac: MacBits) -> bool {
         let macs = &self.macs[port.macs_first as usize..][..port.macs_count as usize];
         // Nearly every port has one; more are found by halving.
         if let [only] = macs { *only == mac.to_u64() } else { macs.binary_search(&mac.to_u64()).is_ok() }
@@ -152,6 +152,7 @@ fn label(kind: &str, index: usize, names: &[Option<Arc<str>>]) -> String {
 mod tests {
     use super::*;
     use switch::config::{NetworkConfig, PortConfig};
+    use switch::ids::MacAddr;
 
     fn port(index: u16, network: Option<u16>) -> PortConfig {
         PortConfig {
@@ -193,7 +194,7 @@ mod tests {
         let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
         let with = |index, macs| PortConfig { macs, ..port(index, Some(2)) };
         let tables = tables(vec![with(0, vec![mac(7)]), with(1, vec![mac(9), mac(3), mac(5)]), port(2, Some(2))]);
-        let is_fixed = |index, last| tables.is_fixed_mac(&tables.port(PortIndex(index)), mac(last));
+        let is_fixed = |index, last| tables.is_fixed_mac(&tables.port(PortIndex(index)), mac(last).into());
         assert!(is_fixed(0, 7) && is_fixed(1, 3) && is_fixed(1, 5) && is_fixed(1, 9));
         assert!(!is_fixed(0, 3) && !is_fixed(1, 7) && !is_fixed(2, 7));
         assert!(!tables.port(PortIndex(2)).has_fixed_macs());

@@ -129,6 +129,27 @@ impl<'r> Batch<'r> {
         Some(PacketBuilder { batch: self, first, committed: false })
     }
 
+    /// Puts in a whole frame that lies in one piece: its front is copied, the rest becomes the tail. False if there is no room.
+    #[inline(always)]
+    pub fn put(&mut self, ingress: PortIndex, queue: QueueIndex, frame: Segment<'r>, claim: OffloadClaim) -> bool {
+        if self.room() == 0 {
+            return false;
+        }
+        let Some(packet) = self.packets.get_mut(self.len) else { return false };
+        packet.reset(ingress, queue, self.segments.len() as u16);
+        packet.claim = claim;
+        let front = frame.read_front(packet.front_mut());
+        packet.set_front(front);
+        if frame.len() as usize > front {
+            let tail = frame.skip(front as u32);
+            packet.grow_tail(tail.len());
+            self.segments.push(tail);
+        }
+        self.bytes += frame.len() as usize;
+        self.len += 1;
+        true
+    }
+
     /// Moves bytes of the tail into the head until the head has at least `wanted` bytes or holds the whole frame.
     ///
     /// # Errors

@@ -95,6 +95,67 @@ impl MacAddr {
     }
 }
 
+/// A MAC-48 address as a number, first byte highest: what the packet path compares and hashes, in one register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct MacBits(u64);
+
+impl MacBits {
+    /// The first six of these eight bytes as they lie in a frame, read big-endian; the last two are somebody else's.
+    #[inline]
+    pub fn of_front(word: u64) -> MacBits {
+        MacBits(word >> 16)
+    }
+
+    /// The number.
+    #[inline]
+    pub fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Whether the group bit is set: broadcast and multicast.
+    #[inline]
+    pub fn is_group(self) -> bool {
+        self.0 >> 40 & 1 != 0
+    }
+
+    /// Whether all six bytes are zero, which no station has.
+    #[inline]
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether it is one of 01:80:C2:00:00:00 to 0F, which no bridge forwards (IEEE 802.1Q-2018 table 8-1).
+    #[inline]
+    pub fn is_link_local_group(self) -> bool {
+        self.0 & !0xf == 0x0180_c200_0000
+    }
+}
+
+impl From<MacAddr> for MacBits {
+    #[inline]
+    fn from(mac: MacAddr) -> MacBits {
+        MacBits(mac.to_u64())
+    }
+}
+
+impl From<MacBits> for MacAddr {
+    fn from(bits: MacBits) -> MacAddr {
+        MacAddr::from_u64(bits.0)
+    }
+}
+
+impl fmt::Display for MacBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        MacAddr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for MacBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -155,5 +216,20 @@ mod tests {
         assert!("01:80:c2:00:00:0e".parse::<MacAddr>().unwrap().is_link_local_group());
         assert!(!"01:80:c2:00:00:10".parse::<MacAddr>().unwrap().is_link_local_group());
         assert!(!MacAddr::BROADCAST.is_link_local_group());
+    }
+
+    #[test]
+    fn an_address_as_a_number_is_of_the_same_kind() {
+        for text in
+            ["01:80:c2:00:00:0e", "01:80:c2:00:00:10", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00:00:00:00:01"]
+        {
+            let mac: MacAddr = text.parse().unwrap();
+            let bits = MacBits::from(mac);
+            assert_eq!(MacAddr::from(bits), mac);
+            assert_eq!(bits.is_group(), mac.is_group(), "{text}");
+            assert_eq!(bits.is_zero(), mac.is_zero(), "{text}");
+            assert_eq!(bits.is_link_local_group(), mac.is_link_local_group(), "{text}");
+        }
+        assert_eq!(MacBits::of_front(0x0180_c200_000e_ffff), MacBits::from(MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e])));
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! A flat table of one-line buckets, at most half full of learnt entries; each key may lie in either of two buckets. A
 //! full pair of buckets evicts instead of growing chains, so that every operation of a worker touches two lines.
-//! Workers call `prefetch`, `lookup`, `learn` and `heard`; the rest is for the control side and scans the whole table
+//! Workers look at it through a [`BurstView`] and call `heard`; the rest is for the control side and scans the whole table
 //! where it says so. Nothing here locks, allocates (but [`MacTable::entries`]) or reads the clock.
 
 mod bucket;
@@ -21,7 +21,7 @@ mod model;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use crate::ids::{MacAddr, NetworkIndex, PORTS_MAX, PortIndex};
+use crate::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use crate::pool::HugeSlice;
 use crate::segment;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
@@ -103,12 +103,83 @@ struct PortState {
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Probe {
     key: Key,
-    check: Check,
-    first: u32,
-    second: u32,
+    hash: u64,
 }
 
-const _: () = assert!(size_of::<Probe>() == 24, "a burst's probes are read and written on every packet");
+const _: () = assert!(size_of::<Probe>() == 16, "a burst's probes are read and written on every packet");
+
+impl Probe {
+    /// The address.
+    #[inline]
+    pub fn mac(&self) -> MacBits {
+        self.key.mac_bits()
+    }
+
+    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
+    #[inline]
+    fn check(&self) -> Check {
+        Check::new(self.key, self.hash)
+    }
+}
+
+/// The table as one burst sees it: frames of one network from one port at one moment. What they have in common is worked out
+/// once.
+#[derive(Clone, Copy)]
+pub struct BurstView<'t> {
+    table: &'t MacTable,
+    buckets: &'t [Bucket],
+    network: NetworkIndex,
+    check: Check,
+    port: PortIndex,
+    now: Now,
+    /// What an entry says that has nothing to learn from the burst, but for the tag.
+    fresh: Value,
+}
+
+impl BurstView<'_> {
+    /// Where to look for an address.
+    #[inline]
+    pub fn probe(&self, mac: MacBits) -> Probe {
+        let key = Key::new(self.network, mac);
+        Probe { key, hash: self.table.hash(key) }
+    }
+
+    #[inline]
+    fn first(&self, probe: &Probe) -> &Bucket {
+        &self.buckets[probe.hash as usize & (self.buckets.len() - 1)]
+    }
+
+    /// Asks for the cache line that a lookup will most likely read: nearly all keys lie in their first bucket.
+    #[inline]
+    pub fn prefetch(&self, probe: &Probe) {
+        segment::prefetch(std::ptr::from_ref(self.first(probe)).cast());
+    }
+
+    /// Notes that the address was seen as a source.
+    #[inline]
+    pub fn learn(&self, probe: &Probe) -> Learned {
+        // What nearly every frame meets: the same port, the same second, nothing to store. Should the entry be changing at
+        // this very moment, the next frame learns.
+        if let Some(slot) = self.first(probe).holder(probe.key)
+            && slot.value() == self.fresh.with_tag(probe.hash)
+        {
+            return Learned::Known;
+        }
+        self.table.learn_elsewhere(probe, self.port, self.now)
+    }
+
+    /// Where the address lives. Stores nothing; an expired entry is no entry.
+    #[inline]
+    pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
+        // Of two entries, which there are only while threads race, either will do.
+        if let Some(slot) = self.first(probe).holder(probe.key)
+            && let Some(value) = slot.read(probe.key, self.check.with_tag(probe.hash))
+        {
+            return self.table.live(value, self.now);
+        }
+        self.table.lookup_elsewhere(probe, self.now)
+    }
+}
 
 /// What an entry that was found means for a source address on a port.
 enum Judgement {
@@ -158,28 +229,29 @@ impl MacTable {
         }
     }
 
-    /// Where to look for an address.
+    /// The table for frames of `network` that came in by `port` at `now`.
     #[inline]
-    pub fn probe(&self, network: NetworkIndex, mac: MacAddr) -> Probe {
-        self.probe_key(Key::new(network, mac))
-    }
-
-    /// Asks for the cache line that a lookup will most likely read: nearly all keys lie in their first bucket.
-    #[inline]
-    pub fn prefetch(&self, probe: &Probe) {
-        segment::prefetch(std::ptr::from_ref(&self.buckets[probe.first as usize]).cast());
+    pub fn burst(&self, network: NetworkIndex, port: PortIndex, now: Now) -> BurstView<'_> {
+        let check = Check::of_network(network);
+        let fresh = Value::learnt(check, port, tick(now));
+        BurstView { table: self, buckets: &self.buckets, network, check, port, now, fresh }
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline]
     pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
-        self.lookup_probe(&self.probe(network, mac), now)
+        self.lookup_elsewhere(&self.probe_key(Key::new(network, mac)), now)
     }
 
-    /// The same for an address that was hashed before.
+    /// The same for an address that is not in its first bucket, or not there at all.
+    #[inline(never)]
+    fn lookup_elsewhere(&self, probe: &Probe, now: Now) -> Option<PortIndex> {
+        self.find(probe).and_then(|(_, value)| self.live(value, now))
+    }
+
+    /// The port of an entry that has not expired.
     #[inline]
-    pub fn lookup_probe(&self, probe: &Probe, now: Now) -> Option<PortIndex> {
-        let (_, value) = self.find(probe)?;
+    fn live(&self, value: Value, now: Now) -> Option<PortIndex> {
         (value.is_static() || !self.is_expired(value, tick(now))).then(|| value.port())
     }
 
@@ -188,15 +260,14 @@ impl MacTable {
     /// Group addresses and the zero address are nobody's and are answered with [`Learned::Full`].
     #[inline]
     pub fn learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
-        self.learn_probe(&self.probe(network, mac), port, now)
+        self.learn_elsewhere(&self.probe_key(Key::new(network, mac)), port, now)
     }
 
-    /// The same for an address that was hashed before.
-    #[inline]
-    pub fn learn_probe(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+    /// The same for an address that is not in its first bucket, or has to be learnt.
+    #[inline(never)]
+    fn learn_elsewhere(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
         match self.find(probe) {
-            // What nearly every frame meets: the same port, the same second, nothing to store.
-            Some((_, value)) if value == Value::learnt(probe.check, port, tick(now)) => Learned::Known,
+            Some((_, value)) if value == Value::learnt(probe.check(), port, tick(now)) => Learned::Known,
             _ => self.learn_slowly(probe, port, now),
         }
     }
@@ -206,7 +277,7 @@ impl MacTable {
         if !is_station(mac, port) {
             return Learned::Full;
         }
-        let probe = &self.probe(network, mac);
+        let probe = &self.probe_key(Key::new(network, mac));
         let mine = self.learnt_on(port) as u32;
         let has_share = mine < self.port_learnt_max;
         if let Some((_, value)) = self.find(probe) {
@@ -250,7 +321,7 @@ impl MacTable {
             return false;
         }
         let probe = self.probe_key(Key::new(network, mac));
-        let fixed = Value::fixed(probe.check, port);
+        let fixed = Value::fixed(probe.check(), port);
         // Each turn that fails has seen another thread succeed, so this ends as soon as the workers do something else.
         loop {
             if let Some((slot, value)) = self.find(&probe) {
@@ -327,7 +398,7 @@ impl MacTable {
         let mut entries = Vec::new();
         for slot in self.buckets.iter().flat_map(Bucket::slots) {
             let key = slot.key();
-            let Some(value) = slot.read(key, self.probe_key(key).check) else { continue };
+            let Some(value) = slot.read(key, self.probe_key(key).check()) else { continue };
             if value.is_static() || !self.is_expired(value, tick(now)) {
                 let age_s = if value.is_static() { 0 } else { tick(now).since(value.tick()) };
                 let (network, mac) = (key.network(), key.mac());
@@ -349,24 +420,39 @@ impl MacTable {
 
     #[inline]
     fn probe_key(&self, key: Key) -> Probe {
+        Probe { key, hash: self.hash(key) }
+    }
+
+    #[inline]
+    fn hash(&self, key: Key) -> u64 {
         // A folded multiply: both halves of the product, so that every bit of the key reaches every bit of the hash.
         let product = u128::from(key.0 ^ self.seed) * u128::from(self.multiplier);
-        let hash = product as u64 ^ (product >> 64) as u64;
-        // Bits 0 to 23 choose one bucket, bits 25 to 48 the other, the top 14 are the tag.
-        let mask = (self.buckets.len() - 1) as u32;
-        let first = hash as u32 & mask;
-        let second = first ^ ((hash >> 25) as u32 & mask | 1);
-        Probe { key, check: Check::new(key, hash), first, second }
+        product as u64 ^ (product >> 64) as u64
+    }
+
+    /// The bucket in which most keys lie: bits 0 to 23 of the hash choose it.
+    #[inline]
+    fn first(&self, probe: &Probe) -> &Bucket {
+        let buckets = &self.buckets[..];
+        &buckets[probe.hash as usize & (buckets.len() - 1)]
+    }
+
+    /// The other one, and never the same: bits 25 to 48 choose it. The top 14 are the tag.
+    #[inline]
+    fn second(&self, probe: &Probe) -> &Bucket {
+        let buckets = &self.buckets[..];
+        let mask = buckets.len() - 1;
+        &buckets[(probe.hash as usize ^ ((probe.hash >> 25) as usize & 0xff_ffff | 1)) & mask]
     }
 
     #[inline]
     fn pair(&self, probe: &Probe) -> [&Bucket; 2] {
-        [&self.buckets[probe.first as usize], &self.buckets[probe.second as usize]]
+        [self.first(probe), self.second(probe)]
     }
 
     /// The valid slots with the key; more than one only while threads race.
     fn all<'t>(&'t self, probe: &Probe) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
-        let (key, check) = (probe.key, probe.check);
+        let (key, check) = (probe.key, probe.check());
         let pair = self.pair(probe);
         let mut mask = pair[0].matches(key) | pair[1].matches(key) << WAYS;
         std::iter::from_fn(move || {
@@ -388,17 +474,17 @@ impl MacTable {
     /// second line is not read. Reading both always, without a branch, took 40 % longer.
     #[inline]
     fn find(&self, probe: &Probe) -> Option<(Slot<'_>, Value)> {
-        let mut bucket = &self.buckets[probe.first as usize];
+        let mut bucket = self.first(probe);
         let mut mask = bucket.matches(probe.key);
         if mask == 0 {
-            bucket = &self.buckets[probe.second as usize];
+            bucket = self.second(probe);
             mask = bucket.matches(probe.key);
             if mask == 0 {
                 return None;
             }
         }
         let slot = bucket.slot(mask.trailing_zeros() as usize);
-        match slot.read(probe.key, probe.check) {
+        match slot.read(probe.key, probe.check()) {
             Some(value) if mask.is_power_of_two() => Some((slot, value)),
             _ => self.find_slowly(probe.key),
         }
@@ -463,7 +549,7 @@ impl MacTable {
 
     /// Brings an entry up to date; `None` if another thread changed it first.
     fn update(&self, probe: &Probe, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
-        let new = Value::learnt(probe.check, port, tick(now));
+        let new = Value::learnt(probe.check(), port, tick(now));
         match self.judge(value, port, now) {
             Judgement::Keep(learned) => Some(learned),
             Judgement::Refresh(learned) => slot.replace(value, new).then_some(learned),
@@ -505,10 +591,10 @@ impl MacTable {
                 slot
             }
         };
-        slot.publish(Value::learnt(probe.check, port, tick(now)));
+        slot.publish(Value::learnt(probe.check(), port, tick(now)));
         self.settle(probe);
         // If it was us who had to give way, the survivor has the last word about this port.
-        slot.read(probe.key, probe.check).map(|_| Learned::New)
+        slot.read(probe.key, probe.check()).map(|_| Learned::New)
     }
 
     /// Claims a free slot: in the first bucket while it is at most half full, else in the emptier one, which keeps pairs

@@ -28,6 +28,7 @@ pub const GSO_ECN: u8 = 0x80;
 
 /// A `virtio_net_hdr` as a device handed it over: nothing in it has been checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
 pub struct OffloadClaim {
     /// `VIRTIO_NET_HDR_F_*`
     pub flags: u8,
@@ -55,6 +56,19 @@ impl OffloadClaim {
             gso_size: word(4),
             csum_start: word(6),
             csum_offset: word(8),
+        }
+    }
+
+    /// The same from the first two little-endian words of the header and what follows it.
+    #[inline]
+    pub fn from_words(low: u64, high: u64) -> OffloadClaim {
+        OffloadClaim {
+            flags: low as u8,
+            gso_type: (low >> 8) as u8,
+            hdr_len: (low >> 16) as u16,
+            gso_size: (low >> 32) as u16,
+            csum_start: (low >> 48) as u16,
+            csum_offset: high as u16,
         }
     }
 

@@ -27,6 +27,8 @@ pub enum L3 {
     /// None that we parse.
     #[default]
     Other,
+    /// Nobody has looked behind the EtherType, since nothing depends on it: the frame asks for no offload.
+    Unread,
     /// ARP (RFC 826).
     Arp,
     /// IPv4 (RFC 791).
@@ -56,6 +58,23 @@ pub struct Headers {
     pub is_fragment: bool,
 }
 
+impl Headers {
+    /// Those of an untagged frame that nobody has looked into behind its EtherType.
+    #[inline]
+    pub const fn unread(ethertype: u16, l3_offset: u16) -> Headers {
+        Headers {
+            ethertype,
+            vlan_count: 0,
+            l3: L3::Unread,
+            vlan_tci: 0,
+            l3_offset,
+            l4_offset: 0,
+            l4_protocol: 0,
+            is_fragment: false,
+        }
+    }
+}
+
 /// One frame: meta data, a private head with headroom, and the extent of its tail in the batch.
 #[repr(C, align(64))]
 pub struct Packet {
@@ -70,7 +89,7 @@ pub struct Packet {
     tail_first: u16,
     tail_count: u16,
     tail_len: u32,
-    /// Hash of the flow's addresses and ports; set by the parse stage, 0 until then.
+    /// Hash of the flow's addresses and ports; 0 while the headers are [`L3::Unread`].
     pub flow_hash: u32,
     /// What the sender's device claimed; read by the parse stage only.
     pub claim: OffloadClaim,
@@ -130,6 +149,15 @@ impl Packet {
         &self.head[self.head_start as usize..][..self.head_len as usize]
     }
 
+    /// The first `N` bytes of the head; `None` if it has fewer.
+    #[inline]
+    pub fn front<const N: usize>(&self) -> Option<&[u8; N]> {
+        if usize::from(self.head_len) < N {
+            return None;
+        }
+        self.head.get(usize::from(self.head_start)..)?.first_chunk()
+    }
+
     /// The private head, to rewrite.
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
@@ -149,6 +177,18 @@ impl Packet {
     #[inline]
     pub(crate) fn shorten_head(&mut self, len: usize) {
         self.head_len -= len as u16;
+    }
+
+    /// The array that a head which is put in as a whole begins with.
+    #[inline]
+    pub(crate) fn front_mut(&mut self) -> &mut [u8; HEAD_COPY] {
+        self.head[HEADROOM..].first_chunk_mut().expect("the head has room for more")
+    }
+
+    /// Says that [`Packet::front_mut`] was filled with the first `len` bytes of the frame.
+    #[inline]
+    pub(crate) fn set_front(&mut self, len: usize) {
+        self.head_len = len as u16;
     }
 
     /// Bytes of the whole frame, head and tail.

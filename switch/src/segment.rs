@@ -86,6 +86,45 @@ impl<'r> Segment<'r> {
         count
     }
 
+    /// Copies the first `N` bytes out, or as many as there are; answers how many. Bytes of `out` beyond keep what they were.
+    #[inline]
+    pub fn read_front<const N: usize>(&self, out: &mut [u8; N]) -> usize {
+        if self.len as usize >= N {
+            // A copy of a length the compiler knows is a handful of moves without a branch.
+            self.read(out);
+            return N;
+        }
+        self.read(&mut out[..self.len as usize])
+    }
+
+    /// The first sixteen bytes as two little-endian words, each read once; `None` if there are fewer.
+    #[inline]
+    pub fn words(&self) -> Option<(u64, u64)> {
+        if self.len < 16 {
+            return None;
+        }
+        let (low, high): (u64, u64);
+        // SAFETY: 16 bytes are mapped for `'r` (promise of `new`).
+        // Why unsafe: the source is shared with another process; no safe type describes it. Assembly, because it is the one
+        // spelling of an unaligned load that happens exactly once.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            core::arch::asm!(
+                "mov {low}, [{base}]", "mov {high}, [{base} + 8]",
+                base = in(reg) self.base, low = out(reg) low, high = lateout(reg) high,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let mut bytes = [0u8; 16];
+            self.read(&mut bytes);
+            let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+            (low, high) = (word(0), word(8));
+        }
+        Some((u64::from_le(low), u64::from_le(high)))
+    }
+
     /// The sum of its bytes as native 32-bit words, the last one filled up with zeros: the raw matter of an Internet
     /// checksum. Each byte is read once.
     #[inline]
@@ -110,6 +149,9 @@ impl<'r> From<&'r [u8]> for Segment<'r> {
 }
 
 impl<'r> SegmentMut<'r> {
+    /// No room at all.
+    pub const EMPTY: SegmentMut<'r> = SegmentMut { base: std::ptr::null_mut(), len: 0, held: PhantomData };
+
     /// Describes `len` writable bytes at `base`.
     ///
     /// # Safety
@@ -144,6 +186,32 @@ impl<'r> SegmentMut<'r> {
         }
         self.len -= count as u32;
         count
+    }
+
+    /// Writes `header` and `front` one behind the other and moves the front behind them. False, and nothing is written, if they
+    /// do not fit with `rest` more bytes.
+    #[inline]
+    pub fn write_front<const N: usize>(&mut self, header: &[u8; N], front: &[u8], rest: usize) -> bool {
+        if (self.len as usize) < N + front.len() + rest {
+            return false;
+        }
+        // SAFETY: `N + front.len()` is at most our length; the destination is mapped for `'r` and covered by no reference
+        // (promises of `new`), so it cannot overlap either source.
+        // Why unsafe: the destination is shared with another process; no safe type describes it.
+        unsafe {
+            copy(header.as_ptr(), self.base, N);
+            copy(front.as_ptr(), self.base.add(N), front.len());
+            self.base = self.base.add(N + front.len());
+        }
+        self.len -= (N + front.len()) as u32;
+        true
+    }
+
+    /// Asks the processor to bring the first two cache lines near, for writing.
+    #[inline]
+    pub fn prefetch_front(&self) {
+        prefetch_to_write(self.base);
+        prefetch_to_write(self.base.wrapping_add(64));
     }
 
     /// Copies `source` to the front and moves the front behind it; answers how many bytes fitted.
@@ -183,7 +251,8 @@ pub fn prefetch_to_write(address: *const u8) {
     // Why unsafe: assembly, because the intrinsic becomes a prefetch for reading unless the build names the CPU feature;
     // processors without it take the instruction for a hint they ignore.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        // The number of the address, not a pointer: no byte there is read or written, so nothing kept in registers needs storing.
+        core::arch::asm!("prefetchw [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
@@ -201,7 +270,7 @@ const SMALL_COPY: usize = 512;
 #[inline]
 unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
     use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
-    if count > SMALL_COPY {
+    if !(16..=128).contains(&count) && count > SMALL_COPY {
         // SAFETY: both ranges are mapped for `count` bytes (promise of the caller); the direction flag is clear by
         // the ABI. The assembly hides the access from the compiler, so a concurrent writer is no data race of ours.
         unsafe {
@@ -213,20 +282,42 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
         }
         return;
     }
-    // SAFETY: every access below lies in `0..count` of both ranges: full 16-byte steps up to `count - 16`, then one
-    // step that ends exactly at `count`; or, under 16 bytes, two overlapping moves of 8, 4 or 2 and single bytes.
+    // SAFETY: every access below lies in `0..count` of both ranges: steps of 16 bytes from the front, and steps that end
+    // exactly at `count`; or, under 16 bytes, two overlapping moves of 8, 4 or 2 and single bytes.
     // Unaligned vector and volatile loads are used, each byte is read once or, in the overlap, twice with either
     // value being good.
     unsafe {
-        if count >= 16 {
+        let step = |at: usize| {
+            _mm_storeu_si128(to.add(at).cast::<__m128i>(), _mm_loadu_si128(from.add(at).cast::<__m128i>()));
+        };
+        if (16..=128).contains(&count) {
+            // The lengths of headers and short frames, without a loop.
+            if count > 32 {
+                if count > 64 {
+                    step(32);
+                    step(48);
+                    step(count - 64);
+                    step(count - 48);
+                }
+                step(16);
+                step(count - 32);
+            }
+            step(0);
+            step(count - 16);
+        } else if count > 128 {
             let mut at = 0;
-            while at + 16 <= count {
-                _mm_storeu_si128(to.add(at).cast::<__m128i>(), _mm_loadu_si128(from.add(at).cast::<__m128i>()));
-                at += 16;
+            while at + 64 <= count {
+                step(at);
+                step(at + 16);
+                step(at + 32);
+                step(at + 48);
+                at += 64;
             }
             if at < count {
-                let at = count - 16;
-                _mm_storeu_si128(to.add(at).cast::<__m128i>(), _mm_loadu_si128(from.add(at).cast::<__m128i>()));
+                step(count - 64);
+                step(count - 48);
+                step(count - 32);
+                step(count - 16);
             }
         } else if count >= 8 {
             let first = from.cast::<u64>().read_unaligned();

@@ -221,7 +221,7 @@ impl<'b, 'r> Segmenter<'b, 'r> {
                 put(header, IPV4_CHECKSUM, sum.checksum());
             }
             L3::Ipv6 => put(header, IPV6_PAYLOAD_LEN, len - IPV6_LEN as u16),
-            L3::Other | L3::Arp => {}
+            L3::Other | L3::Unread | L3::Arp => {}
         }
     }
 

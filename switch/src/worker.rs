@@ -75,8 +75,9 @@ pub trait Pipeline: 'static {
     fn trace(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String>;
 }
 
-/// The packets of the batch that go to one port.
+/// The packets of the batch that go to one port: a cache line.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Picks {
     len: u8,
     list: [u8; BURST],
@@ -121,7 +122,7 @@ pub struct Egress<'s> {
     places: &'s [Option<PortPlace>],
     worker: WorkerIndex,
     ledger: &'s WorkerLedger,
-    outcomes: u64,
+    not_sent: u64,
     cost_bytes: usize,
 }
 
@@ -133,7 +134,7 @@ impl<'s> Egress<'s> {
         worker: WorkerIndex,
         ledger: &'s WorkerLedger,
     ) -> Egress<'s> {
-        Egress { lists, places, worker, ledger, outcomes: 0, cost_bytes: 0 }
+        Egress { lists, places, worker, ledger, not_sent: 0, cost_bytes: 0 }
     }
 
     /// Packet `packet` of the batch, `bytes` long, goes to `port`; at most once to each port.
@@ -145,8 +146,13 @@ impl<'s> Egress<'s> {
         }
         picks.list[picks.len as usize] = packet as u8;
         picks.len += 1;
-        self.outcomes += 1;
         self.cost_bytes += bytes;
+    }
+
+    /// What became of the batch's packets so far: copies sent, drops, and packets consumed.
+    fn outcomes(&self) -> u64 {
+        let sent = self.lists.touched.iter().map(|port| u64::from(self.lists.by_port[port.as_usize()].len));
+        self.not_sent + sent.sum::<u64>()
     }
 
     /// Whether a burst may be copied once more for a flood, `bytes` long ([`BURST_FLOOD_BYTES`]).
@@ -176,7 +182,7 @@ impl<'s> Egress<'s> {
     /// A stage swallowed or answered a packet. None does yet; the books already know it.
     pub fn consume(&mut self) {
         self.ledger.consumed.add(1);
-        self.outcomes += 1;
+        self.not_sent += 1;
     }
 
     fn place(&self, port: PortIndex) -> Option<&'s PortPlace> {
@@ -185,7 +191,7 @@ impl<'s> Egress<'s> {
 
     fn count_drop(&mut self, reason: DropReason) {
         self.ledger.dropped[reason as usize].add(1);
-        self.outcomes += 1;
+        self.not_sent += 1;
     }
 }
 
@@ -302,7 +308,7 @@ impl<P: Pipeline> Worker<P> {
                 let captured = captured.map(|them| RxBurst::begin(them, worker, now, &mut batch, &self.ledger));
                 let mut egress = Egress::new(&mut self.lists, &snapshot.places, worker, &self.ledger);
                 P::run(&snapshot.tables, &context, &mut batch, &mut egress);
-                let Egress { outcomes, cost_bytes, .. } = egress;
+                let (outcomes, cost_bytes) = (egress.outcomes(), egress.cost_bytes);
                 let packets = batch.len() as u64;
                 assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
                 self.ledger.copies.add(outcomes - packets);

@@ -42,7 +42,7 @@ pub const PIECES_MAX: usize = 512;
 /// Bytes of the longest frame: a 65,535-byte IP packet behind Ethernet and two VLAN tags.
 pub const FRAME_MAX: usize = 65_535 + switch::config::L2_OVERHEAD_MAX;
 /// Bytes of the shortest frame: an Ethernet header.
-const FRAME_MIN: usize = 14;
+const FRAME_MIN: u32 = 14;
 /// How often tx tries for a ring that another worker holds: some hundred nanoseconds, which most calls take.
 const LOCK_SPINS: u32 = 128;
 

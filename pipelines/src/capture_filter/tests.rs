@@ -317,7 +317,7 @@ fn a_filter_never_needs_more_than_it_is_shown() {
     frame[ETHERNET + TAGS_MAX * TAG] = 0x4f;
     let ports = ETHERNET + TAGS_MAX * TAG + IPV4_MAX;
     frame[ports..ports + 4].copy_from_slice(&[0, 7, 0, 8]);
-    let filter = format!("{} and src port 7 and dst port 8", vec!["vlan 5"; TAGS_MAX].join(" and "));
+    let filter = format!("{} and src port 7 and dst port 8", ["vlan 5"; TAGS_MAX].join(" and "));
     assert!(compile(&filter).matches(&frame[..FILTER_BYTES], frame.len()));
 }
 

@@ -4,7 +4,8 @@
 //! either) and MACsec for EtherTypes like any other, and take a length of 0 in IPv6 and UDP at its word (etherparse: a jumbogram).
 
 use super::frames::any_frame;
-use crate::parse::{Stop, decide};
+use crate::parse::decide;
+use crate::stage::Stop;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use switch::offload::OffloadClaim;

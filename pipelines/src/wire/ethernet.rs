@@ -4,7 +4,7 @@
 //! payload to us, its protocol id the EtherType.
 
 use super::{WireError, word};
-use switch::ids::MacAddr;
+use switch::ids::{MacAddr, MacBits};
 
 /// Bytes of the header without tags.
 pub const LEN: usize = 14;
@@ -39,6 +39,14 @@ const TAG_CONTROL: usize = 2;
 pub fn addresses(frame: &[u8]) -> Option<(MacAddr, MacAddr)> {
     let [a, b, c, d, e, f, g, h, i, j, k, l] = *frame.first_chunk::<ETHERTYPE>()?;
     Some((MacAddr([a, b, c, d, e, f]), MacAddr([g, h, i, j, k, l])))
+}
+
+/// Destination, source and the two bytes behind them of a frame that begins so; two loads.
+#[inline]
+pub fn front(frame: &[u8; LEN]) -> (MacBits, MacBits, u16) {
+    let first = u64::from_be_bytes(*frame.first_chunk().expect("fourteen are more than eight"));
+    let second = u64::from_be_bytes(*frame.last_chunk().expect("fourteen are more than eight"));
+    (MacBits::of_front(first), MacBits::of_front(second), second as u16)
 }
 
 /// Whether an EtherType announces a tag.

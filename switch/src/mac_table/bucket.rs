@@ -22,7 +22,7 @@
 //! then refreshes, moves or forgets a neighbour of the same network and port: harmless, and the books stay right, since
 //! they follow the value words. It cannot hit a slot that somebody owns, because an owned slot's value is 0.
 
-use crate::ids::{MacAddr, NetworkIndex, PORTS_MAX, PortIndex};
+use crate::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Slots in a bucket: four pairs of words fill one cache line. The model checker gets by with two.
@@ -47,12 +47,18 @@ impl Key {
     pub(super) const EMPTY: Key = Key(0);
 
     #[inline]
-    pub(super) fn new(network: NetworkIndex, mac: MacAddr) -> Key {
-        Key(u64::from(network.0) << 48 | mac.to_u64())
+    pub(super) fn new(network: NetworkIndex, mac: impl Into<MacBits>) -> Key {
+        Key(u64::from(network.0) << 48 | mac.into().to_u64())
     }
 
+    #[inline]
     pub(super) fn network(self) -> NetworkIndex {
         NetworkIndex((self.0 >> 48) as u16)
+    }
+
+    #[inline]
+    pub(super) fn mac_bits(self) -> MacBits {
+        MacBits::of_front(self.0 << 16)
     }
 
     pub(super) fn mac(self) -> MacAddr {
@@ -78,7 +84,7 @@ impl Tick {
     }
 }
 
-/// What an entry says, in one word: network 16 bits, tag 14, static 1, valid 1, tick 20, port 12. 0 is no value.
+/// What an entry says, in one word: network 16 bits, tag 14, valid 1, static 1, tick 20, port 12. 0 is no value.
 ///
 /// A static entry has tick 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,28 +95,46 @@ pub(super) struct Value(u64);
 pub(super) struct Check(u64);
 
 impl Check {
-    const VALID: u64 = 1 << 32;
+    const VALID: u64 = 1 << 33;
     const TAG_SHIFT: u32 = 34;
-    const TAG: u64 = 0x3fff << Self::TAG_SHIFT;
-    const NETWORK: u64 = 0xffff << 48;
-    const ALL: u64 = Self::NETWORK | Self::TAG | Self::VALID;
+    const NETWORK_SHIFT: u32 = 48;
+    /// The check's bits are the topmost ones: from this one on.
+    const SHIFT: u32 = 33;
 
-    /// The check of `key`, with the top 14 bits of its hash as the tag.
+    /// The part that all keys of a network have in common.
+    #[inline]
+    pub(super) fn of_network(network: NetworkIndex) -> Check {
+        Check(u64::from(network.0) << Self::NETWORK_SHIFT | Self::VALID)
+    }
+
+    /// The check of a key of this network, with the top 14 bits of its hash as the tag.
+    #[inline]
+    pub(super) fn with_tag(self, hash: u64) -> Check {
+        Check(self.0 | hash >> 50 << Self::TAG_SHIFT)
+    }
+
+    /// The check of `key`.
     #[inline]
     pub(super) fn new(key: Key, hash: u64) -> Check {
-        Check(key.0 & Self::NETWORK | hash >> 16 & Self::TAG | Self::VALID)
+        Check::of_network(key.network()).with_tag(hash)
     }
 }
 
 impl Value {
     pub(super) const NONE: Value = Value(0);
-    const STATIC: u64 = 1 << 33;
+    const STATIC: u64 = 1 << 32;
     const TICK_SHIFT: u32 = 12;
     const PORT: u64 = 0xfff;
 
     #[inline]
     pub(super) fn learnt(check: Check, port: PortIndex, tick: Tick) -> Value {
         Value(check.0 | u64::from(tick.0) << Self::TICK_SHIFT | u64::from(port.0) & Self::PORT)
+    }
+
+    /// The same value with the tag of another key, if it had none.
+    #[inline]
+    pub(super) fn with_tag(self, hash: u64) -> Value {
+        Value(Check(self.0).with_tag(hash).0)
     }
 
     pub(super) fn fixed(check: Check, port: PortIndex) -> Value {
@@ -146,7 +170,7 @@ impl Value {
 
     #[inline]
     pub(super) fn fits(self, check: Check) -> bool {
-        self.0 & Check::ALL == check.0
+        (self.0 ^ check.0) >> Check::SHIFT == 0
     }
 }
 
@@ -172,6 +196,18 @@ impl Bucket {
             mask |= u32::from(stored.load(Ordering::Acquire) == key.0) << way;
         }
         mask
+    }
+
+    /// A slot that holds `key`, if one does. While the table is far from full that is nearly always the first, and the processor
+    /// learns so; of the others all are compared.
+    #[inline]
+    pub(super) fn holder(&self, key: Key) -> Option<Slot<'_>> {
+        // Acquire: as in `matches`.
+        if self.keys[0].load(Ordering::Acquire) == key.0 {
+            return Some(self.slot(0));
+        }
+        let mask = self.matches(key);
+        (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
     }
 
     /// Slots whose key is not empty.

@@ -31,7 +31,7 @@ impl MacTable {
             assert_eq!(key == Key::EMPTY, value == Value::NONE, "a slot was left half-way: {key:?} {value:?}");
             if key != Key::EMPTY {
                 assert!(keys.insert(key.0), "{key:?} is there twice");
-                assert!(value.fits(self.probe_key(key).check), "{key:?} has another key's value");
+                assert!(value.fits(self.probe_key(key).check()), "{key:?} has another key's value");
                 if value.is_learnt() {
                     *learnt.entry(value.port()).or_default() += 1;
                 }

@@ -2,7 +2,7 @@
 
 use super::queue::{Queue, State};
 use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
-use crate::chain::{ChainError, Direction, NEXT, WRITE};
+use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::net::{RARP_LEN, rarp};
 use crate::ring::{Entry, Layout, Overrun, Taken};
 use std::sync::atomic::Ordering;
@@ -12,6 +12,9 @@ use switch::ledger::{DropReason, Tally};
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use switch::packet::HEAD_COPY;
 use switch::segment::Segment;
+
+/// In the first eight bytes of a header, the bits by which a driver asks for something: one flag, and the whole type of cut.
+const ASKS: u64 = F_NEEDS_CSUM as u64 | 0xff << 8;
 
 impl<L: Layout> RingSet<L> {
     /// Takes the chains that are there, as many as the batch has room for.
@@ -25,6 +28,7 @@ impl<L: Layout> RingSet<L> {
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
         let ring = &queue.ring;
+        let header_len = self.dialect.header_len as u32;
         let mut entries = [Entry::default(); BURST];
         let mut buffers = [Segment::EMPTY; BURST];
         loop {
@@ -34,9 +38,28 @@ impl<L: Layout> RingSet<L> {
                 *buffer = ring.memory().readable(&mut state.hint, entry.address, entry.len).unwrap_or(Segment::EMPTY);
                 buffer.prefetch_front();
             }
-            for at in 0..count {
-                let Some(packet) = batch.start(from.0, from.1) else { return Ok(()) };
-                self.receive_one(queue, state, &entries[at], &buffers[at], packet, tally)?;
+            for (entry, buffer) in entries[..count].iter().zip(&buffers) {
+                let frame_len = entry.len.wrapping_sub(header_len);
+                // Too short for a frame wraps to a length that is too long.
+                if entry.flags & (NEXT | INDIRECT | WRITE) == 0
+                    && frame_len.wrapping_sub(FRAME_MIN) <= FRAME_MAX as u32 - FRAME_MIN
+                    && buffer.len() == entry.len
+                    && let Some((low, high)) = buffer.words()
+                {
+                    let frame = buffer.skip(header_len);
+                    let has_room = if low & ASKS == 0 {
+                        batch.put(from.0, from.1, frame, OffloadClaim::default())
+                    } else {
+                        batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
+                    };
+                    if !has_room {
+                        return Ok(());
+                    }
+                    tally.moved(frame_len as usize);
+                    ring.take(&mut state.place, entry.alone(), 0);
+                } else if !self.receive_slowly(queue, state, from, batch, tally)? {
+                    return Ok(());
+                }
             }
             // Behind a linked chain there may be more; else this was all.
             if count == 0 || entries[count - 1].flags & NEXT == 0 {
@@ -45,29 +68,19 @@ impl<L: Layout> RingSet<L> {
         }
     }
 
-    #[inline]
-    fn receive_one<'r>(
+    /// One frame that is no single buffer, or a broken one: the long way. False if the batch has no room.
+    #[cold]
+    #[inline(never)]
+    fn receive_slowly<'r>(
         &self,
         queue: &'r Queue<L>,
         state: &mut State<L>,
-        entry: &Entry,
-        buffer: &Segment<'r>,
-        mut packet: PacketBuilder<'_, 'r>,
+        from: (PortIndex, QueueIndex),
+        batch: &mut Batch<'r>,
         tally: &mut Tally,
-    ) -> Result<(), Overrun> {
-        let header_len = self.dialect.header_len as u32;
-        let frame_len = entry.len.wrapping_sub(header_len);
-        let is_simple = entry.is_alone()
-            && entry.flags & WRITE == 0
-            && (FRAME_MIN as u32..=FRAME_MAX as u32).contains(&frame_len)
-            && buffer.len() == entry.len;
-        let (taken, claim) = if is_simple {
-            let mut header = [0u8; VNET_HEADER_LEN];
-            buffer.read(&mut header);
-            (entry.alone(), copy_front(&buffer.skip(header_len), &mut packet).map(|()| claim_of(&header)))
-        } else {
-            self.receive_slowly(queue, state, &mut packet)?
-        };
+    ) -> Result<bool, Overrun> {
+        let Some(mut packet) = batch.start(from.0, from.1) else { return Ok(false) };
+        let (taken, claim) = self.gather(queue, state, &mut packet)?;
         match claim {
             Ok(claim) => {
                 tally.moved(packet.frame_len());
@@ -80,13 +93,11 @@ impl<L: Layout> RingSet<L> {
             }
         }
         queue.ring.take(&mut state.place, taken, 0);
-        Ok(())
+        Ok(true)
     }
 
-    /// One frame that is no single buffer, or a broken one: the long way. Fills the packet up to its commit.
-    #[cold]
-    #[inline(never)]
-    fn receive_slowly<'r>(
+    /// Walks the next chain and puts what it holds together to a frame, up to its commit.
+    fn gather<'r>(
         &self,
         queue: &'r Queue<L>,
         state: &mut State<L>,
@@ -99,7 +110,7 @@ impl<L: Layout> RingSet<L> {
         let (taken, walked) = ring.walk(place, &mut cursor, hint, Direction::FromGuest, chain)?.ok_or(Overrun)?;
         let claim = walked.map_err(ChainError::drop_reason).and_then(|()| {
             let frame_len = chain.len().saturating_sub(self.dialect.header_len as u64);
-            if frame_len < FRAME_MIN as u64 {
+            if frame_len < u64::from(FRAME_MIN) {
                 return Err(DropReason::Truncated);
             }
             if frame_len > FRAME_MAX as u64 {
@@ -131,7 +142,7 @@ impl<L: Layout> RingSet<L> {
                 }
             }
             let claim = header.first_chunk::<VNET_HEADER_LEN>().expect("the header array is longer");
-            Ok(claim_of(claim))
+            Ok(claim_of(OffloadClaim::from_bytes(claim)))
         });
         Ok((taken, claim))
     }
@@ -175,21 +186,6 @@ impl<L: Layout> RingSet<L> {
 /// What a driver claims in the header of a frame it sends. Of the flags only "needs checksum" is a driver's to set; any
 /// other, "data is valid" above all, would make a guest the judge of its own frames (virtio 1.2 section 5.1.6.2.1).
 #[inline]
-fn claim_of(header: &[u8; VNET_HEADER_LEN]) -> OffloadClaim {
-    let claim = OffloadClaim::from_bytes(header);
+fn claim_of(claim: OffloadClaim) -> OffloadClaim {
     OffloadClaim { flags: claim.flags & F_NEEDS_CSUM, ..claim }
-}
-
-/// Copies the front of a frame into the head and leaves the rest as the tail.
-#[inline]
-fn copy_front<'r>(frame: &Segment<'r>, packet: &mut PacketBuilder<'_, 'r>) -> Result<(), DropReason> {
-    if frame.len() as usize > HEAD_COPY {
-        // A copy of a length the compiler knows is a handful of moves without a branch.
-        let head: &mut [u8; HEAD_COPY] =
-            packet.head(HEAD_COPY).and_then(|head| head.try_into().ok()).ok_or(DropReason::HeadersTooLong)?;
-        frame.read(head);
-        return packet.tail(frame.skip(HEAD_COPY as u32));
-    }
-    frame.read(packet.head(frame.len() as usize).ok_or(DropReason::HeadersTooLong)?);
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::queue::{Piece, Queue, Reserved, State};
 use super::{FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet};
-use crate::chain::{ChainError, Direction, WRITE};
+use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
 use switch::ledger::{DropReason, Tally};
@@ -13,6 +13,31 @@ use switch::segmentation::Segmenter;
 
 /// What the long way came to: the chains it took, and whether the frame is in them.
 type Slow = (usize, Result<(), DropReason>);
+
+/// The next chains of the receive ring, as they were when looked at, and the room in the first buffer of each.
+struct Ahead<'q> {
+    entries: [Entry; BURST],
+    rooms: [SegmentMut<'q>; BURST],
+    count: usize,
+    /// Chains taken since.
+    taken: usize,
+}
+
+impl<'q> Ahead<'q> {
+    fn new() -> Ahead<'q> {
+        let rooms = [const { SegmentMut::EMPTY }; BURST];
+        Ahead { entries: [Entry::default(); BURST], rooms, count: 0, taken: 0 }
+    }
+
+    /// The next one.
+    #[inline(always)]
+    fn next(&mut self) -> Option<(&Entry, &mut SegmentMut<'q>)> {
+        if self.taken >= self.count {
+            return None;
+        }
+        Some((self.entries.get(self.taken)?, self.rooms.get_mut(self.taken)?))
+    }
+}
 
 impl<L: Layout> RingSet<L> {
     /// Sends the picked packets of the batch, in order.
@@ -25,62 +50,92 @@ impl<L: Layout> RingSet<L> {
         picks: &[u8],
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
-        let mut entries = [Entry::default(); BURST];
-        // Of the entries: how many there are, and how many chains were taken since they were read.
-        let (mut count, mut taken) = (0, 0);
+        let mut ahead = Ahead::new();
+        self.look_ahead(queue, state, &mut ahead, picks.len())?;
         for (at, &pick) in picks.iter().enumerate() {
-            let pick = usize::from(pick);
-            match batch.fit(pick, self.dialect.egress) {
-                Fit::AsIs => {}
-                Fit::Cut => {
-                    let cut = batch.cut(pick, self.dialect.egress);
-                    taken += self.send_segments(queue, state, cut, tally)?;
-                    continue;
-                }
-                Fit::Drop(reason) => {
-                    tally.drop(reason);
-                    continue;
-                }
-            }
-            if taken >= count {
-                (count, taken) = (self.look_ahead(queue, state, &mut entries, picks.len() - at)?, 0);
-                if count == 0 {
-                    // Nothing was said of the packets behind, and they may be dropped for reasons of their own.
-                    tally.drop(DropReason::RxRingFull);
-                    continue;
-                }
-            }
-            let (packet, tail) = batch.frame(pick);
-            if self.send_shortly(queue, state, &entries[taken], packet, tail) {
-                taken += 1;
+            let (packet, tail) = batch.frame(usize::from(pick));
+            if packet.offload.is_none()
+                && let Some((entry, room)) = ahead.next()
+                && let Some(len) = self.send_shortly(entry, room, packet, tail)
+            {
+                queue.ring.take(&mut state.place, entry.alone(), len);
+                ahead.taken += 1;
                 tally.moved(packet.len());
                 continue;
             }
-            let (chains, outcome) = self.send_slowly(queue, state, packet, tail)?;
-            taken += chains;
-            match outcome {
-                Ok(()) => tally.moved(packet.len()),
-                Err(reason) => tally.drop(reason),
-            }
+            self.send_otherwise(queue, state, &mut ahead, batch, &picks[at..], tally)?;
         }
         Ok(())
     }
 
-    /// Reads the entries for the next `wanted` packets, and sends for their buffers.
-    #[inline]
-    fn look_ahead(
+    /// The first of `picks`, where the short way is not obvious: its offloads are to be finished first, there are more frames
+    /// than buffers were known, or it does not go into one of them.
+    #[inline(never)]
+    fn send_otherwise<'q>(
         &self,
-        queue: &Queue<L>,
+        queue: &'q Queue<L>,
         state: &mut State<L>,
-        entries: &mut [Entry; BURST],
-        wanted: usize,
-    ) -> Result<usize, Overrun> {
-        self.make_room(queue, state);
-        let count = queue.ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?;
-        for entry in &entries[..count] {
-            queue.ring.memory().prefetch_to_write(&mut state.hint, entry.address);
+        ahead: &mut Ahead<'q>,
+        batch: &mut Batch<'_>,
+        picks: &[u8],
+        tally: &mut Tally,
+    ) -> Result<(), Overrun> {
+        let pick = usize::from(picks[0]);
+        match batch.fit(pick, self.dialect.egress) {
+            Fit::AsIs => {}
+            Fit::Cut => {
+                let cut = batch.cut(pick, self.dialect.egress);
+                ahead.taken += self.send_segments(queue, state, cut, tally)?;
+                return Ok(());
+            }
+            Fit::Drop(reason) => {
+                tally.drop(reason);
+                return Ok(());
+            }
         }
-        Ok(count)
+        if ahead.next().is_none() {
+            self.look_ahead(queue, state, ahead, picks.len())?;
+        }
+        let (packet, tail) = batch.frame(pick);
+        let Some((entry, room)) = ahead.next() else {
+            tally.drop(DropReason::RxRingFull);
+            return Ok(());
+        };
+        if let Some(len) = self.send_shortly(entry, room, packet, tail) {
+            queue.ring.take(&mut state.place, entry.alone(), len);
+            ahead.taken += 1;
+            tally.moved(packet.len());
+            return Ok(());
+        }
+        let (chains, outcome) = self.send_slowly(queue, state, packet, tail)?;
+        ahead.taken += chains;
+        match outcome {
+            Ok(()) => tally.moved(packet.len()),
+            Err(reason) => tally.drop(reason),
+        }
+        Ok(())
+    }
+
+    /// Reads the entries for the next `wanted` packets, and finds and sends for their buffers.
+    #[inline]
+    fn look_ahead<'q>(
+        &self,
+        queue: &'q Queue<L>,
+        state: &mut State<L>,
+        ahead: &mut Ahead<'q>,
+        wanted: usize,
+    ) -> Result<(), Overrun> {
+        self.make_room(queue, state);
+        let Ahead { entries, rooms, count, taken } = ahead;
+        (*count, *taken) = (queue.ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?, 0);
+        for (entry, room) in entries[..*count].iter().zip(rooms) {
+            *room = match queue.ring.memory().writable(&mut state.hint, entry.address, entry.len) {
+                Some(found) => found,
+                None => SegmentMut::EMPTY,
+            };
+            room.prefetch_front();
+        }
+        Ok(())
     }
 
     /// Shows the guest what was given back, if else one more frame could not be.
@@ -91,38 +146,44 @@ impl<L: Layout> RingSet<L> {
         }
     }
 
-    /// One frame into one buffer: the short way. False if it does not go, and nothing was written.
-    #[inline]
+    /// One frame into one buffer: the short way; answers the bytes written. `None` if it does not go, and nothing was written.
+    #[inline(always)]
     fn send_shortly(
         &self,
-        queue: &Queue<L>,
-        state: &mut State<L>,
         entry: &Entry,
+        room: &mut SegmentMut<'_>,
         packet: &Packet,
         tail: &[Segment<'_>],
-    ) -> bool {
-        let header_len = self.dialect.header_len;
-        let wanted = (header_len + packet.len()) as u32;
-        if !entry.is_alone() || entry.flags & WRITE == 0 || entry.len < wanted {
-            return false;
+    ) -> Option<u32> {
+        if entry.flags & (NEXT | INDIRECT | WRITE) != WRITE {
+            return None;
         }
-        let Some(mut room) = queue.ring.memory().writable(&mut state.hint, entry.address, wanted) else { return false };
-        if room.len() != wanted {
-            return false;
-        }
-        match self.dialect.plain_header(&packet.offload) {
-            Some(header) => room.write(&header[..header_len]),
-            None => room.write(&self.dialect.header(&packet.offload)[..header_len]),
+        let made;
+        let header = match self.dialect.plain_header(&packet.offload) {
+            Some(header) => header,
+            None => {
+                made = self.dialect.header(&packet.offload);
+                &made
+            }
         };
-        room.write(packet.head());
+        let rest = packet.tail_len() as usize;
+        let fits = if self.dialect.header_len == VNET_HEADER_MRG_LEN {
+            room.write_front(header, packet.head(), rest)
+        } else {
+            let short = header.first_chunk::<VNET_HEADER_LEN>().expect("ten of twelve");
+            room.write_front(short, packet.head(), rest)
+        };
+        if !fits {
+            return None;
+        }
         for segment in tail {
             room.write_from(segment);
         }
+        let written = (self.dialect.header_len + packet.len()) as u32;
         if let Some(log) = &self.log {
-            log.mark(entry.address, u64::from(wanted));
+            log.mark(entry.address, u64::from(written));
         }
-        queue.ring.take(&mut state.place, entry.alone(), wanted);
-        true
+        Some(written)
     }
 
     /// A large frame for a guest that does not take it whole, in segments; answers the chains taken.
