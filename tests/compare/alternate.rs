@@ -36,13 +36,18 @@ impl Turns {
     }
 }
 
-/// Each switch in turn, `rounds` times.
-pub(crate) fn alternate(switches: &[Switch], rounds: u32, words: &[String]) -> Vec<Turns> {
+/// Each switch in turn, `rounds` times; those that do not take part have no turn.
+pub(crate) fn alternate(
+    switches: &[Switch],
+    rounds: u32,
+    words: &[String],
+    takes_part: impl Fn(Peer) -> bool,
+) -> Vec<Turns> {
     let mut all: Vec<Turns> =
         switches.iter().map(|switch| Turns { peer: switch.peer, reports: Vec::new(), trouble: None }).collect();
     for _ in 0..rounds {
         for (switch, turns) in switches.iter().zip(&mut all) {
-            if turns.is_not_offered() {
+            if turns.is_not_offered() || !takes_part(switch.peer) {
                 continue;
             }
             match measure(switch, words) {
@@ -67,10 +72,15 @@ pub(crate) fn agreed(all: &[Turns]) -> String {
     }
 }
 
-/// Part of the time in which the generator was off its CPU, in percent, over all turns.
+/// Parts of the time in which the generator, and the switch's thread, were off their CPUs: medians over all turns, in percent.
 pub(crate) fn off_cpu(all: &[Turns]) -> String {
-    let shares: Sample = all.iter().flat_map(|turns| turns.sample("off_cpu.time_share").values().to_vec()).collect();
-    if shares.is_empty() { "–".to_owned() } else { format!("{:.1} %", 100.0 * shares.median()) }
+    let reports = || all.iter().flat_map(|turns| &turns.reports);
+    let generator: Sample = reports().map(|report| report.figure("off_cpu.time_share")).collect();
+    let switch: Sample = reports().map(|report| report.switch_waited).collect();
+    if generator.is_empty() {
+        return "–".to_owned();
+    }
+    format!("{:.1} / {:.1} %", 100.0 * generator.median(), 100.0 * switch.median())
 }
 
 /// Our figure in terms of another's.
@@ -102,7 +112,7 @@ pub(crate) fn rates(
     };
     let how = format!(
         "{how} {} alternations of {} s, {unit}, all directions together. Windows of 1 ms in which the generator was off its CPU \
-         are left out; their causes took the share of the time that is told.",
+         are left out; the last column but one tells the parts of the time in which generator and worker were off theirs.",
         options.rounds, options.seconds
     );
     let ratios: String = others().map(|name| format!(" to {name} |")).collect();
@@ -111,7 +121,7 @@ pub(crate) fn rates(
     for row in rows {
         let mut words = row.words();
         words.extend(["--seconds", &seconds, "--discard-off-cpu"].map(str::to_owned));
-        let all = alternate(switches, options.rounds, &words);
+        let all = alternate(switches, options.rounds, &words, |peer| peer.takes(row));
         let samples: Vec<Sample> = all.iter().map(|turns| turns.sample(key)).collect();
         let cells: Vec<String> = all.iter().zip(&samples).map(|(turns, sample)| turns.cell(sample, digits)).collect();
         let ratios: String =

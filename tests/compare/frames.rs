@@ -4,6 +4,9 @@ use clap::ValueEnum;
 use std::fmt;
 use std::str::FromStr;
 
+/// Addresses a side where a row does not tell.
+pub(crate) const MACS_USUAL: u32 = 1000;
+
 /// One kind of traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Row {
@@ -60,7 +63,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ring = if self.ring == Layout::Packed { ", packed" } else { "" };
         match self.macs {
-            1000 => write!(f, "{}{ring}", self.size),
+            MACS_USUAL => write!(f, "{}{ring}", self.size),
             1 => write!(f, "{}, 1 MAC{ring}", self.size),
             macs if macs % 1000 == 0 => write!(f, "{}, {}k MACs{ring}", self.size, macs / 1000),
             macs => write!(f, "{}, {macs} MACs{ring}", self.size),
@@ -71,12 +74,12 @@ impl fmt::Display for Row {
 impl Row {
     /// A row of split rings and 1,000 addresses.
     pub(crate) const fn split(size: Size) -> Row {
-        Row { size, macs: 1000, ring: Layout::Split }
+        Row { size, macs: MACS_USUAL, ring: Layout::Split }
     }
 
     /// A row of packed rings and 1,000 addresses.
     pub(crate) const fn packed(size: Size) -> Row {
-        Row { size, macs: 1000, ring: Layout::Packed }
+        Row { size, macs: MACS_USUAL, ring: Layout::Packed }
     }
 
     /// The generator's words for it.

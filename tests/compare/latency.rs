@@ -24,7 +24,7 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
     for (case, words) in CASES {
         let mut words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         words.extend(["--seconds".to_owned(), seconds.clone()]);
-        let all = alternate(&switches, options.rounds, &words);
+        let all = alternate(&switches, options.rounds, &words, |_| true);
         for turns in &all {
             let us = |name: &str| -> Sample { turns.sample(name).values().iter().map(|ns| ns / 1e3).collect() };
             let names = ["p50", "p90", "p99", "p99_9"].map(|name| us(&format!("latency.{name}_ns")));

@@ -23,6 +23,7 @@ mod report;
 mod tap;
 mod vhost;
 mod vhost_tap;
+mod workers;
 
 use options::{Options, Part};
 use report::Page;
@@ -31,12 +32,13 @@ use report::Page;
 type Measure = fn(&mut Page, &Options);
 
 /// Every part, in the order of the page.
-const PARTS: [(Part, Measure); 9] = [
+const PARTS: [(Part, Measure); 10] = [
     (Part::Vhost, vhost::measure),
     (Part::Latency, latency::measure),
     (Part::Loss, loss::measure),
     (Part::Tap, tap::measure),
     (Part::VhostTap, vhost_tap::measure),
+    (Part::Workers, workers::measure),
     (Part::Guests, guests::measure),
     (Part::Write, control::measure_write),
     (Part::Start, control::measure_start),

@@ -3,7 +3,7 @@
 //! Without a word everything is measured and the page is written. An engineer who wants one row names the part and what
 //! the row is made of: `cargo xtask compare vhost --sizes 64 --rounds 3`.
 
-use crate::frames::{Layout, Row, Size};
+use crate::frames::{Layout, MACS_USUAL, Row, Size};
 use crate::peers::Peer;
 use clap::{Parser, ValueEnum};
 
@@ -57,6 +57,8 @@ pub(crate) enum Part {
     Tap,
     /// Frames between a vhost-user port and a TAP, and between two TAPs
     VhostTap,
+    /// Two workers beside one
+    Workers,
     /// TCP between two guests under emulation
     Guests,
     /// From an API write to the first frame treated by it
@@ -103,7 +105,7 @@ impl Options {
         let mut rows = Vec::new();
         for &ring in &rings {
             for &size in &sizes {
-                rows.extend(or(&self.macs, 1000).into_iter().map(|macs| Row { size, macs, ring }));
+                rows.extend(or(&self.macs, MACS_USUAL).into_iter().map(|macs| Row { size, macs, ring }));
             }
         }
         Some(rows)

@@ -7,7 +7,9 @@ mod bridge;
 mod ovs;
 mod qvs;
 mod testpmd;
+mod yardstick;
 
+use crate::frames::{MACS_USUAL, Row};
 use crate::pinned::Pinned;
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,6 +37,8 @@ pub(crate) enum Peer {
     OvsTso,
     /// The kernel's bridge
     Bridge,
+    /// Our own loop of one copy, which is no switch
+    Yardstick,
 }
 
 impl fmt::Display for Peer {
@@ -45,7 +49,15 @@ impl fmt::Display for Peer {
             Peer::Ovs => "OVS-DPDK",
             Peer::OvsTso => "OVS-DPDK TSO",
             Peer::Bridge => "Linux bridge",
+            Peer::Yardstick => "yardstick †",
         })
+    }
+}
+
+impl Peer {
+    /// Whether it forwards this row as it is meant: the yardstick knows so many addresses and learns none.
+    pub(crate) fn takes(self, row: &Row) -> bool {
+        self != Peer::Yardstick || row.macs == MACS_USUAL
     }
 }
 
@@ -82,6 +94,7 @@ impl Switch {
             Peer::Ovs => ovs::start(peer, ends, false),
             Peer::OvsTso => ovs::start(peer, ends, true),
             Peer::Bridge => bridge::start(ends),
+            Peer::Yardstick => yardstick::start(ends),
         };
         switch.stop();
         switch

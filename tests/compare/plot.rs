@@ -22,12 +22,13 @@ const COLUMN_WIDTH_MAX: f64 = 46.0;
 /// Lines of the scale, about.
 const TICKS: f64 = 5.0;
 
-const PEERS: [(Peer, &str); 5] = [
+const PEERS: [(Peer, &str); 6] = [
     (Peer::Qvs, "#1b6ca8"),
     (Peer::Testpmd, "#e0912f"),
     (Peer::Ovs, "#9a9a9a"),
     (Peer::OvsTso, "#5d5d5d"),
     (Peer::Bridge, "#6aa84f"),
+    (Peer::Yardstick, "#c9d8e6"),
 ];
 
 /// The columns of one row.

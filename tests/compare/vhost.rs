@@ -1,7 +1,7 @@
 //! Frames between two vhost-user ports, both directions at once: what one worker moves.
 
 use crate::alternate::rates;
-use crate::frames::{Layout, Row, Size};
+use crate::frames::{Row, Size};
 use crate::options::Options;
 use crate::peers::{End, Peer, Switch};
 use crate::report::{Figure, Page};
@@ -30,14 +30,14 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
     let rows = options.rows().unwrap_or_else(|| ROWS.to_vec());
     let (large, usual): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.size == Size::Tso);
     if !usual.is_empty() {
-        let peers = options.peers(&[Peer::Qvs, Peer::Testpmd, Peer::Ovs]);
+        let peers = options.peers(&[Peer::Qvs, Peer::Testpmd, Peer::Ovs, Peer::Yardstick]);
         let switches = Switch::start_all(&peers, [End::Vhost; 2]);
         let how = "One worker, 1,000 addresses and flows a side if not told otherwise. qvs with learning, isolation, guard and \
                    counters on, as `qvs plug` gives it to any port; OVS-DPDK with action NORMAL.";
         rates(page, FRAMES, how, &usual, &switches, options, Figure::Mpps);
     }
     if !large.is_empty() {
-        let peers = options.peers(&[Peer::Qvs, Peer::Testpmd, Peer::OvsTso]);
+        let peers = options.peers(&[Peer::Qvs, Peer::Testpmd, Peer::OvsTso, Peer::Yardstick]);
         let switches = Switch::start_all(&peers, [End::Vhost; 2]);
         let how = "Frames of 65,214 bytes which the receiver takes whole, 28 buffers each.";
         rates(page, LARGE, how, &large, &switches, options, Figure::Gbps);
@@ -51,4 +51,4 @@ pub(crate) fn finding(row: Row) -> String {
 }
 
 /// The row at which loss is measured.
-pub(crate) const SMALL: Row = Row { size: Size::Wire(64), macs: 1000, ring: Layout::Split };
+pub(crate) const SMALL: Row = Row::split(Size::Wire(64));

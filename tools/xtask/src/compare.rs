@@ -42,14 +42,28 @@ pub(crate) fn compare(words: &[String]) -> Result<bool> {
     if !prepare(PACKAGES, true, may_install)? {
         return Ok(false);
     }
-    let built = build_executables(cargo().args(["build", "--release", "--quiet", "-p", "qvs", "-p", "pktgen"]))?;
+    let built = build_executables(cargo().args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "qvs",
+        "-p",
+        "pktgen",
+        "-p",
+        "benches",
+        "--bins",
+    ]))?;
     let path = |wanted: &str| -> Result<PathBuf> {
         let found = built.iter().find(|(name, _)| name == wanted);
         Ok(found.with_context(|| format!("cargo built no {wanted}"))?.1.clone())
     };
     let _pages = HugePages::reserve()?;
     let mut command = isolated(&compare)?;
-    command.env("QVS_BIN", path("qvs")?).env("QVS_PKTGEN", path("pktgen")?).env("QVS_TARGET_DIR", target_dir()?);
+    for (name, program) in [("QVS_BIN", "qvs"), ("QVS_PKTGEN", "pktgen"), ("QVS_BENCHES", "benches")] {
+        command.env(name, path(program)?);
+    }
+    command.env("QVS_TARGET_DIR", target_dir()?);
     run(command.args(words))?;
     Ok(true)
 }
