@@ -156,10 +156,14 @@ fn record(namespace: &File, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<(
     use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
     /// ETH_P_ALL in network order (packet(7)).
     const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
+    /// Bytes of frames that may wait for us, with the kernel's books about them.
+    const SNIFF_BUFFER: usize = 32 << 20;
     enter(namespace);
     let protocol = Protocol::from_raw(std::num::NonZeroU32::new(ALL_PROTOCOLS).expect("not zero"));
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(protocol)).expect("CAP_NET_RAW");
+    // The default holds a few large segments only.
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SNIFF_BUFFER).expect("CAP_NET_ADMIN");
     let mut socket = File::from(socket);
     ready.send(()).expect("the test waits for this");
     let mut frames = Vec::new();

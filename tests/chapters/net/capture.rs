@@ -3,7 +3,7 @@
 use super::SOON;
 use crate::topology::TwoTenants;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -101,6 +101,17 @@ fn one_way(capture: &Capture, is_inbound: bool) -> Vec<Vec<u8>> {
     frames.map(|frame| frame.bytes.clone()).collect()
 }
 
+/// What was captured must be what was heard, frame by frame; tells the first that differs.
+fn assert_same(what: &str, captured: &[Vec<u8>], heard: &[Vec<u8>]) {
+    let differs = |at: &usize| captured.get(*at) != heard.get(*at);
+    if let Some(at) = (0..captured.len().max(heard.len())).find(differs) {
+        let shown = |frame: Option<&Vec<u8>>| frame.map(|frame| (frame.len(), frame[..frame.len().min(80)].to_vec()));
+        let (one, other) = (shown(captured.get(at)), shown(heard.get(at)));
+        let counts = (captured.len(), heard.len());
+        panic!("{what}: {counts:?} frames captured and heard; number {at} was captured as {one:?}, heard as {other:?}");
+    }
+}
+
 fn is_tcp(frame: &Captured) -> bool {
     frame.bytes.get(23) == Some(&6)
 }
@@ -120,12 +131,11 @@ fn a_file_holds_what_the_namespace_saw_both_ways_and_tcpdump_reads_it() {
     let notes = capture.interrupt();
     let capture = pcapng::read(&fs::read(&file).unwrap());
 
-    let mac: Vec<u8> =
-        red_1.mac("tap0").split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let mac: Vec<u8> = red_1.mac("tap0").split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let (sent, received): (Vec<_>, Vec<_>) = heard.into_iter().partition(|frame| frame[6..12] == mac);
     assert!(sent.len() > 10 && received.len() > 10, "{} and {}", sent.len(), received.len());
-    assert!(one_way(&capture, true) == sent, "{:?}", capture.frames);
-    assert!(one_way(&capture, false) == received, "{:?}", capture.frames);
+    assert_same("sent", &one_way(&capture, true), &sent);
+    assert_same("received", &one_way(&capture, false), &received);
 
     let count = capture.frames.len() as u64;
     assert_eq!((capture.interface.as_str(), capture.statistics), ("red-1", Some([count, count, 0, count])));
@@ -246,8 +256,7 @@ fn a_killed_client_leaves_nothing_behind_and_captures_are_bounded() {
         capture.signal(rustix::process::Signal::KILL);
     }
     wait_until("the places are free again", SOON, || {
-        let mut more: Vec<Running> =
-            (0..7).map(|_| Running::try_start(&world.daemon, "blue-1 -w -")).collect();
+        let mut more: Vec<Running> = (0..7).map(|_| Running::try_start(&world.daemon, "blue-1 -w -")).collect();
         let notes: Vec<String> = more.iter_mut().map(Running::note).collect();
         // Four at one port, all of which could be had.
         let port_is_full = "qvs: there are 4 captures at this port already\n";
@@ -257,9 +266,15 @@ fn a_killed_client_leaves_nothing_behind_and_captures_are_bounded() {
     assert!(world.namespace("red-1").pings_within("10.0.0.2", SOON));
     // The daemon's end is told, and the file so far is whole.
     let mut last = captures.into_iter().next().unwrap();
+    let (mut stdout, mut bytes) = (last.stdout(), Vec::new());
+    while pcapng::read(&bytes).frames.is_empty() {
+        let mut piece = [0; 4096];
+        let count = stdout.read(&mut piece).unwrap();
+        assert!(count > 0, "it ended without a frame");
+        bytes.extend_from_slice(&piece[..count]);
+    }
     world.daemon.kill();
-    let mut bytes = Vec::new();
-    last.stdout().read_to_end(&mut bytes).unwrap();
+    stdout.read_to_end(&mut bytes).unwrap();
     let capture = pcapng::read(&bytes);
     assert!(!capture.frames.is_empty() && capture.statistics.is_none() && capture.rest == 0);
     let (status, notes) = last.end();

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use switch::capture::{Capture, CaptureConfig, Direction, Fate, Filter, Reader, Reasons, Record};
+use switch::capture::{CAPTURES_PER_PORT, Capture, CaptureConfig, Direction, Fate, Filter, Reader, Reasons, Record};
 use switch::ids::PortIndex;
 use switch::ledger::DropReason;
 use switch::offload::{F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
@@ -24,6 +24,10 @@ use switch::worker::Pipeline;
 
 /// Captures at a time, over all ports: each has buffers of up to [`BUFFER_MAX`] and holds a connection.
 pub(crate) const CAPTURES_MAX: usize = 8;
+/// Of these, how many may only count. Members of the group may do that, and must never take the last place of a port
+/// from whoever captures frames.
+const COUNTERS_MAX: usize = CAPTURES_PER_PORT - 1;
+const _: () = assert!(COUNTERS_MAX < CAPTURES_MAX);
 /// Bytes of buffers a capture may ask for.
 pub(crate) const BUFFER_MAX: usize = 64 << 20;
 /// Longest time from a frame to its reader: the pause between two looks at lanes that are not half full.
@@ -54,24 +58,42 @@ pub(crate) struct CaptureRequest {
 }
 
 /// How many captures there are.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Captures {
-    count: Arc<AtomicUsize>,
+    all: Arc<AtomicUsize>,
+    counting: Arc<AtomicUsize>,
 }
 
 /// One of them, given back when dropped.
-struct Seat(Arc<AtomicUsize>);
+struct Seat {
+    captures: Captures,
+    is_counting: bool,
+}
 
 impl Captures {
-    fn take(&self) -> Option<Seat> {
-        let seat = Seat(self.count.clone());
-        (self.count.fetch_add(1, Ordering::Relaxed) < CAPTURES_MAX).then_some(seat)
+    /// A place for one more.
+    ///
+    /// # Errors
+    /// One line saying that there is none.
+    fn take(&self, is_counting: bool) -> Result<Seat, String> {
+        // Counted first, and taken back by the drop.
+        let seat = Seat { captures: self.clone(), is_counting };
+        let all = self.all.fetch_add(1, Ordering::Relaxed);
+        let counting = self.counting.fetch_add(usize::from(is_counting), Ordering::Relaxed);
+        match () {
+            () if all >= CAPTURES_MAX => Err(format!("there are {CAPTURES_MAX} captures already")),
+            () if is_counting && counting >= COUNTERS_MAX => {
+                Err(format!("there are {COUNTERS_MAX} captures that only count already"))
+            }
+            () => Ok(seat),
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.captures.all.fetch_sub(1, Ordering::Relaxed);
+        self.captures.counting.fetch_sub(usize::from(self.is_counting), Ordering::Relaxed);
     }
 }
 
@@ -105,7 +127,7 @@ impl<P: Pipeline> Running<P> {
         index: PortIndex,
         request: CaptureRequest,
     ) -> Result<Running<P>, String> {
-        let seat = captures.take().ok_or_else(|| format!("there are {CAPTURES_MAX} captures already"))?;
+        let seat = captures.take(request.snaplen == 0)?;
         if request.buffer > BUFFER_MAX {
             return Err(format!("a buffer has at most {BUFFER_MAX} bytes"));
         }
@@ -322,4 +344,20 @@ fn packet<'a>(record: &Record, bytes: &'a [u8], wall: &Wall) -> pcapng::Packet<'
 
 fn names(reasons: Reasons) -> String {
     reasons.iter().map(DropReason::name).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_counts_never_takes_the_last_place_of_a_port_or_of_all() {
+        let captures = Captures::default();
+        let counting: Vec<Seat> = std::iter::from_fn(|| captures.take(true).ok()).collect();
+        assert_eq!(counting.len(), COUNTERS_MAX);
+        let all: Vec<Seat> = std::iter::from_fn(|| captures.take(false).ok()).collect();
+        assert_eq!(all.len(), CAPTURES_MAX - COUNTERS_MAX);
+        drop((counting, all));
+        assert_eq!((captures.all.load(Ordering::Relaxed), captures.counting.load(Ordering::Relaxed)), (0, 0));
+    }
 }
