@@ -22,7 +22,7 @@ mod model;
 mod tests;
 
 use crate::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
-use crate::pool::HugeSlice;
+use crate::pool::{HugeSlice, Pages};
 use crate::segment;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::worker::Now;
@@ -32,7 +32,7 @@ use std::hash::{BuildHasher, RandomState};
 
 /// Seconds a port must have been silent before a MAC learnt there may move to another port while it is up.
 pub const MOVE_SILENCE_S: u32 = 5;
-/// Learnt entries a table can be made for: 2^24 take 2 GiB.
+/// Learnt entries a table can be made for: 2^24 take 512 MiB.
 pub const ENTRIES_MAX: usize = 1 << 24;
 /// One port may hold one part in this many of the learnt entries.
 pub const PORT_SHARE: usize = 2;
@@ -203,21 +203,35 @@ enum Evict {
     Fair(PortIndex, u32),
 }
 
+/// Buckets of a table for at most `max` learnt entries: at most half full of them.
+fn bucket_count(max: usize) -> usize {
+    (2 * max.min(ENTRIES_MAX)).div_ceil(WAYS).next_power_of_two().max(2)
+}
+
 impl MacTable {
     /// A table for at most `max` learnt entries that expire `age_s` seconds after they were last seen.
     ///
-    /// `max` is cut to [`ENTRIES_MAX`], `age_s` to [`AGE_MAX_S`]. Takes 128 to 256 bytes an entry, all of it now.
+    /// `max` is cut to [`ENTRIES_MAX`], `age_s` to [`AGE_MAX_S`]. Takes 32 to 64 bytes an entry, all of it now.
     pub fn new(max: usize, age_s: u32) -> MacTable {
         // `RandomState` is the standard library's source of keys that an outsider cannot guess.
         let random = RandomState::new();
         MacTable::seeded(max, age_s, [random.hash_one(0), random.hash_one(1)])
     }
 
+    /// Bytes that a table for at most `max` learnt entries takes.
+    pub fn bytes_for(max: usize) -> usize {
+        bucket_count(max) * size_of::<Bucket>()
+    }
+
+    /// Its bytes, and what pages they lie in.
+    pub fn memory(&self) -> (usize, Pages) {
+        (size_of_val(&*self.buckets), self.buckets.pages())
+    }
+
     fn seeded(max: usize, age_s: u32, [seed, multiplier]: [u64; 2]) -> MacTable {
         let max = max.min(ENTRIES_MAX);
-        let buckets = (2 * max).div_ceil(WAYS).next_power_of_two().max(2);
         MacTable {
-            buckets: HugeSlice::new(buckets, Bucket::default),
+            buckets: HugeSlice::new(bucket_count(max), Bucket::default),
             ports: (0..PORTS).map(|_| PortState::default()).collect(),
             learnt: AtomicU32::new(0),
             hand: AtomicU32::new(0),

@@ -1,9 +1,10 @@
 //! Large tables in huge pages.
 //!
 //! A table of some megabytes that is read at random misses the TLB on nearly every access when it lies in pages of 4 KiB,
-//! and under a hypervisor such a miss costs more than the cache miss beside it. [`HugeSlice`] maps its memory aligned
-//! to 2 MiB and asks the kernel for transparent huge pages; where it has none, small ones serve as well, only slower. Its
-//! length is fixed; it is made and dropped on control threads and read by all.
+//! and under a hypervisor such a miss costs more than the cache miss beside it. [`HugeSlice`] takes pages of 2 MiB that
+//! were set aside if enough of them are free; else ordinary memory, aligned so that the kernel can make transparent huge
+//! pages of it; where it does not, small ones serve as well, only slower. Its length is fixed; it is made and dropped on
+//! control threads and read by all.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -19,6 +20,7 @@ pub struct HugeSlice<T> {
     len: usize,
     map: NonNull<c_void>,
     map_len: usize,
+    pages: Pages,
 }
 
 // SAFETY: it owns its items as a box does.
@@ -28,6 +30,84 @@ unsafe impl<T: Send> Send for HugeSlice<T> {}
 // Why unsafe: as above.
 unsafe impl<T: Sync> Sync for HugeSlice<T> {}
 
+/// What pages memory lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// Of 2 MiB, from those the operator set aside (`vm.nr_hugepages`).
+    Huge,
+    /// Ordinary ones, of which the kernel makes huge ones as it finds room (`transparent_hugepage`).
+    Transparent,
+    /// Ordinary ones.
+    Small,
+}
+
+impl Pages {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pages::Huge => "huge pages that were set aside",
+            Pages::Transparent => "ordinary pages, huge ones as the kernel makes them",
+            Pages::Small => "ordinary pages",
+        }
+    }
+}
+
+/// Memory of our own, mapped and writable, and what pages it has.
+struct Mapped {
+    map: NonNull<c_void>,
+    map_len: usize,
+    /// Aligned to [`HUGE_PAGE`], within the mapping.
+    start: NonNull<c_void>,
+    pages: Pages,
+}
+
+/// Maps `bytes` in pages that were set aside; `None` if there are too few of them free, or of another size only.
+fn map_huge(bytes: usize) -> Option<Mapped> {
+    let map_len = bytes.checked_next_multiple_of(HUGE_PAGE).filter(|_| bytes >= HUGE_PAGE)?;
+    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+    // Without NORESERVE: pages that are not there are refused here, and not by SIGBUS later.
+    // SAFETY: a fresh anonymous mapping at a place the kernel chooses overlaps nothing.
+    // Why unsafe: mapping memory has no safe spelling.
+    let map = unsafe { mmap_anonymous(std::ptr::null_mut(), map_len, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let map = NonNull::new(map.ok()?)?;
+    // A limit of our control group shows only when pages are touched, and then by SIGBUS; asked like this it is an error.
+    // SAFETY: the range is the mapping just made; its content stays what it is, zeros.
+    // Why unsafe: advice on raw memory.
+    if unsafe { madvise(map.as_ptr(), map_len, Advice::LinuxPopulateWrite) }.is_err() {
+        // SAFETY: the mapping just made, of which nobody knows yet.
+        // Why unsafe: unmapping has no safe spelling.
+        let _ = unsafe { munmap(map.as_ptr(), map_len) };
+        return None;
+    }
+    Some(Mapped { map, map_len, start: map, pages: Pages::Huge })
+}
+
+/// Maps `bytes` in ordinary pages, and asks for transparent huge ones.
+fn map_small(bytes: usize) -> Mapped {
+    // Room to begin at a huge page's boundary; what is not touched costs nothing.
+    let map_len = bytes.checked_add(HUGE_PAGE).expect("a table fits the address space");
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh anonymous mapping at a place the kernel chooses overlaps nothing.
+    // Why unsafe: mapping memory has no safe spelling.
+    let map = unsafe { mmap_anonymous(std::ptr::null_mut(), map_len, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let map = map.ok().and_then(NonNull::new).expect("the kernel has memory for a table");
+    let offset = map.as_ptr().align_offset(HUGE_PAGE);
+    // SAFETY: `offset` is below HUGE_PAGE, so `bytes` from there lie inside the mapping. Advice changes no content.
+    // Why unsafe: pointer arithmetic and advice on raw memory.
+    let (start, advised) = unsafe {
+        let start = map.byte_add(offset);
+        (start, madvise(start.as_ptr(), bytes, Advice::LinuxHugepage))
+    };
+    let pages = if advised.is_ok() && is_transparent() { Pages::Transparent } else { Pages::Small };
+    Mapped { map, map_len, start, pages }
+}
+
+/// Whether the kernel makes huge pages of ordinary ones where it is asked to. It takes the advice in any case.
+fn is_transparent() -> bool {
+    let policy = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    policy.is_ok_and(|policy| !policy.contains("[never]"))
+}
+
 impl<T> HugeSlice<T> {
     /// `len` items, each made by `make`.
     ///
@@ -36,34 +116,19 @@ impl<T> HugeSlice<T> {
     pub fn new(len: usize, mut make: impl FnMut() -> T) -> HugeSlice<T> {
         assert!(align_of::<T>() <= HUGE_PAGE, "no type is aligned to more");
         let bytes = size_of::<T>().checked_mul(len).expect("a table fits the address space");
-        // Room to begin at a huge page's boundary; what is not touched costs nothing.
-        let map_len = bytes.checked_add(HUGE_PAGE).expect("a table fits the address space");
-        // SAFETY: a fresh anonymous mapping at a place the kernel chooses overlaps nothing.
-        // Why unsafe: mapping memory has no safe spelling.
-        let map = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                map_len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        };
-        let map = map.ok().and_then(NonNull::new).expect("the kernel has memory for a table");
-        let offset = map.as_ptr().align_offset(HUGE_PAGE);
-        // SAFETY: `offset` is below HUGE_PAGE, so `bytes` from there lie inside the mapping. Advice changes no content,
-        // and a kernel without huge pages refuses it, which is as good.
-        // Why unsafe: pointer arithmetic and advice on raw memory.
-        let items = unsafe {
-            let start = map.byte_add(offset);
-            let _ = madvise(start.as_ptr(), bytes, Advice::LinuxHugepage);
-            start.cast::<T>()
-        };
+        let Mapped { map, map_len, start, pages } = map_huge(bytes).unwrap_or_else(|| map_small(bytes));
+        let items = start.cast::<T>();
         for index in 0..len {
             // SAFETY: `index` is below `len`, and `len` items fit; the place is aligned and holds no value yet.
             // Why unsafe: the memory is not an array until this loop has run.
             unsafe { items.add(index).write(make()) };
         }
-        HugeSlice { items, len, map, map_len }
+        HugeSlice { items, len, map, map_len, pages }
+    }
+
+    /// What pages it lies in.
+    pub fn pages(&self) -> Pages {
+        self.pages
     }
 }
 
@@ -113,6 +178,52 @@ mod tests {
         assert!(slice.iter().zip(1..).all(|(item, number)| item.0 == number));
         drop(slice);
         assert_eq!(dropped.get(), 300_000);
+    }
+
+    /// Bytes of the pages that the memory at `address` has, by the kernel's word in `smaps`.
+    fn page_size(smaps: &str, address: usize) -> Option<usize> {
+        let mut is_ours = false;
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next()?;
+            if let Some((start, end)) = first.split_once('-') {
+                let number = |text| usize::from_str_radix(text, 16).ok();
+                is_ours = (number(start)?..number(end)?).contains(&address);
+            } else if is_ours && first == "KernelPageSize:" {
+                return Some(words.next()?.parse::<usize>().ok()? * 1024);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn pages_set_aside_are_taken_where_there_are_enough_and_told() {
+        let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        let free: usize = free.map_or(0, |text| text.trim().parse().unwrap());
+        let slice = HugeSlice::new(3 * HUGE_PAGE / 8 - 1, || 7u64);
+        assert!(slice.iter().all(|&item| item == 7));
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let is_huge = page_size(&smaps, slice.as_ptr() as usize).unwrap() == HUGE_PAGE;
+        assert_eq!(slice.pages() == Pages::Huge, is_huge);
+        // Other programs may take them too; so many at once they do not.
+        assert!(is_huge || free < 100, "{free} were free and none was taken");
+        // More than any machine has aside: refused when it is made, not when it is touched.
+        assert!(map_huge(1 << 50).is_none());
+        assert!(map_huge(HUGE_PAGE - 1).is_none(), "what is small wastes no huge page");
+    }
+
+    #[test]
+    fn ordinary_pages_serve_as_well() {
+        let Mapped { map, map_len, start, pages } = map_small(HUGE_PAGE);
+        assert!(pages != Pages::Huge);
+        assert_eq!(start.as_ptr() as usize % HUGE_PAGE, 0);
+        // SAFETY: the mapping just made; one byte of it is written and read before it goes.
+        // Why unsafe: raw memory.
+        unsafe {
+            start.cast::<u8>().write(1);
+            assert_eq!(start.cast::<u8>().read(), 1);
+            munmap(map.as_ptr(), map_len).unwrap();
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use switch::mac_table::MacTable;
 
 /// Open files that one port may need: socket, kicks, calls, memory regions.
 const FILES_PER_PORT: u64 = 24;
@@ -97,7 +98,7 @@ fn findings(settings: &Settings) -> Vec<Finding> {
         namespaces(capabilities),
         cpus(settings),
         isolation(settings),
-        hugepages(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        hugepages(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), settings.mac.max),
         memlock(),
         files(),
         directory("state_dir", &settings.state_dir, 0o700),
@@ -201,16 +202,26 @@ fn isolation(settings: &Settings) -> Finding {
     }
 }
 
-/// Guests with memory in hugepages are switched faster; guests with memfd memory are switched too.
-fn hugepages(meminfo: &str) -> Finding {
+/// Guests with memory in hugepages are switched faster; guests with memfd memory are switched too. The MAC table takes some
+/// at start.
+fn hugepages(meminfo: &str, mac_max: usize) -> Finding {
     const NAME: &str = "hugepages";
     let field = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
     };
+    let bytes = MacTable::bytes_for(mac_max) as u64;
     match (field("HugePages_Total"), field("HugePages_Free"), field("Hugepagesize")) {
         (Some(total), Some(free), Some(kib)) if total > 0 => {
-            Finding::ok(NAME, format!("{free} of {total} free, {} MiB each", kib / 1024))
+            let wanted = bytes.div_ceil(kib * 1024);
+            let table = match free {
+                _ if kib != 2048 => "the MAC table lies elsewhere: it takes pages of 2 MiB".to_owned(),
+                free if free < wanted => {
+                    format!("the MAC table lies elsewhere: it would take {wanted} when the switch starts")
+                }
+                _ => format!("the MAC table takes {wanted} when the switch starts"),
+            };
+            Finding::ok(NAME, format!("{free} of {total} free, {} MiB each; {table}", kib / 1024))
         }
         _ => Finding::warn(
             NAME,
@@ -323,11 +334,20 @@ mod tests {
     }
 
     #[test]
-    fn hugepages_are_told_with_their_size() {
-        let finding = hugepages("HugePages_Total:     512\nHugePages_Free:      500\nHugepagesize:       2048 kB\n");
-        assert_eq!((finding.grade, finding.found.as_str()), (Grade::Ok, "500 of 512 free, 2 MiB each"));
-        assert_eq!(hugepages("HugePages_Total: 0\n").grade, Grade::Warn);
-        assert_eq!(hugepages("").grade, Grade::Warn);
+    fn hugepages_are_told_with_their_size_and_what_the_switch_takes() {
+        let found = |meminfo: &str| {
+            let finding = hugepages(meminfo, 131_072);
+            assert_eq!(finding.grade, Grade::Ok);
+            finding.found
+        };
+        let text = "HugePages_Total:     512\nHugePages_Free:      500\nHugepagesize:       2048 kB\n";
+        assert_eq!(found(text), "500 of 512 free, 2 MiB each; the MAC table takes 2 when the switch starts");
+        let few = found(&text.replace("500", "1"));
+        assert!(few.starts_with("1 of 512 free, 2 MiB each; the MAC table lies elsewhere: it would take 2"), "{few}");
+        let large = found(&text.replace("2048 kB", "1048576 kB"));
+        assert!(large.ends_with("1024 MiB each; the MAC table lies elsewhere: it takes pages of 2 MiB"), "{large}");
+        assert_eq!(hugepages("HugePages_Total: 0\n", 1).grade, Grade::Warn);
+        assert_eq!(hugepages("", 1).grade, Grade::Warn);
     }
 
     #[test]

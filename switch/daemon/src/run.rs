@@ -135,6 +135,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         mac_age_s: settings.mac.age_s,
     })
     .context("making the switch")?;
+    let (bytes, pages) = switch.mac_table().memory();
+    tracing::info!(mib = bytes >> 20, pages = pages.name(), "the MAC table has its memory");
     let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
     let rules =

@@ -20,7 +20,7 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/qvs/qvs.toml";
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 /// Longest idle time before a worker sleeps, microseconds: a second of burning a core for nothing is enough.
 const IDLE_US_MAX: u64 = 1_000_000;
-/// Most MAC entries: 16 Mi entries of 16 bytes are 256 MiB.
+/// Most MAC entries: 16 Mi of them take 512 MiB.
 const MAC_ENTRIES_MAX: u64 = 1 << 24;
 /// Longest MAC age, seconds (IEEE 802.1Q-2018 table 8-6 allows up to 1,000,000).
 const MAC_AGE_S_MAX: u64 = 1_000_000;
