@@ -7,8 +7,10 @@ use crate::process::{Child, TempDir, built, wait_for};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -52,7 +54,15 @@ impl Daemon {
     /// # Panics
     /// If it does not come up.
     pub fn start_in(dir: TempDir, settings: &str) -> Daemon {
-        Daemon::launch(settings, dir, vec![program().into()])
+        Daemon::launch(&[last_cpu()], settings, dir, vec![program().into()])
+    }
+
+    /// The same with a worker on each of these CPUs. The settings begin in the section `[switch]`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_on(cpus: &[usize], settings: &str) -> Daemon {
+        Daemon::launch(cpus, settings, TempDir::new(), vec![program().into()])
     }
 
     /// Starts one as user and group `nobody` with no privilege but these capabilities, as its systemd unit does.
@@ -70,15 +80,14 @@ impl Daemon {
         let mut launch = vec!["setpriv".into(), format!("--reuid={NOBODY}").into(), format!("--regid={NOBODY}").into()];
         launch.extend(["--clear-groups".into(), format!("--inh-caps=-all,{list}").into()]);
         launch.extend([format!("--ambient-caps=-all,{list}").into(), copy.into()]);
-        Daemon::launch(settings, dir, launch)
+        Daemon::launch(&[last_cpu()], settings, dir, launch)
     }
 
-    fn launch(settings: &str, dir: TempDir, launch: Vec<OsString>) -> Daemon {
+    fn launch(cpus: &[usize], settings: &str, dir: TempDir, launch: Vec<OsString>) -> Daemon {
         let api = free_address();
         let (state, run) = (dir.join("state"), dir.join("run"));
         let text = format!(
-            "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = [{}]\n{settings}\n",
-            last_cpu()
+            "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = {cpus:?}\n{settings}\n"
         );
         fs::write(dir.join("qvs.toml"), text).expect("our own directory");
         let mut daemon = Daemon { child: None, launch, api, dir };
@@ -182,6 +191,18 @@ impl Daemon {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// The metrics, as a scraper reads them on the admin socket.
+    ///
+    /// # Panics
+    /// If the daemon does not answer.
+    pub fn metrics(&self) -> String {
+        let mut stream = UnixStream::connect(self.admin_socket()).expect("the daemon listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: qvs\r\n\r\n").expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers in UTF-8");
+        text
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         self.child.as_ref().map(Child::log_tail).unwrap_or_default()
@@ -244,6 +265,14 @@ fn free_address() -> SocketAddr {
 /// # Panics
 /// If the kernel does not tell.
 pub fn last_cpu() -> usize {
+    *allowed_cpus().last().expect("we run on some CPU")
+}
+
+/// All of them, in order.
+///
+/// # Panics
+/// If the kernel does not tell.
+pub fn allowed_cpus() -> Vec<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).expect("our own thread");
-    (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).expect("we run on some CPU")
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect()
 }

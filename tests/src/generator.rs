@@ -3,6 +3,7 @@
 use crate::process::{built, output_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// The generator's program: `QVS_PKTGEN`, or built now.
@@ -23,6 +24,51 @@ pub fn run(line: &str) -> Value {
     let program = program().to_str().expect("our own path is UTF-8");
     let text = output_of(program, &words);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("pktgen {line}: {error}: {text}"))
+}
+
+/// A run under way; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Starts it with ports and options, words separated by spaces.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(line: &str) -> Running {
+        let mut command = Command::new(program());
+        command.args(line.split_whitespace()).args(["--quiet", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        Running { child: command.spawn().expect("the program was built") }
+    }
+
+    /// Whether it is over.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
+    /// Waits for its end; answers its report.
+    ///
+    /// # Panics
+    /// If it failed.
+    pub fn report(mut self) -> Value {
+        let stdout = self.child.stdout.take().expect("it has one");
+        let text = std::io::read_to_string(stdout).expect("JSON is UTF-8");
+        let status = self.child.wait().expect("our own child");
+        assert!(status.success(), "pktgen ended with {status}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A count of a report.

@@ -322,7 +322,7 @@ fn understand(line: &[u8], rights: Rights) -> Result<Request, String> {
     let is_look = match &request {
         Request::Show { .. } | Request::Trace { .. } => true,
         Request::Capture(capture) => capture.snaplen == 0,
-        Request::Plug(_) | Request::Unplug { .. } => false,
+        Request::Plug(_) | Request::Unplug { .. } | Request::Rebalance { .. } => false,
     };
     if rights == Rights::Look && !is_look {
         return Err("only root and the daemon's own user may do this".into());
@@ -419,8 +419,11 @@ mod tests {
         for looks in [&show, &trace] {
             assert!(say(looks, Rights::Look).starts_with("{\"ok\":"));
         }
-        assert!(say(&unplug, Rights::Look).starts_with("{\"error\":\"only root"));
-        assert!(say(&unplug, Rights::All).starts_with("{\"ok\":"));
+        let rebalance = request(r#"{"rebalance":{"dry_run":false}}"#);
+        for touches in [&unplug, &rebalance] {
+            assert!(say(touches, Rights::Look).starts_with("{\"error\":\"only root"));
+            assert!(say(touches, Rights::All).starts_with("{\"ok\":"));
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Capture the frames that pass a port, to a file, a pipe or the terminal
     Capture(CaptureArgs),
+    /// Move queues between workers, so that each has its share of the load
+    Rebalance(RebalanceArgs),
     /// Check whether this host can run the switch, with the remedy for what is missing
     Check(CheckArgs),
 }
@@ -283,6 +285,23 @@ pub(crate) enum DirectionArg {
     Out,
     /// Both
     Both,
+}
+
+/// `qvs rebalance`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The load is that of the last seconds, which `qvs show workers` tells by queue. A queue moves whole, within some ten \
+microseconds in which its frames wait in their ring: none is lost and none overtakes another. What is nearly even stays as \
+it is. With switch.rebalance = true the daemon does this by itself when the load stays uneven.")]
+pub(crate) struct RebalanceArgs {
+    /// Tell what would be moved, and move nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON: one object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
 }
 
 /// `qvs check`

@@ -21,6 +21,7 @@ mod notify;
 mod opener;
 mod plugs;
 mod protocol;
+mod rebalance;
 mod run;
 mod service;
 mod settings;
@@ -28,7 +29,7 @@ mod show;
 mod view;
 
 use clap::Parser;
-use cli::{Cli, Command, Daemon, PlugArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
+use cli::{Cli, Command, Daemon, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
 use client::ClientError;
 use plugs::{DeviceRequest, PlugRequest};
 use protocol::Request;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Unplug(args) => unplug(args),
         Command::Show(args) => show(&args),
         Command::Trace(args) => trace(args),
+        Command::Rebalance(args) => rebalance(&args),
         Command::Capture(args) => capture::capture(args),
         Command::Check(args) => match check::check(&args) {
             Ok((text, true)) => Ok(text),
@@ -130,6 +132,12 @@ fn unplug(args: UnplugArgs) -> Outcome {
 fn show(args: &ShowArgs) -> Outcome {
     let answer = ask(&args.daemon, Request::Show { what: args.what })?;
     show::render(args.what, answer, args.json)
+        .map_err(|error| (FAILED, format!("the daemon's answer is of another version: {error}")))
+}
+
+fn rebalance(args: &RebalanceArgs) -> Outcome {
+    let answer = ask(&args.daemon, Request::Rebalance { dry_run: args.dry_run })?;
+    show::rebalance(answer, args.json)
         .map_err(|error| (FAILED, format!("the daemon's answer is of another version: {error}")))
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) reports: Vec<WorkerReport>,
     /// The books of the whole switch.
     pub(crate) balance: Balance,
+    /// Queues moved from worker to worker.
+    pub(crate) moved: u64,
     /// Generation of the snapshot in force.
     pub(crate) generation: u64,
     /// Networks there are.
@@ -126,6 +128,16 @@ impl Metrics {
                 page.sample(name, &[("worker", &label(report.worker.0))], value(report));
             }
         }
+        let help = "Time that the frames of a queue took, on whichever worker; an estimate.";
+        page.family("qvs_queue_busy_nanoseconds_total", "counter", help);
+        for (worker, report) in std::iter::zip(&self.workers, &self.reports) {
+            for (row, queue) in std::iter::zip(&worker.queues, &report.queues) {
+                let labels = [("interface", row.interface.as_str()), ("queue", &row.queue.to_string())];
+                page.sample("qvs_queue_busy_nanoseconds_total", &labels, queue.busy_ns);
+            }
+        }
+        page.family("qvs_queue_moves_total", "counter", "Queues moved from worker to worker.");
+        page.sample("qvs_queue_moves_total", &[], self.moved);
     }
 
     /// received + copies + originated = sent + dropped + consumed + held, between two rounds.
@@ -199,6 +211,7 @@ mod tests {
             workers: Vec::new(),
             reports: Vec::new(),
             balance,
+            moved: 0,
             generation: 3,
             networks: 2,
             macs: 9,

@@ -50,6 +50,11 @@ pub(crate) enum Request {
         /// The frame, hexadecimal.
         frame: String,
     },
+    /// Even out the workers' load.
+    Rebalance {
+        /// Only tell what would be moved.
+        dry_run: bool,
+    },
     /// Capture frames. The answer is followed by pcapng until the end of the connection; the client closes its side to
     /// end it.
     Capture(CaptureRequest),

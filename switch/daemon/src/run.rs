@@ -15,6 +15,7 @@ use crate::load::Load;
 use crate::logs;
 use crate::notify::notify;
 use crate::opener::{HostOpener, MadeBook, SocketRights};
+use crate::rebalance::Rebalancer;
 use crate::service::Daemon;
 use crate::settings::{Driver, PollMode, Settings, SettingsError};
 use anyhow::{Context, anyhow};
@@ -154,7 +155,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();
-    let daemon = Arc::new(Daemon { control: control.clone(), load, captures, settings, api_address, metrics_address });
+    let daemon = Arc::new(Daemon {
+        control: control.clone(),
+        load,
+        rebalancer: Rebalancer::default(),
+        captures,
+        settings,
+        api_address,
+        metrics_address,
+    });
     let served = admin_socket.serve(daemon.clone()).context("serving the admin socket")?;
     if let Some(listener) = metrics {
         serve_metrics(listener, daemon.clone()).context("serving metrics")?;
@@ -174,6 +183,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         api = %api_address, admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
         pid = std::process::id(), "serving"
     );
+    if daemon.settings.switch.rebalance && cpus.len() == 1 {
+        tracing::info!("switch.rebalance has nothing to do: there is one worker");
+    }
     start_housekeeping(&daemon).context("starting a thread")?;
 
     let outcome = runtime.block_on(async {
@@ -317,7 +329,7 @@ fn start_watchdog() {
     }
 }
 
-/// Once a second: MAC ages, retired snapshots, load, automatic devices without a name.
+/// Once a second: MAC ages, retired snapshots, load and who bears it, automatic devices without a name.
 fn start_housekeeping(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
     let daemon = Arc::downgrade(daemon);
     std::thread::Builder::new().name("housekeeping".into()).spawn(move || {
@@ -325,6 +337,9 @@ fn start_housekeeping(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
             let switch = daemon.control.switch();
             switch.housekeep();
             daemon.load.sample(&switch.worker_reports());
+            if daemon.settings.switch.rebalance {
+                daemon.rebalancer.tick(switch, &daemon.load);
+            }
             daemon.control.housekeep();
             drop(daemon);
             std::thread::sleep(HOUSEKEEPING_PAUSE);

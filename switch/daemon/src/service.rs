@@ -7,6 +7,7 @@ use crate::control::Control;
 use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::protocol::{Answer, Request, parse_hex};
+use crate::rebalance::Rebalancer;
 use crate::settings::Settings;
 use crate::view;
 use api::model::InterfaceId;
@@ -27,6 +28,8 @@ pub(crate) struct Daemon<P: Pipeline> {
     pub(crate) control: Arc<Control<P>>,
     /// The workers' load.
     pub(crate) load: Load,
+    /// What moves queues between them.
+    pub(crate) rebalancer: Rebalancer,
     /// Captures under way.
     pub(crate) captures: Captures,
     /// The settings in force.
@@ -104,6 +107,10 @@ impl<P: Pipeline> Service for Daemon<P> {
                 Ok(lines) => Answer::Ok(json!(lines)),
                 Err(error) => Answer::Error(error),
             },
+            Request::Rebalance { dry_run } => {
+                let told = self.rebalancer.ask(self.control.switch(), &self.load, dry_run);
+                serde_json::to_value(told).map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
+            }
             // It needs the connection: see `capture`.
             Request::Capture(_) => Answer::Error("a capture is more than an answer".into()),
         }
@@ -129,6 +136,7 @@ impl<P: Pipeline> Service for Daemon<P> {
             workers: self.workers(),
             reports: switch.worker_reports(),
             balance: switch.balance(),
+            moved: self.rebalancer.moved(),
             generation: switch.snapshot().generation,
             networks: self.control.model().networks.len(),
             macs: switch.mac_table().entries(switch.clock().now()).len(),

@@ -233,9 +233,6 @@ fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSet
 }
 
 fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, SettingsError> {
-    if raw.rebalance == Some(true) {
-        return Err(source.fault("switch", "rebalance", "this version does not have it yet; only false works"));
-    }
     let workers = match raw.workers {
         None => Workers::Auto,
         Some(value) => parse_workers(&value).map_err(|message| source.fault("switch", "workers", message))?,
@@ -244,7 +241,7 @@ fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, Set
         workers,
         poll: raw.poll.unwrap_or(PollMode::Adaptive),
         idle_us: bounded("switch", "idle_us", raw.idle_us.unwrap_or(200), 0, IDLE_US_MAX, source)?,
-        rebalance: false,
+        rebalance: raw.rebalance.unwrap_or(false),
     })
 }
 

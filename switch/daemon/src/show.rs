@@ -4,7 +4,8 @@
 //! an operator's terminal.
 
 use crate::cli::What;
-use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, WorkerRow};
+use crate::rebalance::{QueueMove, Rebalance};
+use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, QueueRow, WorkerRow};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -97,21 +98,69 @@ fn macs(rows: &[MacRow]) -> String {
     table.text()
 }
 
+/// The workers, and below them their queues, the busiest first.
 fn workers(rows: &[WorkerRow]) -> String {
-    let mut table = Table::new(&["WORKER", "CPU", "BUSY", "CYCLES/PACKET", "PACKETS", "BATCH", "SLEEPS", "PORTS"]);
+    let mut table = Table::new(&["WORKER", "CPU", "BUSY", "CYCLES/PACKET", "PACKETS", "BATCH", "SLEEPS", "QUEUES"]);
     for row in rows {
         table.row(&[
             row.worker.to_string(),
             row.cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string()),
-            format!("{:.1} %", row.busy * 100.0),
+            percent(row.busy),
             row.cycles_per_packet.map_or_else(|| NOTHING.into(), |cycles| format!("{cycles:.0}")),
             row.packets.to_string(),
             format!("{:.1}", row.batch),
             row.sleeps.to_string(),
-            row.ports.len().to_string(),
+            row.queues.len().to_string(),
         ]);
     }
-    table.text()
+    let mut text = table.text();
+    let mut queues: Vec<(u8, &QueueRow)> =
+        rows.iter().flat_map(|row| row.queues.iter().map(|queue| (row.worker, queue))).collect();
+    if !queues.is_empty() {
+        // Stable: among equals the order of ports and queues stays.
+        queues.sort_by(|one, other| one.0.cmp(&other.0).then(other.1.busy.total_cmp(&one.1.busy)));
+        let mut table = Table::new(&["WORKER", "INTERFACE", "QUEUE", "BUSY"]);
+        for (worker, queue) in queues {
+            let cells = [worker.to_string(), queue.interface.clone(), queue.queue.to_string(), percent(queue.busy)];
+            table.row(&cells);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+    }
+    text
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// What `qvs rebalance` did, or would do.
+///
+/// # Errors
+/// If the answer has not the form it should have: the daemon is of another version.
+pub(crate) fn rebalance(answer: Value, is_json: bool) -> Result<String, serde_json::Error> {
+    if is_json {
+        return Ok(serde_json::to_string_pretty(&answer)? + "\n");
+    }
+    let Rebalance { moves, before, after } = serde_json::from_value(answer)?;
+    let mut text = String::new();
+    if moves.is_empty() {
+        text.push_str("nothing to move: the load is even, or whole queues cannot make it so\n");
+    } else {
+        let mut table = Table::new(&["INTERFACE", "QUEUE", "FROM", "TO", "BUSY"]);
+        for QueueMove { interface, queue, from, to, busy } in &moves {
+            let cells = [interface.clone(), queue.to_string(), from.to_string(), to.to_string(), percent(*busy)];
+            table.row(&cells);
+        }
+        text.push_str(&table.text());
+        text.push('\n');
+    }
+    let mut table = Table::new(&["WORKER", "BUSY BEFORE", "EXPECTED"]);
+    for (worker, (before, after)) in std::iter::zip(before, after).enumerate() {
+        table.row(&[worker.to_string(), percent(before), percent(after)]);
+    }
+    text.push_str(&table.text());
+    Ok(text)
 }
 
 fn drops(rows: &[DropRow]) -> String {
@@ -208,6 +257,46 @@ mod tests {
     fn config_is_one_key_a_line() {
         let text = render(What::Config, json!({"generation": 3, "settings": {"api": {"hosts": []}}}), false).unwrap();
         assert_eq!(text, "generation = 3\nsettings.api.hosts = []\n");
+    }
+
+    #[test]
+    fn workers_are_told_with_their_queues_the_busiest_first() {
+        let row = |worker: u8, queues: Value| {
+            json!({
+                "worker": worker, "cpu": worker, "busy": 0.5, "cycles_per_packet": 61.4, "cpu_mhz": null, "packets": 9,
+                "batch": 31.96, "sleeps": 0, "ports": ["a"], "queues": queues,
+            })
+        };
+        let queue = |queue: u16, busy: f64| json!({"interface": "a", "queue": queue, "busy": busy});
+        let answer = json!([row(0, json!([queue(0, 0.01), queue(2, 0.49)])), row(1, json!([queue(1, 0.5)]))]);
+        assert_eq!(
+            render(What::Workers, answer, false).unwrap(),
+            "WORKER  CPU  BUSY    CYCLES/PACKET  PACKETS  BATCH  SLEEPS  QUEUES\n\
+             0       0    50.0 %  61             9        32.0   0       2\n\
+             1       1    50.0 %  61             9        32.0   0       1\n\
+             \n\
+             WORKER  INTERFACE  QUEUE  BUSY\n\
+             0       a          2      49.0 %\n\
+             0       a          0      1.0 %\n\
+             1       a          1      50.0 %\n"
+        );
+    }
+
+    #[test]
+    fn moves_are_told_with_the_load_before_and_after() {
+        let step = json!({"interface": "a", "queue": 1, "from": 0, "to": 1, "busy": 0.25});
+        let answer = json!({"moves": [step], "before": [0.75, 0.25], "after": [0.5, 0.5]});
+        assert_eq!(
+            rebalance(answer, false).unwrap(),
+            "INTERFACE  QUEUE  FROM  TO  BUSY\n\
+             a          1      0     1   25.0 %\n\
+             \n\
+             WORKER  BUSY BEFORE  EXPECTED\n\
+             0       75.0 %       50.0 %\n\
+             1       25.0 %       50.0 %\n"
+        );
+        let even = rebalance(json!({"moves": [], "before": [0.1], "after": [0.1]}), false).unwrap();
+        assert!(even.starts_with("nothing to move"), "{even}");
     }
 
     #[test]

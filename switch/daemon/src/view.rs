@@ -136,12 +136,26 @@ pub(crate) struct WorkerRow {
     pub(crate) cpu_mhz: Option<f64>,
     /// Frames taken from devices since the start.
     pub(crate) packets: u64,
-    /// Frames in a batch, on average since the start.
+    /// Frames in a batch, on average in the last second; 0 if there was none.
     pub(crate) batch: f64,
     /// Times it went to sleep since the start.
     pub(crate) sleeps: u64,
     /// Interfaces it polls.
     pub(crate) ports: Vec<String>,
+    /// Queues of theirs that it polls.
+    #[serde(default)]
+    pub(crate) queues: Vec<QueueRow>,
+}
+
+/// A queue that a worker polls.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct QueueRow {
+    /// The interface.
+    pub(crate) interface: String,
+    /// Its queue towards the switch, 0-based.
+    pub(crate) queue: u16,
+    /// Share of the last second that its frames took of its worker's time, 0 to 1; an estimate.
+    pub(crate) busy: f64,
 }
 
 /// Frames of one port and direction dropped for one reason.

@@ -24,7 +24,7 @@ fn settings(name: &str, text: &str) -> PathBuf {
 fn the_help_of_every_command_is_as_written_down() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
     let mut changed = Vec::new();
-    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "capture", "check"] {
+    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "capture", "rebalance", "check"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let output = qvs(&args);
         assert!(output.status.success(), "{command}");
@@ -84,6 +84,7 @@ fn without_a_daemon_commands_say_so_and_exit_with_1() {
         &["unplug", "vm1", "--admin", "/nonexistent/admin.sock"],
         &["trace", "vm1", "ff", "--admin", "/nonexistent/admin.sock"],
         &["capture", "vm1", "--admin", "/nonexistent/admin.sock"],
+        &["rebalance", "--admin", "/nonexistent/admin.sock"],
     ] {
         let output = qvs(args);
         let message = String::from_utf8(output.stderr).unwrap();

@@ -357,7 +357,7 @@ fn rows_have_the_fields_that_other_programs_rely_on() {
     );
     has("networks", &["id", "name", "tenant", "type", "physical_network", "segmentation_id", "ports"]);
     has("macs", &["network", "mac", "port", "static", "age_s"]);
-    has("workers", &["cpu", "busy", "cycles_per_packet", "packets", "batch", "ports"]);
+    has("workers", &["cpu", "busy", "cycles_per_packet", "packets", "batch", "ports", "queues"]);
     let row = rig.port("vm1").unwrap();
     for flow in ["rx", "tx"] {
         assert!(row[flow]["packets"].is_u64() && row[flow]["bytes"].is_u64() && row[flow]["drops"].is_object());

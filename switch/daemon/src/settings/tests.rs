@@ -49,7 +49,7 @@ fn every_key_of_the_contract_is_known() {
         workers = [0, 3]
         poll = "always"
         idle_us = 0
-        rebalance = false
+        rebalance = true
         [mac]
         age_s = 10
         max = 100
@@ -77,6 +77,7 @@ fn every_key_of_the_contract_is_known() {
     "#;
     let settings = Settings::parse(text, "qvs.toml").unwrap();
     assert_eq!(settings.switch.workers, Workers::Cpus(vec![0, 3]));
+    assert!(settings.switch.rebalance);
     assert_eq!(settings.attach.auto, Auto::VhostUser);
     assert_eq!(settings.vhost.mode_bits(), 0o600);
     assert!(settings.identity.insecure);
@@ -96,7 +97,7 @@ fn faults_name_file_line_and_key() {
         ("[api]\nlisten = \"localhost:1\"", "qvs.toml:2: api.listen: \"localhost:1\" must be an IP address"),
         ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback"),
         ("[api]\nstrict_essex = true", "qvs.toml:2: api.strict_essex: this version does not have it yet"),
-        ("[switch]\nrebalance = true", "qvs.toml:2: switch.rebalance: this version does not have it yet"),
+        ("[switch]\nrebalance = 1", "qvs.toml:2: invalid type: integer `1`"),
         ("[switch]\nworkers = []", "qvs.toml:2: switch.workers: the list is empty"),
         ("[switch]\nworkers = [1, 1]", "qvs.toml:2: switch.workers: CPU 1 is named twice"),
         ("[switch]\nworkers = [-1]", "qvs.toml:2: switch.workers: -1 is no CPU number"),
