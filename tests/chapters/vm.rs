@@ -81,12 +81,15 @@ impl Guests {
     }
 }
 
-/// What a guest's device says of one of its queues.
-fn queue_packets(guest: &mut Guest, direction: &str, queue: u16) -> u64 {
+/// Packets that a guest's device sent by each of its first `count` queues.
+fn sent_by_queue(guest: &mut Guest, count: u16) -> Vec<u64> {
     let text = guest.must("ethtool -S eth0");
-    let name = format!("{direction}_queue_{queue}_packets:");
-    let line = text.lines().find_map(|line| line.trim().strip_prefix(&name));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().parse().unwrap()
+    let of = |queue: u16| {
+        let name = format!("tx_queue_{queue}_packets:");
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().parse().unwrap()
+    };
+    (0..count).map(of).collect()
 }
 
 #[test]
@@ -107,26 +110,26 @@ fn a_guest_changes_the_number_of_its_queues_under_traffic_and_its_connections_li
     for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2")] {
         guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
     }
+    let reached = wait_for(BACK_LIMIT, || (a.run("ping -c 1 -W 1 10.0.0.2").status == 0).then_some(()));
+    assert!(reached.is_some(), "{:#}\n{}\n{}", daemon.show("ports"), a.must("ethtool -S eth0"), daemon.log_tail());
     b.must("iperf3 -s -D");
     let before = Counters::read(&daemon);
-    a.must("(iperf3 -c 10.0.0.2 -P 6 -t 12 >/tmp/iperf 2>&1; echo status $? >>/tmp/iperf) & true");
+    a.must("(iperf3 -c 10.0.0.2 -P 6 -t 25 >/tmp/iperf 2>&1; echo status $? >>/tmp/iperf) & true");
     for count in [4, 1, 3, 2, 4] {
         a.must(&format!("ethtool -L eth0 combined {count}"));
-        let is_sending = |queue: u16, a: &mut Guest| {
-            let sent = queue_packets(a, "tx", queue);
-            wait_for(BACK_LIMIT, || (queue_packets(a, "tx", queue) > sent).then_some(())).is_some()
-        };
-        // Which of its queues the guest uses for a connection is its own affair; the first of several or the only one
-        // carries something for sure once the others were tried.
-        assert!((0..count).any(|queue| is_sending(queue, &mut a)), "nothing is sent by {count} queues");
+        // Which of its queues the guest uses for a connection is its own affair.
+        let before = sent_by_queue(&mut a, count);
+        let is_sending = wait_for(BACK_LIMIT, || (sent_by_queue(&mut a, count) != before).then_some(()));
+        assert!(is_sending.is_some(), "nothing is sent by {count} queues: {}", a.must("cat /tmp/iperf"));
     }
+    assert!(!a.must("cat /tmp/iperf").contains("status"), "the connections were there all the while");
     let end = wait_for(Duration::from_secs(60), || {
         let text = a.must("cat /tmp/iperf");
         text.contains("status").then_some(text)
     });
     let end = end.expect("iperf3 ends");
     assert!(end.contains("status 0"), "all connections live through the changes: {end}");
-    let used: Vec<u64> = (0..4).map(|queue| queue_packets(&mut a, "tx", queue)).collect();
+    let used = sent_by_queue(&mut a, 4);
     assert!(used.iter().filter(|&&packets| packets > 100).count() > 1, "several queues carried frames: {used:?}");
     let after = Counters::read(&daemon);
     println!("{used:?} {:?}", after.changes(&before));
