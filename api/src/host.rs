@@ -50,7 +50,19 @@ pub enum DeviceSpec {
         name: String,
         /// A name under /run/netns or an absolute path; `None`: the daemon's own namespace.
         netns: Option<String>,
+        /// Queues each way, at least one.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        queues: u16,
     },
+}
+
+/// The number of queues of a TAP that was plugged without one, or before there was a number.
+fn one() -> u16 {
+    1
+}
+
+fn is_one(queues: &u16) -> bool {
+    *queues == 1
 }
 
 /// Who listens on a vhost-user socket, by the switch's role.

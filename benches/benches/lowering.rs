@@ -37,7 +37,7 @@ fn state() -> (Model, BTreeMap<InterfaceId, Plug>) {
     };
     let plug = |at: usize| Plug {
         interface: uuid(3, at).into(),
-        device: DeviceSpec::Tap { name: format!("tap{at}"), netns: None },
+        device: DeviceSpec::Tap { name: format!("tap{at}"), netns: None, queues: 1 },
         macs: vec![format!("02:00:00:00:{:02x}:{:02x}", at / 256, at % 256)],
         mtu: None,
         tenant: None,

@@ -8,11 +8,15 @@
 //! polling on would have been better and doubles it, up to the settings' `idle_us`; a longer one halves it. At a
 //! thousand frames a second a worker therefore sleeps between frames and does not burn a fifth of its core.
 //!
+//! To ask an empty TAP costs a system call a round. So a worker watches such queues with a second epoll instance, which it
+//! asks once in [`LOOK_ROUNDS`] rounds and before and after it sleeps; they doze while they are empty ([`Port::watched`]).
+//!
 //! Kick descriptors are shared with guests: they are watched edge-triggered and never read. The epoll instance is made
 //! anew when the snapshot changed, so that no descriptor of a gone session stays in it. Owned by the worker's thread.
 
 use crate::clock::Clock;
-use crate::publish::Snapshot;
+use crate::port::Port;
+use crate::publish::{RxQueue, Snapshot};
 use crate::worker::{Pipeline, Worker};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -43,6 +47,11 @@ const SPIN_MIN: Duration = Duration::from_micros(5);
 const BLIND_SLEEP: Duration = Duration::from_millis(1);
 /// Events taken from epoll at once. Which ones they are does not matter: all queues are polled afterwards.
 const EVENTS: usize = 16;
+/// Rounds between two looks at the queues that may doze. A look costs as much as one empty TAP, a round of full bursts about
+/// two microseconds: so looking costs little of a busy worker's time, and a frame waits a few ten microseconds for it.
+const LOOK_ROUNDS: u32 = 16;
+/// For a look that does not wait.
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Marks the worker's own wake-up in the epoll set.
 const WAKE: u64 = u64::MAX;
 
@@ -84,6 +93,9 @@ impl AsFd for Wake {
 /// Runs `worker` until `stop` is set; the caller wakes it then.
 pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &AtomicBool, clock: Clock) {
     let mut sleeper = Sleeper { epoll: None, generation: 0 };
+    let index = worker.index().as_usize();
+    let mut watch = Watch::default();
+    let mut rounds = 0u32;
     let ledger = worker.ledger().clone();
     worker.time_queues(clock);
     let idle = match poll {
@@ -97,6 +109,10 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         let taken = worker.step(now);
         let after = clock.now();
         ledger.rounds.add(1);
+        rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(LOOK_ROUNDS) {
+            watch.look(worker.snapshot(), index);
+        }
         if taken > 0 {
             ledger.busy_rounds.add(1);
             ledger.busy_ns.add(after.ns - now.ns);
@@ -104,8 +120,12 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         } else if let Some(idle) = idle
             && u128::from(after.ns - idle_since.ns) >= spin.as_nanos()
         {
-            sleeper.sleep(&mut worker, wake);
-            ledger.sleeps.add(1);
+            // A queue that is roused keeps the worker awake: its frames were here before it would have slept.
+            if watch.look(worker.snapshot(), index) == 0 {
+                sleeper.sleep(&mut worker, wake);
+                ledger.sleeps.add(1);
+                watch.look(worker.snapshot(), index);
+            }
             let woken = clock.now();
             let slept = Duration::from_nanos(woken.ns - after.ns);
             spin = if slept < idle { (spin * 2).min(idle) } else { (spin / 2).max(SPIN_MIN) };
@@ -115,6 +135,71 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         }
         now = after;
     }
+}
+
+/// Watches the queues of one worker that may doze.
+#[derive(Default)]
+struct Watch {
+    epoll: Option<OwnedFd>,
+    /// The snapshot that was last looked at.
+    generation: Option<u64>,
+    /// The queues in the epoll instance, each with the generation its port's object stands there since.
+    queues: Vec<(RxQueue, u64)>,
+}
+
+impl Watch {
+    /// Rouses the queues that have something; answers how many.
+    fn look<T>(&mut self, snapshot: &Snapshot<T>, worker: usize) -> usize {
+        if self.generation != Some(snapshot.generation) {
+            self.follow(snapshot, worker);
+        }
+        let Some(epoll) = &self.epoll else { return 0 };
+        let mut roused = 0;
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        // As many as there are: an event that the sleeping epoll instance has told is not told again there.
+        for _ in 0..=self.queues.len() / EVENTS {
+            let Ok((events, _)) = epoll::wait(epoll, &mut events, Some(&NO_TIME)) else { break };
+            for event in &*events {
+                let queue = self.queues.get(event.data.u64() as usize);
+                if let Some((rx, port)) = queue.and_then(|&(rx, _)| Some((rx, port_of(snapshot, rx)?))) {
+                    port.rouse(rx.queue);
+                    roused += 1;
+                }
+            }
+            if events.len() < EVENTS {
+                break;
+            }
+        }
+        roused
+    }
+
+    /// Makes the epoll instance anew if the queues that may doze are others than before. Anything that a new one finds
+    /// readable it tells, so no frame is missed in between.
+    fn follow<T>(&mut self, snapshot: &Snapshot<T>, worker: usize) {
+        self.generation = Some(snapshot.generation);
+        let since = |rx: RxQueue| snapshot.since.get(rx.port.as_usize()).copied().unwrap_or_default();
+        let owned = snapshot.rx[worker].iter().filter(|&&rx| port_of(snapshot, rx).is_some_and(Port::may_doze));
+        let queues: Vec<_> = owned.map(|&rx| (rx, since(rx))).collect();
+        if queues == self.queues {
+            return;
+        }
+        self.queues = queues;
+        self.epoll = if self.queues.is_empty() { None } else { epoll::create(epoll::CreateFlags::CLOEXEC).ok() };
+        for (at, &(rx, _)) in self.queues.iter().enumerate() {
+            let Some(port) = port_of(snapshot, rx) else { continue };
+            let flags = EventFlags::IN | EventFlags::ET;
+            let is_watched = match (&self.epoll, port.wake_fd(rx.queue)) {
+                (Some(epoll), Some(fd)) => epoll::add(epoll, fd, EventData::new_u64(at as u64), flags).is_ok(),
+                // No descriptors left, most likely: the queue is polled as any other.
+                _ => false,
+            };
+            port.watched(rx.queue, is_watched);
+        }
+    }
+}
+
+fn port_of<T>(snapshot: &Snapshot<T>, rx: RxQueue) -> Option<&dyn Port> {
+    snapshot.place(rx.port)?.port.as_deref()
 }
 
 /// The epoll instance of one worker.

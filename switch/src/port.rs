@@ -43,6 +43,19 @@ pub trait Port: Any + Send + Sync {
 
     /// Polling again: the device need not wake us.
     fn disarm(&self, queue: QueueIndex);
+
+    /// Whether a look at an empty queue costs so much that the worker should watch [`Port::wake_fd`] instead.
+    fn may_doze(&self) -> bool {
+        false
+    }
+
+    /// From now on the worker that polls the queue watches its descriptor, edge-triggered, and calls [`Port::rouse`] when it
+    /// shows something; or no longer does, if not `is_watched`. A queue that is watched may doze while it is empty: rx
+    /// then answers without a look at the device.
+    fn watched(&self, _queue: QueueIndex, _is_watched: bool) {}
+
+    /// The watched descriptor showed something: rx must look again. Called between rounds.
+    fn rouse(&self, _queue: QueueIndex) {}
 }
 
 /// Whether frames can flow, by the device: the guest's rings run, or the kernel's carrier is up.

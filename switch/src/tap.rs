@@ -10,12 +10,14 @@
 //! a guest. One system call moves one frame, and the kernel copies it once: `readv` puts the first [`HEAD_COPY`] bytes into
 //! the packet's head and the rest into the queue's buffer; `writev` gathers the head and the tail from where they lie.
 //!
-//! The port has one queue each way. rx belongs to one worker; tx keeps no state and may be called by all of them.
-//! Bounds: [`RX_BUFFER`] bytes of tails a round, of which small frames ever touch only the first pages.
+//! A TAP has one queue each way, or several (`IFF_MULTI_QUEUE`), each a descriptor of its own, over which the kernel spreads
+//! its flows. The rx of each belongs to one worker; tx keeps no state and may be called by all of them. To ask an empty
+//! queue costs a system call, so one that stays empty dozes, if the worker watches it: rx answers at once until the worker
+//! rouses it. Bounds: [`RX_BUFFER`] bytes of tails a round and queue, of which small frames touch only the first pages.
 //! The file is long because it is the one address of the unsafe code that a TAP needs: ioctls and vectored calls alike.
 
 use crate::batch::{BURST, Batch, Fit};
-use crate::ids::{PortIndex, QueueIndex};
+use crate::ids::{PortIndex, QUEUES_MAX, QueueIndex};
 use crate::ledger::{DropReason, Tally};
 use crate::netns::{self, Origin};
 use crate::offload::{EgressOffloads, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
@@ -25,6 +27,7 @@ use crate::segment::Segment;
 use crate::segmentation::Segmenter;
 use crate::sync::{AtomicBool, Ordering};
 use crate::worker::ROUND_BYTES;
+use crossbeam_utils::CachePadded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -33,7 +36,7 @@ use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::{c_int, c_uint};
 use std::io;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Bytes of an interface name in the kernel's requests, the closing zero included (`IFNAMSIZ`).
 const NAME_SIZE: usize = 16;
@@ -44,6 +47,9 @@ const TAIL_MAX: usize = 65_536 + 14 + 2 * 4 + 1;
 const RX_BUFFER: usize = (ROUND_BYTES + TAIL_MAX).next_multiple_of(4096) + BURST * TAIL_ALIGN;
 /// Tails start on cache lines of their own.
 const TAIL_ALIGN: usize = 64;
+/// Looks in a row that find a queue empty before it dozes. Under load a queue is never empty for so long, so that frames
+/// which follow each other closely wait for nobody to rouse it.
+const DOZE_AFTER: u32 = 64;
 
 /// What failed when no namespace could be entered.
 const ENTERING: &str = "entering the network namespace (needs CAP_SYS_ADMIN)";
@@ -60,6 +66,9 @@ pub struct TapConfig {
     pub netns: Option<OwnedFd>,
     /// Bytes of L3 payload.
     pub mtu: u16,
+    /// Queues each way, 1 to [`QUEUES_MAX`]. A device is of one queue or of several for its whole life; of several it may
+    /// be reopened with any number but one.
+    pub queues: u16,
     /// Reopen the existing device of that name, which the caller knows to be ours, or make it if there is none.
     /// Otherwise it is made exclusively.
     pub reopen: bool,
@@ -73,6 +82,20 @@ pub enum TapError {
     BadName {
         /// The name.
         name: String,
+    },
+    /// There cannot be so many queues.
+    #[error("{given} queues; a TAP has 1 to {QUEUES_MAX}")]
+    BadQueues {
+        /// How many.
+        given: u16,
+    },
+    /// The existing device has one queue and more are wanted, or the reverse.
+    #[error("the TAP {name:?} was made for {} and cannot be reopened otherwise", if *is_multi { "several queues" } else { "one queue" })]
+    OtherQueues {
+        /// The name.
+        name: String,
+        /// Whether the device was made for several.
+        is_multi: bool,
     },
     /// A device of that name exists and `reopen` was not asked for.
     #[error("an interface named {name:?} exists already and is not ours")]
@@ -99,8 +122,8 @@ pub enum TapError {
 /// [`TapError`].
 pub fn open_transient(name: &str, netns: Option<BorrowedFd<'_>>, mtu: u16) -> Result<OwnedFd, TapError> {
     check_name(name)?;
-    let (fd, _) = netns::within(netns, || open_device(name, mtu, false)).map_err(failed(ENTERING))??;
-    Ok(fd)
+    let (mut fds, _) = netns::within(netns, || open_device(name, mtu, 1, false)).map_err(failed(ENTERING))??;
+    Ok(fds.pop().expect("a descriptor for each queue"))
 }
 
 /// An open TAP's control side. Dropping it withdraws the port and closes the device, which persists.
@@ -121,23 +144,26 @@ impl Tap {
     /// [`TapError`]; the caller retries.
     pub fn open(config: TapConfig, place: Arc<dyn Place>) -> Result<Tap, TapError> {
         // The namespace's descriptor is closed on return; only the device's own keeps it alive then.
-        let TapConfig { name, netns, mtu, reopen } = config;
+        let TapConfig { name, netns, mtu, queues, reopen } = config;
         check_name(&name)?;
+        if queues == 0 || usize::from(queues) > QUEUES_MAX {
+            return Err(TapError::BadQueues { given: queues });
+        }
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
-        let buffer = Mapping::new().map_err(failed("mapping a receive buffer"))?;
-        let (fd, takes_uso) = netns::within(netns, || {
-            let opened = open_device(&name, mtu, reopen)?;
-            // Last: until then closing the descriptor removes what was made here.
-            let keep = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&opened.0, 1);
+        let (queues, has_uso) = netns::within(netns, || {
+            let (fds, has_uso) = open_device(&name, mtu, queues, reopen)?;
+            let queues = fds.into_iter().map(|fd| TapQueue::new(fd).map(CachePadded::new)).collect::<io::Result<_>>();
+            let queues: Box<[CachePadded<TapQueue>]> = queues.map_err(failed("mapping a receive buffer"))?;
+            // Last: until then closing the descriptors removes what was made here.
+            let keep = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&queues[0].fd, 1);
             keep.map_err(failed(format!("keeping TAP {name:?}")))?;
-            Ok(opened)
+            Ok((queues, has_uso))
         })
         .map_err(failed(ENTERING))??;
         let port = Arc::new(TapPort {
-            fd,
-            egress: EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: takes_uso },
-            rx: Mutex::new(RxQueue { buffer, used: 0 }),
+            queues,
+            egress: EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: has_uso },
             is_gone: AtomicBool::new(false),
         });
         place.publish(port.clone());
@@ -148,7 +174,7 @@ impl Tap {
     pub fn remove(mut self) {
         self.withdraw();
         // Fails only if the device is gone already.
-        let _ = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&self.port.fd, 0);
+        let _ = set_integer::<{ libc::TUNSETPERSIST as Opcode }>(&self.port.queues[0].fd, 0);
     }
 
     fn withdraw(&mut self) {
@@ -169,7 +195,7 @@ impl Device for Tap {
         let down = |is_ready, reason: &str| DeviceState { is_ready, link: Link::Down, reason: reason.to_owned() };
         // The driver answers POLLERR for a device that is gone, and POLLOUT while the interface is up: its send buffer
         // has no limit by default. That holds wherever the interface was renamed or moved to.
-        let events = self.port.poll(PollFlags::OUT);
+        let events = self.port.queues[0].poll(PollFlags::OUT);
         if self.port.is_gone() || events.contains(PollFlags::ERR) {
             down(false, "the device is gone")
         } else if self.origin.as_ref().is_some_and(|origin| !origin.is_there()) {
@@ -184,12 +210,19 @@ impl Device for Tap {
 
 /// An open TAP as the workers see it.
 struct TapPort {
-    fd: OwnedFd,
+    queues: Box<[CachePadded<TapQueue>]>,
     /// What the host's stack takes from us.
     egress: EgressOffloads,
-    rx: Mutex<RxQueue>,
     /// Set for ever once the kernel said that the device no longer exists.
     is_gone: AtomicBool,
+}
+
+/// One queue, both ways.
+struct TapQueue {
+    fd: OwnedFd,
+    /// Whether rx answers without a look. Only the worker that polls the queue reads or writes it.
+    is_dozing: AtomicBool,
+    rx: Mutex<RxQueue>,
 }
 
 /// Where the tails of one round lie.
@@ -197,11 +230,20 @@ struct RxQueue {
     buffer: Mapping,
     /// Bytes handed out since the last `rx_done`.
     used: usize,
+    /// Looks in a row that found nothing; kept at 0 while nobody watches the descriptor.
+    empty: u32,
+    /// Whether the worker watches the descriptor and would rouse us.
+    is_watched: bool,
 }
 
-impl TapPort {
-    fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::Relaxed)
+impl TapQueue {
+    fn new(fd: OwnedFd) -> io::Result<TapQueue> {
+        let rx = RxQueue { buffer: Mapping::new()?, used: 0, empty: 0, is_watched: false };
+        Ok(TapQueue { fd, is_dozing: AtomicBool::new(false), rx: Mutex::new(rx) })
+    }
+
+    fn is_dozing(&self) -> bool {
+        self.is_dozing.load(Ordering::Relaxed)
     }
 
     /// Which of the events, or errors, are there now.
@@ -214,9 +256,28 @@ impl TapPort {
         }
     }
 
+    /// The rx side; `None` if another thread has it, as may be for a moment when the queue changes its worker.
+    fn try_rx(&self) -> Option<MutexGuard<'_, RxQueue>> {
+        match self.rx.try_lock() {
+            Ok(rx) => Some(rx),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl TapPort {
+    fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    fn queue(&self, index: QueueIndex) -> &TapQueue {
+        &self.queues[index.as_usize()]
+    }
+
     /// Writes one frame: header, head and tail in one call.
     #[inline]
-    fn write(&self, packet: &Packet, tail: &[Segment<'_>], tally: &mut Tally) {
+    fn write(&self, fd: &OwnedFd, packet: &Packet, tail: &[Segment<'_>], tally: &mut Tally) {
         const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let mut pieces = [EMPTY; 2 + SEGMENTS_MAX];
         let header = packet.offload.to_bytes();
@@ -234,7 +295,7 @@ impl TapPort {
         // answers EFAULT and delivers nothing.
         // Why unsafe: the tail may be shared with another process, so no slice may cover it, and the safe `writev`
         // takes only slices.
-        let sent = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), count as c_int) };
+        let sent = unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr(), count as c_int) };
         if sent >= 0 {
             tally.moved(packet.len());
         } else {
@@ -244,10 +305,10 @@ impl TapPort {
 
     /// Writes a frame that the host does not take whole, in segments.
     #[cold]
-    fn write_segments(&self, mut cut: Segmenter<'_, '_>, tally: &mut Tally) {
+    fn write_segments(&self, fd: &OwnedFd, mut cut: Segmenter<'_, '_>, tally: &mut Tally) {
         tally.cut_into(cut.count());
         while let Some((packet, tail)) = cut.next_segment() {
-            self.write(packet, tail, tally);
+            self.write(fd, packet, tail, tally);
             if self.is_gone() {
                 tally.drop_many(DropReason::PortGone, cut.remaining());
                 return;
@@ -279,28 +340,25 @@ fn is_end(errno: Errno) -> bool {
 
 impl Port for TapPort {
     fn rx_queues(&self) -> u16 {
-        1
+        self.queues.len() as u16
     }
 
     fn tx_queues(&self) -> u16 {
-        1
+        self.queues.len() as u16
     }
 
-    fn rx<'r>(&'r self, ingress: PortIndex, queue: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
-        if self.is_gone() {
+    fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
+        let queue = self.queue(index);
+        if queue.is_dozing() || self.is_gone() {
             return;
         }
-        let mut rx = match self.rx.try_lock() {
-            Ok(rx) => rx,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+        let Some(mut rx) = queue.try_rx() else { return };
         // Bounded even if every frame is one we cannot carry, which leaves room in the batch.
         for _ in 0..BURST {
             if rx.used + TAIL_MAX > RX_BUFFER {
                 break;
             }
-            let Some(mut packet) = batch.start(ingress, queue) else { break };
+            let Some(mut packet) = batch.start(ingress, index) else { break };
             let head = packet.head(HEAD_COPY).expect("an empty head holds HEAD_COPY bytes");
             let mut header = [0u8; VNET_HEADER_MRG_LEN];
             // SAFETY: `used + TAIL_MAX` is inside the buffer (checked above).
@@ -315,10 +373,16 @@ impl Port for TapPort {
             // of the mapping, covered by no reference, and not part of a tail of this round (`used` is behind them).
             // Why unsafe: tails lie in memory that the kernel writes while old segments may still point into it, so it
             // must not become a slice, and the safe `readv` takes only slices.
-            let got = unsafe { libc::readv(self.fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as c_int) };
+            let got = unsafe { libc::readv(queue.fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as c_int) };
             let Ok(got) = usize::try_from(got) else {
-                if is_end(last_errno()) {
-                    self.is_gone.store(true, Ordering::Relaxed);
+                match last_errno() {
+                    errno if is_end(errno) => self.is_gone.store(true, Ordering::Relaxed),
+                    Errno::AGAIN if tally.packets == 0 => {
+                        rx.empty = if rx.is_watched { rx.empty + 1 } else { 0 };
+                        queue.is_dozing.store(rx.empty >= DOZE_AFTER, Ordering::Relaxed);
+                        return;
+                    }
+                    _ => {}
                 }
                 break;
             };
@@ -347,14 +411,16 @@ impl Port for TapPort {
         }
     }
 
-    fn rx_done(&self, _queue: QueueIndex) {
+    fn rx_done(&self, queue: QueueIndex) {
         // Only the queue's own worker takes the lock, so it is free.
-        if let Ok(mut rx) = self.rx.try_lock() {
+        if let Some(mut rx) = self.queue(queue).try_rx() {
             rx.used = 0;
+            rx.empty = 0;
         }
     }
 
-    fn tx(&self, _queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+    fn tx(&self, queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+        let fd = &self.queue(queue).fd;
         for (at, &pick) in picks.iter().enumerate() {
             if self.is_gone() {
                 tally.drop_many(DropReason::PortGone, (picks.len() - at) as u32);
@@ -364,26 +430,47 @@ impl Port for TapPort {
             match batch.fit(pick, self.egress) {
                 Fit::AsIs => {
                     let (packet, tail) = batch.frame(pick);
-                    self.write(packet, tail, tally);
+                    self.write(fd, packet, tail, tally);
                 }
-                Fit::Cut => self.write_segments(batch.cut(pick, self.egress), tally),
+                Fit::Cut => self.write_segments(fd, batch.cut(pick, self.egress), tally),
                 Fit::Drop(reason) => tally.drop(reason),
             }
         }
     }
 
-    /// The device's own descriptor. Watch it edge-triggered: it also shows an error for ever once the device is gone.
-    fn wake_fd(&self, _queue: QueueIndex) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+    /// The queue's own descriptor. Watch it edge-triggered: it also shows an error for ever once the device is gone.
+    fn wake_fd(&self, queue: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.queue(queue).fd.as_fd())
     }
 
-    /// Nothing to ask for: the kernel signals every frame. What came before the worker slept gave its edge already, so
-    /// the answer matters.
-    fn arm(&self, _queue: QueueIndex) -> bool {
-        self.poll(PollFlags::IN).contains(PollFlags::IN)
+    /// Nothing to ask for: the kernel signals every frame. What came before the worker slept may have given its edge
+    /// already, so the answer matters; but a queue that dozes was empty, and every frame since gives an edge of its own.
+    fn arm(&self, queue: QueueIndex) -> bool {
+        let queue = self.queue(queue);
+        !queue.is_dozing() && queue.poll(PollFlags::IN).contains(PollFlags::IN)
     }
 
     fn disarm(&self, _queue: QueueIndex) {}
+
+    fn may_doze(&self) -> bool {
+        true
+    }
+
+    fn watched(&self, queue: QueueIndex, is_watched: bool) {
+        let queue = self.queue(queue);
+        queue.is_dozing.store(false, Ordering::Relaxed);
+        // Another worker may be in its last call: then the queue stays awake until it is watched anew.
+        if let Some(mut rx) = queue.try_rx() {
+            (rx.is_watched, rx.empty) = (is_watched, 0);
+        }
+    }
+
+    fn rouse(&self, queue: QueueIndex) {
+        self.queue(queue).is_dozing.store(false, Ordering::Relaxed);
+        if let Some(mut rx) = self.queue(queue).try_rx() {
+            rx.empty = 0;
+        }
+    }
 }
 
 /// The error of the system call before, which failed.
@@ -441,19 +528,24 @@ fn check_name(name: &str) -> Result<(), TapError> {
 
 /// Opens or makes the device in the calling thread's namespace and sets it up.
 ///
-/// Answers its descriptor, and whether the kernel takes large UDP frames from us. The device is not made persistent: unless
-/// it was so before, it goes with its descriptor.
-fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), TapError> {
+/// Answers a descriptor for each queue, and whether the kernel knows large UDP frames. The device is not made persistent:
+/// unless it was so before, it goes with its descriptors.
+fn open_device(name: &str, mtu: u16, queues: u16, reopen: bool) -> Result<(Vec<OwnedFd>, bool), TapError> {
     let io = |what: &'static str| move |source: io::Error| failed(format!("{what} TAP {name:?}"))(source);
+    let open = || {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::open("/dev/net/tun", flags, Mode::empty())
+            .map_err(|errno| failed("opening /dev/net/tun")(errno.into()))
+    };
+    let kind = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
 
-    let fd = rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
-        .map_err(|errno| failed("opening /dev/net/tun")(errno.into()))?;
-    match attach(&fd, name, libc::IFF_TUN_EXCL) {
+    let fd = open()?;
+    match attach(&fd, name, kind | libc::IFF_TUN_EXCL) {
         // EBUSY: an interface of whatever kind has the name.
         Err(error) if is(&error, Errno::BUSY) && reopen => {
-            attach(&fd, name, 0).map_err(|source| match source {
+            attach(&fd, name, kind).map_err(|source| match source {
                 source if is(&source, Errno::BUSY) => io("another process holds")(source),
-                source if is(&source, Errno::INVAL) => TapError::NameTaken { name: name.to_owned() },
+                source if is(&source, Errno::INVAL) => not_this_kind(name, kind),
                 source => io("reopening")(source),
             })?;
         }
@@ -465,7 +557,14 @@ fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), Ta
     set_int::<{ libc::TUNSETVNETHDRSZ as Opcode }>(&fd, header_len).map_err(io("setting the header size of"))?;
     // The header is little-endian as in virtio 1, whatever this machine is.
     set_int::<{ libc::TUNSETVNETLE as Opcode }>(&fd, 1).map_err(io("setting the byte order of"))?;
-    let takes_uso = set_offloads(&fd).map_err(io("setting the offloads of"))?;
+    let has_uso = set_offloads(&fd).map_err(io("setting the offloads of"))?;
+    // The header and the offloads are the device's, whichever queue they were set by.
+    let mut fds = vec![fd];
+    for _ in 1..queues {
+        let fd = open()?;
+        attach(&fd, name, kind).map_err(io("adding a queue to"))?;
+        fds.push(fd);
+    }
 
     let control = netns::control_socket().map_err(io("opening a socket to set up"))?;
     let mut request = InterfaceRequest::new(name);
@@ -475,33 +574,45 @@ fn open_device(name: &str, mtu: u16, reopen: bool) -> Result<(OwnedFd, bool), Ta
     update::<{ libc::SIOCGIFFLAGS as Opcode }>(&control, &mut request).map_err(io("reading the flags of"))?;
     request.set_flags(request.flags() | libc::IFF_UP as u16);
     update::<{ libc::SIOCSIFFLAGS as Opcode }>(&control, &mut request).map_err(io("bringing up"))?;
-    Ok((fd, takes_uso))
+    Ok((fds, has_uso))
+}
+
+/// Why an existing interface cannot be opened as a TAP of this kind: it is of the other kind, or no TAP.
+fn not_this_kind(name: &str, kind: c_int) -> TapError {
+    let other = kind ^ libc::IFF_MULTI_QUEUE;
+    let is_other = rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+        .is_ok_and(|fd| attach(&fd, name, other).is_ok());
+    match is_other {
+        true => TapError::OtherQueues { name: name.to_owned(), is_multi: other != 0 },
+        false => TapError::NameTaken { name: name.to_owned() },
+    }
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 
-/// Binds the descriptor to the TAP of that name; with `IFF_TUN_EXCL` only to a new one.
-fn attach(fd: &OwnedFd, name: &str, exclusive: c_int) -> io::Result<()> {
+/// Binds the descriptor to the TAP of that name. `kind`: with `IFF_TUN_EXCL` only to a new one, with `IFF_MULTI_QUEUE` as one
+/// of its queues.
+fn attach(fd: &OwnedFd, name: &str, kind: c_int) -> io::Result<()> {
     let mut request = InterfaceRequest::new(name);
-    request.set_flags((libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | exclusive) as u16);
+    request.set_flags((libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind) as u16);
     update::<{ libc::TUNSETIFF as Opcode }>(fd, &mut request)
 }
 
-/// Tells the kernel which frames we take unfinished, as many as it knows; answers whether it takes large UDP frames.
+/// Tells the kernel which frames we take unfinished, as many as it knows; answers whether it knows large UDP frames.
 ///
-/// What it takes from us is not negotiated: with a vnet header it finishes everything it knows. Large UDP frames it has
-/// known since it can be asked for them (Linux 6.2). We take none ourselves: most guests cannot, and it would be for us to
-/// cut them.
+/// We take them all: what a receiver does not take whole is cut on its way out. What the kernel takes from us is not
+/// negotiated: with a vnet header it finishes everything it knows. Large UDP frames it has known since it can be asked
+/// for them (Linux 6.2).
 fn set_offloads(fd: &OwnedFd) -> io::Result<bool> {
     const TSO: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    const USO: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     let set = |offloads: c_uint| set_integer::<{ libc::TUNSETOFFLOAD as Opcode }>(fd, offloads as usize);
-    let takes_uso = set(TSO | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok();
-    for offloads in [TSO | libc::TUN_F_TSO_ECN, TSO, libc::TUN_F_CSUM, 0] {
+    for offloads in [TSO | libc::TUN_F_TSO_ECN | USO, TSO | libc::TUN_F_TSO_ECN, TSO, libc::TUN_F_CSUM, 0] {
         match set(offloads) {
             Err(error) if is(&error, Errno::INVAL) => {}
-            outcome => return outcome.map(|()| takes_uso),
+            outcome => return outcome.map(|()| offloads & USO != 0),
         }
     }
     Err(Errno::INVAL.into())

@@ -9,7 +9,7 @@ use switch::ids::MacAddr;
 fn plug(interface: &str) -> Plug {
     Plug {
         interface: interface.into(),
-        device: DeviceSpec::Tap { name: "t".to_owned(), netns: None },
+        device: DeviceSpec::Tap { name: "t".to_owned(), netns: None, queues: 1 },
         macs: Vec::new(),
         mtu: None,
         tenant: None,

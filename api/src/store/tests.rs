@@ -67,7 +67,7 @@ fn plugs_are_listed_replaced_and_removed() {
     let store = Store::open(&scratch.file()).unwrap();
     let plug = |mtu| Plug {
         interface: "vm1".into(),
-        device: DeviceSpec::Tap { name: "tap0".to_owned(), netns: None },
+        device: DeviceSpec::Tap { name: "tap0".to_owned(), netns: None, queues: 1 },
         macs: vec!["02:00:00:00:00:01".to_owned()],
         mtu,
         tenant: Some("red".to_owned()),

@@ -101,7 +101,8 @@ pub(crate) struct Daemon {
 #[command(after_help = "\
 A plug is durable: the daemon brings the device back after every restart, and retries for ever until it is there. It may \
 come before or after the tenant's attachment. The same command twice is done once; other arguments for the same id, or \
-the same device for another id, need --replace.
+the same device for another id, need --replace. A TAP keeps its addresses then, unless it changes from one queue to several \
+or back, for which it is made anew.
 
 --role is always the SWITCH's role. libvirt's <source mode=...> and Nova's vhostuser_mode are QEMU's role, the opposite:
   qvs --role server  =  libvirt mode='client'   the switch listens, QEMU connects (QEMU's reconnect= survives our restart)
@@ -123,6 +124,9 @@ pub(crate) struct PlugArgs {
     /// Namespace of the TAP: a name of `ip netns`, or a path [default: the daemon's own]
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "vhost_user")]
     pub(crate) netns: Option<String>,
+    /// Queues of the TAP each way, 1 to 16: the kernel spreads its flows over them, the switch its workers [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "vhost_user")]
+    pub(crate) queues: Option<u16>,
     /// A source MAC the interface may use; may be repeated [default: any, learnt]
     #[arg(long, value_name = "MAC")]
     pub(crate) mac: Vec<String>,
@@ -341,6 +345,8 @@ mod tests {
             "plug vm1 --tap t --vhost-user /x",
             "plug vm1 --tap t --role client",
             "plug vm1 --vhost-user /x --netns n",
+            "plug vm1 --vhost-user /x --queues 2",
+            "plug vm1 --tap t --queues many",
             "plug vm1 --tap t --mtu 70000",
             "plug vm1 --tap t --admin /a --config /c",
             "show",

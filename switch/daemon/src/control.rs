@@ -13,7 +13,7 @@
 
 mod automatic;
 
-use crate::devices::{Connections, Slot, Supervisor, is_same_device};
+use crate::devices::{Connections, Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
@@ -223,7 +223,10 @@ impl<P: Pipeline> Control<P> {
             self.take_out(&owner)?;
         }
         match &before {
-            Some(before) => self.change(before, wanted, is_new_device)?,
+            Some(before) => {
+                let is_remade = is_new_device || must_be_remade(&before.device, &wanted.device);
+                self.change(before, wanted, is_remade)?;
+            }
             None => self.put(wanted)?,
         }
         self.put_in_force_again();
@@ -265,19 +268,19 @@ impl<P: Pipeline> Control<P> {
     }
 
     /// Makes plug `before` into `wanted`, which has the same id. The device is closed only if it is another or must be set
-    /// up anew.
-    fn change(&self, before: &Plug, wanted: &Plug, is_new_device: bool) -> Result<(), PlugError> {
+    /// up anew, and removed if it `is_remade`.
+    fn change(&self, before: &Plug, wanted: &Plug, is_remade: bool) -> Result<(), PlugError> {
         if plugs::is_same_request(before, wanted) && !before.is_automatic {
             return Ok(());
         }
         let is_reopened = before.mtu != wanted.mtu || before.device != wanted.device;
         if is_reopened {
-            self.close(&before.interface, is_new_device)?;
+            self.close(&before.interface, is_remade)?;
         }
         let mut state = self.state();
         state.closing.remove(&wanted.interface);
         let known = state.plugs.get(&wanted.interface).unwrap_or(before);
-        let made = if is_new_device { None } else { known.made.clone() };
+        let made = if is_remade { None } else { known.made.clone() };
         let plug = Plug { made, ..wanted.clone() };
         // On failure the old plug stands, in the store and here; with its slot gone it is started again.
         let stored = self.store.put_plug(&plug);

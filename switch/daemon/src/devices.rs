@@ -350,9 +350,18 @@ pub(crate) fn device_name(device: &DeviceSpec) -> &str {
 pub(crate) fn is_same_device(one: &DeviceSpec, other: &DeviceSpec) -> bool {
     match (one, other) {
         (DeviceSpec::VhostUser { path, .. }, DeviceSpec::VhostUser { path: second, .. }) => path == second,
-        (DeviceSpec::Tap { name, netns }, DeviceSpec::Tap { name: second, netns: second_netns }) => {
+        (DeviceSpec::Tap { name, netns, .. }, DeviceSpec::Tap { name: second, netns: second_netns, .. }) => {
             name == second && netns == second_netns
         }
+        _ => false,
+    }
+}
+
+/// Whether a device that we made as `one` cannot be opened as `other`, which is the same device: a TAP is of one queue or of
+/// several for its whole life.
+pub(crate) fn must_be_remade(one: &DeviceSpec, other: &DeviceSpec) -> bool {
+    match (one, other) {
+        (DeviceSpec::Tap { queues, .. }, DeviceSpec::Tap { queues: wanted, .. }) => (*queues > 1) != (*wanted > 1),
         _ => false,
     }
 }

@@ -105,7 +105,7 @@ fn plug(args: PlugArgs) -> Outcome {
                 RoleArg::Client => settings::Role::Client,
             }),
         },
-        (None, Some(name)) => DeviceRequest::Tap { name, netns: args.netns },
+        (None, Some(name)) => DeviceRequest::Tap { name, netns: args.netns, queues: args.queues },
         (None, None) => return Err((WRONG, "name a device".into())),
     };
     let request = PlugRequest {

@@ -74,6 +74,7 @@ impl HostOpener {
         plug: &Plug,
         name: &str,
         netns: Option<&str>,
+        queues: u16,
         place: Arc<dyn Place>,
     ) -> Result<Box<dyn Running>, OpenError> {
         let handle = match netns {
@@ -97,6 +98,7 @@ impl HostOpener {
             name: name.to_owned(),
             netns: netns.map(|_| handle),
             mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
+            queues,
             reopen: is_ours,
         };
         match Tap::open(config, place) {
@@ -184,7 +186,7 @@ pub(crate) fn check_is_free(device: &DeviceSpec) -> Result<(), String> {
             _ => Ok(()),
         },
         DeviceSpec::VhostUser { role: SocketRole::Client, .. } => Ok(()),
-        DeviceSpec::Tap { name, netns } => {
+        DeviceSpec::Tap { name, netns, .. } => {
             let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
             match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
                 Ok(true) => Err(interface_in_the_way(name)),
@@ -201,7 +203,7 @@ fn interface_in_the_way(name: &str) -> String {
 impl Opener for HostOpener {
     fn open(&self, plug: &Plug, place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError> {
         match &plug.device {
-            DeviceSpec::Tap { name, netns } => self.open_tap(plug, name, netns.as_deref(), place),
+            DeviceSpec::Tap { name, netns, queues } => self.open_tap(plug, name, netns.as_deref(), *queues, place),
             DeviceSpec::VhostUser { path, role } => self.open_socket(plug, path, *role, place),
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use switch::config::{MTU_DEFAULT, MTU_MAX, MTU_MIN};
-use switch::ids::{MacAddr, PORTS_MAX};
+use switch::ids::{MacAddr, PORTS_MAX, QUEUES_MAX};
 
 /// Most fixed MACs an interface may have; a guest with more is a router and is plugged without any.
 const MACS_MAX: usize = 64;
@@ -55,6 +55,9 @@ pub(crate) enum DeviceRequest {
         /// A namespace's name or path.
         #[serde(default)]
         netns: Option<String>,
+        /// Queues each way; `None`: one.
+        #[serde(default)]
+        queues: Option<u16>,
     },
 }
 
@@ -122,10 +125,14 @@ pub(crate) fn check(request: PlugRequest, role: Role) -> Result<Plug, PlugError>
             };
             DeviceSpec::VhostUser { path, role }
         }
-        DeviceRequest::Tap { name, netns } => {
+        DeviceRequest::Tap { name, netns, queues } => {
             naming::check_tap_name(&name).map_err(PlugError::Invalid)?;
             let netns = netns.map(|netns| naming::netns_path(&netns)).transpose().map_err(PlugError::Invalid)?;
-            DeviceSpec::Tap { name, netns }
+            let queues = queues.unwrap_or(1);
+            if !(1..=QUEUES_MAX).contains(&usize::from(queues)) {
+                return Err(PlugError::Invalid(format!("{queues} queues; a TAP has 1 to {QUEUES_MAX}")));
+            }
+            DeviceSpec::Tap { name, netns, queues }
         }
     };
     if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
@@ -203,7 +210,7 @@ mod tests {
     fn tap(interface: &str, name: &str, netns: Option<&str>) -> PlugRequest {
         PlugRequest {
             interface: interface.into(),
-            device: DeviceRequest::Tap { name: name.into(), netns: netns.map(str::to_owned) },
+            device: DeviceRequest::Tap { name: name.into(), netns: netns.map(str::to_owned), queues: None },
             macs: Vec::new(),
             mtu: None,
             tenant: None,

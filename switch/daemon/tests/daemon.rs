@@ -587,6 +587,36 @@ fn a_strangers_dead_socket_is_left_alone_ours_is_taken_again_and_a_removed_one_i
     assert!(theirs.exists(), "unplugging leaves it alone");
 }
 
+#[test]
+fn a_tap_has_the_queues_it_was_plugged_with_also_after_a_restart() {
+    let mut rig = Rig::start("queues", "");
+    let (netns, path) = namespace();
+    let plug = |queues: &'static str| ["plug", "vm", "--tap", "t0", "--netns", path.as_str(), "--queues", queues];
+    let queues = |rig: &Rig| {
+        let workers = rig.show("workers");
+        let all = workers.as_array().unwrap().iter().flat_map(|row| row["queues"].as_array().unwrap());
+        let mut numbers: Vec<u64> = all.map(|queue| queue["queue"].as_u64().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    rig.ok(&["plug", "vm", "--tap", "t0", "--netns", &path]);
+    rig.until("one queue", || queues(&rig) == [0]);
+    // One written out is the same plug; another number is another device.
+    rig.ok(&plug("1"));
+    assert!(rig.refused(&plug("4")).contains("--replace changes it"));
+    for wrong in ["0", "17"] {
+        assert_eq!(rig.refused(&plug(wrong)), format!("qvs: {wrong} queues; a TAP has 1 to 16\n"));
+    }
+    rig.ok(&[&plug("4")[..], &["--replace"]].concat());
+    rig.until("four queues", || queues(&rig) == [0, 1, 2, 3]);
+    rig.kill();
+    rig.run();
+    rig.until("four queues again", || queues(&rig) == [0, 1, 2, 3]);
+    assert_eq!(rig.port("vm").unwrap()["reason"], "");
+    rig.ok(&["unplug", "vm"]);
+    assert!(!netns::has_interface(Some(netns.as_fd()), "t0").unwrap());
+}
+
 /// A place where nobody looks: for a device that somebody else made.
 struct NoPlace;
 
@@ -611,7 +641,8 @@ fn after_a_restart_only_a_device_of_our_own_making_is_reopened() {
 
     // Somebody else's device of the same name, where the path now leads.
     rig.kill();
-    let config = TapConfig { name: "t0".into(), netns: Some(theirs.try_clone().unwrap()), mtu: 1500, reopen: false };
+    let config =
+        TapConfig { name: "t0".into(), netns: Some(theirs.try_clone().unwrap()), mtu: 1500, queues: 1, reopen: false };
     drop(Tap::open(config, Arc::new(NoPlace)).unwrap());
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink(&their_path, &link).unwrap();

@@ -62,7 +62,7 @@ fn ip(netns: &OwnedFd, arguments: &str) -> String {
 }
 
 fn config(netns: &OwnedFd, name: &str, reopen: bool) -> TapConfig {
-    TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: MTU, reopen }
+    TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: MTU, queues: 1, reopen }
 }
 
 fn open(netns: &OwnedFd, name: &str, reopen: bool) -> (Tap, Arc<TestPlace>) {
@@ -219,7 +219,7 @@ const CHILD: &str = "QVS_TEST_TAP_HELD";
 
 /// The part of the next test that runs in a process of its own: holds a TAP until it is killed.
 fn hold_a_tap(name: String) {
-    let config = TapConfig { name, netns: None, mtu: MTU, reopen: false };
+    let config = TapConfig { name, netns: None, mtu: MTU, queues: 1, reopen: false };
     let _tap = Tap::open(config, Arc::new(TestPlace::default())).expect(NEEDS);
     println!("\nopen");
     std::thread::sleep(Duration::from_secs(60));
@@ -518,4 +518,174 @@ fn tcp_of_two_kernels_passes_uncut_and_whole() {
         let longest = longest.load(Ordering::Relaxed);
         assert!(longest > 20_000, "{address_a}: the longest frame had {longest} bytes, so TCP was cut");
     }
+}
+
+/// Looks at one queue; answers the frames it had.
+fn look(port: &dyn Port, queue: u16) -> Vec<Vec<u8>> {
+    let mut batch = Batch::new();
+    batch.clear(BURST, ROUND_BYTES);
+    let mut tally = Tally::default();
+    port.rx(PortIndex(0), QueueIndex(queue), &mut batch, &mut tally);
+    let frames = (0..batch.len()).map(|at| {
+        let (packet, tail) = batch.frame(at);
+        let mut frame = packet.head().to_vec();
+        frame.resize(packet.len(), 0);
+        tail.iter().fold(packet.head().len(), |used, segment| used + segment.read(&mut frame[used..]));
+        frame
+    });
+    let frames = frames.collect();
+    if tally.packets > 0 {
+        port.rx_done(QueueIndex(queue));
+    }
+    frames
+}
+
+#[test]
+fn the_kernel_spreads_flows_over_several_queues_and_takes_frames_from_each() {
+    const QUEUES: u16 = 4;
+    let netns = quiet_netns();
+    let place = Arc::new(TestPlace::default());
+    let config = TapConfig { queues: QUEUES, mtu: 1500, ..config(&netns, "tap-multi", false) };
+    let tap = Tap::open(config, place.clone()).expect(NEEDS);
+    let port = place.port().unwrap();
+    assert_eq!((port.rx_queues(), port.tx_queues()), (QUEUES, QUEUES));
+    ip(&netns, "addr add 192.0.2.1/24 dev tap-multi");
+    ip(&netns, "neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev tap-multi");
+    let socket = within(&netns, || std::net::UdpSocket::bind("192.0.2.1:5000").unwrap());
+    for flow in 0..64u16 {
+        socket.send_to(&[1; 100], ("192.0.2.2", 6000 + flow)).unwrap();
+        socket.send_to(&[2; 100], ("192.0.2.2", 6000 + flow)).unwrap();
+    }
+    let by_queue: Vec<Vec<Vec<u8>>> =
+        (0..QUEUES).map(|queue| std::iter::repeat_with(|| look(&*port, queue)).take(20).flatten().collect()).collect();
+    assert_eq!(by_queue.iter().map(Vec::len).sum::<usize>(), 128);
+    assert!(by_queue.iter().filter(|frames| !frames.is_empty()).count() >= 2, "one queue carried all flows");
+    for frames in &by_queue {
+        // Both datagrams of a flow, in order.
+        let marks: Vec<_> = frames.iter().map(|frame| (frame[36..38].to_vec(), frame[42])).collect();
+        for (at, (flow, mark)) in marks.iter().enumerate().filter(|(_, (_, mark))| *mark == 1) {
+            assert!(marks[at + 1..].contains(&(flow.clone(), mark + 1)), "a flow's frames are in two queues");
+        }
+    }
+
+    let far = within(&netns, || RawSocket::open("tap-multi").unwrap());
+    far.ignore_outgoing().unwrap();
+    for queue in 0..QUEUES {
+        let mut batch = Batch::new();
+        let mut packet = batch.start(PortIndex(0), QueueIndex(0)).unwrap();
+        packet.head(60).unwrap().fill(queue as u8 + 2);
+        packet.commit(OffloadClaim::default());
+        let mut tally = Tally::default();
+        port.tx(QueueIndex(queue), &mut batch, &[0], &mut tally);
+        assert_eq!((tally.packets, tally.dropped), (1, 0));
+        let mut buffer = [0; 2048];
+        assert_eq!(far.receive(&mut buffer, Duration::from_secs(5)).unwrap(), Some(60));
+        assert_eq!(buffer[30], queue as u8 + 2);
+    }
+    drop(tap);
+}
+
+#[test]
+fn a_device_of_several_queues_reopens_with_any_number_but_one_and_one_of_one_only_so() {
+    let netns = quiet_netns();
+    let with = |name: &str, queues, reopen| TapConfig { queues, ..config(&netns, name, reopen) };
+    let opens = |config| {
+        let place = Arc::new(TestPlace::default());
+        let tap = Tap::open(config, place.clone()).expect(NEEDS);
+        (tap, place)
+    };
+    drop(opens(with("tap-four", 4, false)));
+    ip(&netns, "addr add 192.0.2.7/24 dev tap-four");
+    for queues in [2, 16] {
+        let (tap, place) = opens(with("tap-four", queues, true));
+        state_becomes(&tap, true, Link::Up, "");
+        assert_eq!(place.port().unwrap().rx_queues(), queues);
+    }
+    assert!(ip(&netns, "-o addr show dev tap-four").contains("192.0.2.7/24"));
+    drop(opens(with("tap-one", 1, false)));
+    drop(opens(with("tap-one", 1, true)));
+    for (name, queues, told) in [("tap-four", 1, "several queues"), ("tap-one", 2, "one queue")] {
+        let error = refuse(with(name, queues, true));
+        assert!(matches!(error, TapError::OtherQueues { .. }) && error.to_string().contains(told), "{error}");
+        assert!(exists(&netns, name));
+    }
+    assert!(matches!(refuse(with("tap-none", 0, false)), TapError::BadQueues { given: 0 }));
+    assert!(matches!(refuse(with("tap-many", 17, false)), TapError::BadQueues { given: 17 }));
+    let (tap, _place) = opens(with("tap-four", 2, true));
+    tap.remove();
+    assert!(!exists(&netns, "tap-four"));
+}
+
+#[test]
+fn an_empty_queue_dozes_only_while_it_is_watched_and_until_it_is_roused() {
+    let netns = quiet_netns();
+    let (_tap, place) = open(&netns, "tap-doze", false);
+    let port = place.port().unwrap();
+    let far = within(&netns, || RawSocket::open("tap-doze").unwrap());
+    let looks = |count: u32| (0..count).flat_map(|_| look(&*port, 0)).count();
+    let send = || far.send(&[0x02; 60]).unwrap();
+    assert!(port.may_doze());
+
+    // Nobody would rouse it.
+    assert_eq!(looks(2 * DOZE_AFTER), 0);
+    send();
+    assert_eq!(looks(1), 1);
+
+    port.watched(QueueIndex(0), true);
+    assert_eq!(looks(DOZE_AFTER - 1), 0);
+    send();
+    assert_eq!(looks(1), 1, "one look less than it takes");
+    assert_eq!(looks(DOZE_AFTER), 0);
+    send();
+    assert_eq!(looks(2), 0, "it dozes");
+    assert!(!port.arm(QueueIndex(0)), "it leaves it to the descriptor, which shows it");
+    port.rouse(QueueIndex(0));
+    assert!(port.arm(QueueIndex(0)));
+    assert_eq!(looks(1), 1);
+
+    // Whoever watches may end that at any time.
+    assert_eq!(looks(DOZE_AFTER), 0);
+    send();
+    port.watched(QueueIndex(0), false);
+    assert_eq!(looks(1), 1);
+    assert_eq!(looks(2 * DOZE_AFTER), 0);
+    send();
+    assert_eq!(looks(1), 1);
+}
+
+#[test]
+fn a_large_udp_frame_comes_from_the_kernel_uncut() {
+    const DATAGRAM: usize = 1000;
+    const COUNT: usize = 20;
+    let netns = quiet_netns();
+    let (tap, place) = open(&netns, "tap-uso", false);
+    assert!(tap.port.egress.uso, "this kernel is older than Linux 6.2");
+    let port = place.port().unwrap();
+    let far = within(&netns, || RawSocket::open("tap-uso").unwrap());
+    far.use_vnet_header().unwrap();
+    // As a sender with UDP_SEGMENT hands it to the device: one header, many datagrams' payload.
+    let len = 8 + DATAGRAM * COUNT;
+    let mut frame = vec![F_NEEDS_CSUM, GSO_UDP_L4];
+    for word in [42u16, DATAGRAM as u16, 34, 6] {
+        frame.extend(word.to_le_bytes());
+    }
+    frame.extend([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0]);
+    frame.extend((20 + len as u16).to_be_bytes());
+    frame.extend([0, 1, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0x13, 0x88, 0x17, 0x70]);
+    frame.extend((len as u16).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend((0..DATAGRAM * COUNT).map(|at| at as u8));
+    far.send(&frame).unwrap();
+
+    let mut batch = Batch::new();
+    let mut tally = Tally::default();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while tally.packets == 0 && Instant::now() < deadline {
+        port.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
+    }
+    assert_eq!((tally.packets, batch.len()), (1, 1));
+    let packet = &batch.packets()[0];
+    assert_eq!((packet.len(), packet.claim.gso_type), (frame.len() - 10, GSO_UDP_L4));
+    assert_eq!(usize::from(packet.claim.gso_size), DATAGRAM);
+    port.rx_done(QueueIndex(0));
 }

@@ -70,7 +70,7 @@ impl<P: Pipeline> Control<P> {
     /// The plug that the settings ask for, if there is a name and a port for it.
     fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
         let device = match self.rules.auto {
-            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None },
+            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None, queues: 1 },
             Auto::VhostUser | Auto::None => {
                 let path = self.rules.vhost_dir.join(naming::automatic_name("vhu", interface)?);
                 let role = match self.rules.role {

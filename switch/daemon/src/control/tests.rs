@@ -143,7 +143,7 @@ impl Drop for Rig {
 fn request(interface: &str, tap: &str) -> PlugRequest {
     PlugRequest {
         interface: interface.into(),
-        device: DeviceRequest::Tap { name: tap.into(), netns: None },
+        device: DeviceRequest::Tap { name: tap.into(), netns: None, queues: None },
         macs: Vec::new(),
         mtu: None,
         tenant: None,

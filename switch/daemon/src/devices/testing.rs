@@ -75,7 +75,7 @@ impl Place for NoPlace {
 pub(crate) fn tap_plug(interface: &str, name: &str) -> Plug {
     Plug {
         interface: interface.into(),
-        device: DeviceSpec::Tap { name: name.into(), netns: None },
+        device: DeviceSpec::Tap { name: name.into(), netns: None, queues: 1 },
         macs: Vec::new(),
         mtu: None,
         tenant: None,
