@@ -12,6 +12,7 @@ use crate::switch::{Switch, SwitchConfig, WorkerSpec};
 use crate::testing::{Limits, MemoryPort};
 use crate::worker::{Context, Egress, Pipeline, Worker};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::BorrowedFd;
 
 const A: PortIndex = PortIndex(0);
 const B: PortIndex = PortIndex(1);
