@@ -412,7 +412,7 @@ fn threads_that_fight_for_slots_never_leak_between_networks_and_leave_the_table_
         let control = std::thread::spawn({
             let (table, is_over) = (table.clone(), is_over.clone());
             move || {
-                for turn in (0u16..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                for turn in (0..=u16::MAX).cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
                     let network = NetworkIndex(turn % NETWORKS);
                     let number = u32::from(turn) % 5;
                     if table.insert_static(network, mac(number), PortIndex(network.0)) {
