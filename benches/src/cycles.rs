@@ -12,7 +12,8 @@ use benches::cost::{Stopwatch, cycles_per_ns, median_of};
 use benches::rig::{Bare, Guest, NOW, OFFER, Rig, RigConfig, layout_features};
 use benches::yardstick::Yardstick;
 use pipelines::STAGES;
-use pipelines::stage::{Live, Scope};
+use pipelines::bridge::{self, Questions};
+use pipelines::stage::{Notes, Scope};
 use pipelines::tables::Tables;
 use std::sync::atomic::{AtomicBool, Ordering};
 use switch::affinity::{allowed_cpus, pin};
@@ -36,13 +37,14 @@ const ALTERNATIONS: usize = 5;
 const PAYLOAD: usize = 42;
 
 /// Parts of a burst of ours: what is printed, and the function under which callgrind finds it.
-const PARTS: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 10] = [
     ("rx", "part_rx"),
     ("count what came", "part_count_rx"),
     ("parse", "part_parse"),
     ("classify", "part_classify"),
     ("guard", "part_guard"),
-    ("bridge", "part_bridge"),
+    ("bridge: hash, prefetch", "part_hash"),
+    ("bridge: answer", "part_answer"),
     ("tx", "part_tx"),
     ("count what went", "part_count_tx"),
     ("rx done", "part_rx_done"),
@@ -54,19 +56,32 @@ const BARE_PARTS: [(&str, &str); 3] =
 const NOTHING: usize = 100;
 const WHOLE: usize = 101;
 
-/// Calls one stage apart from the others, so that its instructions are found.
+/// Takes a whole batch through one stage apart from the others, so that its cycles and instructions are found.
 macro_rules! stages {
     ($($name:ident $index:literal)*) => { $(
         #[inline(never)]
-        fn $name(scope: &Scope<'_>, batch: &mut Batch<'_>, live: &mut Live, egress: &mut Egress<'_>) {
-            (STAGES[$index].run)(scope, batch, live, egress);
+        fn $name(scope: &Scope<'_>, batch: &mut Batch<'_>, notes: &mut [Notes; BURST]) {
+            for (packet, notes) in batch.packets_mut().iter_mut().zip(notes) {
+                (STAGES[$index].run)(scope, packet, notes).expect("every frame of the rig passes");
+            }
         }
     )* };
 }
-stages! { part_parse 0  part_classify 1  part_guard 2  part_bridge 3 }
+stages! { part_parse 0  part_classify 1  part_guard 2  part_hash 3 }
 /// A stage as a part.
-type StagePart = fn(&Scope<'_>, &mut Batch<'_>, &mut Live, &mut Egress<'_>);
-const STAGE_PARTS: [StagePart; STAGES.len()] = [part_parse, part_classify, part_guard, part_bridge];
+type StagePart = fn(&Scope<'_>, &mut Batch<'_>, &mut [Notes; BURST]);
+const STAGE_PARTS: [StagePart; STAGES.len()] = [part_parse, part_classify, part_guard, part_hash];
+
+/// What the bridge answers at the end of a batch.
+#[inline(never)]
+fn part_answer(scope: &Scope<'_>, batch: &Batch<'_>, notes: &[Notes; BURST], egress: &mut Egress<'_>) {
+    let mut questions = Questions::new();
+    for (index, notes) in notes[..batch.len()].iter().enumerate() {
+        questions.ask(index, notes);
+    }
+    bridge::answer(scope, batch, &questions, egress);
+}
+
 /// The first stage among the parts.
 const FIRST_STAGE: usize = 2;
 
@@ -142,26 +157,29 @@ impl<'s> Ours<'s> {
         let context = Context { now: NOW, mac_table: self.mac_table, worker, generation };
         let mut egress = Egress::new(&mut self.lists, &self.snapshot.places, worker, &self.ledger);
         let scope = Scope::new(&self.snapshot.tables, &context, ingress);
-        let mut live = Live::first(self.batch.len());
+        let mut notes = std::array::from_fn(|_| Notes::default());
         for (index, stage) in STAGE_PARTS.iter().enumerate() {
             watch.begin(FIRST_STAGE + index);
-            stage(&scope, &mut self.batch, &mut live, &mut egress);
+            stage(&scope, &mut self.batch, &mut notes);
             watch.end(FIRST_STAGE + index);
         }
+        watch.begin(6);
+        part_answer(&scope, &self.batch, &notes, &mut egress);
+        watch.end(6);
         let to = PortIndex(1 - ingress.0);
         let picks = self.lists.picks().next().map_or(&[][..], |(_, picks)| picks);
         let port = self.snapshot.place(to).and_then(|place| place.port.as_deref()).expect("its guest is there");
         self.tally.clear();
-        watch.begin(6);
-        part_tx(port, &mut self.batch, picks, &mut self.tally);
-        watch.end(6);
         watch.begin(7);
-        self.part_count_tx(to);
+        part_tx(port, &mut self.batch, picks, &mut self.tally);
         watch.end(7);
-        self.lists.clear();
         watch.begin(8);
-        part_rx_done(self.port(ingress));
+        self.part_count_tx(to);
         watch.end(8);
+        self.lists.clear();
+        watch.begin(9);
+        part_rx_done(self.port(ingress));
+        watch.end(9);
         watch.end(WHOLE);
         self.batch.len()
     }

@@ -111,20 +111,27 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
 }
 
 /// What is to be answered for the packets of a batch that passed, in their order.
-pub(crate) struct Questions {
+pub struct Questions {
     count: usize,
     packets: [u8; BURST],
     probes: [[Probe; 2]; BURST],
 }
 
+impl Default for Questions {
+    fn default() -> Questions {
+        Questions::new()
+    }
+}
+
 impl Questions {
-    pub(crate) fn new() -> Questions {
+    /// None yet.
+    pub fn new() -> Questions {
         Questions { count: 0, packets: [0; BURST], probes: [[Probe::default(); 2]; BURST] }
     }
 
     /// Asks about a packet that passed.
     #[inline(always)]
-    pub(crate) fn ask(&mut self, index: usize, notes: &Notes) {
+    pub fn ask(&mut self, index: usize, notes: &Notes) {
         self.packets[self.count] = index as u8;
         self.probes[self.count] = notes.probes;
         self.count += 1;
@@ -133,7 +140,7 @@ impl Questions {
 
 /// Decides about every packet that passed.
 #[inline(always)]
-pub(crate) fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
+pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
     let asked = questions.packets[..questions.count].iter().zip(&questions.probes);
     // Classify drops all packets of a port on no network.
     let Some(network) = scope.port.network.filter(|_| questions.count > 0) else { return };
