@@ -98,7 +98,7 @@ pub(crate) struct Arguments {
     /// 5-tuples of each stream, if not --macs: 1 to 1,000,000
     #[arg(long, help_heading = "Flows")]
     pub(crate) flows: Option<u32>,
-    /// The order of stations and flows: round-robin, random, or zipf[:EXPONENT]
+    /// The order of stations and flows: round-robin, random, zipf or zipf:EXPONENT
     #[arg(long, default_value = "round-robin", help_heading = "Flows")]
     pub(crate) order: OrderName,
     /// What random orders begin with

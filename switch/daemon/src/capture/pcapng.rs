@@ -1,7 +1,7 @@
 //! The pcapng file format (draft-ietf-opsawg-pcapng), as far as a capture of one port needs it: one section, one interface,
 //! packets, statistics.
 //!
-//! What the daemon sends and what ends up in a file are the same bytes, little-endian. A `Blocks` takes the stream apart
+//! What the daemon sends and what ends up in a file are the same bytes, little-endian. [`blocks`] takes the stream apart
 //! again on the command's side, so that a file holds whole blocks whenever it ends; it takes nothing from the daemon on
 //! trust but its bytes.
 
