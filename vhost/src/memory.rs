@@ -267,6 +267,21 @@ impl GuestMemory {
         Ok(GuestMemory { regions: regions.into(), mappings, table, dead: self.dead.clone() })
     }
 
+    /// Whether just this region of just this file is part of it.
+    pub fn has(&self, info: &RegionInfo, file: &OwnedFd) -> bool {
+        let at = self.table.iter().position(|region| region == info);
+        // Seals first, as in `map_file`: only a file of memory is asked the rest.
+        at.is_some_and(|at| {
+            fcntl_get_seals(file).is_ok()
+                && fstat(file).is_ok_and(|status| (status.st_dev, status.st_ino) == self.mappings[at].file)
+        })
+    }
+
+    /// Whether the region shares guest or user addresses with any of it.
+    pub fn touches(&self, info: &RegionInfo) -> bool {
+        self.table.iter().any(|region| overlap(region, info))
+    }
+
     /// The highest guest address that is memory; `None` if there is none.
     pub fn last_address(&self) -> Option<u64> {
         self.table.iter().map(|info| info.guest_address + (info.size - 1)).max()
@@ -405,15 +420,18 @@ fn check(table: &[RegionInfo], fds: usize) -> Result<(), MemoryError> {
         if starts.iter().any(|start| start.checked_add(info.size - 1).is_none_or(|last| last == u64::MAX)) {
             return Err(MemoryError::Wraps { region });
         }
-        for (other, before) in table[..region].iter().enumerate() {
-            let overlap = |a: u64, b: u64| a < b + before.size && b < a + info.size;
-            if overlap(info.guest_address, before.guest_address) || overlap(info.user_address, before.user_address) {
-                return Err(MemoryError::Overlap { first: other, second: region });
-            }
+        if let Some(other) = table[..region].iter().position(|before| overlap(before, info)) {
+            return Err(MemoryError::Overlap { first: other, second: region });
         }
     }
     let bytes: u128 = table.iter().map(|info| u128::from(info.size)).sum();
     if bytes > u128::from(MAPPED_BYTES_MAX) { Err(MemoryError::TooLarge { bytes }) } else { Ok(()) }
+}
+
+/// Whether two regions share guest addresses or user addresses; ends beyond 64 bits share nothing more.
+fn overlap(one: &RegionInfo, other: &RegionInfo) -> bool {
+    let share = |a: u64, b: u64| a < b.saturating_add(other.size) && b < a.saturating_add(one.size);
+    share(one.guest_address, other.guest_address) || share(one.user_address, other.user_address)
 }
 
 /// Checks the file of one region and maps it.

@@ -17,8 +17,7 @@ pub(crate) use error::SessionError;
 
 use crate::memory::{Area, DirtyLog, GuestMemory, MemoryError};
 use crate::message::{
-    Code, F_PROTOCOL_FEATURES, InflightInfo, REGIONS_MAX, RING_LOG, RegionInfo, Reply, Request, RingFd, RingState,
-    parse, protocol,
+    Code, F_PROTOCOL_FEATURES, InflightInfo, REGIONS_MAX, RING_LOG, Reply, Request, RingFd, RingState, parse, protocol,
 };
 use crate::net::{Dialect, F_LOG_ALL, F_RING_PACKED, OFFERED};
 use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Use, announcement};
@@ -233,6 +232,10 @@ impl Session {
                 self.memory = Some(Arc::new(GuestMemory::map(&table, &fds)?));
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::Number(REGIONS_MAX as u64))),
+            // QEMU before 8.0 says this once for each pair of queues, and the reverse too: what is there already is no news.
+            Request::AddMemReg(region)
+                if let (Some(memory), [file]) = (&self.memory, &fds[..])
+                    && memory.has(&region, file) => {}
             Request::AddMemReg(region) => {
                 let memory = match (&self.memory, &fds[..]) {
                     (Some(memory), [file]) => memory.with(&region, file)?,
@@ -242,13 +245,11 @@ impl Session {
                 self.memory = Some(Arc::new(memory));
             }
             Request::RemMemReg(region) => {
-                let Some(memory) = &self.memory else {
-                    let RegionInfo { guest_address, size, .. } = region;
-                    return Err(MemoryError::NoSuchRegion { guest_address, size }.into());
-                };
-                let memory = memory.without(&region)?;
-                self.stop();
-                self.memory = memory.last_address().map(|_| Arc::new(memory));
+                if let Some(memory) = self.memory.as_ref().filter(|memory| memory.touches(&region)) {
+                    let memory = memory.without(&region)?;
+                    self.stop();
+                    self.memory = memory.last_address().map(|_| Arc::new(memory));
+                }
             }
             Request::SetLogBase(info) => {
                 let log = DirtyLog::map(&info, fds.first().expect("parse counted the file descriptors"))?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::chain::Descriptor;
 use crate::inflight::{RecordError, region_len};
+use crate::message::RegionInfo;
 use crate::message::{HEADER_LEN, Header, LogInfo, RingAddresses};
 use crate::net::F_VERSION_1;
 use crate::ring::RingError;
@@ -357,8 +358,35 @@ fn regions_that_cannot_be_are_refused() {
     let refused = rig.send(&Request::RemMemReg(region), vec![]);
     assert!(refused.is_ok(), "rings without memory stand still");
     assert!(!rig.session.view().is_running);
-    let refused = rig.send(&Request::RemMemReg(region), vec![]);
-    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::NoSuchRegion { .. }))));
+}
+
+#[test]
+fn regions_are_added_and_removed_once_for_each_pair_of_queues_and_mean_it_once() {
+    let mut rig = Rig::running(1);
+    let region = rig.region();
+    let file = || rig.memory.try_clone().unwrap();
+    let (one, other) = (file(), file());
+    rig.send(&Request::AddMemReg(region), vec![one]).unwrap();
+    rig.post(1);
+    assert_eq!(rig.rx(0).packets, 1, "the rings never stopped");
+    let more = RegionInfo { guest_address: 0x1000_0000, size: 8192, user_address: 0x10_0000, file_offset: 0 };
+    let added = memfd(8192);
+    for _ in 0..3 {
+        rig.send(&Request::AddMemReg(more), vec![added.try_clone().unwrap()]).unwrap();
+    }
+    for _ in 0..3 {
+        rig.send(&Request::RemMemReg(more), vec![]).unwrap();
+    }
+    rig.post(1);
+    assert_eq!(rig.rx(0).packets, 1);
+    for _ in 0..3 {
+        rig.send(&Request::RemMemReg(region), vec![]).unwrap();
+    }
+    // Of the same file, but another part of it.
+    rig.send(&Request::AddMemReg(region), vec![other]).unwrap();
+    let shifted = RegionInfo { file_offset: 4096, size: region.size - 4096, ..region };
+    let refused = rig.send(&Request::AddMemReg(shifted), vec![rig.memory.try_clone().unwrap()]);
+    assert!(matches!(refused, Err(SessionError::Memory(MemoryError::Overlap { .. }))));
 }
 
 #[test]
