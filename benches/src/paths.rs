@@ -8,8 +8,8 @@ use benches::yardstick::Yardstick;
 use pipelines::parse;
 use std::hint::black_box;
 use switch::batch::{BURST, Batch, Fit};
-use switch::ids::{MacAddr, NetworkIndex, PortIndex, QueueIndex};
-use switch::mac_table::MacTable;
+use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex, QueueIndex};
+use switch::mac_table::{BurstView, Learned, MacTable};
 use switch::offload::{EgressOffloads, Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
 use switch::packet::{HEAD_COPY, Headers, L3};
 use switch::segment::Segment;
@@ -70,14 +70,11 @@ alike! {
     }
     fn path_parse_udp4(head: &[u8], len: usize) -> usize = 7 { parse_burst(head, len) }
     fn path_parse_arp(head: &[u8], len: usize) -> usize = 8 { parse_burst(head, len) }
-    fn path_mac_lookup(table: &MacTable, burst: &[MacAddr; BURST]) -> usize = 9 {
-        burst.iter().filter(|&&mac| table.lookup(NetworkIndex(0), mac, NOW).is_some()).count()
+    fn path_mac_lookup(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> usize = 9 {
+        burst.iter().filter(|&&mac| macs.lookup(&macs.probe(mac)).is_some()).count()
     }
-    fn path_mac_learn(table: &MacTable, burst: &[MacAddr; BURST]) -> usize = 10 {
-        for &mac in burst {
-            black_box(table.learn(NetworkIndex(0), mac, PortIndex(0), NOW));
-        }
-        BURST
+    fn path_mac_learn(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> usize = 10 {
+        burst.iter().filter(|&&mac| macs.learn(&macs.probe(mac)) == Learned::Known).count()
     }
     fn path_cut(batch: &mut Batch<'_>) -> usize = 11 { cut(batch) }
 }
@@ -183,11 +180,12 @@ fn mac_table(tell: &dyn Fn(&str, usize)) {
     for &mac in &addresses {
         table.learn(NetworkIndex(0), mac, PortIndex(0), NOW);
     }
-    let burst = |call: usize| std::array::from_fn(|at| addresses[(call * BURST + at * 7) % addresses.len()]);
-    let found: usize = (0..CALLS).map(|call| path_mac_lookup(&table, &burst(call))).sum();
+    let macs = table.burst(NetworkIndex(0), PortIndex(0), NOW);
+    let burst = |call: usize| std::array::from_fn(|at| addresses[(call * BURST + at * 7) % addresses.len()].into());
+    let found: usize = (0..CALLS).map(|call| path_mac_lookup(&macs, &burst(call))).sum();
     assert_eq!(found, CALLS * BURST, "all are known");
     tell("path_mac_lookup", found);
-    tell("path_mac_learn", (0..CALLS).map(|call| path_mac_learn(&table, &burst(call))).sum());
+    tell("path_mac_learn", (0..CALLS).map(|call| path_mac_learn(&macs, &burst(call))).sum());
 }
 
 /// Cuts large TCP frames; answers how many segments came of it.
