@@ -9,8 +9,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 use tests::chance::{Chance, for_seeds};
+use tests::daemon::Daemon;
+use tests::generator::{count, run};
+use tests::hostile::{Class, misbehave};
 use tests::http::Connection;
 use tests::ledger::Counters;
 use tests::process::wait_until;
@@ -179,6 +184,38 @@ mod soaked {
         let mut bytes = [request, flags, size].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
         bytes.extend(payload);
         bytes
+    }
+}
+
+#[test]
+fn a_guest_that_breaks_every_rule_costs_a_healthy_pair_no_frame() {
+    let mut daemon = Daemon::start("");
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let names = ["a", "b", "evil"];
+    let sockets = names.map(|name| daemon.path(name));
+    for (name, socket) in names.iter().zip(&sockets) {
+        daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&names);
+    let pair = format!("{} {}", sockets[0].display(), sockets[1].display());
+    for class in Class::HOSTILE {
+        let before = Counters::read(&daemon);
+        let is_over = AtomicBool::new(false);
+        let (report, deeds) = thread::scope(|scope| {
+            let guest = scope.spawn(|| misbehave(&sockets[2], class, 0, &is_over));
+            let report = run(&format!("{pair} --macs 10 --rate 1kpps --seconds 1 --verify"));
+            is_over.store(true, Ordering::Relaxed);
+            (report, guest.join().unwrap())
+        });
+        assert!(deeds.turns > 10 && count(&report, "sent") > 0, "{class:?}: {deeds:?} {report:#}");
+        for fault in ["lost", "reordered", "duplicated", "misdelivered", "corrupted"] {
+            assert_eq!(count(&report, fault), 0, "{class:?}: {fault} {deeds:?} {report:#}");
+        }
+        daemon.assert_alive();
+        let changes = Counters::read(&daemon).changes(&before);
+        assert!(changes.iter().any(|change| change.starts_with("evil.rx.")), "{class:?} was felt: {changes:?}");
     }
 }
 

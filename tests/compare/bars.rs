@@ -43,7 +43,7 @@ pub(crate) fn table(page: &Page) -> String {
         writeln!(text, "| {what} | {needed} | {measured} | {verdict} |").expect("a string grows");
     }
     text.push_str(
-        "\nWhat a guest that misbehaves costs its neighbours is measured by `cargo xtask test`.\n\nqvs runs with all that `qvs plug` gives any port: learning, isolation, guard and \
+        "\nWhat a guest that misbehaves costs its neighbours has a section of its own.\n\nqvs runs with all that `qvs plug` gives any port: learning, isolation, guard and \
          counters.\n\n† Fewer checks than a user runs with: the yardstick checks descriptors and looks addresses up, and does not \
          learn, isolate or count.\n",
     );

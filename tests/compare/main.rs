@@ -12,6 +12,7 @@ mod control;
 mod frames;
 mod generator;
 mod guests;
+mod hostile;
 mod idle;
 mod latency;
 mod loss;
@@ -32,10 +33,11 @@ use report::Page;
 type Measure = fn(&mut Page, &Options);
 
 /// Every part, in the order of the page.
-const PARTS: [(Part, Measure); 10] = [
+const PARTS: [(Part, Measure); 11] = [
     (Part::Vhost, vhost::measure),
     (Part::Latency, latency::measure),
     (Part::Loss, loss::measure),
+    (Part::Hostile, hostile::measure),
     (Part::Tap, tap::measure),
     (Part::VhostTap, vhost_tap::measure),
     (Part::Workers, workers::measure),

@@ -53,6 +53,8 @@ pub(crate) enum Part {
     Latency,
     /// Loss at nine tenths of our highest rate
     Loss,
+    /// What a guest that misbehaves costs a healthy pair
+    Hostile,
     /// TCP between two stations behind TAPs
     Tap,
     /// Frames between a vhost-user port and a TAP, and between two TAPs

@@ -8,6 +8,7 @@ pub mod chance;
 pub mod daemon;
 pub mod generator;
 pub mod guest;
+pub mod hostile;
 pub mod http;
 pub mod initramfs;
 pub mod ledger;

@@ -1,0 +1,272 @@
+//! A guest that misbehaves on purpose, one class of misbehaviour at a time, and a polite one of equal load to compare with.
+//!
+//! Each turn of it is a burst of wrongs followed by what a driver would have to do to go on, so that the switch sees the
+//! class again and again and not one broken ring that lies still. A guest whose session was ended connects anew. Turns
+//! begin at a fixed rate, the same for all classes and for the polite guest, as far as the wrongs leave time for it.
+
+use crate::chance::Chance;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::ftruncate;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vhost::chain::{Descriptor, INDIRECT, NEXT, WRITE};
+use vhost::driver::{Driver, DriverConfig, DriverError, GUEST_BASE};
+use vhost::message::Request;
+use vhost::net::F_MRG_RXBUF;
+
+/// Time from the beginning of one turn to that of the next.
+const TURN: Duration = Duration::from_micros(200);
+/// Chains posted, or frames sent, in a turn.
+const BURST: u16 = 32;
+/// Kicks of a storm in a turn.
+const KICKS: usize = 200;
+/// Pause before a new connection: a guest takes longer to boot, and making its memory should not be most of its work.
+const BOOT: Duration = Duration::from_millis(5);
+/// Words scribbled in a turn.
+const WORDS: usize = 64;
+
+/// What a guest does to its switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Nothing wrong: bursts of good frames.
+    Polite,
+    /// Every kind of descriptor that virtio forbids, in both directions.
+    BadDescriptors,
+    /// The available index jumps by more than the ring holds.
+    IndexJumps,
+    /// Features are agreed on anew, and rings stopped and started, while frames are under way.
+    Renegotiation,
+    /// Kicks without a reason, and interrupts asked for with an eventfd that is full.
+    KickStorm,
+    /// Memory is removed, and its file cut short, while frames are under way.
+    MemoryRemoved,
+    /// Random words in descriptor tables, rings and indices.
+    Scribbling,
+}
+
+impl Class {
+    /// All that is wrong.
+    pub const HOSTILE: [Class; 6] = [
+        Class::BadDescriptors,
+        Class::IndexJumps,
+        Class::Renegotiation,
+        Class::KickStorm,
+        Class::MemoryRemoved,
+        Class::Scribbling,
+    ];
+}
+
+/// What a guest got to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deeds {
+    /// Turns.
+    pub turns: u64,
+    /// Connections, the first included.
+    pub sessions: u64,
+    /// Part of a CPU it took, in thousandths.
+    pub cpu_permille: u64,
+}
+
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().expect("a thread's CPU time is not negative")
+}
+
+/// Misbehaves at the socket until it is over; burns CPU time beside it until it took `cpu_permille` thousandths of a CPU.
+///
+/// # Panics
+/// If there is no memory for a guest.
+pub fn misbehave(path: &Path, class: Class, cpu_permille: u64, is_over: &AtomicBool) -> Deeds {
+    let (begun, cpu_before) = (Instant::now(), cpu_time());
+    let share = cpu_permille as f64 / 1000.0;
+    let burner = Burner { begun, cpu_before, share };
+    let mut guest = Guest { path: path.to_owned(), chance: Chance::new(1), deeds: Deeds::default(), burner };
+    while !is_over.load(Ordering::Relaxed) {
+        let mut driver = guest.driver();
+        let begun = driver.start();
+        guest.deeds.sessions += 1;
+        // The switch may end a session for good reason at any message; the next one begins anew.
+        if begun.and_then(|()| guest.session(&mut driver, class, is_over)).is_err() {
+            driver.disconnect();
+        }
+        std::thread::sleep(BOOT);
+    }
+    let cpu = (cpu_time() - cpu_before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    Deeds { cpu_permille: (cpu * 1000.0) as u64, ..guest.deeds }
+}
+
+/// Brings a thread's CPU time up to a share.
+struct Burner {
+    begun: Instant,
+    cpu_before: Duration,
+    share: f64,
+}
+
+impl Burner {
+    /// Burns what is missing; no more than a turn's time at once.
+    fn burn(&self) {
+        let begun = Instant::now();
+        while (cpu_time() - self.cpu_before).as_secs_f64() < self.share * self.begun.elapsed().as_secs_f64()
+            && begun.elapsed() < 2 * TURN
+        {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+struct Guest {
+    path: PathBuf,
+    chance: Chance,
+    deeds: Deeds,
+    burner: Burner,
+}
+
+impl Guest {
+    fn driver(&self) -> Driver {
+        Driver::new(DriverConfig::new(&self.path)).expect("there is memory for a guest")
+    }
+
+    /// One connection's misbehaviour.
+    fn session(&mut self, driver: &mut Driver, class: Class, is_over: &AtomicBool) -> Result<(), DriverError> {
+        let full = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor is left");
+        rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).expect("an empty eventfd takes it");
+        if class == Class::KickStorm {
+            for index in 0..2 {
+                let fd = vhost::message::RingFd { index, has_fd: true };
+                driver.tell(&Request::SetVringCall(fd), &[full.as_fd()])?;
+            }
+            driver.sender.ring.set_interrupts(true);
+            driver.receiver.ring.set_interrupts(true);
+        }
+        let mut due = Instant::now();
+        while !is_over.load(Ordering::Relaxed) {
+            let left = due.saturating_duration_since(Instant::now());
+            std::thread::sleep(left);
+            due += TURN;
+            self.deeds.turns += 1;
+            self.burner.burn();
+            match class {
+                Class::Polite => self.talk(driver),
+                Class::BadDescriptors => self.post_bad(driver),
+                Class::IndexJumps => self.jump(driver)?,
+                Class::Renegotiation => self.renegotiate(driver)?,
+                Class::KickStorm => {
+                    for _ in 0..KICKS {
+                        driver.sender.ring.kick();
+                        driver.receiver.ring.kick();
+                    }
+                    self.talk(driver);
+                }
+                Class::MemoryRemoved => self.remove_memory(driver)?,
+                Class::Scribbling => self.scribble(driver),
+            }
+            if class == Class::Scribbling && self.deeds.turns.is_multiple_of(64) {
+                // Its rings have stopped by now.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A burst of good frames to itself, which the switch looks up and drops, and whatever arrived.
+    fn talk(&mut self, driver: &mut Driver) {
+        let mut frame = [0; 60];
+        frame[..14].copy_from_slice(&[2, 0, 0, 0, 0xee, 1, 2, 0, 0, 0, 0xee, 1, 0x88, 0xb5]);
+        driver.sender.send_burst(&[&frame[..]; BURST as usize]);
+        driver.receiver.drain(BURST);
+    }
+
+    /// A burst of chains of which each is forbidden in its own way.
+    fn post_bad(&mut self, driver: &mut Driver) {
+        let len = driver.memory().len() as u64;
+        for _ in 0..BURST {
+            for is_send in [true, false] {
+                let ring = if is_send { &mut driver.sender.ring } else { &mut driver.receiver.ring };
+                // No more than the ring holds: that would be another class.
+                if ring.next().wrapping_sub(ring.used_index()) >= ring.size() / 2 {
+                    continue;
+                }
+                let slot = self.chance.below(usize::from(ring.size())) as u16;
+                let here = ring.buffer_address(slot);
+                let right = if is_send { 0 } else { WRITE };
+                let (address, size, flags, next) = match self.chance.below(11) {
+                    0 => (here, 100, right | NEXT, slot),
+                    1 => (here, 100, right | NEXT, ring.size()),
+                    2 => (here, 100, right ^ WRITE, 0),
+                    3 => (0, 100, right, 0),
+                    4 => (u64::MAX - 10, 100, right, 0),
+                    5 => (GUEST_BASE + len - 50, 100, right, 0),
+                    6 => (here, u32::MAX, right, 0),
+                    7 => (here, 0, right, 0),
+                    8 => (here, 16, INDIRECT | NEXT, 0),
+                    9 => (here, 17, INDIRECT, 0),
+                    _ => (0, 16, INDIRECT, 0),
+                };
+                ring.put_descriptor(slot, Descriptor { address, len: size, flags, next });
+                let head = if self.chance.below(16) == 0 { u16::MAX } else { slot };
+                ring.put_available(ring.next(), head);
+                ring.set_available_index(ring.next().wrapping_add(1));
+            }
+        }
+    }
+
+    /// A jump of one ring's index, and both rings from the start again.
+    fn jump(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
+        self.talk(driver);
+        let ring = if self.chance.below(2) == 0 { &mut driver.sender.ring } else { &mut driver.receiver.ring };
+        let jump = ring.size() + 1 + self.chance.below(usize::from(u16::MAX - ring.size() - 1)) as u16;
+        ring.set_available_index(ring.next().wrapping_add(jump));
+        if self.chance.below(4) > 0 {
+            return Ok(());
+        }
+        driver.stop_rings()?;
+        driver.sender.ring.reset();
+        driver.receiver.ring.reset();
+        driver.receiver.post_all();
+        driver.start_rings()
+    }
+
+    /// Other features while rings run, and rings stopped and started with frames in them.
+    fn renegotiate(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
+        self.talk(driver);
+        let features = driver.features ^ if self.chance.below(2) == 0 { F_MRG_RXBUF } else { 0 };
+        driver.tell(&Request::SetFeatures(features), &[])?;
+        self.talk(driver);
+        driver.stop_rings()?;
+        driver.start_rings()
+    }
+
+    /// The table of memory set anew under the rings, or its file cut short where the buffers begin, or altogether.
+    fn remove_memory(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
+        self.talk(driver);
+        match self.chance.below(4) {
+            0 | 1 => driver.set_memory_table(),
+            2 => driver.tell(&Request::SetMemTable(Vec::new()), &[]),
+            _ => {
+                let keep = if self.chance.below(2) == 0 { driver.receiver.ring.buffer_at(0) as u64 } else { 0 };
+                // Our own mapping is gone with it: nothing here may touch it any more.
+                driver.sender.ring.kick();
+                ftruncate(driver.memory().file(), keep).expect("it is our own file");
+                std::thread::sleep(TURN);
+                Err(DriverError::NotConnected)
+            }
+        }
+    }
+
+    /// Random words where the rings are, now and then in an index.
+    fn scribble(&mut self, driver: &mut Driver) {
+        let rings = driver.receiver.ring.buffer_at(0).min(driver.sender.ring.buffer_at(0));
+        let memory = driver.memory().clone();
+        for _ in 0..WORDS {
+            let at = self.chance.below(rings / 2) * 2;
+            let value = if self.chance.below(2) == 0 { self.chance.below(8) as u16 } else { self.chance.bits() as u16 };
+            memory.word(at).store(value, Ordering::Relaxed);
+        }
+        let next = driver.sender.ring.next();
+        driver.sender.ring.set_available_index(next.wrapping_add(8));
+        driver.receiver.ring.kick();
+    }
+}
