@@ -6,49 +6,64 @@
 // Criterion's macros make undocumented items.
 #![allow(missing_docs)]
 
+use benches::cost::tell_clock;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use switch::batch::BURST;
-use switch::ids::{MacAddr, NetworkIndex, PortIndex};
-use switch::mac_table::MacTable;
+use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
+use switch::mac_table::{BurstView, Learned, MacTable, Probe};
 use switch::worker::Now;
 
 /// Learnt addresses in the table.
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
 /// Ports they are spread over, so that none meets its cap.
 const PORTS: u32 = 64;
+const NETWORK: NetworkIndex = NetworkIndex(1);
 const NOW: Now = Now { ns: 1_000_000_000 };
 
-fn address(number: u32) -> (NetworkIndex, MacAddr, PortIndex) {
-    let mac = MacAddr::from_u64(0x0200_0000_0000 | u64::from(number));
-    (NetworkIndex((number % 16) as u16), mac, PortIndex((number % PORTS) as u16))
+/// Station `number`: its address and the port it is on.
+fn station(number: u32) -> (MacBits, PortIndex) {
+    (MacAddr::from_u64(0x0200_0000_0000 | u64::from(number)).into(), PortIndex((number % PORTS) as u16))
 }
 
 fn filled(size: u32) -> MacTable {
     let table = MacTable::new(size as usize + size as usize / 8, 300);
     for number in 0..size {
-        let (network, mac, port) = address(number);
-        table.learn(network, mac, port, NOW);
+        let (mac, port) = station(number);
+        table.learn(NETWORK, mac.into(), port, NOW);
     }
     table
 }
 
-/// Bursts of random addresses below `size`, the same ones each time.
+/// Bursts of random stations of one port each, the same ones each time.
 struct Bursts {
     random: u64,
     size: u32,
 }
 
 impl Bursts {
-    fn next(&mut self) -> [(NetworkIndex, MacAddr, PortIndex); BURST] {
-        std::array::from_fn(|_| {
+    fn next(&mut self) -> (PortIndex, [MacBits; BURST]) {
+        let mut below = |end: u32| {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            address((((self.random >> 32) * u64::from(self.size)) >> 32) as u32)
-        })
+            (((self.random >> 32) * u64::from(end)) >> 32) as u32
+        };
+        let port = below(PORTS);
+        let macs = std::array::from_fn(|_| station(below(self.size / PORTS) * PORTS + port).0);
+        (PortIndex(port as u16), macs)
     }
 }
 
+/// Hashes all addresses of a burst first and sends for their lines, as the bridge does.
+fn probes(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> [Probe; BURST] {
+    burst.map(|mac| {
+        let probe = macs.probe(mac);
+        macs.prefetch(&probe);
+        probe
+    })
+}
+
 fn known_addresses(criterion: &mut Criterion) {
+    tell_clock();
     for size in SIZES {
         let table = filled(size);
         let mut bursts = Bursts { random: 1, size };
@@ -59,30 +74,23 @@ fn known_addresses(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("lookup", size), |bench| {
             bench.iter(|| {
-                let burst = bursts.next();
-                for (network, mac, _) in &burst {
-                    let view = table.burst(*network, PortIndex(0), Now::default());
-                    view.prefetch(&view.probe((*mac).into()));
-                }
-                burst.iter().filter_map(|(network, mac, _)| table.lookup(*network, *mac, NOW)).count()
+                let (port, burst) = bursts.next();
+                let macs = table.burst(NETWORK, port, NOW);
+                probes(&macs, &burst).iter().filter_map(|probe| macs.lookup(probe)).count()
             });
         });
         group.bench_function(BenchmarkId::new("lookup_without_prefetch", size), |bench| {
             bench.iter(|| {
-                let burst = bursts.next();
-                burst.iter().filter_map(|(network, mac, _)| table.lookup(*network, *mac, NOW)).count()
+                let (port, burst) = bursts.next();
+                let macs = table.burst(NETWORK, port, NOW);
+                burst.iter().filter_map(|&mac| macs.lookup(&macs.probe(mac))).count()
             });
         });
         group.bench_function(BenchmarkId::new("learn_known", size), |bench| {
             bench.iter(|| {
-                let burst = bursts.next();
-                for (network, mac, _) in &burst {
-                    let view = table.burst(*network, PortIndex(0), Now::default());
-                    view.prefetch(&view.probe((*mac).into()));
-                }
-                for (network, mac, port) in burst {
-                    black_box(table.learn(network, mac, port, NOW));
-                }
+                let (port, burst) = bursts.next();
+                let macs = table.burst(NETWORK, port, NOW);
+                probes(&macs, &burst).iter().filter(|probe| macs.learn(probe) == Learned::Known).count()
             });
         });
         group.bench_function(BenchmarkId::new("sweep_without_finds", size), |bench| {
@@ -97,19 +105,15 @@ fn new_addresses(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(BURST as u64));
         // A table at its bound: after the first `size` addresses each new one evicts another.
         let table = filled(size);
-        let mut number = size;
+        let mut number = size / PORTS;
         group.bench_function(BenchmarkId::new("learn_new", size), |bench| {
             bench.iter(|| {
-                let first = number;
-                number = number.wrapping_add(BURST as u32);
-                for number in first..first + BURST as u32 {
-                    let (network, mac, _) = address(number);
-                    let view = table.burst(network, PortIndex(0), Now::default());
-                    view.prefetch(&view.probe(mac.into()));
-                }
-                for number in first..first + BURST as u32 {
-                    let (network, mac, port) = address(number);
-                    black_box(table.learn(network, mac, port, NOW));
+                let port = number / BURST as u32 % PORTS;
+                let burst = std::array::from_fn(|at| station((number + at as u32) * PORTS + port).0);
+                number = (number + BURST as u32) % (u32::MAX / PORTS / 2);
+                let macs = table.burst(NETWORK, PortIndex(port as u16), NOW);
+                for probe in probes(&macs, &burst) {
+                    black_box(macs.learn(&probe));
                 }
             });
         });

@@ -1,5 +1,6 @@
 //! What `parse::decide` costs a frame: the common case, and what leaves the short cut.
 
+use benches::cost::tell_clock;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipelines::parse;
 use pipelines::wire::ethernet::{self, EthernetRepr, Tag, TagKind};
@@ -43,6 +44,7 @@ fn ipv6(next_header: u8, l4: &[u8]) -> Vec<u8> {
 }
 
 fn benches(criterion: &mut Criterion) {
+    tell_clock();
     let udp = UdpRepr { source: 1000, destination: 2000, payload_len: 22, checksum: 0 };
     let udp = [udp.to_bytes().as_slice(), &[0; 22]].concat();
     let tcp = TcpRepr { source: 1000, destination: 2000, sequence: 1, flags: 0x10, window: 9000, checksum: 0 };

@@ -4,6 +4,7 @@
 //! used again and again, as in a worker, and gets other addresses each time; `addresses` is what that alone costs and
 //! belongs to every other figure. Times are of a batch; criterion's elements a second are packets.
 
+use benches::cost::tell_clock;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipelines::stage::{Notes, Scope};
 use pipelines::tables::Tables;
@@ -144,6 +145,7 @@ impl Bench {
 }
 
 fn benches(criterion: &mut Criterion) {
+    tell_clock();
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BURST as u64));
     for (name, is_fixed) in [("whole_many_sources", false), ("whole_one_fixed_source", true)] {

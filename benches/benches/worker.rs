@@ -5,10 +5,12 @@
 //! of the machine: `cargo bench --bench worker -- --profile-time 1`.
 
 use benches::Rig;
+use benches::cost::tell_clock;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 
 fn worker(criterion: &mut Criterion) {
+    tell_clock();
     let mut group = criterion.benchmark_group("worker");
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
     for size in [60, 508, 1514] {

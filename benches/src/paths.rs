@@ -3,16 +3,15 @@
 //! Run under valgrind by the ratchet; prints how many frames each path carried. Only what a path's own function calls is
 //! counted: guests, set-up and warming up are not.
 
+use benches::large;
 use benches::rig::{Bare, Guest, Layout, NOW, Rig, RigConfig, STATIONS, frames, layout_features, station};
 use benches::yardstick::Yardstick;
 use pipelines::parse;
 use std::hint::black_box;
 use switch::batch::{BURST, Batch, Fit};
-use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex, QueueIndex};
+use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
 use switch::mac_table::{BurstView, Learned, MacTable};
-use switch::offload::{EgressOffloads, Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
-use switch::packet::{HEAD_COPY, Headers, L3};
-use switch::segment::Segment;
+use switch::offload::{EgressOffloads, OffloadClaim};
 use switch::worker::Worker;
 use vhost::port::{PackedSet, RingSet, SplitSet};
 use vhost::ring::{Layout as RingLayout, PackedRing, SplitRing};
@@ -21,9 +20,6 @@ use vhost::ring::{Layout as RingLayout, PackedRing, SplitRing};
 const CALLS: usize = 100;
 /// Pairs of guests that a flood goes to all of, but for the sender.
 const FLOOD_PAIRS: usize = 5;
-/// Bytes of TCP payload of a large frame and of its segments.
-const LARGE: usize = 64_000;
-const SEGMENT: u16 = 1448;
 
 /// What is counted: the name in the file, and the function.
 pub(crate) const PATHS: [(&str, &str); 13] = [
@@ -190,37 +186,12 @@ fn mac_table(tell: &dyn Fn(&str, usize)) {
 
 /// Cuts large TCP frames; answers how many segments came of it.
 fn cuts() -> usize {
-    let payload = vec![0x5a; LARGE];
-    let mut frame = frames_of(60)[0][..34].to_vec();
-    // Protocol TCP; a header of 32 bytes with ACK set (RFC 9293 section 3.1).
-    frame[23] = 6;
-    frame.extend([4, 0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
-    frame.resize(66, 1);
-    frame.extend(&payload);
-    let (head, tail) = frame.split_at(HEAD_COPY);
+    let frame = large::frame();
     let mut batch = Batch::new();
-    let mut segments = 0;
-    for _ in 0..CALLS {
-        batch.clear(BURST, usize::MAX);
-        let mut packet = batch.start(PortIndex(0), QueueIndex(0)).expect("the batch is empty");
-        packet.head(head.len()).expect("it fits").copy_from_slice(head);
-        packet.tail(Segment::from(tail)).expect("it is the only one");
-        packet.commit(OffloadClaim::default());
-        let packet = &mut batch.packets_mut()[0];
-        packet.headers = Headers {
-            ethertype: 0x0800,
-            l3: L3::Ipv4,
-            l3_offset: 14,
-            l4_offset: 34,
-            l4_protocol: 6,
-            ..Headers::default()
-        };
-        packet.offload = Offload {
-            checksum: Some(PartialChecksum { start: 34, offset: 16 }),
-            gso: Some(Gso { kind: GsoKind::Tcp4, size: SEGMENT, header_len: 66, ecn: false }),
-            checksum_valid: false,
-        };
-        segments += path_cut(&mut batch);
-    }
-    segments
+    (0..CALLS)
+        .map(|_| {
+            large::put(&mut batch, &frame);
+            path_cut(&mut batch)
+        })
+        .sum()
 }
