@@ -147,51 +147,56 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
     let learns = !scope.port.has_fixed_macs();
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
 
-    // The answers for the packet before, as long as nothing was learnt since. No station has the empty probe.
+    // What was found for the frame before holds for the next one with the same addresses, as long as nothing was learnt since.
     let mut last_source = Probe::default();
     let mut last_destination = Probe::default();
-    let mut last_found = None;
+    let mut known = None;
+    // A port that the destination may be reached by, and bytes behind an Ethernet header that may go there.
+    let mut open: Option<(PortIndex, usize)> = None;
     for (&index, [from, to]) in asked {
         let index = usize::from(index);
         let packet = &batch.packets()[index];
         let destination = to.mac();
-        let is_group = destination.is_group();
-        if *from != last_source && learns && !(is_group && is_unforwardable(destination)) {
+        if !from.is_like(&last_source) && learns && !is_unforwardable(destination) {
             if matches!(scope.macs.learn(from), Learned::New | Learned::Moved) {
                 last_destination = Probe::default();
             }
             last_source = *from;
         }
-        let known = if *to == last_destination {
-            last_found
-        } else if is_group {
-            None
-        } else {
-            last_found = scope.macs.lookup(to);
+        if !to.is_like(&last_destination) {
             last_destination = *to;
-            last_found
-        };
-        // Of a frame that will be cut only the segments count, and it is longer than they are.
-        let question = Question {
-            ingress: scope.ingress,
-            network,
-            destination,
-            l3_len: packet.len() - usize::from(packet.headers.l3_offset),
-        };
-        let verdict = match decide(scope.tables, &question, known) {
-            Verdict::DropAt(_, DropReason::OverMtu) if packet.offload.gso.is_some() => {
-                decide(scope.tables, &Question { l3_len: l3_len(packet), ..question }, known)
-            }
-            verdict => verdict,
-        };
-        match verdict {
-            Verdict::Forward(port) => egress.forward(index, packet.len(), port),
-            Verdict::Flood => {
-                flood(scope, &Question { l3_len: l3_len(packet), ..question }, index, packet.len(), egress);
-            }
-            Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
-            Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+            known = if destination.is_group() { None } else { scope.macs.lookup(to) };
+            open = known.and_then(|port| {
+                let entry = scope.tables.port(port);
+                let is_open = entry.network == Some(network) && entry.is_admin_up && port != scope.ingress;
+                is_open.then_some((port, usize::from(entry.mtu)))
+            });
         }
+        let len = packet.len();
+        match open {
+            Some((port, mtu)) if len - usize::from(packet.headers.l3_offset) <= mtu => egress.forward(index, len, port),
+            _ => answer_slowly(scope, index, packet, destination, known, egress),
+        }
+    }
+}
+
+/// Whatever is not plainly forwarded to one port.
+#[inline(never)]
+fn answer_slowly(
+    scope: &Scope<'_>,
+    index: usize,
+    packet: &Packet,
+    destination: MacBits,
+    known: Option<PortIndex>,
+    egress: &mut Egress<'_>,
+) {
+    let (ingress, network) = (scope.ingress, packet.network);
+    let question = Question { ingress, network, destination, l3_len: l3_len(packet) };
+    match decide(scope.tables, &question, known) {
+        Verdict::Forward(port) => egress.forward(index, packet.len(), port),
+        Verdict::Flood => flood(scope, &question, index, packet.len(), egress),
+        Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
+        Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
     }
 }
 

@@ -48,20 +48,29 @@ pub const STAGES: [Stage; 4] = [
 
 /// Takes one packet through the stages.
 #[inline(always)]
-fn pass(scope: &Scope<'_>, packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
+fn pass(scope: &Scope<'_>, packet: &mut Packet) -> Result<Notes, Stop> {
     // Not a loop: so the compiler sees each of them, and keeps the notes in registers.
     let [first, second, third, fourth] = STAGES;
-    (first.run)(scope, packet, notes)?;
-    (second.run)(scope, packet, notes)?;
-    (third.run)(scope, packet, notes)?;
-    (fourth.run)(scope, packet, notes)
+    let mut notes = Notes::default();
+    (first.run)(scope, packet, &mut notes)?;
+    (second.run)(scope, packet, &mut notes)?;
+    (third.run)(scope, packet, &mut notes)?;
+    (fourth.run)(scope, packet, &mut notes)?;
+    Ok(notes)
 }
 
-/// Once more, with a head as long as it gets.
+/// What becomes of a packet that was stopped: if its head was too short, it gets one as long as can be, and goes once more.
 #[cold]
-fn pass_pulled(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize, notes: &mut Notes) -> Result<(), Stop> {
+#[inline(never)]
+fn pass_again(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize, stop: Stop) -> Result<Notes, DropReason> {
+    if let Stop::Drop(reason) = stop {
+        return Err(reason);
+    }
     batch.pull(index, HEAD_MAX)?;
-    pass(scope, &mut batch.packets_mut()[index], notes)
+    pass(scope, &mut batch.packets_mut()[index]).map_err(|stop| match stop {
+        Stop::Drop(reason) => reason,
+        Stop::Pull => DropReason::HeadersTooLong,
+    })
 }
 
 /// The switch's pipeline.
@@ -79,15 +88,12 @@ impl Pipeline for Standard {
         let scope = Scope::new(tables, context, first.ingress);
         let mut questions = Questions::new();
         for index in 0..batch.len() {
-            let mut notes = Notes::default();
-            let mut outcome = pass(&scope, &mut batch.packets_mut()[index], &mut notes);
-            if outcome == Err(Stop::Pull) {
-                outcome = pass_pulled(&scope, batch, index, &mut notes);
-            }
-            match outcome {
-                Ok(()) => questions.ask(index, &notes),
-                Err(Stop::Drop(reason)) => egress.drop_ingress(scope.ingress, reason),
-                Err(Stop::Pull) => egress.drop_ingress(scope.ingress, DropReason::HeadersTooLong),
+            match pass(&scope, &mut batch.packets_mut()[index]) {
+                Ok(notes) => questions.ask(index, &notes),
+                Err(stop) => match pass_again(&scope, batch, index, stop) {
+                    Ok(notes) => questions.ask(index, &notes),
+                    Err(reason) => egress.drop_ingress(scope.ingress, reason),
+                },
             }
         }
         bridge::answer(&scope, batch, &questions, egress);

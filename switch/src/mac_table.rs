@@ -22,7 +22,7 @@ mod model;
 mod tests;
 
 use crate::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
-use crate::pool::{HugeSlice, Pages};
+use crate::pool::{Hashed, HugeSlice, Pages};
 use crate::segment;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::worker::Now;
@@ -115,6 +115,12 @@ impl Probe {
         self.key.mac_bits()
     }
 
+    /// Whether it is for the same address of the same network.
+    #[inline]
+    pub fn is_like(&self, other: &Probe) -> bool {
+        self.key == other.key
+    }
+
     /// What marks a value as this key's: the top 14 bits of the hash, and the network.
     #[inline]
     fn check(&self) -> Check {
@@ -127,7 +133,7 @@ impl Probe {
 #[derive(Clone, Copy)]
 pub struct BurstView<'t> {
     table: &'t MacTable,
-    buckets: &'t [Bucket],
+    buckets: Hashed<'t, Bucket>,
     network: NetworkIndex,
     check: Check,
     port: PortIndex,
@@ -144,9 +150,9 @@ impl BurstView<'_> {
         Probe { key, hash: self.table.hash(key) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn first(&self, probe: &Probe) -> &Bucket {
-        &self.buckets[probe.hash as usize & (self.buckets.len() - 1)]
+        self.buckets.get(probe.hash)
     }
 
     /// Asks for the cache line that a lookup will most likely read: nearly all keys lie in their first bucket.
@@ -156,7 +162,7 @@ impl BurstView<'_> {
     }
 
     /// Notes that the address was seen as a source.
-    #[inline]
+    #[inline(always)]
     pub fn learn(&self, probe: &Probe) -> Learned {
         // What nearly every frame meets: the same port, the same second, nothing to store. Should the entry be changing at
         // this very moment, the next frame learns.
@@ -169,7 +175,7 @@ impl BurstView<'_> {
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
         // Of two entries, which there are only while threads race, either will do.
         if let Some(slot) = self.first(probe).holder(probe.key)
@@ -248,7 +254,7 @@ impl MacTable {
     pub fn burst(&self, network: NetworkIndex, port: PortIndex, now: Now) -> BurstView<'_> {
         let check = Check::of_network(network);
         let fresh = Value::learnt(check, port, tick(now));
-        BurstView { table: self, buckets: &self.buckets, network, check, port, now, fresh }
+        BurstView { table: self, buckets: self.buckets.hashed(), network, check, port, now, fresh }
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.

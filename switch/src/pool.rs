@@ -8,6 +8,7 @@
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
@@ -108,6 +109,31 @@ fn is_transparent() -> bool {
     policy.is_ok_and(|policy| !policy.contains("[never]"))
 }
 
+/// The items of a [`HugeSlice`], indexed by hashes: no index is out of bounds, and none is compared with the length.
+pub struct Hashed<'s, T> {
+    items: *const T,
+    mask: usize,
+    held: PhantomData<&'s [T]>,
+}
+
+impl<T> Clone for Hashed<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Hashed<'_, T> {}
+
+impl<'s, T> Hashed<'s, T> {
+    /// The item for a hash.
+    #[inline(always)]
+    pub fn get(&self, hash: u64) -> &'s T {
+        // SAFETY: what is masked by `len - 1` is at most that, and `len` items were made and live for `'s`.
+        // Why unsafe: the compiler does not see it and would compare on each of several looks a packet.
+        unsafe { &*self.items.add(hash as usize & self.mask) }
+    }
+}
+
 impl<T> HugeSlice<T> {
     /// `len` items, each made by `make`.
     ///
@@ -124,6 +150,13 @@ impl<T> HugeSlice<T> {
             unsafe { items.add(index).write(make()) };
         }
         HugeSlice { items, len, map, map_len, pages }
+    }
+
+    /// A view that is indexed by hashes: by as many of their low bits as the length has, if it is a power of two.
+    #[inline]
+    pub fn hashed(&self) -> Hashed<'_, T> {
+        assert!(self.len > 0, "a hash table has a place");
+        Hashed { items: self.items.as_ptr(), mask: self.len - 1, held: PhantomData }
     }
 
     /// What pages it lies in.

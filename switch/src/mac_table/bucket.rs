@@ -200,12 +200,17 @@ impl Bucket {
 
     /// A slot that holds `key`, if one does. While the table is far from full that is nearly always the first, and the processor
     /// learns so; of the others all are compared.
-    #[inline]
+    #[inline(always)]
     pub(super) fn holder(&self, key: Key) -> Option<Slot<'_>> {
         // Acquire: as in `matches`.
         if self.keys[0].load(Ordering::Acquire) == key.0 {
             return Some(self.slot(0));
         }
+        self.holder_behind(key)
+    }
+
+    #[inline(never)]
+    fn holder_behind(&self, key: Key) -> Option<Slot<'_>> {
         let mask = self.matches(key);
         (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
     }
