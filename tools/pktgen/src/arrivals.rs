@@ -184,28 +184,29 @@ impl Arrivals {
     }
 }
 
-impl Sink for Arrivals {
+impl Arrivals {
+    /// Counts a frame; answers its stream if it was new there and arrived where it belongs.
     #[inline]
-    fn take(&mut self, frame: &impl Incoming) {
+    fn count(&mut self, frame: &impl Incoming) -> Option<usize> {
         let Some(signature) = self.signature(frame).or_else(|| self.signature_elsewhere(frame)) else {
             self.totals.foreign += 1;
-            return;
+            return None;
         };
         let stream = usize::from(signature.stream);
         let Some(arrival) = self.arrivals.get_mut(stream) else {
             let is_announcement = signature.stream == ANNOUNCEMENT;
             self.totals.announced += u64::from(is_announcement);
             self.totals.foreign += u64::from(!is_announcement);
-            return;
+            return None;
         };
         if arrival.to != self.port {
             self.totals.misdelivered += 1;
-            return;
+            return None;
         }
         let before = arrival.tracker.counts().received;
         let is_next = arrival.tracker.note(signature.sequence);
         if !is_next && arrival.tracker.counts().received == before {
-            return;
+            return None;
         }
         self.totals.bytes += frame.len() as u64;
         if self.shape.is_verified && !self.is_intact(frame, signature) {
@@ -215,6 +216,51 @@ impl Sink for Arrivals {
             Which::All => self.note_delay(stream, signature),
             Which::Sampled if self.is_first => self.note_delay(stream, signature),
             Which::Sampled | Which::Off => {}
+        }
+        Some(stream)
+    }
+
+    /// Counts frames as long as each is the one awaited next of a stream, of which nothing else is to be known; answers
+    /// how many.
+    #[inline]
+    fn count_run<I: Incoming>(&mut self, stream: usize, frames: impl Iterator<Item = I>) -> usize {
+        let Some(at) = self.signature_at else { return 0 };
+        if self.shape.is_verified || self.which == Which::All {
+            return 0;
+        }
+        let tracker = &mut self.arrivals[stream].tracker;
+        let start = Signature::first_word(stream as u16);
+        let (mut count, mut bytes) = (0, 0);
+        for frame in frames {
+            let expected = start | u64::from((tracker.next() as u32).wrapping_add(count));
+            let len = frame.len();
+            if len < at + signature::LEN || frame.word(at) != expected {
+                break;
+            }
+            count += 1;
+            bytes += len;
+        }
+        tracker.note_run(count.into());
+        self.totals.bytes += bytes as u64;
+        count as usize
+    }
+}
+
+impl Sink for Arrivals {
+    #[inline]
+    fn take(&mut self, frame: &impl Incoming) {
+        self.count(frame);
+    }
+
+    #[inline]
+    fn take_all<I: Incoming>(&mut self, count: usize, frame: impl Fn(usize) -> I) {
+        let mut done = 0;
+        while done < count {
+            let stream = self.count(&frame(done));
+            done += 1;
+            if let Some(stream) = stream {
+                done += self.count_run(stream, (done..count).map(&frame));
+            }
         }
     }
 }

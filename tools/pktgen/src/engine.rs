@@ -11,7 +11,7 @@ use crate::link::{Agreed, Link, Result, Source};
 use crate::order::Order;
 use crate::pace::Pace;
 use crate::sequence::Counts;
-use crate::traffic::{ANNOUNCEMENT, Outgoing, Shape, Stream};
+use crate::traffic::{ANNOUNCEMENT, Marks, Outgoing, Shape, Stream};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use windows::Windows;
@@ -80,12 +80,39 @@ impl Source for Counted<'_> {
         *self.bytes += u64::from(frame.len);
         frame
     }
+
+    #[inline]
+    fn id(&self) -> u16 {
+        self.stream.id()
+    }
+
+    #[inline]
+    fn marks(&self) -> Marks {
+        self.stream.marks()
+    }
+
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        *self.bytes += self.stream.advance(count);
+    }
 }
 
 impl Source for Stream {
     #[inline]
     fn next(&mut self) -> Outgoing<'_> {
         Stream::next(self)
+    }
+
+    fn id(&self) -> u16 {
+        Stream::id(self)
+    }
+
+    fn marks(&self) -> Marks {
+        Stream::marks(self)
+    }
+
+    fn advance(&mut self, count: usize) {
+        Stream::advance(self, count);
     }
 }
 
@@ -155,13 +182,13 @@ pub(crate) struct Engine {
 impl Engine {
     /// Streams on the given ways over the links; `order` makes the order of one.
     pub(crate) fn new(
-        links: Vec<Link>,
+        mut links: Vec<Link>,
         ways: &[Way],
         shape: &Shape,
         manner: Manner,
         mut order: impl FnMut(u16) -> Order,
     ) -> Engine {
-        let senders = (0..)
+        let senders: Vec<Sender> = (0..)
             .zip(ways)
             .map(|(id, &way)| Sender {
                 way,
@@ -171,6 +198,12 @@ impl Engine {
                 bytes: 0,
             })
             .collect();
+        for sender in &senders {
+            let exit = |way: &Way| (way.from, way.queue);
+            if ways.iter().filter(|way| exit(way) == exit(&sender.way)).count() == 1 {
+                links[sender.way.from].dedicate(sender.way.queue, &sender.stream);
+            }
+        }
         let start = Instant::now();
         let arrivals = Arrivals::new(shape, ways.iter().map(|way| way.to), manner.which, start);
         let mut engine = Engine { start, links, senders, arrivals, manner, shape: shape.clone() };

@@ -10,25 +10,78 @@ pub(crate) mod tap;
 pub(crate) mod vhost;
 
 use crate::options::Arguments;
-use crate::traffic::{HEAD, Outgoing};
+use crate::traffic::{HEAD, Marks, Outgoing, Stream};
 use serde::Serialize;
 
 /// Who has frames to send.
 pub(crate) trait Source {
     /// The next frame.
     fn next(&mut self) -> Outgoing<'_>;
+    /// Which stream it is.
+    fn id(&self) -> u16;
+    /// The marks of the frames from the next one on.
+    fn marks(&self) -> Marks;
+    /// Passes over `count` frames that were made from their marks.
+    fn advance(&mut self, count: usize);
 }
 
 /// Who takes frames that arrived.
 pub(crate) trait Sink {
     /// A frame.
     fn take(&mut self, frame: &impl Incoming);
+    /// `count` frames, oldest first, of which `frame` finds one by its number from 0.
+    #[inline]
+    fn take_all<I: Incoming>(&mut self, count: usize, frame: impl Fn(usize) -> I) {
+        (0..count).for_each(|number| self.take(&frame(number)));
+    }
+}
+
+/// Which frames lie in a row of buffers that go round.
+///
+/// Where the number of buffers is a multiple of a stream's cycle, and nobody else's frames went through them since, each
+/// buffer holds what goes into it next but for its marks.
+#[derive(Clone, Copy, Default, Debug)]
+struct Lap {
+    /// Buffers in the row; 0: the stream has no cycle that fits.
+    buffers: usize,
+    /// Whose frames they are, and how many were written in a row.
+    stream: u16,
+    written: usize,
+}
+
+impl Lap {
+    /// For a stream that repeats itself after `cycle` frames, in up to `max` buffers.
+    fn new(cycle: usize, max: usize) -> Lap {
+        Lap { buffers: max / cycle * cycle, stream: 0, written: 0 }
+    }
+
+    /// Whether the next frames of the source lie in the next buffers but for their marks. If not, `count` of them are
+    /// written there now.
+    #[inline]
+    fn is_whole(&mut self, source: &impl Source, count: usize) -> bool {
+        if self.buffers == 0 {
+            return false;
+        }
+        if self.stream != source.id() {
+            (self.stream, self.written) = (source.id(), 0);
+        }
+        let is_whole = self.written >= self.buffers;
+        if !is_whole {
+            self.written += count;
+        }
+        is_whole
+    }
 }
 
 /// A frame that arrived and still lies where it did.
 pub(crate) trait Incoming {
     /// Bytes without the check sequence.
     fn len(&self) -> usize;
+    /// The 8 bytes from byte `at` on, which are inside the frame and at least 8 from its end, as a little-endian word.
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        self.words(at)[0]
+    }
     /// The 16 bytes from byte `at` on, which are inside the frame, as little-endian words.
     fn words(&self, at: usize) -> [u64; 2];
     /// Copies `out.len()` bytes from byte `at` on, which are inside the frame.
@@ -39,6 +92,7 @@ pub(crate) trait Incoming {
 pub(crate) struct Slice<'a>(pub(crate) &'a [u8]);
 
 impl Incoming for Slice<'_> {
+    #[inline]
     fn len(&self) -> usize {
         self.0.len()
     }
@@ -132,6 +186,15 @@ impl Link {
         }
     }
 
+    /// By one of its queues goes this stream and no other.
+    pub(crate) fn dedicate(&mut self, queue: usize, stream: &Stream) {
+        match self {
+            Link::Memory(link) => link.dedicate(stream),
+            Link::Vhost(link) => link.dedicate(queue, stream),
+            Link::Tap(_) | Link::Packet(_) => {}
+        }
+    }
+
     /// Sends up to `max` frames by one of its queues; answers how many it took.
     #[inline]
     pub(crate) fn send(&mut self, queue: usize, max: usize, source: &mut impl Source) -> Result<usize> {
@@ -152,5 +215,24 @@ impl Link {
             Link::Tap(link) => link.receive(max, sink),
             Link::Packet(link) => link.receive(max, sink),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::Order;
+    use crate::traffic::tests::shape;
+
+    #[test]
+    fn a_lap_is_whole_once_all_buffers_hold_frames_of_one_stream() {
+        let stream = |id| Stream::new(id, 0, 1, &shape(&[60]), Order::round_robin(10, 10, 10));
+        let mut lap = Lap::new(10, 64);
+        assert_eq!(lap.buffers, 60);
+        assert_eq!([32, 28, 5, 32].map(|count| lap.is_whole(&stream(3), count)), [false, false, true, true]);
+        // Somebody else's frame is in the way.
+        assert!(!lap.is_whole(&stream(4), 1));
+        assert_eq!([59, 1, 1].map(|count| lap.is_whole(&stream(3), count)), [false, false, true]);
+        assert!(!Lap::default().is_whole(&stream(3), 0));
     }
 }

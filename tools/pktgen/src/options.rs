@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// Listen on the sockets, as QEMU does for a switch that connects (OVS-DPDK's dpdkvhostuserclient)
     #[arg(long, help_heading = "Ports")]
     pub(crate) listen: bool,
-    /// Entries of each ring; a power of two
+    /// Entries of each ring; a power of two. A sender uses only as many buffers as hold whole laps of its stations and flows
     #[arg(long, default_value_t = 1024, help_heading = "Ports")]
     pub(crate) ring: u16,
     /// Use huge pages of 2 MiB for the guests' memory

@@ -97,6 +97,34 @@ impl Order {
         Order { counts: Counts { sources, destinations, flows }, kind: Kind::Drawn { turns, at: 0 } }
     }
 
+    /// Turns after which it begins anew; `None` if that is more than `max`, or never.
+    pub(crate) fn cycle(&self, max: usize) -> Option<usize> {
+        let Counts { sources, destinations, flows } = self.counts;
+        if !matches!(self.kind, Kind::RoundRobin(_)) {
+            return None;
+        }
+        [sources, destinations, flows].into_iter().try_fold(1, |all, count| {
+            let cycle = common_multiple(all, count as usize);
+            (cycle <= max).then_some(cycle)
+        })
+    }
+
+    /// Passes over `count` turns.
+    #[inline]
+    pub(crate) fn advance(&mut self, count: u32) {
+        let Counts { sources, destinations, flows } = self.counts;
+        match &mut self.kind {
+            Kind::RoundRobin(turn) => {
+                turn.source = passed(turn.source, count, sources);
+                turn.destination = passed(turn.destination, count * STRIDE, destinations);
+                turn.flow = passed(turn.flow, count, flows);
+            }
+            Kind::Random(_) | Kind::Drawn { .. } => (0..count).for_each(|_| {
+                self.next();
+            }),
+        }
+    }
+
     /// The next turn.
     #[inline]
     pub(crate) fn next(&mut self) -> Turn {
@@ -130,6 +158,23 @@ impl Order {
     }
 }
 
+/// The least number that both divide.
+pub(crate) fn common_multiple(one: usize, other: usize) -> usize {
+    let (mut divisor, mut rest) = (one, other);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    one / divisor * other
+}
+
+/// `value`, which is less than `count`, that many steps on, modulo `count`.
+#[inline]
+fn passed(value: u32, steps: u32, count: u32) -> u32 {
+    let sum = value + steps;
+    // A burst is mostly shorter than a lap, and divisions are slow.
+    if sum < 2 * count { wrapped(sum, count) } else { sum % count }
+}
+
 /// `value`, which is less than twice `count`, modulo `count`.
 #[inline]
 fn wrapped(value: u32, count: u32) -> u32 {
@@ -160,6 +205,27 @@ mod tests {
                     Turn { source: number % count, destination: (STRIDE * number + OFFSET) % count, flow: number }
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_round_robin_begins_anew_after_its_cycle_and_can_be_passed_over() {
+        let cycle = |sources, destinations, flows| Order::round_robin(sources, destinations, flows).cycle(1000);
+        assert_eq!(
+            [cycle(4, 6, 10), cycle(1000, 1000, 1), cycle(999, 1000, 1), cycle(1, 1, 1)],
+            [Some(60), Some(1000), None, Some(1)]
+        );
+        assert_eq!(Order::random(1, 1, 1, 1).cycle(1000), None);
+        let mut order = Order::round_robin(4, 6, 10);
+        let turns: Vec<_> = (0..120).map(|_| order.next()).collect();
+        assert_eq!(turns[..60], turns[60..]);
+        for count in 0..120 {
+            let mut orders = [Order::round_robin(4, 6, 10), Order::zipf(4, 6, 10, 1.0, 1)];
+            orders.iter_mut().for_each(|order| order.advance(count as u32));
+            assert_eq!(orders[0].next(), turns[count]);
+            let mut drawn = Order::zipf(4, 6, 10, 1.0, 1);
+            let drawn: Vec<_> = (0..=count).map(|_| drawn.next()).collect();
+            assert_eq!(orders[1].next(), drawn[count]);
         }
     }
 

@@ -72,6 +72,17 @@ impl Tracker {
         false
     }
 
+    /// The next `count` frames arrived, each the expected one.
+    #[inline]
+    pub(crate) fn note_run(&mut self, count: u64) {
+        self.counts.received += count;
+        let word = self.next / 64;
+        self.next += count;
+        for entered in word + 1..=self.next / 64 {
+            self.missing[entered as usize % WORDS] = 0;
+        }
+    }
+
     #[cold]
     fn note_unexpected(&mut self, ahead: i64) {
         let Some(number) = self.next.checked_add_signed(ahead).filter(|&number| number >= self.first) else {
@@ -164,6 +175,23 @@ mod tests {
         let start = u64::from(u32::MAX) - 2;
         let all = counts(start, (start..start + 10).filter(|&number| number != start + 4).chain([start + 4]));
         assert_eq!((all.received, all.reordered, all.missing), (10, 1, 0));
+    }
+
+    #[test]
+    fn a_run_is_as_many_frames_one_by_one() {
+        let (mut runs, mut single) = (Tracker::new(7), Tracker::new(7));
+        let mut number = 7;
+        for run in (0..3000).map(|round| (round * 37) % 150) {
+            runs.note_run(run);
+            (0..run).for_each(|ahead| assert!(single.note((number + ahead) as u32)));
+            // One is lost.
+            number += run + 1;
+            runs.note(number as u32);
+            single.note(number as u32);
+            number += 1;
+            assert_eq!((runs.counts, runs.next, &runs.missing), (single.counts, single.next, &single.missing));
+        }
+        assert_eq!(runs.counts.missing, 3000);
     }
 
     #[test]

@@ -28,7 +28,13 @@ impl Signature {
     /// The two words, as little-endian numbers.
     #[inline]
     pub(crate) fn words(self) -> [u64; 2] {
-        [MAGIC << 48 | u64::from(self.stream) << 32 | u64::from(self.sequence), self.time_ns]
+        [Signature::first_word(self.stream) | u64::from(self.sequence), self.time_ns]
+    }
+
+    /// The first word of a stream's signature with number 0; the number is its low half.
+    #[inline]
+    pub(crate) fn first_word(stream: u16) -> u64 {
+        MAGIC << 48 | u64::from(stream) << 32
     }
 
     /// Reads the two words; `None` if they are not a signature.

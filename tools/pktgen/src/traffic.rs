@@ -1,13 +1,14 @@
 //! What is sent: the frames of one stream, one after another, each with its own addresses, size, number and time.
 //!
 //! A small untagged frame is composed in eight registers from a template and three counters and needs no memory but the
-//! buffer it goes to: some nanoseconds. Everything else (VLAN tags, large TCP frames, frames of a capture, payload to be
+//! buffer it goes to: some nanoseconds. Where the buffer holds a frame of the same stream with the same addresses already,
+//! only its [`Marks`] are written anew: three stores. Everything else (VLAN tags, large TCP frames, frames of a capture, payload to be
 //! verified) is built in a scratch buffer first. Nothing here allocates after construction.
 //!
 //! Stations: number n of port p has the MAC 02:00:00 and the address 10/8, both followed by p and n (4 and 20 bits).
 //! Sizes are bytes without the frame check sequence, as frames lie in memory.
 
-use crate::order::{Order, Turn};
+use crate::order::{self, Order, Turn};
 use crate::signature::{self, Signature};
 use crate::template::Template;
 use std::rc::Rc;
@@ -45,6 +46,26 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) len: u32,
     /// The bytes behind the head; empty if they are the [`filler`], which lies in the buffer already.
     pub(crate) rest: &'a [u8],
+}
+
+/// What differs between frames of a stream with the same addresses and size: words [`Marks::AT`] and after of their heads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks {
+    first: u64,
+    sequence: u32,
+    rest: [u64; 2],
+}
+
+impl Marks {
+    /// The word of a head that is the first of them.
+    pub(crate) const AT: usize = 5;
+
+    /// The words of the frame that follows `ahead` frames later, little-endian.
+    #[inline(always)]
+    pub(crate) fn words(self, ahead: u32) -> [u64; 3] {
+        let [second, third] = self.rest;
+        [self.first | u64::from(self.sequence.wrapping_add(ahead)) << 16, second, third]
+    }
 }
 
 /// A VLAN tag (IEEE 802.1Q).
@@ -189,6 +210,44 @@ impl Stream {
         }
     }
 
+    /// Which stream it is.
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Frames after which addresses and sizes are the same again, if that is at most `max` and [`Marks`] tell the rest.
+    pub(crate) fn cycle(&self, max: usize) -> Option<usize> {
+        let turns = self.order.cycle(max).filter(|_| self.is_plain)?;
+        Some(order::common_multiple(turns, self.cycle.len())).filter(|&cycle| cycle <= max)
+    }
+
+    /// The marks of the next frame of a stream that has a cycle.
+    #[inline]
+    pub(crate) fn marks(&self) -> Marks {
+        let mut words = self.classes[0].words;
+        let signature = Signature { stream: self.id, sequence: 0, time_ns: self.time_ns };
+        sign(&mut words, signature);
+        let [.., first, second, third] = words;
+        Marks { first, sequence: self.number as u32, rest: [second, third] }
+    }
+
+    /// Passes over `count` frames, which were made from their marks; answers their bytes.
+    #[inline]
+    pub(crate) fn advance(&mut self, count: usize) -> u64 {
+        self.number += count as u64;
+        self.order.advance(count as u32);
+        if let [class] = &self.classes[..] {
+            self.at = 0;
+            return (class.untagged * count) as u64;
+        }
+        let mut bytes = 0;
+        for _ in 0..count {
+            bytes += self.classes[usize::from(self.cycle[self.at])].untagged as u64;
+            self.at = (self.at + 1) % self.cycle.len();
+        }
+        bytes
+    }
+
     /// The number of its next frame.
     pub(crate) fn number(&self) -> u64 {
         self.number
@@ -305,6 +364,14 @@ fn put<const AT: usize>(words: &mut [u64; HEAD / 8], value: u64) {
     }
 }
 
+/// Puts the signature into the head of an untagged UDP frame, which has zeros there.
+#[inline(always)]
+fn sign(words: &mut [u64; HEAD / 8], signature: Signature) {
+    let [first, second] = signature.words();
+    put::<42>(words, first);
+    put::<50>(words, second);
+}
+
 impl Class {
     fn new(untagged: usize, shape: &Shape) -> Class {
         let mut head = [0; HEAD];
@@ -342,107 +409,10 @@ impl Class {
         put::<31>(&mut words, be24(destination));
         // RFC 6335 section 6: dynamic ports.
         put::<34>(&mut words, be16(0xc000 | (turn.flow & 0x3fff) as u16));
-        let [first, second] = signature.words();
-        put::<42>(&mut words, first);
-        put::<50>(&mut words, second);
+        sign(&mut words, signature);
         words
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    pub(crate) fn shape(sizes: &[usize]) -> Shape {
-        Shape {
-            sizes: sizes.to_vec(),
-            tags: Vec::new(),
-            segment_size: None,
-            templates: Rc::new([]),
-            is_verified: false,
-            filler: filler(),
-        }
-    }
-
-    pub(crate) fn bytes(frame: &Outgoing<'_>, shape: &Shape) -> Vec<u8> {
-        let mut bytes: Vec<u8> = frame.head.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let len = frame.len as usize;
-        bytes.truncate(len);
-        if frame.rest.is_empty() && len > HEAD {
-            bytes.extend(&shape.filler[HEAD..len]);
-        } else {
-            bytes.extend(frame.rest);
-        }
-        assert_eq!(bytes.len(), len);
-        bytes
-    }
-
-    fn stream(shape: &Shape, stations: u32, flows: u32) -> Stream {
-        Stream::new(0, 0, 1, shape, Order::round_robin(stations, stations, flows))
-    }
-
-    #[test]
-    fn every_frame_has_its_own_source_and_a_destination_of_the_other_side() {
-        let shape = shape(&[60]);
-        let mut stream = stream(&shape, 1000, 1000);
-        let frames: Vec<_> = (0..1000).map(|_| bytes(&stream.next(), &shape)).collect();
-        let sources: HashSet<_> = frames.iter().map(|frame| frame[6..12].to_vec()).collect();
-        let destinations: HashSet<_> = frames.iter().map(|frame| frame[..6].to_vec()).collect();
-        let flows: HashSet<_> = frames.iter().map(|frame| frame[26..38].to_vec()).collect();
-        assert_eq!((sources.len(), destinations.len(), flows.len()), (1000, 1000, 1000));
-        assert!(frames.iter().all(|frame| frame.len() == 60 && frame[3] == 0x10 && frame[9] == 0));
-    }
-
-    #[test]
-    fn headers_are_right_at_every_size_tagged_or_not() {
-        let tag = |protocol, control| Tag { protocol, control };
-        for tags in [vec![], vec![tag(0x8100, 0x6005)], vec![tag(0x88a8, 7), tag(0x8100, 5)]] {
-            let mut shape = shape(&[68, 254, 1514, 1515]);
-            shape.tags = tags;
-            let mut stream = stream(&shape, 70_000, 999_999);
-            stream.set_time(77);
-            for number in 0..300 {
-                let frame = bytes(&stream.next(), &shape);
-                assert_eq!(frame.len(), shape.sizes[number % 4]);
-                let parsed = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-                assert_eq!(parsed.vlan_ids().len(), shape.tags.len());
-                let Some(etherparse::NetSlice::Ipv4(ip)) = parsed.net else { panic!("{frame:x?}") };
-                assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
-                let Some(etherparse::TransportSlice::Udp(udp)) = parsed.transport else { panic!("{frame:x?}") };
-                assert_eq!(usize::from(udp.length()), frame.len() - shape.tags.len() * 4 - 34);
-                let at = shape.signature_at().unwrap();
-                let signature = Signature::from_bytes(frame[at..].first_chunk().unwrap()).unwrap();
-                assert_eq!(signature, Signature { stream: 0, sequence: number as u32, time_ns: 77 });
-            }
-        }
-    }
-
-    #[test]
-    fn a_large_frame_asks_its_device_to_cut_and_to_sum() {
-        let mut shape = shape(&[65_000]);
-        shape.segment_size = Some(1448);
-        let mut stream = stream(&shape, 10, 10);
-        let frame = bytes(&stream.next(), &shape);
-        let parsed = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-        let Some(etherparse::NetSlice::Ipv4(ip)) = parsed.net else { panic!("{frame:x?}") };
-        let Some(etherparse::TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("{frame:x?}") };
-        assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
-        assert_eq!(shape.virtio_header(), [1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
-        // What the device does: the complement of the sum over header and payload, with the field as it stands.
-        let summed = !signature::sum(&frame[34..], false);
-        let mut header = tcp.to_header();
-        header.checksum = 0;
-        let right = header.calc_checksum_ipv4_raw(ip.header().source(), ip.header().destination(), tcp.payload());
-        assert_eq!(summed, right.unwrap());
-    }
-
-    #[test]
-    fn payloads_of_a_verified_stream_differ_from_frame_to_frame() {
-        let mut shape = shape(&[200]);
-        shape.is_verified = true;
-        let mut stream = stream(&shape, 1, 1);
-        let payloads: HashSet<_> = (0..SHIFTS).map(|_| bytes(&stream.next(), &shape)[58..].to_vec()).collect();
-        assert_eq!(payloads.len(), SHIFTS);
-    }
-}
+pub(crate) mod tests;

@@ -205,6 +205,16 @@ impl Ring {
         either!(self, ring => ring.next_slot(ahead))
     }
 
+    /// The slot that is made available next, if the free ones after it follow in the order of their numbers, the first after
+    /// the last: so it is where a split ring believes its device to keep the order.
+    #[inline]
+    pub fn turn(&self) -> Option<u16> {
+        match self {
+            Ring::Split(ring) => ring.turn(),
+            Ring::Packed(_) => None,
+        }
+    }
+
     /// Makes the next `count` free slots available, as they are described, and shows them to the device at once.
     #[inline]
     pub fn post_next(&mut self, count: u16) {
@@ -238,8 +248,8 @@ impl Ring {
     }
 
     /// See [`SplitRing::put_available`].
-    pub fn put_available(&self, position: u16, head: u16) {
-        self.split().put_available(position, head);
+    pub fn put_available(&mut self, position: u16, head: u16) {
+        self.split_mut().put_available(position, head);
     }
 
     /// See [`SplitRing::set_available_index`].

@@ -30,6 +30,10 @@ pub struct SplitRing {
     seen: u16,
     /// Whether the used index alone is believed.
     is_trusting: bool,
+    /// The slot that is posted next by a sender that trusts: they take their turns by their numbers.
+    turn: u16,
+    /// Whether each position's slot is the position's number, for all came back in order; `posted` means nothing then.
+    is_orderly: bool,
     posted: Box<[bool]>,
     has_event_index: bool,
     /// What was made available and has not come back, oldest first; kept with `VIRTIO_F_IN_ORDER` only.
@@ -50,6 +54,8 @@ impl SplitRing {
             next: 0,
             seen: 0,
             is_trusting,
+            turn: 0,
+            is_orderly: false,
             posted: vec![false; usize::from(place.size)].into(),
             has_event_index: false,
             order: None,
@@ -71,14 +77,14 @@ impl SplitRing {
             "in order, chains must fill the table"
         );
         if is_in_order != self.order.is_some() {
+            self.leave_order();
             self.order = is_in_order.then(|| Fifo::new(self.backing.size));
         }
     }
 
     /// Forgets everything, as after a reset of the device: no buffer is available.
     pub(super) fn reset(&mut self) {
-        (self.next, self.seen, self.unfolding) = (0, 0, (0, 0));
-        self.posted.fill(false);
+        (self.next, self.seen, self.turn, self.unfolding) = (0, 0, 0, (0, 0));
         if let Some(order) = &mut self.order {
             order.clear();
         }
@@ -91,9 +97,28 @@ impl SplitRing {
     /// Every slot is free, in the order of their numbers.
     pub(super) fn list_all_slots(&mut self) {
         for position in 0..self.backing.size {
-            self.put_available(position, self.head_of(position % self.backing.slots));
+            self.put_entry(position, self.head_of(position % self.backing.slots));
         }
         self.posted.fill(false);
+        self.is_orderly = !self.is_trusting && self.order.is_none() && self.backing.slots == self.backing.size;
+    }
+
+    /// Uses `count` slots and no more; nothing is available yet.
+    pub(super) fn limit(&mut self, count: u16) {
+        self.backing.slots = count;
+        self.turn = 0;
+        self.list_all_slots();
+    }
+
+    /// Writes down what followed from the positions as long as all came back in order.
+    #[cold]
+    fn leave_order(&mut self) {
+        if std::mem::take(&mut self.is_orderly) {
+            for ahead in 0..self.next.wrapping_sub(self.seen) {
+                let slot = self.mask(self.seen.wrapping_add(ahead));
+                self.posted[usize::from(slot)] = true;
+            }
+        }
     }
 
     /// Makes all slots free, whatever was available, from where the device stands; answers how many that are.
@@ -129,8 +154,13 @@ impl SplitRing {
     }
 
     /// Writes the entry at a position of the available ring, whatever it says.
+    pub fn put_available(&mut self, position: u16, head: u16) {
+        self.leave_order();
+        self.put_entry(position, head);
+    }
+
     #[inline]
-    pub fn put_available(&self, position: u16, head: u16) {
+    fn put_entry(&self, position: u16, head: u16) {
         let at = self.available + 4 + 2 * usize::from(self.mask(position));
         self.backing.memory.word(at).store(head.to_le(), Ordering::Relaxed);
     }
@@ -142,9 +172,17 @@ impl SplitRing {
     }
 
     /// Writes the available index, whatever it says, and kicks if the backend wants it.
-    #[inline]
     pub fn set_available_index(&mut self, index: u16) {
+        self.leave_order();
+        self.show(index);
+    }
+
+    #[inline]
+    fn show(&mut self, index: u16) {
         let old = std::mem::replace(&mut self.next, index);
+        if self.is_trusting {
+            self.turn = self.slot_in_turn(index.wrapping_sub(old));
+        }
         self.backing.memory.word(self.available + 2).store(index.to_le(), Ordering::Release);
         // Section 2.7.13.3.1: the index before the look at the flags.
         fence(Ordering::SeqCst);
@@ -249,17 +287,33 @@ impl SplitRing {
     /// The slot that is posted next but `ahead`.
     #[inline]
     pub(super) fn next_slot(&self, ahead: u16) -> u16 {
-        self.available_entry(self.next.wrapping_add(ahead)) / self.backing.shape.width()
+        if self.is_trusting {
+            self.slot_in_turn(ahead)
+        } else if self.is_orderly {
+            self.mask(self.next.wrapping_add(ahead))
+        } else {
+            self.available_entry(self.next.wrapping_add(ahead)) / self.backing.shape.width()
+        }
+    }
+
+    #[inline]
+    fn slot_in_turn(&self, ahead: u16) -> u16 {
+        let (slot, slots) = (u32::from(self.turn) + u32::from(ahead), u32::from(self.backing.slots));
+        (if slot < 2 * slots { slot.checked_sub(slots).unwrap_or(slot) } else { slot % slots }) as u16
+    }
+
+    /// The slot that is posted next, if those after it follow in the order of their numbers.
+    #[inline]
+    pub(super) fn turn(&self) -> Option<u16> {
+        self.is_trusting.then_some(self.turn)
     }
 
     /// The same, after a raw entry there was put right: a sender that trusts goes by the numbers.
     pub(super) fn claim_slot(&self, ahead: u16) -> u16 {
-        if !self.is_trusting {
-            return self.next_slot(ahead);
+        let slot = self.next_slot(ahead);
+        if self.is_trusting {
+            self.put_entry(self.next.wrapping_add(ahead), self.head_of(slot));
         }
-        let position = self.next.wrapping_add(ahead);
-        let slot = self.mask(position) % self.backing.slots;
-        self.put_available(position, self.head_of(slot));
         slot
     }
 
@@ -276,13 +330,18 @@ impl SplitRing {
     /// Makes the next `count` slots available; they are free and described.
     #[inline]
     pub(super) fn post_next(&mut self, count: u16) {
-        if !self.is_trusting {
+        if self.is_trusting {
+            // Where a lap of the slots is shorter than the ring, their turns move along it.
+            for ahead in 0..if self.backing.slots == self.backing.size { 0 } else { count } {
+                self.claim_slot(ahead);
+            }
+        } else if !self.is_orderly {
             for ahead in 0..count {
                 self.note_posted(self.next_slot(ahead));
             }
         }
         if count > 0 {
-            self.set_available_index(self.next.wrapping_add(count));
+            self.show(self.next.wrapping_add(count));
         }
     }
 
@@ -291,7 +350,10 @@ impl SplitRing {
     #[inline]
     pub(super) fn take(&mut self, out: &mut [Used]) -> usize {
         let end = self.used_index();
-        let mut count = 0;
+        let mut count = if self.is_orderly { self.take_orderly(end, out) } else { 0 };
+        if self.is_orderly {
+            return count;
+        }
         while count < out.len() && (self.seen != end || self.unfolding.0 > 0) {
             let (slot, len) = if self.order.is_some() { self.unfold(end) } else { self.entry(self.seen) };
             let position = self.seen.wrapping_add(self.backing.slots);
@@ -300,10 +362,42 @@ impl SplitRing {
                 // Buffers mostly come back in order, so the entry is right already and its line stays clean.
                 let head = self.head_of(slot);
                 if self.available_entry(position) != head {
-                    self.put_available(position, head);
+                    self.put_entry(position, head);
                 }
                 out[count] = used;
                 count += 1;
+            }
+        }
+        count
+    }
+
+    /// Takes entries as long as they come in order; the ring is no longer orderly if one does not.
+    #[inline]
+    fn take_orderly(&mut self, end: u16, out: &mut [Used]) -> usize {
+        let (shown, under_way) = (end.wrapping_sub(self.seen), self.next.wrapping_sub(self.seen));
+        let mut count = 0;
+        if shown > under_way {
+            self.leave_order();
+        }
+        let max = out.len().min(shown.into());
+        while count < max && self.is_orderly {
+            let first = self.mask(self.seen);
+            let run = (max - count).min(usize::from(self.backing.size - first));
+            let words = self.backing.memory.words32(self.used + 4 + 8 * usize::from(first), 2 * run);
+            let mut slot = first;
+            for (entry, out) in words.chunks_exact(2).zip(&mut out[count..]) {
+                let [head, len] = [&entry[0], &entry[1]].map(|word| u32::from_le(word.load(Ordering::Relaxed)));
+                if head != u32::from(slot) || len as usize > self.backing.buffer_len {
+                    break;
+                }
+                *out = Used { slot, len };
+                slot += 1;
+            }
+            let taken = slot - first;
+            self.seen = self.seen.wrapping_add(taken);
+            count += usize::from(taken);
+            if usize::from(taken) < run {
+                self.leave_order();
             }
         }
         count

@@ -124,6 +124,24 @@ impl DriverMemory {
         unsafe { AtomicU64::from_ptr(base.cast()) }
     }
 
+    /// `count` words of 32 bits from `offset` on, checked once: a run of used entries.
+    #[inline]
+    pub fn words32(&self, offset: usize, count: usize) -> &[AtomicU32] {
+        let base = self.at(offset, 4 * count, 4);
+        // SAFETY: the words are inside the mapping and aligned, as just checked, and the mapping lives as long as `self`.
+        // Why unsafe: the memory is shared with another process.
+        unsafe { std::slice::from_raw_parts(base.cast(), count) }
+    }
+
+    /// `N` words of 64 bits from `offset` on, checked once: the front of a frame.
+    #[inline]
+    pub fn words64<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
+        let base = self.at(offset, 8 * N, 8);
+        // SAFETY: the words are inside the mapping and aligned, as just checked, and the mapping lives as long as `self`.
+        // Why unsafe: the memory is shared with another process.
+        unsafe { &*base.cast() }
+    }
+
     /// Asks the processor to bring the cache line at `offset` near.
     #[inline]
     pub fn prefetch(&self, offset: usize) {

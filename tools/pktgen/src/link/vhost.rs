@@ -1,20 +1,21 @@
 //! A guest's virtio device over vhost-user: we are its driver.
 //!
 //! Every send buffer holds the virtio header and the filler from the start; a frame writes its first cache line there and
-//! nothing else, and its descriptor only if its size is another than the buffer's last. Frames begin on a cache line. A
+//! nothing else, and its descriptor only if its size is another than the buffer's last; after the first lap of a stream
+//! that repeats itself it only writes its marks ([`Lap`]). Frames begin on a cache line. A
 //! frame that arrived is looked at where it lies: one line, for the header before it tells nothing unless the buffer
 //! is full and the frame goes on in the next (virtio 1.2 section 5.1.6.4.1). Memory is asked for some frames ahead.
 
-use super::{Incoming, Result, Sink, Source};
+use super::{Incoming, Lap, Result, Sink, Source};
 use crate::options::Arguments;
-use crate::traffic::{HEAD, SIZES, Shape};
+use crate::traffic::{HEAD, Marks, SIZES, Shape, Stream};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use switch::offload::VNET_HEADER_MRG_LEN;
-use vhost::driver::{Driver, DriverConfig, Received, Receiver, Sender, Used};
+use vhost::driver::{Driver, DriverConfig, Received, Receiver, Ring, Sender, Used};
 use vhost::memory::DriverMemory;
 use vhost::net::{
     F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_TSO4, F_IN_ORDER, F_MQ, F_MRG_RXBUF, F_RING_PACKED,
@@ -26,9 +27,7 @@ use vhost::net::{
 const BUFFER: usize = 2048 + 256 + 64;
 const CACHE_LINE: usize = 64;
 /// Buffers taken at a time.
-const CHUNK: usize = 32;
-/// Frames for whose memory is asked ahead of the one that is written.
-const AHEAD: u16 = 8;
+const CHUNK: usize = 64;
 
 const _: () = assert!(BUFFER > VNET_HEADER_MRG_LEN + *SIZES.end(), "no frame of ours fills a buffer");
 
@@ -52,12 +51,19 @@ pub(crate) struct Features {
     features: String,
 }
 
+/// What lies in the buffers of one send ring.
+#[derive(Clone)]
+struct Queue {
+    /// For each slot: bytes its descriptor tells.
+    lens: Vec<u32>,
+    lap: Lap,
+}
+
 /// One guest.
 pub(crate) struct VhostLink {
     driver: Driver,
     memory: Arc<DriverMemory>,
-    /// For each queue and slot: bytes its descriptor tells.
-    lens: Vec<Vec<u32>>,
+    queues: Vec<Queue>,
     /// Frames may be spread over several buffers.
     is_large: bool,
 }
@@ -95,8 +101,9 @@ impl VhostLink {
                 memory.write(at + VNET_HEADER_MRG_LEN, &shape.filler[..size_max.max(HEAD)]);
             }
         }
-        let lens = vec![vec![0; usize::from(arguments.ring)]; usize::from(arguments.queues)];
-        Ok(VhostLink { driver, memory, lens, is_large })
+        let queue = Queue { lens: vec![0; usize::from(arguments.ring)], lap: Lap::default() };
+        let queues = vec![queue; usize::from(arguments.queues)];
+        Ok(VhostLink { driver, memory, queues, is_large })
     }
 
     /// Connects, agrees on features and starts all rings.
@@ -125,7 +132,7 @@ impl VhostLink {
         let has = |wanted: u64| bits & wanted == wanted;
         Features {
             ring: if has(F_RING_PACKED) { "packed" } else { "split" },
-            ring_size: self.driver.sender.ring.slots(),
+            ring_size: self.driver.sender.ring.size(),
             mergeable: has(F_MRG_RXBUF),
             in_order: has(F_IN_ORDER),
             checksum: has(F_CSUM),
@@ -136,40 +143,61 @@ impl VhostLink {
         }
     }
 
-    fn queue(&mut self, queue: usize) -> (&mut Sender, &mut [u32]) {
+    fn queue(&mut self, queue: usize) -> (&mut Sender, &mut Queue) {
         let sender = match queue.checked_sub(1) {
             None => &mut self.driver.sender,
             Some(other) => &mut self.driver.others[other].0,
         };
-        (sender, &mut self.lens[queue])
+        (sender, &mut self.queues[queue])
+    }
+
+    /// By this queue goes only this stream; nothing was sent yet.
+    pub(crate) fn dedicate(&mut self, queue: usize, stream: &Stream) {
+        let (sender, queue) = self.queue(queue);
+        let slots = usize::from(sender.ring.slots());
+        if let Some(cycle) = stream.cycle(slots) {
+            let lap = Lap::new(cycle, slots);
+            if sender.limit(lap.buffers as u16) {
+                queue.lap = lap;
+            }
+        }
     }
 
     #[inline]
     pub(crate) fn send(&mut self, queue: usize, max: usize, source: &mut impl Source) -> usize {
         let memory = self.memory.clone();
-        let (sender, lens) = self.queue(queue);
+        let (sender, queue) = self.queue(queue);
         let count = max.min(usize::from(sender.free())) as u16;
         let ring = &mut sender.ring;
-        for ahead in 0..count.min(AHEAD) {
-            memory.prefetch_to_write(ring.buffer_at(ring.next_slot(ahead)) + VNET_HEADER_MRG_LEN);
+        let frame_at = |ring: &Ring, ahead: u16| ring.buffer_at(ring.next_slot(ahead)) + VNET_HEADER_MRG_LEN;
+        for ahead in 0..count {
+            memory.prefetch_to_write(frame_at(ring, ahead));
         }
-        for number in 0..count {
-            if number + AHEAD < count {
-                memory.prefetch_to_write(ring.buffer_at(ring.next_slot(number + AHEAD)) + VNET_HEADER_MRG_LEN);
+        if queue.lap.is_whole(source, count.into()) {
+            let marks = source.marks();
+            for number in 0..count {
+                let words = memory.words64::<3>(frame_at(ring, number) + 8 * Marks::AT);
+                for (word, value) in words.iter().zip(marks.words(number.into())) {
+                    word.store(value.to_le(), Ordering::Relaxed);
+                }
             }
-            let slot = ring.next_slot(number);
-            let at = ring.buffer_at(slot) + VNET_HEADER_MRG_LEN;
-            let frame = source.next();
-            for (word, value) in frame.head.into_iter().enumerate() {
-                memory.word64(at + 8 * word).store(value.to_le(), Ordering::Relaxed);
-            }
-            if !frame.rest.is_empty() {
-                memory.write(at + HEAD, frame.rest);
-            }
-            let len = frame.len + VNET_HEADER_MRG_LEN as u32;
-            if lens[usize::from(slot)] != len {
-                lens[usize::from(slot)] = len;
-                ring.describe(slot, len);
+            source.advance(count.into());
+        } else {
+            for number in 0..count {
+                let slot = ring.next_slot(number);
+                let at = ring.buffer_at(slot) + VNET_HEADER_MRG_LEN;
+                let frame = source.next();
+                for (word, value) in memory.words64::<{ HEAD / 8 }>(at).iter().zip(frame.head) {
+                    word.store(value.to_le(), Ordering::Relaxed);
+                }
+                if !frame.rest.is_empty() {
+                    memory.write(at + HEAD, frame.rest);
+                }
+                let len = frame.len + VNET_HEADER_MRG_LEN as u32;
+                if queue.lens[usize::from(slot)] != len {
+                    queue.lens[usize::from(slot)] = len;
+                    ring.describe(slot, len);
+                }
             }
         }
         ring.post_next(count);
@@ -206,10 +234,10 @@ fn receive_whole(memory: &DriverMemory, receiver: &mut Receiver, max: usize, sin
         for used in used {
             memory.prefetch(ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN);
         }
-        for used in used {
-            let at = ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN;
-            sink.take(&Whole { memory, at, len: (used.len as usize).saturating_sub(VNET_HEADER_MRG_LEN) });
-        }
+        sink.take_all(taken, |number| {
+            let at = ring.buffer_at(used[number].slot) + VNET_HEADER_MRG_LEN;
+            Whole { memory, at, len: (used[number].len as usize).saturating_sub(VNET_HEADER_MRG_LEN) }
+        });
         ring.post_next(taken as u16);
         count += taken;
     }
@@ -227,6 +255,13 @@ impl Incoming for Whole<'_> {
     #[inline]
     fn len(&self) -> usize {
         self.len
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        let words = self.memory.words64::<2>(self.at + (at & !7));
+        let [low, high] = words.each_ref().map(|word| u128::from(u64::from_le(word.load(Ordering::Relaxed))));
+        ((high << 64 | low) >> (8 * (at % 8))) as u64
     }
 
     #[inline]
