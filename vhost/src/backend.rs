@@ -10,6 +10,7 @@
 //! the peer. So whoever drops a backend waits no longer than [`CLOSE_MAX`]; a thread that hangs is then left behind, shut
 //! out from its place.
 
+use crate::backoff::{Backoff, PAUSE_MIN};
 use crate::listen::{Listener, Ownership, SocketFile, check_path, connect_to, peer_uid};
 use crate::session::{Outgoing, Session};
 use crate::socket::{Stream, Wake};
@@ -54,10 +55,6 @@ pub struct BackendConfig {
     pub state_file: Option<PathBuf>,
 }
 
-/// Pause before the first attempt to connect again.
-const RECONNECT_MIN: Duration = Duration::from_millis(50);
-/// Longest pause between two attempts.
-const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for the thread's end; its own work takes a few rounds of the workers.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Messages handled before the thread looks up again.
@@ -188,7 +185,8 @@ impl Backend {
         let file = listener.as_ref().map(Listener::file);
         let state_file = config.state_file.clone();
         let gate = Gate::new(place);
-        let mut thread = Thread { config, place: gate.clone(), listener, shared: shared.clone(), pause: RECONNECT_MIN };
+        let mut thread =
+            Thread { config, place: gate.clone(), listener, shared: shared.clone(), backoff: Backoff::new() };
         let (ends, end) = channel();
         let thread = std::thread::Builder::new()
             .name("vhost-session".into())
@@ -261,7 +259,7 @@ struct Thread {
     place: Arc<Gate>,
     listener: Option<Listener>,
     shared: Arc<Shared>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// What poll found, besides reasons to look at everything anyway.
@@ -335,7 +333,7 @@ impl Thread {
         status.last_disconnect = reason;
         drop(status);
         if had_features {
-            self.pause = RECONNECT_MIN;
+            self.backoff.reset();
         }
         if self.listener.is_none() {
             self.wait_a_moment();
@@ -409,7 +407,7 @@ impl Thread {
                 self.shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             // No file descriptor is left; without a pause we would be told again at once, for ever.
-            Some(Err(_)) => drop(self.wait(None, Some(RECONNECT_MIN))),
+            Some(Err(_)) => drop(self.wait(None, Some(PAUSE_MIN))),
             _ => {}
         }
     }
@@ -464,73 +462,12 @@ impl Thread {
 
     /// Waits before the next attempt, longer each time.
     fn wait_a_moment(&mut self) {
+        let pause = self.backoff.next_pause();
         if !self.shared.is_stopping() {
-            self.wait(None, Some(self.pause));
+            self.wait(None, Some(pause));
         }
-        self.pause = (self.pause * 2).min(RECONNECT_MAX);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::Dialect;
-    use crate::port::{Alarm, SplitSet};
-    use std::sync::atomic::AtomicU32;
-    use std::time::Instant;
-
-    #[derive(Default)]
-    struct CountingPlace {
-        publications: AtomicU32,
-        withdrawals: AtomicU32,
-    }
-
-    impl Place for CountingPlace {
-        fn publish(&self, _port: Arc<dyn Port>) {
-            self.publications.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn withdraw(&self) {
-            self.withdrawals.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn a_thread_that_hangs_in_its_peers_file_is_left_behind_and_shut_out() {
-        let place = Arc::new(CountingPlace::default());
-        let wake = Arc::new(Wake::new().unwrap());
-        let config = BackendConfig {
-            path: std::env::temp_dir().join(format!("qvs-hang-{}", std::process::id())),
-            role: Role::Client,
-            mtu: 1500,
-            owner: (None, None),
-            mode: 0o600,
-            peer_uids: Vec::new(),
-            state_file: None,
-        };
-        let mut backend = Backend::start(config, place.clone()).unwrap();
-        let gate = backend.gate.clone();
-        // The real thread ends; one that never does takes its place.
-        backend.shared.stop.store(true, Ordering::Release);
-        backend.shared.wake.wake();
-        backend.thread.take().unwrap().join().unwrap();
-        let (hangs, end) = channel();
-        backend.end = Mutex::new(end);
-        backend.thread = Some(std::thread::spawn(move || {
-            let _hangs = hangs;
-            std::thread::park();
-        }));
-        let hanging = backend.thread.as_ref().unwrap().thread().clone();
-
-        let start = Instant::now();
-        drop(backend);
-        assert!((CLOSE_MAX..2 * CLOSE_MAX).contains(&start.elapsed()));
-        assert_eq!(place.withdrawals.load(Ordering::Relaxed), 1);
-        let alarm = Alarm::new(wake);
-        gate.publish(Arc::new(SplitSet::new([], Dialect::new(0), alarm, Arc::default())));
-        gate.withdraw();
-        let counts = (place.publications.load(Ordering::Relaxed), place.withdrawals.load(Ordering::Relaxed));
-        assert_eq!(counts, (0, 1), "what the thread does reaches the place no more");
-        hanging.unpark();
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@
 //! * With the feature `driver`, the guest's side of it all, for tests and load generators.
 
 pub mod backend;
+mod backoff;
 pub mod chain;
 #[cfg(feature = "driver")]
 pub mod driver;
