@@ -182,7 +182,11 @@ impl Session {
         for index in broken {
             self.stop();
             self.rings[index].is_broken = true;
-            self.note = format!("{} stopped: its available index is ahead by more than the ring holds", name(index));
+            let why = match self.features & F_RING_PACKED {
+                0 => "its available index is ahead by more than the ring holds",
+                _ => "a chain in it has no end, or was taken back",
+            };
+            self.note = format!("{} stopped: {why}", name(index));
             if let Some(error) = &self.rings[index].error {
                 error.signal_from_control();
             }
