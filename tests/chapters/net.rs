@@ -2,6 +2,7 @@
 
 mod capture;
 mod tap;
+mod uso;
 mod workers;
 
 use crate::topology::{TwoTenants, attached_tap};
