@@ -2,6 +2,8 @@
 //!
 //! Guests run on CPU 0 under emulation, the switch on the last CPU. Nothing here is a measurement; limits are wide.
 
+mod ecn;
+
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tests::daemon::{Daemon, program};

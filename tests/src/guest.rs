@@ -47,9 +47,9 @@ poweroff -f
 "#;
 
 /// Modules a guest of ours needs. What is built in is skipped.
-const MODULES: &[&str] = &["virtio_pci", "virtio_net", "8021q"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "8021q", "sch_netem"];
 /// Programs of the host that the guest gets besides busybox.
-const PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool"];
+const PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/sbin/tc"];
 
 /// Who listens on the vhost-user socket, seen from QEMU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,6 +4,7 @@
 //! down when dropped, also when the test fails. The rig panics where a step cannot be done: it is only used by tests,
 //! and the message is what a reader of a failed run needs.
 
+pub mod capture;
 pub mod chance;
 pub mod daemon;
 pub mod generator;

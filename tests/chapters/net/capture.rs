@@ -6,76 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
+use tests::capture::Running;
 use tests::daemon::{Daemon, program};
 use tests::ledger::Counters;
 use tests::namespace::Namespace;
 use tests::pcapng::{self, Capture, Captured};
-use tests::process::{wait_for, wait_until};
-
-/// A `qvs capture` under way; killed when dropped.
-struct Running {
-    child: Child,
-    /// What it says beside the frames.
-    notes: BufReader<std::process::ChildStderr>,
-}
-
-impl Running {
-    /// Starts it; its frames are being captured when this returns.
-    fn start(daemon: &Daemon, line: &str) -> Running {
-        let mut running = Running::try_start(daemon, line);
-        let first = running.note();
-        assert!(first.starts_with("capturing at"), "{line}: {first}");
-        running
-    }
-
-    fn try_start(daemon: &Daemon, line: &str) -> Running {
-        let mut command = Command::new(program());
-        command.arg("capture").args(line.split_whitespace()).arg("--admin").arg(daemon.admin_socket());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let notes = BufReader::new(child.stderr.take().unwrap());
-        Running { child, notes }
-    }
-
-    /// Its next note.
-    fn note(&mut self) -> String {
-        let mut line = String::new();
-        self.notes.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn stdout(&mut self) -> ChildStdout {
-        self.child.stdout.take().unwrap()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for its end; answers its exit status and its last notes.
-    fn end(mut self) -> (Option<i32>, String) {
-        let status = wait_for(SOON, || self.child.try_wait().unwrap()).expect("the capture ends");
-        let mut notes = String::new();
-        self.notes.read_to_string(&mut notes).unwrap();
-        (status.code(), notes)
-    }
-
-    /// Interrupts it; it must end in good order. Answers its notes.
-    fn interrupt(self) -> String {
-        self.signal(rustix::process::Signal::INT);
-        let (status, notes) = self.end();
-        assert_eq!(status, Some(0), "{notes}");
-        notes
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use tests::process::wait_until;
 
 /// Sends `bytes` by TCP from one namespace to the other, where 10.0.0.2 is.
 fn transfer(from: &Namespace, to: &Namespace, bytes: u64) {

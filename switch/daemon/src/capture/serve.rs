@@ -330,7 +330,8 @@ fn packet<'a>(record: &Record, bytes: &'a [u8], wall: &Wall) -> pcapng::Packet<'
             _ => "unknown",
         };
         set |= if matches!(gso_type, GSO_TCPV4 | GSO_TCPV6) { flags::TCP_SEGMENTATION } else { 0 };
-        remarks.push(format!("not yet cut: {kind}, {} bytes a segment", offload.gso_size));
+        let congestion = if offload.gso_type & GSO_ECN != 0 { ", CWR on the first" } else { "" };
+        remarks.push(format!("not yet cut: {kind}, {} bytes a segment{congestion}", offload.gso_size));
     }
     pcapng::Packet {
         time_ns: wall.at(record.at.ns),
