@@ -43,8 +43,9 @@ pub const PIECES_MAX: usize = 512;
 pub const FRAME_MAX: usize = 65_535 + switch::config::L2_OVERHEAD_MAX;
 /// Bytes of the shortest frame: an Ethernet header.
 const FRAME_MIN: u32 = 14;
-/// How often tx tries for a ring that another worker holds: some hundred nanoseconds, which most calls take.
-const LOCK_SPINS: u32 = 128;
+/// How often tx tries for a ring that another worker holds: some 40 microseconds, longer than nearly every call takes. Only a
+/// worker that lost its CPU with the ring in hand is not waited for.
+const LOCK_SPINS: u32 = 2_000;
 
 /// What a worker found out about a guest, told to its session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

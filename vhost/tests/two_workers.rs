@@ -173,7 +173,7 @@ impl Rig {
         assert_eq!((rx.packets, rx.drops().count()), (all, 0), "what the guest sent was taken, and once");
         let by_worker: Vec<u64> = self.switch.worker_reports().iter().map(|report| report.packets).collect();
         assert_eq!(by_worker, [all / 2; 2]);
-        assert!(self.turns.1 > 100, "both worked at once: {} turns", self.turns.1);
+        assert!(self.turns.1 > 40, "both worked at once: {} turns", self.turns.1);
         for (sender, _) in self.source.driver.pairs() {
             assert_eq!((sender.free(), sender.ring.faults()), (sender.ring.slots(), 0), "every buffer is back");
         }
