@@ -6,6 +6,8 @@
 //! last. The device names buffers by an id, here the slot; it may give them back in any order, so free slots stand in a
 //! list of their own, while positions of the ring are freed in turn. A ring may have any size.
 
+mod turns;
+
 use super::backing::{Backing, Fifo, Used, is_event_between};
 use super::layout::Place;
 use super::{DriverError, USER_BASE};
@@ -120,6 +122,11 @@ pub struct PackedRing {
     seen: Position,
     /// Descriptors that are not under way.
     room: u16,
+    /// The slot that is made available next, and the one that comes back next, while each came back in its turn.
+    turn: u16,
+    due: u16,
+    /// Whether each did. `free` and `posted` mean nothing then.
+    is_orderly: bool,
     /// Slots that are not under way, in the order they came back.
     free: Fifo,
     /// Bytes described of each slot's buffer, or of its table.
@@ -147,6 +154,9 @@ impl PackedRing {
             next: Position::START,
             seen: Position::START,
             room: place.size,
+            turn: 0,
+            due: 0,
+            is_orderly: false,
             free: Fifo::new(place.size),
             lens: vec![0; entries].into(),
             widths: vec![place.shape.width(); entries].into(),
@@ -167,6 +177,7 @@ impl PackedRing {
         let is_in_order = features & F_IN_ORDER != 0;
         if is_in_order != self.order.is_some() {
             self.order = is_in_order.then(|| Fifo::new(self.backing.size));
+            self.list_all_slots();
         }
     }
 
@@ -184,6 +195,9 @@ impl PackedRing {
     }
 
     fn list_all_slots(&mut self) {
+        (self.turn, self.due) = (0, 0);
+        self.is_orderly = self.order.is_none() && self.backing.shape.width() == 1 && !self.backing.shape.is_indirect;
+        self.widths.fill(self.backing.shape.width());
         self.posted.fill(false);
         self.free.clear();
         for slot in 0..self.backing.slots {
@@ -280,6 +294,7 @@ impl PackedRing {
     /// Makes a chain available whose descriptors have the given addresses, lengths and flags, and kicks if wanted. Takes
     /// any number of positions, the ring's size at most, whether they are free or not.
     pub fn post_chain(&mut self, id: u16, chain: &[Descriptor]) {
+        self.keep_lists();
         let count = chain.len().min(usize::from(self.backing.size)) as u16;
         let start = self.next;
         // The first last, for it makes all of them visible (section 2.8.21.1).
@@ -321,13 +336,16 @@ impl PackedRing {
     /// Slots that are known to be free, without a look at what came back since.
     #[inline]
     pub(super) fn vacant(&self) -> u16 {
+        if self.is_orderly {
+            return self.backing.slots - (self.backing.size - self.room);
+        }
         (self.free.len() as u16).min(self.room / self.backing.shape.width())
     }
 
     /// The slot that is posted next but `ahead`; slot 0 if there are not so many.
     #[inline]
     pub(super) fn next_slot(&self, ahead: u16) -> u16 {
-        self.free.get(usize::from(ahead)).unwrap_or(0)
+        if self.is_orderly { self.after(self.turn, ahead) } else { self.free.get(usize::from(ahead)).unwrap_or(0) }
     }
 
     #[inline]
@@ -344,10 +362,14 @@ impl PackedRing {
     /// Makes the next `count` slots available; they are free and described.
     #[inline]
     pub(super) fn post_next(&mut self, count: u16) {
+        if self.is_orderly {
+            return self.post_in_turn(count);
+        }
         let (shape, size) = (self.backing.shape, self.backing.size);
         let (start, mut first) = (self.next, None);
-        for _ in 0..count {
+        for _ in 0..count.min(self.vacant()) {
             let Some(slot) = self.free.pop() else { break };
+            self.note_posted(slot, shape.width());
             let len = self.lens[usize::from(slot)];
             for piece in 0..shape.width() {
                 let (address, len, flags) = self.part(slot, len, piece);
@@ -363,7 +385,6 @@ impl PackedRing {
                 self.next = self.next.plus(1, size);
             }
             self.room -= shape.width();
-            self.note_posted(slot, shape.width());
         }
         let Some((at, high)) = first else { return };
         self.backing.memory.word64(at + 8).store(high, Ordering::Release);
@@ -389,8 +410,8 @@ impl PackedRing {
     /// this order.
     #[inline]
     pub(super) fn take(&mut self, out: &mut [Used]) -> usize {
-        let mut count = 0;
-        while count < out.len() {
+        let mut count = self.take_in_turn(out);
+        while count < out.len() && !self.is_orderly {
             let Some((id, len)) = self.next_used() else { break };
             let width = self.widths.get(usize::from(id)).copied().unwrap_or(1);
             let width = width.min(self.backing.size - self.room);

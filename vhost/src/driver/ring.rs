@@ -206,13 +206,14 @@ impl Ring {
     }
 
     /// The slot that is made available next, if the free ones after it follow in the order of their numbers, the first after
-    /// the last: so it is where a split ring believes its device to keep the order.
+    /// the last: so it is where a split ring believes its device to keep the order, and where a packed one's did so far.
     #[inline]
     pub fn turn(&self) -> Option<u16> {
-        match self {
-            Ring::Split(ring) => ring.turn(),
-            Ring::Packed(_) => None,
-        }
+        either!(self, ring => ring.turn())
+    }
+
+    pub(super) fn limit(&mut self, count: u16) {
+        either!(self, ring => ring.limit(count));
     }
 
     /// Makes the next `count` free slots available, as they are described, and shows them to the device at once.

@@ -38,16 +38,16 @@ impl Sender {
     }
 
     /// Uses `count` of the slots and no more, before anything was sent: frames that repeat after so many, or after a part
-    /// of so many, then find themselves in their slots again. Split rings that trust their devices only; answers whether.
+    /// of so many, then find themselves in their slots again. Only while slots take turns ([`Ring::turn`]); answers whether.
     ///
     /// # Panics
     /// If there are not so many.
     pub fn limit(&mut self, count: u16) -> bool {
         assert!((1..=self.ring.slots()).contains(&count), "a ring of {} slots has no {count}", self.ring.slots());
-        match &mut self.ring {
-            Ring::Split(ring) if ring.turn().is_some() => ring.limit(count),
-            _ => return false,
+        if self.ring.turn().is_none() {
+            return false;
         }
+        self.ring.limit(count);
         true
     }
 

@@ -173,7 +173,7 @@ impl VhostLink {
         for ahead in 0..count {
             memory.prefetch_to_write(frame_at(ring, ahead));
         }
-        if queue.lap.is_whole(source, count.into()) {
+        if ring.turn().is_some() && queue.lap.is_whole(source, count.into()) {
             let marks = source.marks();
             for number in 0..count {
                 let words = memory.words64::<3>(frame_at(ring, number) + 8 * Marks::AT);
