@@ -8,7 +8,7 @@
 use crate::checksum;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::DropReason;
-use crate::offload::{EgressOffloads, OffloadClaim};
+use crate::offload::{EgressOffloads, Offload, OffloadClaim};
 use crate::packet::{HEAD_MAX, Packet, SEGMENTS_MAX};
 use crate::segment::Segment;
 use crate::segmentation::{self, BURST_CUT_MAX, Segmenter};
@@ -21,7 +21,7 @@ const _: () = assert!(BURST * SEGMENTS_MAX <= u16::MAX as usize, "tail_first is 
 
 /// Up to [`BURST`] packets from one queue, and the segments of their tails.
 pub struct Batch<'r> {
-    packets: Box<[Packet]>,
+    packets: Box<[Packet; BURST]>,
     len: usize,
     limit: usize,
     bytes: usize,
@@ -41,7 +41,7 @@ impl<'r> Batch<'r> {
     /// An empty batch. Allocates once: keep it and [`Batch::recycle`] it.
     pub fn new() -> Batch<'r> {
         Batch {
-            packets: (0..BURST).map(|_| Packet::empty()).collect(),
+            packets: Box::new([const { Packet::empty() }; BURST]),
             len: 0,
             limit: BURST,
             bytes: 0,
@@ -110,10 +110,17 @@ impl<'r> Batch<'r> {
         &mut self.packets[..self.len]
     }
 
+    /// What is left to do for one packet.
+    #[inline]
+    pub fn offload(&self, index: usize) -> &Offload {
+        &self.packets[index % BURST].offload
+    }
+
     /// One packet with its tail.
     #[inline]
     pub fn frame(&mut self, index: usize) -> (&mut Packet, &[Segment<'r>]) {
-        let packet = &mut self.packets[..self.len][index];
+        assert!(index < self.len, "no packet of the batch");
+        let packet = &mut self.packets[index % BURST];
         let tail = &self.segments[packet.tail_range()];
         (packet, tail)
     }
@@ -125,19 +132,19 @@ impl<'r> Batch<'r> {
             return None;
         }
         let first = self.segments.len();
-        self.packets[self.len].reset(ingress, queue, first as u16);
+        self.packets[self.len].reset(ingress, queue, first as u16, OffloadClaim::default());
         Some(PacketBuilder { batch: self, first, committed: false })
     }
 
     /// Puts in a whole frame that lies in one piece: its front is copied, the rest becomes the tail. False if there is no room.
     #[inline(always)]
     pub fn put(&mut self, ingress: PortIndex, queue: QueueIndex, frame: Segment<'r>, claim: OffloadClaim) -> bool {
-        if self.room() == 0 {
+        if self.len >= self.limit || self.bytes >= self.bytes_limit {
             return false;
         }
-        let Some(packet) = self.packets.get_mut(self.len) else { return false };
-        packet.reset(ingress, queue, self.segments.len() as u16);
-        packet.claim = claim;
+        // The limit is at most that.
+        let packet = &mut self.packets[self.len % BURST];
+        packet.reset(ingress, queue, self.segments.len() as u16, claim);
         let front = frame.read_front(packet.front_mut());
         packet.set_front(front);
         if frame.len() as usize > front {
@@ -182,7 +189,7 @@ impl<'r> Batch<'r> {
     /// A completed checksum stays completed for further copies of the same packet; a cut leaves the packet as it is.
     #[inline]
     pub fn fit(&mut self, index: usize, egress: EgressOffloads) -> Fit {
-        if self.packets[..self.len][index].offload.is_none() {
+        if self.packets[index % BURST].offload.is_none() {
             return Fit::AsIs;
         }
         self.fit_slowly(index, egress)

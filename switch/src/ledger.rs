@@ -125,6 +125,13 @@ impl Tally {
         self.bytes += bytes as u64;
     }
 
+    /// Counts `count` moved frames of `bytes` bytes together.
+    #[inline]
+    pub fn moved_many(&mut self, count: usize, bytes: usize) {
+        self.packets += count as u32;
+        self.bytes += bytes as u64;
+    }
+
     /// Counts a dropped frame.
     #[inline]
     pub fn drop(&mut self, reason: DropReason) {

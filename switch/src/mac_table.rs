@@ -135,7 +135,6 @@ pub struct BurstView<'t> {
     table: &'t MacTable,
     buckets: Hashed<'t, Bucket>,
     network: NetworkIndex,
-    check: Check,
     port: PortIndex,
     now: Now,
     /// What an entry says that has nothing to learn from the burst, but for the tag.
@@ -178,10 +177,11 @@ impl BurstView<'_> {
     #[inline(always)]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
         // Of two entries, which there are only while threads race, either will do.
+        // And of those in use nearly all were seen in this very second.
         if let Some(slot) = self.first(probe).holder(probe.key)
-            && let Some(value) = slot.read(probe.key, self.check.with_tag(probe.hash))
+            && let Some(value) = slot.read_fresh(probe.key, self.fresh.with_tag(probe.hash))
         {
-            return self.table.live(value, self.now);
+            return Some(value.port());
         }
         self.table.lookup_elsewhere(probe, self.now)
     }
@@ -252,9 +252,8 @@ impl MacTable {
     /// The table for frames of `network` that came in by `port` at `now`.
     #[inline]
     pub fn burst(&self, network: NetworkIndex, port: PortIndex, now: Now) -> BurstView<'_> {
-        let check = Check::of_network(network);
-        let fresh = Value::learnt(check, port, tick(now));
-        BurstView { table: self, buckets: self.buckets.hashed(), network, check, port, now, fresh }
+        let fresh = Value::learnt(Check::of_network(network), port, tick(now));
+        BurstView { table: self, buckets: self.buckets.hashed(), network, port, now, fresh }
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.

@@ -130,7 +130,7 @@ impl Packet {
 
     /// Makes the packet an empty one with a tail that will start at segment `tail_first` of the batch.
     #[inline]
-    pub(crate) fn reset(&mut self, ingress: PortIndex, queue: QueueIndex, tail_first: u16) {
+    pub(crate) fn reset(&mut self, ingress: PortIndex, queue: QueueIndex, tail_first: u16, claim: OffloadClaim) {
         self.ingress = ingress;
         self.queue = queue;
         self.head_start = HEADROOM as u16;
@@ -139,7 +139,7 @@ impl Packet {
         self.tail_count = 0;
         self.tail_len = 0;
         self.flow_hash = 0;
-        self.claim = OffloadClaim::default();
+        self.claim = claim;
         self.offload = Offload::default();
     }
 

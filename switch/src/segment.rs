@@ -188,23 +188,22 @@ impl<'r> SegmentMut<'r> {
         count
     }
 
-    /// Writes `header` and `front` one behind the other and moves the front behind them. False, and nothing is written, if they
-    /// do not fit with `rest` more bytes.
+    /// Writes `header` and `front` one behind the other; answers the room behind them. `None`, and nothing is written, if they do
+    /// not fit with `rest` more bytes.
     #[inline]
-    pub fn write_front<const N: usize>(&mut self, header: &[u8; N], front: &[u8], rest: usize) -> bool {
+    pub fn write_front<const N: usize>(&self, header: &[u8; N], front: &[u8], rest: usize) -> Option<SegmentMut<'r>> {
         if (self.len as usize) < N + front.len() + rest {
-            return false;
+            return None;
         }
         // SAFETY: `N + front.len()` is at most our length; the destination is mapped for `'r` and covered by no reference
         // (promises of `new`), so it cannot overlap either source.
         // Why unsafe: the destination is shared with another process; no safe type describes it.
-        unsafe {
+        let behind = unsafe {
             copy(header.as_ptr(), self.base, N);
             copy(front.as_ptr(), self.base.add(N), front.len());
-            self.base = self.base.add(N + front.len());
-        }
-        self.len -= (N + front.len()) as u32;
-        true
+            self.base.add(N + front.len())
+        };
+        Some(SegmentMut { base: behind, len: self.len - (N + front.len()) as u32, held: PhantomData })
     }
 
     /// Asks the processor to bring the first two cache lines near, for writing.

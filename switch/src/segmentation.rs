@@ -18,7 +18,7 @@
 //! Bounds: [`BURST_CUT_MAX`] segments a burst. Owned by the worker that sends; lives as long as one call of a port's tx.
 
 use crate::checksum::Sum;
-use crate::offload::{EgressOffloads, Gso, GsoKind};
+use crate::offload::{EgressOffloads, Gso, GsoKind, OffloadClaim};
 use crate::packet::{L3, Packet, SEGMENTS_MAX};
 use crate::segment::Segment;
 
@@ -175,7 +175,7 @@ impl<'b, 'r> Segmenter<'b, 'r> {
         let payload = payload.get(offset..).unwrap_or_default();
         let payload = &payload[..payload.len().min(len)];
 
-        self.segment.reset(frame.ingress, frame.queue, 0);
+        self.segment.reset(frame.ingress, frame.queue, 0, OffloadClaim::default());
         self.segment.network = frame.network;
         self.segment.flow_hash = frame.flow_hash;
         self.segment.headers = frame.headers;

@@ -85,14 +85,17 @@ struct Picks {
 
 /// Where the packets of a batch go: one list of picks a port, reused for ever.
 pub struct EgressLists {
-    by_port: Box<[Picks]>,
+    by_port: Box<[Picks; PORTS_MAX]>,
     touched: Vec<PortIndex>,
 }
 
 impl Default for EgressLists {
     fn default() -> Self {
         EgressLists {
-            by_port: vec![Picks { len: 0, list: [0; BURST] }; PORTS_MAX].into_boxed_slice(),
+            by_port: match vec![Picks { len: 0, list: [0; BURST] }; PORTS_MAX].into_boxed_slice().try_into() {
+                Ok(by_port) => by_port,
+                Err(_) => unreachable!("as long as the array"),
+            },
             touched: Vec::with_capacity(PORTS_MAX),
         }
     }
@@ -140,11 +143,11 @@ impl<'s> Egress<'s> {
     /// Packet `packet` of the batch, `bytes` long, goes to `port`; at most once to each port.
     #[inline]
     pub fn forward(&mut self, packet: usize, bytes: usize, port: PortIndex) {
-        let picks = &mut self.lists.by_port[port.as_usize()];
+        let picks = &mut self.lists.by_port[port.as_usize() % PORTS_MAX];
         if picks.len == 0 {
             self.lists.touched.push(port);
         }
-        picks.list[picks.len as usize] = packet as u8;
+        picks.list[picks.len as usize % BURST] = packet as u8;
         picks.len += 1;
         self.cost_bytes += bytes;
     }

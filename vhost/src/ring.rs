@@ -205,6 +205,15 @@ pub trait Layout: Sized + Send + Sync + 'static {
     /// Takes the next chain and gives it back: `len` bytes of it were written. The guest does not see it yet.
     fn take(&self, place: &mut Self::Place, taken: Taken, len: u32);
 
+    /// The same for the chains of entries that [`Layout::look`] found next, each all of its chain; `len` of each says how much of it
+    /// was written. `IS_READ`: nothing was.
+    #[inline]
+    fn take_all<const IS_READ: bool>(&self, place: &mut Self::Place, entries: &[Entry]) {
+        for entry in entries {
+            self.take(place, entry.alone(), if IS_READ { 0 } else { entry.len });
+        }
+    }
+
     /// Shows the guest what was given back; answers whether it wants to be interrupted for it.
     ///
     /// `IS_READ`: the guest's own frames, of which nothing was written.

@@ -1,8 +1,10 @@
 //! What a guest sends, into a batch: the front of each frame into the private head, the rest left where it lies.
 
 use super::queue::{Queue, State};
+use super::tx::STRETCH;
 use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
+use crate::memory::RegionHint;
 use crate::net::{RARP_LEN, rarp};
 use crate::ring::{Entry, Layout, Overrun, Taken};
 use std::sync::atomic::Ordering;
@@ -15,6 +17,15 @@ use switch::segment::Segment;
 
 /// In the first eight bytes of a header, the bits by which a driver asks for something: one flag, and the whole type of cut.
 const ASKS: u64 = F_NEEDS_CSUM as u64 | 0xff << 8;
+
+/// Finds the buffers of entries and sends for their fronts.
+#[inline(always)]
+fn find_buffers<'q, L: Layout>(ring: &'q L, hint: &mut RegionHint, entries: &[Entry], buffers: &mut [Segment<'q>]) {
+    for (entry, buffer) in entries.iter().zip(buffers) {
+        *buffer = ring.memory().readable(hint, entry.address, entry.len).unwrap_or(Segment::EMPTY);
+        buffer.prefetch_front();
+    }
+}
 
 impl<L: Layout> RingSet<L> {
     /// Takes the chains that are there, as many as the batch has room for.
@@ -30,39 +41,58 @@ impl<L: Layout> RingSet<L> {
         let ring = &queue.ring;
         let header_len = self.dialect.header_len as u32;
         let mut entries = [Entry::default(); BURST];
-        let mut buffers = [Segment::EMPTY; BURST];
         loop {
             let wanted = batch.room().min(ring.room(&state.place));
             let count = ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?;
-            for (entry, buffer) in entries[..count].iter().zip(&mut buffers) {
-                *buffer = ring.memory().readable(&mut state.hint, entry.address, entry.len).unwrap_or(Segment::EMPTY);
-                buffer.prefetch_front();
+            if count == 0 {
+                return Ok(());
             }
-            for (entry, buffer) in entries[..count].iter().zip(&buffers) {
-                let frame_len = entry.len.wrapping_sub(header_len);
-                // Too short for a frame wraps to a length that is too long.
-                if entry.flags & (NEXT | INDIRECT | WRITE) == 0
-                    && frame_len.wrapping_sub(FRAME_MIN) <= FRAME_MAX as u32 - FRAME_MIN
-                    && buffer.len() == entry.len
-                    && let Some((low, high)) = buffer.words()
-                {
-                    let frame = buffer.skip(header_len);
-                    let has_room = if low & ASKS == 0 {
-                        batch.put(from.0, from.1, frame, OffloadClaim::default())
+            let (entries, mut buffers) = (&entries[..count], [Segment::EMPTY; BURST]);
+            // Of those from `first` on, `taken` were taken, with `bytes`, and not given back.
+            let (mut first, mut taken, mut bytes) = (0, 0, 0);
+            let give_back = |state: &mut State<L>, tally: &mut Tally, entries: &[Entry], bytes: usize| {
+                ring.take_all::<true>(&mut state.place, entries);
+                tally.moved_many(entries.len(), bytes);
+            };
+            let mut end = count.min(STRETCH);
+            find_buffers(ring, &mut state.hint, &entries[..end], &mut buffers[..end]);
+            let mut start = 0;
+            while start < end {
+                let next = count.min(end + STRETCH);
+                find_buffers(ring, &mut state.hint, &entries[end..next], &mut buffers[end..next]);
+                for (entry, buffer) in entries[start..end].iter().zip(&buffers[start..end]) {
+                    let frame_len = entry.len.wrapping_sub(header_len);
+                    // Too short for a frame wraps to a length that is too long.
+                    if entry.flags & (NEXT | INDIRECT | WRITE) == 0
+                        && frame_len.wrapping_sub(FRAME_MIN) <= FRAME_MAX as u32 - FRAME_MIN
+                        && buffer.len() == entry.len
+                        && let Some((low, high)) = buffer.words()
+                    {
+                        let frame = buffer.skip(header_len);
+                        let has_room = if low & ASKS == 0 {
+                            batch.put(from.0, from.1, frame, OffloadClaim::default())
+                        } else {
+                            batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
+                        };
+                        if !has_room {
+                            give_back(state, tally, &entries[first..first + taken], bytes);
+                            return Ok(());
+                        }
+                        taken += 1;
+                        bytes += frame_len as usize;
                     } else {
-                        batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
-                    };
-                    if !has_room {
-                        return Ok(());
+                        give_back(state, tally, &entries[first..first + taken], bytes);
+                        (first, taken, bytes) = (first + taken + 1, 0, 0);
+                        if !self.receive_slowly(queue, state, from, batch, tally)? {
+                            return Ok(());
+                        }
                     }
-                    tally.moved(frame_len as usize);
-                    ring.take(&mut state.place, entry.alone(), 0);
-                } else if !self.receive_slowly(queue, state, from, batch, tally)? {
-                    return Ok(());
                 }
+                (start, end) = (end, next);
             }
+            give_back(state, tally, &entries[first..], bytes);
             // Behind a linked chain there may be more; else this was all.
-            if count == 0 || entries[count - 1].flags & NEXT == 0 {
+            if entries[count - 1].flags & NEXT == 0 {
                 return Ok(());
             }
         }

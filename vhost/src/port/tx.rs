@@ -3,6 +3,7 @@
 use super::queue::{Piece, Queue, Reserved, State};
 use super::{FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
+use crate::memory::{GuestMemory, RegionHint};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
 use switch::ledger::{DropReason, Tally};
@@ -11,32 +12,16 @@ use switch::packet::Packet;
 use switch::segment::{Segment, SegmentMut};
 use switch::segmentation::Segmenter;
 
-/// What the long way came to: the chains it took, and whether the frame is in them.
-type Slow = (usize, Result<(), DropReason>);
+/// Frames whose buffers are found and sent for together, while those before are filled: two lines each, and fewer than the
+/// processor can wait for at once.
+pub(super) const STRETCH: usize = 8;
 
-/// The next chains of the receive ring, as they were when looked at, and the room in the first buffer of each.
-struct Ahead<'q> {
-    entries: [Entry; BURST],
-    rooms: [SegmentMut<'q>; BURST],
-    count: usize,
-    /// Chains taken since.
-    taken: usize,
-}
-
-impl<'q> Ahead<'q> {
-    fn new() -> Ahead<'q> {
-        let rooms = [const { SegmentMut::EMPTY }; BURST];
-        Ahead { entries: [Entry::default(); BURST], rooms, count: 0, taken: 0 }
-    }
-
-    /// The next one.
-    #[inline(always)]
-    fn next(&mut self) -> Option<(&Entry, &mut SegmentMut<'q>)> {
-        if self.taken >= self.count {
-            return None;
-        }
-        Some((self.entries.get(self.taken)?, self.rooms.get_mut(self.taken)?))
-    }
+/// How far a run of frames came.
+struct Run {
+    /// Frames that are in their buffers, from the first on.
+    done: usize,
+    /// How the frame after them goes to the guest, if it does not simply go into the next buffer.
+    pause: Option<Fit>,
 }
 
 impl<L: Layout> RingSet<L> {
@@ -47,95 +32,122 @@ impl<L: Layout> RingSet<L> {
         queue: &Queue<L>,
         state: &mut State<L>,
         batch: &mut Batch<'_>,
-        picks: &[u8],
+        mut picks: &[u8],
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
-        let mut ahead = Ahead::new();
-        self.look_ahead(queue, state, &mut ahead, picks.len())?;
-        for (at, &pick) in picks.iter().enumerate() {
-            let (packet, tail) = batch.frame(usize::from(pick));
-            if packet.offload.is_none()
-                && let Some((entry, room)) = ahead.next()
-                && let Some(len) = self.send_shortly(entry, room, packet, tail)
-            {
-                queue.ring.take(&mut state.place, entry.alone(), len);
-                ahead.taken += 1;
-                tally.moved(packet.len());
-                continue;
+        let mut entries = [Entry::default(); BURST];
+        let mut reach = BURST;
+        while !picks.is_empty() {
+            self.make_room(queue, state);
+            let wanted = picks.len().min(reach);
+            let count = queue.ring.look(&mut state.place, &mut entries[..wanted])?;
+            if count == 0 {
+                tally.drop_many(DropReason::RxRingFull, picks.len() as u32);
+                return Ok(());
             }
-            self.send_otherwise(queue, state, &mut ahead, batch, &picks[at..], tally)?;
+            let (memory, entries) = (queue.ring.memory(), &mut entries[..count]);
+            let Run { done, pause } = if self.dialect.header_len == VNET_HEADER_MRG_LEN {
+                self.send_run::<VNET_HEADER_MRG_LEN>(memory, &mut state.hint, entries, batch, picks)
+            } else {
+                self.send_run::<VNET_HEADER_LEN>(memory, &mut state.hint, entries, batch, picks)
+            };
+            if let Some(log) = &self.log {
+                entries[..done].iter().for_each(|entry| log.mark(entry.address, entry.len.into()));
+            }
+            queue.ring.take_all::<false>(&mut state.place, &entries[..done]);
+            let written: usize = entries[..done].iter().map(|entry| entry.len as usize).sum();
+            tally.moved_many(done, written - done * self.dialect.header_len);
+            picks = &picks[done..];
+            if let (Some(fit), Some((&pick, others))) = (pause, picks.split_first()) {
+                self.send_otherwise(queue, state, batch, pick.into(), fit, tally)?;
+                picks = others;
+                // There may be more like it, and what was looked at behind it was in vain.
+                reach = STRETCH;
+            }
         }
         Ok(())
     }
 
-    /// The first of `picks`, where the short way is not obvious: its offloads are to be finished first, there are more frames
-    /// than buffers were known, or it does not go into one of them.
-    #[inline(never)]
-    fn send_otherwise<'q>(
+    /// Puts frames into the buffers of `entries`, each into one, as long as that goes; each entry then holds the bytes written.
+    #[inline(always)]
+    fn send_run<'m, const HEADER: usize>(
         &self,
-        queue: &'q Queue<L>,
-        state: &mut State<L>,
-        ahead: &mut Ahead<'q>,
+        memory: &'m GuestMemory,
+        hint: &mut RegionHint,
+        entries: &mut [Entry],
         batch: &mut Batch<'_>,
         picks: &[u8],
-        tally: &mut Tally,
-    ) -> Result<(), Overrun> {
-        let pick = usize::from(picks[0]);
-        match batch.fit(pick, self.dialect.egress) {
-            Fit::AsIs => {}
-            Fit::Cut => {
-                let cut = batch.cut(pick, self.dialect.egress);
-                ahead.taken += self.send_segments(queue, state, cut, tally)?;
-                return Ok(());
+    ) -> Run {
+        let mut rooms = [const { SegmentMut::<'m>::EMPTY }; BURST];
+        let count = entries.len().min(picks.len()).min(BURST);
+        let mut done = 0;
+        let (mut start, mut end) = (0, count.min(STRETCH));
+        find_rooms(memory, hint, &entries[..end], &mut rooms[..end]);
+        while start < end {
+            let next = count.min(end + STRETCH);
+            find_rooms(memory, hint, &entries[end..next], &mut rooms[end..next]);
+            let stretch = entries[start..end].iter_mut().zip(&rooms[start..end]).zip(&picks[start..end]);
+            for ((entry, room), &pick) in stretch {
+                let pick = usize::from(pick);
+                let made;
+                let header = match self.dialect.plain_header(batch.offload(pick)) {
+                    Some(header) => header,
+                    None => match self.fit(batch, pick) {
+                        Ok(header) => {
+                            made = header;
+                            &made
+                        }
+                        Err(fit) => return Run { done, pause: Some(fit) },
+                    },
+                };
+                let header = header.first_chunk::<HEADER>().expect("ten or twelve of twelve");
+                let (packet, tail) = batch.frame(pick);
+                if !send_shortly(entry, room, header, packet, tail) {
+                    return Run { done, pause: Some(Fit::AsIs) };
+                }
+                done += 1;
             }
-            Fit::Drop(reason) => {
-                tally.drop(reason);
-                return Ok(());
-            }
+            (start, end) = (end, next);
         }
-        if ahead.next().is_none() {
-            self.look_ahead(queue, state, ahead, picks.len())?;
-        }
-        let (packet, tail) = batch.frame(pick);
-        let Some((entry, room)) = ahead.next() else {
-            tally.drop(DropReason::RxRingFull);
-            return Ok(());
-        };
-        if let Some(len) = self.send_shortly(entry, room, packet, tail) {
-            queue.ring.take(&mut state.place, entry.alone(), len);
-            ahead.taken += 1;
-            tally.moved(packet.len());
-            return Ok(());
-        }
-        let (chains, outcome) = self.send_slowly(queue, state, packet, tail)?;
-        ahead.taken += chains;
-        match outcome {
-            Ok(()) => tally.moved(packet.len()),
-            Err(reason) => tally.drop(reason),
-        }
-        Ok(())
+        Run { done, pause: None }
     }
 
-    /// Reads the entries for the next `wanted` packets, and finds and sends for their buffers.
-    #[inline]
-    fn look_ahead<'q>(
-        &self,
-        queue: &'q Queue<L>,
-        state: &mut State<L>,
-        ahead: &mut Ahead<'q>,
-        wanted: usize,
-    ) -> Result<(), Overrun> {
-        self.make_room(queue, state);
-        let Ahead { entries, rooms, count, taken } = ahead;
-        (*count, *taken) = (queue.ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?, 0);
-        for (entry, room) in entries[..*count].iter().zip(rooms) {
-            *room = match queue.ring.memory().writable(&mut state.hint, entry.address, entry.len) {
-                Some(found) => found,
-                None => SegmentMut::EMPTY,
-            };
-            room.prefetch_front();
+    /// Makes a frame that carries offloads fit the guest; answers its header, or how else it must be sent.
+    #[inline(never)]
+    fn fit(&self, batch: &mut Batch<'_>, pick: usize) -> Result<[u8; VNET_HEADER_MRG_LEN], Fit> {
+        match batch.fit(pick, self.dialect.egress) {
+            Fit::AsIs => Ok(self.dialect.header(batch.offload(pick))),
+            other => Err(other),
         }
-        Ok(())
+    }
+
+    /// One frame that does not simply go into the next buffer: its offloads are to be finished first, or the buffer is no
+    /// single one or too small.
+    #[inline(never)]
+    fn send_otherwise(
+        &self,
+        queue: &Queue<L>,
+        state: &mut State<L>,
+        batch: &mut Batch<'_>,
+        pick: usize,
+        fit: Fit,
+        tally: &mut Tally,
+    ) -> Result<(), Overrun> {
+        match fit {
+            Fit::Cut => self.send_segments(queue, state, batch.cut(pick, self.dialect.egress), tally),
+            Fit::Drop(reason) => {
+                tally.drop(reason);
+                Ok(())
+            }
+            Fit::AsIs => {
+                let (packet, tail) = batch.frame(pick);
+                match self.send_slowly(queue, state, packet, tail)? {
+                    Ok(()) => tally.moved(packet.len()),
+                    Err(reason) => tally.drop(reason),
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Shows the guest what was given back, if else one more frame could not be.
@@ -146,47 +158,7 @@ impl<L: Layout> RingSet<L> {
         }
     }
 
-    /// One frame into one buffer: the short way; answers the bytes written. `None` if it does not go, and nothing was written.
-    #[inline(always)]
-    fn send_shortly(
-        &self,
-        entry: &Entry,
-        room: &mut SegmentMut<'_>,
-        packet: &Packet,
-        tail: &[Segment<'_>],
-    ) -> Option<u32> {
-        if entry.flags & (NEXT | INDIRECT | WRITE) != WRITE {
-            return None;
-        }
-        let made;
-        let header = match self.dialect.plain_header(&packet.offload) {
-            Some(header) => header,
-            None => {
-                made = self.dialect.header(&packet.offload);
-                &made
-            }
-        };
-        let rest = packet.tail_len() as usize;
-        let fits = if self.dialect.header_len == VNET_HEADER_MRG_LEN {
-            room.write_front(header, packet.head(), rest)
-        } else {
-            let short = header.first_chunk::<VNET_HEADER_LEN>().expect("ten of twelve");
-            room.write_front(short, packet.head(), rest)
-        };
-        if !fits {
-            return None;
-        }
-        for segment in tail {
-            room.write_from(segment);
-        }
-        let written = (self.dialect.header_len + packet.len()) as u32;
-        if let Some(log) = &self.log {
-            log.mark(entry.address, u64::from(written));
-        }
-        Some(written)
-    }
-
-    /// A large frame for a guest that does not take it whole, in segments; answers the chains taken.
+    /// A large frame for a guest that does not take it whole, in segments.
     #[cold]
     #[inline(never)]
     fn send_segments(
@@ -195,13 +167,10 @@ impl<L: Layout> RingSet<L> {
         state: &mut State<L>,
         mut cut: Segmenter<'_, '_>,
         tally: &mut Tally,
-    ) -> Result<usize, Overrun> {
+    ) -> Result<(), Overrun> {
         tally.cut_into(cut.count());
-        let mut taken = 0;
         while let Some((packet, tail)) = cut.next_segment() {
-            let (chains, outcome) = self.send_slowly(queue, state, packet, tail)?;
-            taken += chains;
-            match outcome {
+            match self.send_slowly(queue, state, packet, tail)? {
                 Ok(()) => tally.moved(packet.len()),
                 Err(DropReason::RxRingFull) => {
                     tally.drop_many(DropReason::RxRingFull, 1 + cut.remaining());
@@ -210,7 +179,7 @@ impl<L: Layout> RingSet<L> {
                 Err(reason) => tally.drop(reason),
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// One frame into one or more chains of the guest's receive ring: the long way.
@@ -225,7 +194,7 @@ impl<L: Layout> RingSet<L> {
         state: &mut State<L>,
         packet: &Packet,
         tail: &[Segment<'_>],
-    ) -> Result<Slow, Overrun> {
+    ) -> Result<Result<(), DropReason>, Overrun> {
         self.make_room(queue, state);
         let ring = &queue.ring;
         let wanted = self.dialect.header_len + packet.len();
@@ -236,11 +205,11 @@ impl<L: Layout> RingSet<L> {
         while capacity < wanted {
             let count = state.reserved.len();
             if count > 0 && !self.dialect.is_mergeable || count == FRAME_CHAINS_MAX {
-                return Ok((0, Err(DropReason::BufferTooSmall)));
+                return Ok(Err(DropReason::BufferTooSmall));
             }
             let State { place, hint, chain, .. } = &mut *state;
             let Some((taken, walked)) = ring.walk(place, &mut cursor, hint, Direction::ToGuest, chain)? else {
-                return Ok((0, Err(DropReason::RxRingFull)));
+                return Ok(Err(DropReason::RxRingFull));
             };
             let reserved = walked.map_err(ChainError::drop_reason).and_then(|()| reserve(ring, state));
             match reserved {
@@ -249,9 +218,9 @@ impl<L: Layout> RingSet<L> {
                     for Reserved { taken, .. } in state.reserved.drain(..) {
                         ring.take(&mut state.place, taken, 0);
                     }
-                    return Ok((count + 1, Err(DropReason::BadDescriptor)));
+                    return Ok(Err(DropReason::BadDescriptor));
                 }
-                Err(reason) => return Ok((0, Err(reason))),
+                Err(reason) => return Ok(Err(reason)),
                 Ok(len) => {
                     state.reserved.push(Reserved { taken, capacity: len });
                     capacity += len as usize;
@@ -273,13 +242,45 @@ impl<L: Layout> RingSet<L> {
             }
         }
         let mut left = wanted as u32;
-        let chains = state.reserved.len();
         for Reserved { taken, capacity } in state.reserved.drain(..) {
             let len = left.min(capacity);
             left -= len;
             ring.take(&mut state.place, taken, len);
         }
-        Ok((chains, Ok(())))
+        Ok(Ok(()))
+    }
+}
+
+/// One frame into one buffer: the short way; the entry then holds the bytes written. False if it does not go, and nothing was
+/// written.
+#[inline(always)]
+fn send_shortly<const HEADER: usize>(
+    entry: &mut Entry,
+    room: &SegmentMut<'_>,
+    header: &[u8; HEADER],
+    packet: &Packet,
+    tail: &[Segment<'_>],
+) -> bool {
+    if entry.flags & (NEXT | INDIRECT | WRITE) != WRITE {
+        return false;
+    }
+    let Some(mut room) = room.write_front(header, packet.head(), packet.tail_len() as usize) else { return false };
+    for segment in tail {
+        room.write_from(segment);
+    }
+    entry.len = (HEADER + packet.len()) as u32;
+    true
+}
+
+/// Finds the buffers of entries and sends for their fronts.
+#[inline(always)]
+fn find_rooms<'m>(memory: &'m GuestMemory, hint: &mut RegionHint, entries: &[Entry], rooms: &mut [SegmentMut<'m>]) {
+    for (entry, room) in entries.iter().zip(rooms) {
+        *room = SegmentMut::EMPTY;
+        if let Some(found) = memory.writable(hint, entry.address, entry.len) {
+            found.prefetch_front();
+            *room = found;
+        }
     }
 }
 

@@ -74,6 +74,8 @@ pub struct PackedPlace {
     shown: Cursor,
     pending: [Pending; PENDING_MAX],
     pending_count: usize,
+    /// Chains that the last look found, if it found any.
+    looked: usize,
 }
 
 /// The parts of a ring in a guest's memory, which is held mapped as long as this lives.
@@ -124,6 +126,16 @@ impl PackedRing {
         (word as u32, (word >> 32) as u16, (word >> 48) as u16)
     }
 
+    /// Asks the processor to bring `count` entries near, to be written: those available now are given back by the same line.
+    #[inline]
+    fn prefetch(&self, at: Cursor, count: usize) {
+        const LINE: usize = 64;
+        let first = self.descriptors.wrapping_add(usize::from(at.index) * DESCRIPTOR_LEN);
+        for line in 0..count.div_ceil(LINE / DESCRIPTOR_LEN) {
+            switch::segment::prefetch_to_write(first.wrapping_add(line * LINE));
+        }
+    }
+
     #[inline]
     fn address(&self, index: u16) -> u64 {
         u64::from_le(self.word(index, 0).load(Ordering::Relaxed))
@@ -148,6 +160,13 @@ impl PackedRing {
             Some(index) => Cursor { index: index as u16, wrap: !at.wrap },
             None => Cursor { index: index as u16, wrap: at.wrap },
         }
+    }
+
+    /// The same for one descriptor, which is what nearly every chain takes.
+    #[inline]
+    fn next(&self, at: Cursor) -> Cursor {
+        let index = at.index + 1;
+        if index < self.size { Cursor { index, wrap: at.wrap } } else { Cursor { index: 0, wrap: !at.wrap } }
     }
 
     /// Descriptors from one position to a later one, less than the size.
@@ -294,7 +313,7 @@ impl Layout for PackedRing {
         if next.index >= self.size {
             return Err(RingError::BadPosition { given: base, size: u32::from(self.size) });
         }
-        Ok(PackedPlace { next, shown: next, pending: [Pending::default(); PENDING_MAX], pending_count: 0 })
+        Ok(PackedPlace { next, shown: next, pending: [Pending::default(); PENDING_MAX], pending_count: 0, looked: 0 })
     }
 
     fn base(&self, place: &PackedPlace) -> u32 {
@@ -310,18 +329,31 @@ impl Layout for PackedRing {
     #[inline]
     fn look(&self, place: &mut PackedPlace, entries: &mut [Entry]) -> Result<usize, Overrun> {
         let mut at = place.next;
-        for (count, entry) in entries.iter_mut().enumerate() {
+        let mut count = 0;
+        for entry in &mut *entries {
             let (len, id, flags) = self.state(at.index);
             if !PackedRing::is_available(at, flags) {
-                return Ok(count);
+                break;
+            }
+            if count == 0 {
+                // Most likely there are as many as last time. A driver that has not got so far would lose these lines to us.
+                self.prefetch(at, place.looked);
             }
             *entry = Entry { address: self.address(at.index), len, flags, id };
+            count += 1;
             if flags & NEXT != 0 {
-                return Ok(count + 1);
+                break;
             }
-            at = self.after(at, 1);
+            at = self.next(at);
         }
-        Ok(entries.len())
+        if count > 0 {
+            if count == entries.len() {
+                // There are more behind a whole burst: they come near while this one is worked on.
+                self.prefetch(at, count);
+            }
+            place.looked = count;
+        }
+        Ok(count)
     }
 
     #[inline]
@@ -380,6 +412,17 @@ impl Layout for PackedRing {
     }
 
     #[inline]
+    fn take_all<const IS_READ: bool>(&self, place: &mut PackedPlace, entries: &[Entry]) {
+        // No more than there is room for were looked at.
+        let pending = &mut place.pending[place.pending_count..][..entries.len()];
+        for (pending, entry) in pending.iter_mut().zip(entries) {
+            *pending = Pending { id: entry.id, width: 1, len: if IS_READ { 0 } else { entry.len } };
+        }
+        place.pending_count += entries.len();
+        place.next = self.after(place.next, entries.len() as u16);
+    }
+
+    #[inline]
     fn show<const IS_READ: bool>(&self, place: &mut PackedPlace) -> bool {
         let pending = &place.pending[..place.pending_count];
         let Some((first, others)) = pending.split_first() else { return false };
@@ -395,7 +438,7 @@ impl Layout for PackedRing {
             for used in others {
                 self.put_used(at, used, Ordering::Relaxed);
                 last = at;
-                at = self.after(at, used.width);
+                at = if used.width == 1 { self.next(at) } else { self.after(at, used.width) };
             }
             self.mark_entries(self.after(place.shown, 1), place.next);
             // Release: whoever sees this one used sees the others, and what was written into the buffers.

@@ -117,6 +117,16 @@ impl SplitRing {
         switch::segment::prefetch(self.descriptors.wrapping_add(usize::from(index) * DESCRIPTOR_LEN));
     }
 
+    /// Asks the processor to bring `count` used entries near, to be written.
+    #[inline]
+    fn prefetch_used(&self, position: u16, count: usize) {
+        const LINE: usize = 64;
+        let first = self.used.wrapping_add(4 + 8 * usize::from(position & self.mask));
+        for line in 0..=8 * count / LINE {
+            switch::segment::prefetch_to_write(first.wrapping_add(line * LINE));
+        }
+    }
+
     /// How far the device has filled the used ring, by what stands in memory.
     pub fn used_index(&self) -> u16 {
         u16::from_le(self.used_word().load(Ordering::Relaxed))
@@ -263,6 +273,7 @@ impl Layout for SplitRing {
             }
         }
         let count = usize::from(ready).min(entries.len());
+        self.prefetch_used(place.next, count);
         for (at, entry) in entries[..count].iter_mut().enumerate() {
             entry.id = self.available_entry(place.next.wrapping_add(at as u16));
             self.prefetch_descriptor(entry.id);
@@ -315,6 +326,16 @@ impl Layout for SplitRing {
     fn take(&self, place: &mut SplitPlace, taken: Taken, len: u32) {
         self.put_used(place.next, taken.id, len);
         place.next = place.next.wrapping_add(1);
+    }
+
+    #[inline]
+    fn take_all<const IS_READ: bool>(&self, place: &mut SplitPlace, entries: &[Entry]) {
+        let mut next = place.next;
+        for entry in entries {
+            self.put_used(next, entry.id, if IS_READ { 0 } else { entry.len });
+            next = next.wrapping_add(1);
+        }
+        place.next = next;
     }
 
     #[inline]
