@@ -110,12 +110,14 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
     Ok(())
 }
 
-/// What is to be answered for the packets of a batch that passed, in their order.
+/// What is to be answered for the packets of a batch that passed.
 pub struct Questions {
-    count: usize,
-    packets: [u8; BURST],
+    /// Bit n: packet n of the batch passed.
+    passed: u32,
     probes: [[Probe; 2]; BURST],
 }
+
+const _: () = assert!(BURST <= u32::BITS as usize, "a bit for each packet");
 
 impl Default for Questions {
     fn default() -> Questions {
@@ -126,24 +128,22 @@ impl Default for Questions {
 impl Questions {
     /// None yet.
     pub fn new() -> Questions {
-        Questions { count: 0, packets: [0; BURST], probes: [[Probe::default(); 2]; BURST] }
+        Questions { passed: 0, probes: [[Probe::default(); 2]; BURST] }
     }
 
     /// Asks about a packet that passed.
     #[inline(always)]
     pub fn ask(&mut self, index: usize, notes: &Notes) {
-        self.packets[self.count] = index as u8;
-        self.probes[self.count] = notes.probes;
-        self.count += 1;
+        self.passed |= 1 << (index % BURST);
+        self.probes[index % BURST] = notes.probes;
     }
 }
 
 /// Decides about every packet that passed.
 #[inline(always)]
 pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
-    let asked = questions.packets[..questions.count].iter().zip(&questions.probes);
     // Classify drops all packets of a port on no network.
-    let Some(network) = scope.port.network.filter(|_| questions.count > 0) else { return };
+    let Some(network) = scope.port.network.filter(|_| questions.passed > 0) else { return };
     let learns = !scope.port.has_fixed_macs();
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
 
@@ -151,13 +151,16 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
     let mut last_source = Probe::default();
     let mut last_destination = Probe::default();
     let mut known = None;
-    // A port that the destination may be reached by, and bytes behind an Ethernet header that may go there.
-    let mut open: Option<(PortIndex, usize)> = None;
-    for (&index, [from, to]) in asked {
-        let index = usize::from(index);
-        let packet = &batch.packets()[index];
+    // The port that was found open last, and bytes behind an Ethernet header that may go there.
+    let mut gate: Option<(PortIndex, usize)> = None;
+    // Whether the destination is reached by it.
+    let mut is_open = false;
+    for (index, (packet, [from, to])) in batch.packets().iter().zip(&questions.probes).enumerate() {
+        if questions.passed >> index & 1 == 0 {
+            continue;
+        }
         let destination = to.mac();
-        if !from.is_like(&last_source) && learns && !is_unforwardable(destination) {
+        if learns && !from.is_like(&last_source) && !(destination.is_group() && is_unforwardable(destination)) {
             if matches!(scope.macs.learn(from), Learned::New | Learned::Moved) {
                 last_destination = Probe::default();
             }
@@ -166,15 +169,24 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
         if !to.is_like(&last_destination) {
             last_destination = *to;
             known = if destination.is_group() { None } else { scope.macs.lookup(to) };
-            open = known.and_then(|port| {
-                let entry = scope.tables.port(port);
-                let is_open = entry.network == Some(network) && entry.is_admin_up && port != scope.ingress;
-                is_open.then_some((port, usize::from(entry.mtu)))
-            });
+            is_open = match (known, gate) {
+                (Some(port), Some((last, _))) if port == last => true,
+                (Some(port), _) => {
+                    let entry = scope.tables.port(port);
+                    let is_open = entry.network == Some(network) && entry.is_admin_up && port != scope.ingress;
+                    if is_open {
+                        gate = Some((port, usize::from(entry.mtu)));
+                    }
+                    is_open
+                }
+                (None, _) => false,
+            };
         }
         let len = packet.len();
-        match open {
-            Some((port, mtu)) if len - usize::from(packet.headers.l3_offset) <= mtu => egress.forward(index, len, port),
+        match gate {
+            Some((port, mtu)) if is_open && len - usize::from(packet.headers.l3_offset) <= mtu => {
+                egress.forward(index, len, port);
+            }
             _ => answer_slowly(scope, index, packet, destination, known, egress),
         }
     }

@@ -59,18 +59,20 @@ fn pass(scope: &Scope<'_>, packet: &mut Packet) -> Result<Notes, Stop> {
     Ok(notes)
 }
 
-/// What becomes of a packet that was stopped: if its head was too short, it gets one as long as can be, and goes once more.
+/// The same for a packet that was stopped: if its head was too short, it gets one as long as can be, and goes once more.
 #[cold]
 #[inline(never)]
-fn pass_again(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize, stop: Stop) -> Result<Notes, DropReason> {
-    if let Stop::Drop(reason) = stop {
-        return Err(reason);
+fn pass_again(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize) -> Result<Notes, DropReason> {
+    let mut is_pulled = false;
+    loop {
+        match pass(scope, &mut batch.packets_mut()[index]) {
+            Ok(notes) => return Ok(notes),
+            Err(Stop::Drop(reason)) => return Err(reason),
+            Err(Stop::Pull) if is_pulled => return Err(DropReason::HeadersTooLong),
+            Err(Stop::Pull) => batch.pull(index, HEAD_MAX)?,
+        }
+        is_pulled = true;
     }
-    batch.pull(index, HEAD_MAX)?;
-    pass(scope, &mut batch.packets_mut()[index]).map_err(|stop| match stop {
-        Stop::Drop(reason) => reason,
-        Stop::Pull => DropReason::HeadersTooLong,
-    })
 }
 
 /// The switch's pipeline.
@@ -87,13 +89,19 @@ impl Pipeline for Standard {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
         let mut questions = Questions::new();
-        for index in 0..batch.len() {
-            match pass(&scope, &mut batch.packets_mut()[index]) {
+        let mut stopped = 0u32;
+        for (index, packet) in batch.packets_mut().iter_mut().enumerate() {
+            match pass(&scope, packet) {
                 Ok(notes) => questions.ask(index, &notes),
-                Err(stop) => match pass_again(&scope, batch, index, stop) {
-                    Ok(notes) => questions.ask(index, &notes),
-                    Err(reason) => egress.drop_ingress(scope.ingress, reason),
-                },
+                Err(_) => stopped |= 1 << index,
+            }
+        }
+        while stopped != 0 {
+            let index = stopped.trailing_zeros() as usize;
+            stopped &= stopped - 1;
+            match pass_again(&scope, batch, index) {
+                Ok(notes) => questions.ask(index, &notes),
+                Err(reason) => egress.drop_ingress(scope.ingress, reason),
             }
         }
         bridge::answer(&scope, batch, &questions, egress);
