@@ -17,8 +17,8 @@ mod values;
 
 /// Interruptions from which on a window is disturbed, where frames move without system calls, ns.
 const OFF_CPU_NS: u64 = 20_000;
-/// The same where every burst is system calls.
-const OFF_CPU_KERNEL_NS: u64 = 500_000;
+/// The same where every burst is system calls, or large frames to copy.
+const OFF_CPU_SLOW_NS: u64 = 500_000;
 /// Bytes of the frame check sequence, which a size on a wire includes and a buffer does not.
 const CHECK_SEQUENCE: usize = 4;
 
@@ -149,6 +149,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Measurement")]
     pub(crate) discard_off_cpu: bool,
     /// From how many microseconds on it counts as off its CPU; if not told: 20, or 500 with ports of the kernel
+    /// or large frames
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Measurement")]
     pub(crate) off_cpu_us: Option<u64>,
     /// The CPU to run on
@@ -294,9 +295,9 @@ impl Arguments {
         ensure!(self.resolution > 0.0 && self.resolution < 1.0, "a resolution is a share between 0 and 1");
         let mean = shape.sizes.iter().sum::<usize>() as f64 / shape.sizes.len() as f64;
         let rate = self.rate.map(|rate| rate.0.frames(mean));
-        let is_kernel = !self.ports.iter().all(is_guest);
+        let is_slow = !self.ports.iter().all(is_guest) || self.tso.is_some();
         let off_cpu_ns =
-            self.off_cpu_us.map_or(if is_kernel { OFF_CPU_KERNEL_NS } else { OFF_CPU_NS }, |micros| micros * 1000);
+            self.off_cpu_us.map_or(if is_slow { OFF_CPU_SLOW_NS } else { OFF_CPU_NS }, |micros| micros * 1000);
         let seconds = |value: f64| Duration::try_from_secs_f64(value).context("a time in seconds");
         let manner = Manner {
             burst: usize::from(self.burst),

@@ -44,7 +44,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) head: [u64; HEAD / 8],
     /// Bytes without the check sequence.
     pub(crate) len: u32,
-    /// The bytes behind the head; empty if they are the [`filler`], which lies in the buffer already.
+    /// The bytes behind the head, as far as they are not the [`filler`], which lies in the buffer already.
     pub(crate) rest: &'a [u8],
 }
 
@@ -282,7 +282,7 @@ impl Stream {
         let signature = Signature { stream: self.id, sequence: self.number as u32, time_ns: self.time_ns };
         let frame = &mut self.scratch;
         frame.clear();
-        if self.shape.templates.is_empty() {
+        let len = if self.shape.templates.is_empty() {
             let class = &self.classes[usize::from(self.cycle[self.at])];
             self.at = (self.at + 1) % self.cycle.len();
             let turn = self.order.next();
@@ -301,20 +301,23 @@ impl Stream {
                 Some(_) => extend_tcp(frame, &head, class.untagged),
             }
             frame.extend(signature.bytes());
-            let at = frame.len();
-            let len = class.untagged + self.shape.tags.len() * TAG - at;
-            frame.extend(self.shape.payload(self.number, at, len));
+            let (at, len) = (frame.len(), class.untagged + self.shape.tags.len() * TAG);
+            // Of a payload that is nobody's, what is behind the head lies in the buffer already.
+            let end = if self.shape.is_verified { len } else { len.min(HEAD).max(at) };
+            frame.extend(self.shape.payload(self.number, at, end - at));
+            len
         } else {
             frame.extend(self.shape.template(signature.sequence).bytes());
             signature::sign_trailer(frame, signature);
-        }
+            frame.len()
+        };
         self.number += 1;
-        let len = frame.len();
-        if len < HEAD {
+        let end = frame.len();
+        if end < HEAD {
             frame.resize(HEAD, 0);
         }
         let head = std::array::from_fn(|word| u64::from_le_bytes(std::array::from_fn(|byte| frame[8 * word + byte])));
-        Outgoing { head, len: len as u32, rest: &frame[HEAD..len.max(HEAD)] }
+        Outgoing { head, len: len as u32, rest: &frame[HEAD..end.max(HEAD)] }
     }
 }
 

@@ -18,11 +18,8 @@ pub(crate) fn bytes(frame: &Outgoing<'_>, shape: &Shape) -> Vec<u8> {
     let mut bytes: Vec<u8> = frame.head.iter().flat_map(|word| word.to_le_bytes()).collect();
     let len = frame.len as usize;
     bytes.truncate(len);
-    if frame.rest.is_empty() && len > HEAD {
-        bytes.extend(&shape.filler[HEAD..len]);
-    } else {
-        bytes.extend(frame.rest);
-    }
+    bytes.extend(frame.rest);
+    bytes.extend(&shape.filler[bytes.len()..len]);
     assert_eq!(bytes.len(), len);
     bytes
 }
