@@ -169,7 +169,8 @@ impl PackedRing {
         if index < self.size { Cursor { index, wrap: at.wrap } } else { Cursor { index: 0, wrap: !at.wrap } }
     }
 
-    /// Descriptors from one position to a later one, less than the size.
+    /// Descriptors from one position to a later one, less than the size; something else, but no harm, if a guest has had the
+    /// ring overtake itself.
     fn distance(&self, from: Cursor, to: Cursor) -> u16 {
         let lap = if from.wrap == to.wrap { 0 } else { self.size };
         to.index.wrapping_add(lap).wrapping_sub(from.index)
@@ -330,7 +331,10 @@ impl Layout for PackedRing {
     fn look(&self, place: &mut PackedPlace, entries: &mut [Entry]) -> Result<usize, Overrun> {
         let mut at = place.next;
         let mut count = 0;
-        for entry in &mut *entries {
+        // Once round: a driver that flips flags while we look could else show us the same descriptor again and again, and
+        // positions would leave the ring.
+        let reach = entries.len().min(usize::from(self.size));
+        for entry in &mut entries[..reach] {
             let (len, id, flags) = self.state(at.index);
             if !PackedRing::is_available(at, flags) {
                 break;
@@ -413,7 +417,8 @@ impl Layout for PackedRing {
 
     #[inline]
     fn take_all<const IS_READ: bool>(&self, place: &mut PackedPlace, entries: &[Entry]) {
-        // No more than there is room for were looked at.
+        // For the sake of `after`. `look` finds no more, and no more than there is room for.
+        assert!(entries.len() <= usize::from(self.size), "a look goes once round");
         let pending = &mut place.pending[place.pending_count..][..entries.len()];
         for (pending, entry) in pending.iter_mut().zip(entries) {
             *pending = Pending { id: entry.id, width: 1, len: if IS_READ { 0 } else { entry.len } };
@@ -475,5 +480,66 @@ impl Layout for PackedRing {
 
     fn refuse_kicks(&self) {
         self.put_device_events(0, EVENTS_DISABLE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::DriverMemory;
+    use crate::message::RegionInfo;
+    use std::sync::atomic::AtomicBool;
+
+    /// A ring of so many entries at the very end of a guest's memory, and that memory as the guest sees it.
+    fn ring(size: u16) -> (PackedRing, DriverMemory, usize) {
+        const LEN: usize = 4096;
+        let memory = DriverMemory::new(LEN, false).unwrap();
+        let region = RegionInfo { guest_address: 0, size: LEN as u64, user_address: 0x1000, file_offset: 0 };
+        let file = memory.file().try_clone_to_owned().unwrap();
+        let guest = Arc::new(GuestMemory::map(&[region], &[file]).unwrap());
+        let at = LEN - 16 * usize::from(size);
+        let user = 0x1000;
+        let addresses = RingAddresses {
+            index: 0,
+            flags: 0,
+            descriptors: user + at as u64,
+            used: user,
+            available: user + 4,
+            log: 0,
+        };
+        (PackedRing::find(guest, &addresses, size.into(), Terms::default()).unwrap(), memory, at)
+    }
+
+    #[test]
+    fn a_look_goes_once_round_however_the_driver_flips_its_flags() {
+        for size in [1, 3, 16] {
+            let (ring, memory, at) = ring(size);
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        for flags in [AVAIL, USED] {
+                            for index in 0..usize::from(size) {
+                                memory.word(at + 16 * index + 14).store(flags.to_le(), Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+                let mut place = ring.resume(0x8000).unwrap();
+                let mut entries = [Entry::default(); 32];
+                let mut stays_inside = || {
+                    let count = ring.look(&mut place, &mut entries).unwrap();
+                    if count > usize::from(size) {
+                        return false;
+                    }
+                    ring.take_all::<true>(&mut place, &entries[..count]);
+                    ring.show::<true>(&mut place);
+                    place.next.index < size
+                };
+                let is_inside = (0..20_000).all(|_| stays_inside());
+                stop.store(true, Ordering::Relaxed);
+                assert!(is_inside, "a look went beyond a ring of {size}");
+            });
+        }
     }
 }
