@@ -41,6 +41,9 @@ pub const PAIRS_MAX: usize = 16;
 pub const PIECES_MAX: usize = 512;
 /// Bytes of the longest frame: a 65,535-byte IP packet behind Ethernet and two VLAN tags.
 pub const FRAME_MAX: usize = 65_535 + switch::config::L2_OVERHEAD_MAX;
+/// Frames whose buffers are found and sent for together, while those before are worked on: two lines each, and no more than
+/// the processor can wait for at once.
+const STRETCH: usize = 8;
 /// Bytes of the shortest frame: an Ethernet header.
 const FRAME_MIN: u32 = 14;
 /// How often tx tries for a ring that another worker holds: some 40 microseconds, longer than nearly every call takes. Only a

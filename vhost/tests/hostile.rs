@@ -9,12 +9,14 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+use switch::batch::BURST;
 use switch::ledger::DropReason;
 use switch::port::{Device, Link};
 use vhost::backend::Role;
 use vhost::chain::{CHAIN_MAX, Descriptor, INDIRECT, NEXT, WRITE};
 use vhost::driver::{Driver, DriverConfig, GUEST_BASE, USER_BASE, put_descriptor_at};
 use vhost::message::{PAYLOAD_MAX, RegionInfo, Request, RingAddresses, RingFd, RingState};
+use vhost::net::F_RING_PACKED;
 
 /// Posts one chain whose head is entry 0 and answers what became of it. The ring must go on working afterwards.
 fn fate_of(prepare: impl FnOnce(&mut Pair)) -> Vec<(DropReason, u32)> {
@@ -95,6 +97,31 @@ fn nested_indirect_tables_and_endless_chains_are_counted() {
         pair.driver.sender.ring.put_descriptor(8, Descriptor { address, len: 100, flags: NEXT, next: 3 });
     });
     assert_eq!(circle, BAD);
+}
+
+#[test]
+fn a_ring_full_of_broken_chains_costs_no_more_than_a_burst_at_a_time() {
+    for (features, size) in [(0, 1024), (F_RING_PACKED, 1024)] {
+        let mut pair = Pair::running(|config| {
+            config.features |= features;
+            config.queue_size = size;
+        });
+        let ring = &mut pair.driver.sender.ring;
+        let address = ring.buffer_address(0);
+        let part = |flags, next| Descriptor { address, len: 100, flags, next };
+        for chain in 0..size / 2 {
+            // Linked, and what it is linked to is for the device to write: broken, but it ends.
+            let id = 2 * chain;
+            ring.post_chain(id, &[part(NEXT, id + 1), part(WRITE, 0)]);
+        }
+        let mut left = u32::from(size / 2);
+        while left > 0 {
+            let (frames, tally) = pair.place.round();
+            assert!(frames.is_empty() && (1..=BURST as u32).contains(&tally.packets), "{tally:?}");
+            assert_eq!(drops(&tally), [(DropReason::BadDescriptor, tally.packets)]);
+            left -= tally.packets;
+        }
+    }
 }
 
 #[test]

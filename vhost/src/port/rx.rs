@@ -1,8 +1,7 @@
 //! What a guest sends, into a batch: the front of each frame into the private head, the rest left where it lies.
 
 use super::queue::{Queue, State};
-use super::tx::STRETCH;
-use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
+use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet, STRETCH};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::memory::RegionHint;
 use crate::net::{RARP_LEN, rarp};
@@ -28,7 +27,7 @@ fn find_buffers<'q, L: Layout>(ring: &'q L, hint: &mut RegionHint, entries: &[En
 }
 
 impl<L: Layout> RingSet<L> {
-    /// Takes the chains that are there, as many as the batch has room for.
+    /// Takes the chains that are there, as many as the batch has room for and at most [`BURST`], broken ones included.
     #[inline]
     pub(super) fn receive_burst<'r>(
         &self,
@@ -41,12 +40,14 @@ impl<L: Layout> RingSet<L> {
         let ring = &queue.ring;
         let header_len = self.dialect.header_len as u32;
         let mut entries = [Entry::default(); BURST];
+        let mut left = BURST;
         loop {
-            let wanted = batch.room().min(ring.room(&state.place));
-            let count = ring.look(&mut state.place, &mut entries[..wanted.min(BURST)])?;
+            let wanted = batch.room().min(ring.room(&state.place)).min(left);
+            let count = ring.look(&mut state.place, &mut entries[..wanted])?;
             if count == 0 {
                 return Ok(());
             }
+            left -= count;
             let (entries, mut buffers) = (&entries[..count], [Segment::EMPTY; BURST]);
             // Of those from `first` on, `taken` were taken, with `bytes`, and not given back.
             let (mut first, mut taken, mut bytes) = (0, 0, 0);
@@ -91,7 +92,7 @@ impl<L: Layout> RingSet<L> {
                 (start, end) = (end, next);
             }
             give_back(state, tally, &entries[first..], bytes);
-            // Behind a linked chain there may be more; else this was all.
+            // A packed ring is looked at as far as the first linked chain, and there may be more behind it; else this was all.
             if entries[count - 1].flags & NEXT == 0 {
                 return Ok(());
             }
