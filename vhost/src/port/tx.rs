@@ -1,7 +1,7 @@
 //! Packets of a batch into a guest's buffers.
 
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet};
+use super::{FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, STRETCH};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::memory::{GuestMemory, RegionHint};
 use crate::ring::{Entry, Layout, Overrun};
@@ -11,10 +11,6 @@ use switch::offload::{VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use switch::packet::Packet;
 use switch::segment::{Segment, SegmentMut};
 use switch::segmentation::Segmenter;
-
-/// Frames whose buffers are found and sent for together, while those before are filled: two lines each, and fewer than the
-/// processor can wait for at once.
-pub(super) const STRETCH: usize = 8;
 
 /// How far a run of frames came.
 struct Run {
@@ -172,11 +168,12 @@ impl<L: Layout> RingSet<L> {
         while let Some((packet, tail)) = cut.next_segment() {
             match self.send_slowly(queue, state, packet, tail)? {
                 Ok(()) => tally.moved(packet.len()),
-                Err(DropReason::RxRingFull) => {
-                    tally.drop_many(DropReason::RxRingFull, 1 + cut.remaining());
+                Err(reason) => {
+                    // What the guest has no use for now it will have none for in a moment: to try thousands of segments one
+                    // by one would let it hold the worker.
+                    tally.drop_many(reason, 1 + cut.remaining());
                     break;
                 }
-                Err(reason) => tally.drop(reason),
             }
         }
         Ok(())
