@@ -162,7 +162,7 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
         let destination = to.mac();
         if learns && !from.is_like(&last_source) && !(destination.is_group() && is_unforwardable(destination)) {
             if matches!(scope.macs.learn(from), Learned::New | Learned::Moved) {
-                last_destination = Probe::default();
+                (last_destination, known, is_open) = (Probe::default(), None, false);
             }
             last_source = *from;
         }

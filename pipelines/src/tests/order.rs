@@ -3,8 +3,8 @@
 use super::frames::Frame;
 use super::rig::{Input, Rig, config, mac, port};
 use crate::STAGES;
-use switch::config::PortConfig;
-use switch::ids::{MacAddr, PortIndex};
+use switch::config::{Config, NetworkConfig, PortConfig};
+use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::offload::OffloadClaim;
 use switch::worker::{BURST_FLOOD_BYTES, Now};
 
@@ -51,4 +51,19 @@ fn a_burst_of_large_floods_into_a_large_network_is_cut_at_its_bound_and_counted(
     assert_eq!(outcome.received.len(), affordable);
     assert!(outcome.drops.iter().all(|&(port, is_rx, reason, _)| port > 0 && !is_rx && reason == "flood_limited"));
     assert_eq!(outcome.drops.iter().map(|drop| drop.3).sum::<u64>(), (wanted - affordable) as u64);
+}
+
+#[test]
+fn a_frame_to_the_zero_address_floods_whatever_was_found_for_the_frame_before() {
+    // In network 0 its key is the empty one.
+    let networks = vec![NetworkConfig { index: NetworkIndex(0), id: "blue".into() }];
+    let ports = (0..3).map(|index| port(index, Some(0))).collect();
+    let mut rig = Rig::new(Config::new(networks, ports).unwrap());
+    let frame = |from, to| Input::from(Frame::udp4().from(mac(from)).to(to).bytes());
+    rig.step(Now::default(), PortIndex(1), vec![frame(9, MacAddr::BROADCAST)]);
+    rig.step(Now::default(), PortIndex(0), vec![frame(1, mac(9))]);
+    // Known to known; then a new source, to nobody.
+    let outcome = rig.step(Now::default(), PortIndex(0), vec![frame(1, mac(9)), frame(2, MacAddr([0; 6]))]);
+    let ports: Vec<_> = outcome.received.iter().map(|(port, _)| *port).collect();
+    assert_eq!(ports, [1, 1, 2], "{outcome:?}");
 }
