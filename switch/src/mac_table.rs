@@ -1,7 +1,7 @@
 //! The MAC table: (network, MAC) to port, written by every worker, read without a lock.
 //!
 //! What makes it hard:
-//! * *Readers never wait and never write.* A lookup reads two cache lines and stores nothing; a source address that is
+//! * *Readers never wait and never write.* A lookup reads one cache line, seldom two, and stores nothing; a source address that is
 //!   known costs a store once a second. How threads share a slot, and why a frame of one network can never be handed to
 //!   another network's port, stands in `bucket.rs`.
 //! * *Two workers may learn one address at once*, in two slots. Each publishes, then looks again and removes all but one.
@@ -177,11 +177,12 @@ impl BurstView<'_> {
     #[inline(always)]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
         // Of two entries, which there are only while threads race, either will do.
-        // And of those in use nearly all were seen in this very second.
+        let fresh = self.fresh.with_tag(probe.hash);
         if let Some(slot) = self.first(probe).holder(probe.key)
-            && let Some(value) = slot.read_fresh(probe.key, self.fresh.with_tag(probe.hash))
+            && let Some(value) = slot.read(probe.key, fresh.check())
         {
-            return Some(value.port());
+            // Who sends as well as receives was seen in this very second.
+            return if value.is_like(fresh) { Some(value.port()) } else { self.table.live(value, self.now) };
         }
         self.table.lookup_elsewhere(probe, self.now)
     }
@@ -269,7 +270,7 @@ impl MacTable {
     }
 
     /// The port of an entry that has not expired.
-    #[inline]
+    #[inline(never)]
     fn live(&self, value: Value, now: Now) -> Option<PortIndex> {
         (value.is_static() || !self.is_expired(value, tick(now))).then(|| value.port())
     }
@@ -663,7 +664,7 @@ impl MacTable {
         // Of two threads that each publish, fence and look, at least one sees the other's entry. Whoever sees two removes
         // the same one, whosever it is.
         fence(Ordering::SeqCst);
-        // Should refreshes by others spoil every attempt, the surplus entry is seen by no lookup and ages away.
+        // Should refreshes by others spoil every attempt, the surplus entry says the same or ages away.
         for _ in 0..ATTEMPTS {
             let mut kept: Option<(Slot<'_>, Value)> = None;
             let mut is_settled = true;

@@ -168,6 +168,13 @@ impl Value {
         NetworkIndex((self.0 >> 48) as u16)
     }
 
+    /// The check that it carries.
+    #[inline]
+    pub(super) fn check(self) -> Check {
+        // Only the topmost bits of a check count.
+        Check(self.0)
+    }
+
     /// Whether it says the same as `other`, but perhaps for the port.
     #[inline]
     pub(super) fn is_like(self, other: Value) -> bool {
@@ -250,14 +257,6 @@ impl Slot<'_> {
         // Acquire: pairs with `publish`; the key read next is not older than the value.
         let value = Value(self.value.load(Ordering::Acquire));
         (value.fits(check) && self.key.load(Ordering::Relaxed) == key.0).then_some(value)
-    }
-
-    /// The value, if it is `key`'s and says what `fresh` says, but perhaps for the port. The caller has seen `key` in the slot.
-    #[inline]
-    pub(super) fn read_fresh(self, key: Key, fresh: Value) -> Option<Value> {
-        // Acquire: as in `read`.
-        let value = Value(self.value.load(Ordering::Acquire));
-        (value.is_like(fresh) && self.key.load(Ordering::Relaxed) == key.0).then_some(value)
     }
 
     /// Whatever key the slot holds.
