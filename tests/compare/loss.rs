@@ -10,6 +10,7 @@ use crate::options::Options;
 use crate::peers::{End, Peer, Switch};
 use crate::report::{Figure, Page, Sample, load};
 use crate::vhost::{SMALL, finding};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use tests::ledger::Counters;
 
 /// Pieces of one measurement, and the seconds of each.
@@ -60,6 +61,15 @@ fn measure_once(switch: &Switch, words: &[String]) -> Result<Pieces, String> {
     Ok(pieces)
 }
 
+/// Does it on the generator's CPU: we wake up at each report, and must not do so on the worker's.
+fn on_first_cpu<T>(work: impl FnOnce() -> T) -> T {
+    let before = sched_getaffinity(None).expect("our own thread");
+    switch::affinity::pin(0).expect("CPU 0 is ours");
+    let done = work();
+    sched_setaffinity(None, &before).expect("what it was");
+    done
+}
+
 /// Our highest rate: from the table of rates, or measured now; `None` if that failed.
 fn highest(page: &Page, switches: &[Switch], options: &Options) -> Option<f64> {
     if let Some(sample) = page.found(&finding(SMALL), Figure::Mpps, Peer::Qvs) {
@@ -103,7 +113,7 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
     let mut all: Vec<Vec<Pieces>> = switches.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.rounds {
         for (switch, measured) in switches.iter().zip(&mut all) {
-            measured.extend(measure_once(switch, &words));
+            measured.extend(on_first_cpu(|| measure_once(switch, &words)));
         }
     }
     for ((switch, measured), before) in switches.iter().zip(&all).zip(before) {
