@@ -138,7 +138,7 @@ impl SplitRing {
     pub fn put_used(&self, position: u16, head: u16, len: u32) {
         let slot = usize::from(position & self.mask);
         // SAFETY: `slot` is below the ring's size; 4 + 8 * size bytes are inside its region and 4-byte aligned (checked
-        // in `new`).
+        // in `find`).
         // Why unsafe: the entry is shared with another process.
         unsafe {
             let entry = self.used.add(4 + 8 * slot).cast::<u32>();
