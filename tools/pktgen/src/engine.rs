@@ -391,7 +391,7 @@ impl Engine {
         }
         let whole = self.tally();
         let whole_ns = now - start;
-        windows.close(self, now);
+        windows.finish(self, now);
         self.drain()?;
         (off_cpu.windows, off_cpu.windows_disturbed) = (windows.count, windows.disturbed);
         off_cpu.time_share = off_ns as f64 / whole_ns.max(1) as f64;

@@ -7,6 +7,10 @@ use clap::Parser;
 
 /// A measurement of 20 ms over memory that does `mischief` to frames.
 fn measured(words: &str, mischief: Mischief) -> Measured {
+    measured_for(Duration::from_millis(20), words, mischief)
+}
+
+fn measured_for(time: Duration, words: &str, mischief: Mischief) -> Measured {
     let words = ["pktgen", "--ceiling", "--quiet"].into_iter().chain(words.split_whitespace());
     let arguments = Arguments::try_parse_from(words).unwrap();
     let plan = arguments.plan().unwrap();
@@ -14,7 +18,6 @@ fn measured(words: &str, mischief: Mischief) -> Measured {
     let links = MemoryLink::pair(size_max, &plan.shape.filler, Some(mischief)).map(Link::Memory);
     let order = |stream| arguments.order_of(&plan, stream);
     let mut engine = Engine::new(links.into(), &plan.ways, &plan.shape, plan.manner, order);
-    let time = Duration::from_millis(20);
     if arguments.ping_pong { engine.ping_pong(time) } else { engine.run(time) }.unwrap()
 }
 
@@ -42,6 +45,12 @@ fn what_arrives_is_what_was_sent_and_nothing_is_wrong_with_it() {
         let Totals { misdelivered, foreign, corrupted, announced, .. } = measured.totals;
         assert_eq!((misdelivered, foreign, corrupted, announced), (0, 0, 0, 0), "{words}");
     }
+}
+
+#[test]
+fn a_measurement_may_end_with_its_last_window() {
+    let measured = measured_for(Duration::from_nanos(WINDOW_NS), "", |_| Fate::Arrives);
+    assert_eq!((measured.off_cpu.windows, measured.lost), (1, 0));
 }
 
 #[test]

@@ -63,6 +63,13 @@ impl Windows {
         self.end = self.begun + WINDOW_NS;
     }
 
+    /// Ends the last window, unless the one before it ended just now: that took longer than there was left.
+    pub(super) fn finish(&mut self, engine: &mut Engine, now: u64) {
+        if now > self.begun {
+            self.close(engine, now);
+        }
+    }
+
     /// One line on standard error.
     pub(super) fn progress(&mut self, engine: &Engine, since_ns: u64) {
         let now = engine.tally();
