@@ -134,8 +134,8 @@ impl Questions {
     /// Asks about a packet that passed.
     #[inline(always)]
     pub fn ask(&mut self, index: usize, notes: &Notes) {
-        self.passed |= 1 << (index % BURST);
-        self.probes[index % BURST] = notes.probes;
+        self.probes[index] = notes.probes;
+        self.passed |= 1 << index;
     }
 }
 

@@ -113,14 +113,13 @@ impl<'r> Batch<'r> {
     /// What is left to do for one packet.
     #[inline]
     pub fn offload(&self, index: usize) -> &Offload {
-        &self.packets[index % BURST].offload
+        &self.packets()[index].offload
     }
 
     /// One packet with its tail.
     #[inline]
     pub fn frame(&mut self, index: usize) -> (&mut Packet, &[Segment<'r>]) {
-        assert!(index < self.len, "no packet of the batch");
-        let packet = &mut self.packets[index % BURST];
+        let packet = &mut self.packets[..self.len][index];
         let tail = &self.segments[packet.tail_range()];
         (packet, tail)
     }
@@ -142,8 +141,7 @@ impl<'r> Batch<'r> {
         if self.len >= self.limit || self.bytes >= self.bytes_limit {
             return false;
         }
-        // The limit is at most that.
-        let packet = &mut self.packets[self.len % BURST];
+        let Some(packet) = self.packets.get_mut(self.len) else { return false };
         packet.reset(ingress, queue, self.segments.len() as u16, claim);
         let front = frame.read_front(packet.front_mut());
         packet.set_front(front);
@@ -189,7 +187,7 @@ impl<'r> Batch<'r> {
     /// A completed checksum stays completed for further copies of the same packet; a cut leaves the packet as it is.
     #[inline]
     pub fn fit(&mut self, index: usize, egress: EgressOffloads) -> Fit {
-        if self.packets[index % BURST].offload.is_none() {
+        if self.offload(index).is_none() {
             return Fit::AsIs;
         }
         self.fit_slowly(index, egress)

@@ -144,11 +144,11 @@ impl<'s> Egress<'s> {
     /// Packet `packet` of the batch, `bytes` long, goes to `port`; at most once to each port.
     #[inline]
     pub fn forward(&mut self, packet: usize, bytes: usize, port: PortIndex) {
-        let picks = &mut self.lists.by_port[port.as_usize() % PORTS_MAX];
+        let picks = &mut self.lists.by_port[port.as_usize()];
         if picks.len == 0 {
             self.lists.touched.push(port);
         }
-        picks.list[picks.len as usize % BURST] = packet as u8;
+        picks.list[picks.len as usize] = packet as u8;
         picks.len += 1;
         self.cost_bytes += bytes;
     }
