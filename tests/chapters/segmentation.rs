@@ -17,6 +17,7 @@ use switch::packet::{HEAD_MAX, L3, Packet, SEGMENTS_MAX};
 use switch::segment::Segment;
 use switch::segmentation::{Encapsulation, Segmenter, Tunnel};
 use tests::chance::{Chance, for_seeds};
+use tests::checksum::sum;
 use tests::namespace::Namespace;
 
 /// Long enough for a frame to cross a veth on a busy machine.
@@ -54,16 +55,6 @@ struct Piece {
 
 fn fill(chance: &mut Chance, len: usize) -> Vec<u8> {
     (0..len).map(|_| chance.bits() as u8).collect()
-}
-
-/// The ones' complement sum of 16-bit words, one by one (RFC 1071).
-fn sum(bytes: &[u8]) -> u16 {
-    let mut total = 0u32;
-    for pair in bytes.chunks(2) {
-        total += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
-        total = (total & 0xffff) + (total >> 16);
-    }
-    total as u16
 }
 
 /// Any TCP or UDP frame with at most `vlan_max` tags; with `is_large` one that must be cut.

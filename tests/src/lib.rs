@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod chance;
+pub mod checksum;
 pub mod daemon;
 pub mod generator;
 pub mod guest;

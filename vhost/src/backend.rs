@@ -90,6 +90,20 @@ struct Shared {
 }
 
 impl Shared {
+    /// Before the first peer; `is_ready`: the backend stands already.
+    fn new(wake: Wake, is_ready: bool) -> Shared {
+        let state = DeviceState { is_ready, link: Link::Down, reason: String::new() };
+        Shared {
+            wake: Arc::new(wake),
+            stop: AtomicBool::new(false),
+            status: Mutex::new(Status { state, last_disconnect: String::new() }),
+            sessions: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            is_serving: AtomicBool::new(false),
+        }
+    }
+
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,16 +186,8 @@ impl Backend {
             }
             Role::Client => None,
         };
-        let state = DeviceState { is_ready: listener.is_some(), link: Link::Down, reason: String::new() };
-        let shared = Arc::new(Shared {
-            wake: Arc::new(Wake::new().map_err(failed("eventfd"))?),
-            stop: AtomicBool::new(false),
-            status: Mutex::new(Status { state, last_disconnect: String::new() }),
-            sessions: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            messages: AtomicU64::new(0),
-            is_serving: AtomicBool::new(false),
-        });
+        let wake = Wake::new().map_err(failed("eventfd"))?;
+        let shared = Arc::new(Shared::new(wake, listener.is_some()));
         let file = listener.as_ref().map(Listener::file);
         let state_file = config.state_file.clone();
         let gate = Gate::new(place);

@@ -6,6 +6,7 @@ use super::SOON;
 use std::net::UdpSocket;
 use std::time::Duration;
 use switch::offload::{F_NEEDS_CSUM, GSO_UDP_L4};
+use tests::checksum::sum;
 use tests::daemon::Daemon;
 use tests::ledger::{Counters, expect};
 use tests::namespace::Namespace;
@@ -19,16 +20,6 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 const LARGE: usize = 60_000;
 /// Bytes of receive buffer: all datagrams of a frame, with what the kernel adds.
 const RECEIVE_BUFFER: usize = 4 << 20;
-
-/// The ones' complement sum of 16-bit words (RFC 1071).
-fn sum(bytes: &[u8]) -> u16 {
-    let mut total = 0u32;
-    for pair in bytes.chunks(2) {
-        total += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
-        total = (total & 0xffff) + (total >> 16);
-    }
-    total as u16
-}
 
 /// A UDP datagram from 10.0.0.1 to 10.0.0.2, its checksum left to be completed.
 fn datagram(to: [u8; 6], payload: &[u8]) -> Vec<u8> {

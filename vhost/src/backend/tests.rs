@@ -76,16 +76,7 @@ struct Stepped {
 
 impl Stepped {
     fn new(name: &str) -> Stepped {
-        let state = DeviceState { is_ready: false, link: Link::Down, reason: String::new() };
-        let shared = Arc::new(Shared {
-            wake: Arc::new(Wake::new().unwrap()),
-            stop: AtomicBool::new(false),
-            status: Mutex::new(Status { state, last_disconnect: String::new() }),
-            sessions: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            messages: AtomicU64::new(0),
-            is_serving: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(Wake::new().unwrap(), false));
         let place = Gate::new(Arc::new(CountingPlace::default()));
         let (config, backoff) = (client(name), Backoff::new());
         Stepped { thread: Thread { config, place, listener: None, shared, backoff } }
