@@ -7,31 +7,23 @@
 //!
 //! Any thread may call; calls take turns, fsync included. Size is bounded by the disk only.
 
+mod file;
 mod lock;
 mod records;
+mod schema;
 
 use crate::host::Plug;
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
 use lock::PidLock;
-use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+pub use schema::SCHEMA_VERSION;
+use schema::{EXTRAS, NETWORKS, PLUGS, PORTS};
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// The version of the tables this program writes. A file of a higher one is refused.
-pub const SCHEMA_VERSION: u64 = 1;
-/// Bytes redb may use for its page cache; 1,000 ports need less than one MiB.
-const CACHE_BYTES: usize = 16 << 20;
-
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
-const PORTS: TableDefinition<&str, &[u8]> = TableDefinition::new("ports");
-const PLUGS: TableDefinition<&str, &[u8]> = TableDefinition::new("plugs");
-const SCHEMA_KEY: &str = "schema";
 
 /// Why the store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +86,7 @@ pub struct Store {
 
 impl Store {
     /// Opens the store at `path`, or makes it: the file 0600, a missing directory 0700. Beside it a `.pid` file is
-    /// locked and names this process.
+    /// locked and names this process. A file of an older schema is migrated, and kept beside as it was (`.schema-N`).
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process has it, [`StoreError::NewerSchema`] if a newer program wrote it, otherwise
@@ -109,14 +101,13 @@ impl Store {
         }
         let lock = PidLock::take(path)?;
         let path = path.to_owned();
-        let mut store = Store::with_opener(Box::new(move || open_file(&path)))?;
+        let mut store = Store::with_opener(Box::new(move || file::open(&path)))?;
         store._lock = Some(lock);
         Ok(store)
     }
 
     fn with_opener(reopen: Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>) -> Result<Store, StoreError> {
         let database = reopen()?;
-        check_schema(&database)?;
         Ok(Store { database: Mutex::new(Some(database)), reopen, _lock: None })
     }
 
@@ -190,6 +181,44 @@ impl Store {
         self.write(|transaction| Ok(transaction.open_table(PLUGS)?.remove(interface)?.is_some()))
     }
 
+    /// What an extension of the API keeps under `kind`, by key.
+    ///
+    /// # Errors
+    /// What redb said.
+    pub fn extras(&self, kind: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let mut guard = self.lock();
+        let extras = self.ready(&mut guard)?.begin_read()?.open_table(EXTRAS)?;
+        let mut found = BTreeMap::new();
+        for entry in extras.range((kind, "")..)? {
+            let (key, value) = entry?;
+            let (of, key) = key.value();
+            if of != kind {
+                break;
+            }
+            found.insert(key.to_owned(), value.value().to_vec());
+        }
+        Ok(found)
+    }
+
+    /// Keeps `value` under (`kind`, `key`) for an extension of the API, over what was there.
+    ///
+    /// # Errors
+    /// What redb said; as for [`Store::commit`].
+    pub fn put_extra(&self, kind: &str, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.open_table(EXTRAS)?.insert((kind, key), value)?;
+            Ok(())
+        })
+    }
+
+    /// Removes what is under (`kind`, `key`); whether there was something.
+    ///
+    /// # Errors
+    /// What redb said; as for [`Store::commit`].
+    pub fn remove_extra(&self, kind: &str, key: &str) -> Result<bool, StoreError> {
+        self.write(|transaction| Ok(transaction.open_table(EXTRAS)?.remove((kind, key))?.is_some()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Database>> {
         // A panic in another call leaves a database that redb itself keeps whole: its transaction was dropped.
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
@@ -234,67 +263,6 @@ fn read_all<T>(
         .iter()?
         .map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| read(key.value(), value.value())))
         .collect()
-}
-
-/// Opens the file, which must be ours alone; a missing one is made whole under another name first, so that a kill in
-/// between never leaves half a store.
-fn open_file(path: &Path) -> Result<Database, StoreError> {
-    let file_error = |source| StoreError::File { path: path.to_owned(), source };
-    if !path.try_exists().map_err(file_error)? {
-        let fresh = path.with_added_extension("new");
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error(error)),
-            _ => {}
-        }
-        let file = open_options().create_new(true).open(&fresh).map_err(file_error)?;
-        let database = builder().create_with_backend(FileBackend::new(file)?)?;
-        check_schema(&database)?;
-        drop(database);
-        std::fs::rename(&fresh, path).map_err(file_error)?;
-        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))
-            .and_then(|directory| directory.sync_all())
-            .map_err(file_error)?;
-    }
-    let file = open_options().open(path).map_err(file_error)?;
-    match builder().create_with_backend(FileBackend::new(file)?) {
-        Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-            Err(StoreError::InUse { path: path.to_owned(), pid: lock::holder(path) })
-        }
-        outcome => Ok(outcome?),
-    }
-}
-
-fn open_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-}
-
-/// Refuses a newer schema; gives a new file its schema version and its tables.
-fn check_schema(database: &Database) -> Result<(), StoreError> {
-    let found = match database.begin_read()?.open_table(META) {
-        Ok(meta) => meta.get(SCHEMA_KEY)?.map(|version| version.value()),
-        Err(redb::TableError::TableDoesNotExist(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    match found {
-        Some(found) if found > SCHEMA_VERSION => Err(StoreError::NewerSchema { found }),
-        Some(_) => Ok(()),
-        None => write_durably(database, |transaction| {
-            transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-            transaction.open_table(NETWORKS)?;
-            transaction.open_table(PORTS)?;
-            transaction.open_table(PLUGS)?;
-            Ok(())
-        }),
-    }
 }
 
 #[cfg(test)]

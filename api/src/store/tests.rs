@@ -1,5 +1,6 @@
 //! The store from outside: what it writes it reads back, what it cannot honour it refuses, and a failed write changes nothing.
 
+use super::schema::{META, SCHEMA_KEY};
 use super::*;
 use crate::host::DeviceSpec;
 use crate::model::{AdminState, LogicalPort, Network};
@@ -96,17 +97,96 @@ fn a_second_opener_is_told_who_holds_the_store() {
 fn a_newer_schema_is_refused_and_left_alone() {
     let scratch = Scratch::new();
     drop(Store::open(&scratch.file()).unwrap());
-    let newer = |database: &Database| {
-        write_durably(database, |transaction| {
-            transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA_VERSION + 1)?;
-            Ok(())
-        })
-    };
-    newer(&Database::create(scratch.file()).unwrap()).unwrap();
+    set_schema(&scratch.file(), SCHEMA_VERSION + 1);
     for _ in 0..2 {
         let error = Store::open(&scratch.file()).err().unwrap();
         assert!(matches!(error, StoreError::NewerSchema { found } if found == SCHEMA_VERSION + 1), "{error}");
     }
+    set_schema(&scratch.file(), 0);
+    let error = Store::open(&scratch.file()).err().unwrap();
+    assert!(error.to_string().contains("there never was a version 0"), "{error}");
+}
+
+fn set_schema(path: &Path, version: u64) {
+    let database = Database::create(path).unwrap();
+    write_durably(&database, |transaction| {
+        transaction.open_table(META)?.insert(SCHEMA_KEY, version)?;
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A store as the program wrote it that knew only schema 1, as hexdump shows it: an offset and 32 bytes a line, `*` for
+/// more lines like the last.
+const SCHEMA_1: &str = include_str!("tests/schema_1.hex");
+
+fn put_schema_1(path: &Path) {
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut last: Vec<u8> = Vec::new();
+    for line in SCHEMA_1.lines().filter(|line| *line != "*") {
+        let (offset, text) = line.split_once(' ').unwrap_or((line, ""));
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        while bytes.len() < offset {
+            bytes.extend_from_slice(&last);
+        }
+        last = text.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+        bytes.extend_from_slice(&last);
+    }
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_store_of_schema_1_is_migrated_with_all_it_holds_and_kept_aside() {
+    let scratch = Scratch::new();
+    put_schema_1(&scratch.file());
+    for _ in 0..2 {
+        let store = Store::open(&scratch.file()).unwrap();
+        let model = store.load().unwrap();
+        assert_eq!(model.networks_of("red").count(), 1);
+        let network = model.networks_of("blue").next().unwrap();
+        assert_eq!((&*network.id, network.name.as_deref()), ("c0ffee00-0000-4000-8000-000000000003", None));
+        let port = model.port_by_attachment("vif/6d7a3a58-8a53-4c17-8d5d-2f2f0b1f3c02").unwrap();
+        assert_eq!((port.state, port.serial, model.next_serial()), (AdminState::Active, 1, 3));
+        assert_eq!(store.plugs().unwrap()["vm1"].mtu, Some(9000));
+        store.put_extra("kind", "key", b"value").unwrap();
+    }
+    let kept = scratch.0.join("state.redb.schema-1");
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(schema_of(&kept), schema::Found::Older(1));
+    std::fs::rename(&kept, scratch.file()).unwrap();
+    assert_eq!(Store::open(&scratch.file()).unwrap().load().unwrap().networks.len(), 2, "the kept file is a store");
+}
+
+#[test]
+fn a_migration_that_cannot_keep_the_old_file_changes_nothing() {
+    let scratch = Scratch::new();
+    put_schema_1(&scratch.file());
+    // A directory in the way, which is neither removed nor replaced.
+    std::fs::create_dir_all(scratch.0.join("state.redb.schema-1/full")).unwrap();
+    let error = Store::open(&scratch.file()).err().unwrap();
+    assert!(error.to_string().contains("state.redb.schema-1"), "{error}");
+    assert_eq!(schema_of(&scratch.file()), schema::Found::Older(1));
+}
+
+fn schema_of(path: &Path) -> schema::Found {
+    schema::look(&Database::create(path).unwrap()).unwrap()
+}
+
+#[test]
+fn extras_are_kept_by_kind_and_key() {
+    let scratch = Scratch::new();
+    let store = Store::open(&scratch.file()).unwrap();
+    for (kind, key, value) in [("a", "1", "x"), ("a", "2", "y"), ("aa", "1", "z"), ("a", "1", "w")] {
+        store.put_extra(kind, key, value.as_bytes()).unwrap();
+    }
+    let found = store.extras("a").unwrap();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [("1".into(), b"w".to_vec()), ("2".into(), b"y".to_vec())]);
+    assert!(store.remove_extra("a", "1").unwrap());
+    assert!(!store.remove_extra("a", "1").unwrap());
+    assert_eq!(store.extras("a").unwrap().len(), 1);
+    assert_eq!(store.extras("aa").unwrap().len(), 1);
 }
 
 #[test]
@@ -171,8 +251,12 @@ impl StorageBackend for Disk {
 fn a_full_disk_fails_the_write_and_the_store_works_again_once_there_is_room() {
     let disk = Disk { memory: Arc::new(InMemoryBackend::new()), is_full: Arc::default() };
     let opened = disk.clone();
-    let store =
-        Store::with_opener(Box::new(move || Ok(Database::builder().create_with_backend(opened.clone())?))).unwrap();
+    let store = Store::with_opener(Box::new(move || {
+        let database = Database::builder().create_with_backend(opened.clone())?;
+        schema::settle(&database)?;
+        Ok(database)
+    }))
+    .unwrap();
     store.commit(&[Change::PutNetwork(network("before", 0))]).unwrap();
     disk.is_full.store(true, Ordering::Relaxed);
     for _ in 0..2 {
