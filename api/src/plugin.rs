@@ -1,8 +1,20 @@
 //! The contract of a Quantum plugin: twelve methods, typed (specification section 12).
 //!
-//! Calls may block on a disk, so they are made from threads where that is allowed; any number at a time. Each call sees
-//! one consistent state. A write returns when it is durable and in force. Bounds on texts are checked by the API
-//! before; a plugin checks ownership and decides which of several faults wins.
+//! What makes it hard is the world behind a plugin: a switch in this process is done when the call returns, a controller
+//! at the other end of a wire may be slow, fail half way, forget, or come back with things nobody asked for. Tenants are
+//! to notice that in *op-status* alone. So these are the rules:
+//!
+//! * **Order of a write**: check, record durably, answer. Either it is in force when the call returns, or the plugin says
+//!   PROVISIONING of the thing until its backend confirms it. Later reads show what was written at once, either way.
+//! * **A refusal changes nothing.** A backend or store that failed leaves the state as it was or as it was asked for,
+//!   nothing in between, and reads tell which.
+//! * **Reads tell what was recorded** and never wait for a backend; each sees one consistent state. A plugin without
+//!   records of its own, a proxy, asks its backend within a bound of its own and may answer [`BackendUnavailable`].
+//! * **Ownership**: another tenant's network is as absent as one that never was, and that is checked before its ports. An
+//!   interface is on at most one port of the whole service. Which of several faults wins is the plugin's matter.
+//! * **Threads**: any number of calls at a time, from threads that may block.
+//!
+//! Bounds on texts are checked by the API before.
 
 mod errors;
 mod filter;
@@ -49,8 +61,15 @@ pub enum Ports {
 
 /// A Quantum plugin. Texts are as the tenant gave them; a network belongs to a tenant if its stored tenant is equal.
 pub trait Plugin: Send + Sync {
-    /// A tenant's networks that pass the filter, in creation order, without ports.
-    fn get_all_networks(&self, tenant: &str, filter: &NetworkFilter) -> Vec<NetworkDetails>;
+    /// A tenant's networks that pass the filter, in creation order, without ports. A tenant nobody heard of has none.
+    ///
+    /// # Errors
+    /// [`GetAllNetworksError`].
+    fn get_all_networks(
+        &self,
+        tenant: &str,
+        filter: &NetworkFilter,
+    ) -> Result<Vec<NetworkDetails>, GetAllNetworksError>;
 
     /// Makes a network and returns its id.
     ///

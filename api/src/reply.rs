@@ -13,6 +13,9 @@ use std::io;
 /// JSON.
 pub const JSON: &str = "application/json";
 
+/// Seconds after which a client that got 503 may ask again.
+const RETRY_AFTER_S: &str = "5";
+
 /// An answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
@@ -64,6 +67,9 @@ impl From<Reply> for Response<Body> {
         let mut response = Response::new(Body::from(reply.body));
         *response.status_mut() = reply.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        if reply.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
         response
     }
 }

@@ -79,7 +79,7 @@ fn perform(plugin: &dyn Plugin, routed: &Routed<'_>, request: &Request) -> Resul
     }
     Ok(match routed.operation {
         Operation::ListNetworks(detail) => {
-            let networks = plugin.get_all_networks(tenant, &filters::networks(&request.query));
+            let networks = plugin.get_all_networks(tenant, &filters::networks(&request.query))?;
             v1_1::network_list(&networks, detail)
         }
         Operation::CreateNetwork => {

@@ -1,7 +1,7 @@
 //! What a plugin's methods may refuse, one enum a method, and [`Fault`], the union that API versions map.
 //!
 //! They tell facts and know no HTTP. Each enum lists exactly what the specification's section 12 allows that method,
-//! and [`StoreFailed`] where it writes.
+//! what a backend may fail with, and [`StoreFailed`] where it writes.
 
 use crate::model::{InterfaceId, NetworkId, PortId, Text};
 
@@ -72,21 +72,36 @@ facts! {
         /// What the store said.
         why: Text,
     }
+    /// What the plugin drives does not answer, so that the call could not be done now. A plugin that records first and
+    /// drives afterwards never says so.
+    BackendUnavailable: "the backend does not answer: {why}" {
+        /// What was tried, and what became of it.
+        why: Text,
+    }
+    /// What the plugin drives answered and would not, or answered nonsense.
+    BackendFailed: "the backend failed: {why}" {
+        /// What it said.
+        why: Text,
+    }
 }
 
 macro_rules! method_errors {
-    ($($(#[$doc:meta])* $name:ident { $($fact:ident),* })*) => {
+    ($($(#[$doc:meta])* $name:ident { $($fact:ident),* $(,)? })*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
             pub enum $name {
                 $(#[doc = concat!("See [`", stringify!($fact), "`].")] #[error(transparent)] $fact(#[from] $fact),)*
+                #[doc = "See [`BackendUnavailable`]."] #[error(transparent)] BackendUnavailable(#[from] BackendUnavailable),
+                #[doc = "See [`BackendFailed`]."] #[error(transparent)] BackendFailed(#[from] BackendFailed),
             }
 
             impl From<$name> for Fault {
                 fn from(error: $name) -> Fault {
                     match error {
                         $($name::$fact(fact) => Fault::$fact(fact),)*
+                        $name::BackendUnavailable(fact) => Fault::BackendUnavailable(fact),
+                        $name::BackendFailed(fact) => Fault::BackendFailed(fact),
                     }
                 }
             }
@@ -95,6 +110,8 @@ macro_rules! method_errors {
 }
 
 method_errors! {
+    /// Why a tenant's networks are not told.
+    GetAllNetworksError {}
     /// Why a network was not made.
     CreateNetworkError { StoreFailed }
     /// Why a network was not removed.
@@ -127,6 +144,8 @@ macro_rules! from_lookup {
                     match error {
                         GetPortError::NetworkNotFound(fact) => fact.into(),
                         GetPortError::PortNotFound(fact) => fact.into(),
+                        GetPortError::BackendUnavailable(fact) => fact.into(),
+                        GetPortError::BackendFailed(fact) => fact.into(),
                     }
                 }
             }

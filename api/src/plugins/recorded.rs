@@ -7,9 +7,9 @@
 
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
 use crate::plugin::{
-    CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllPortsError, GetNetworkError,
-    GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound, PlugInterfaceError, Plugin,
-    PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid, StoreFailed, UnplugInterfaceError,
+    CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError, GetAllPortsError,
+    GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound, PlugInterfaceError,
+    Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid, StoreFailed, UnplugInterfaceError,
     UpdateNetworkError, UpdatePortError,
 };
 use crate::store::StoreError;
@@ -146,15 +146,19 @@ impl<B: Backing> Recorded<B> {
 }
 
 impl<B: Backing> Plugin for Recorded<B> {
-    fn get_all_networks(&self, tenant: &str, filter: &NetworkFilter) -> Vec<NetworkDetails> {
+    fn get_all_networks(
+        &self,
+        tenant: &str,
+        filter: &NetworkFilter,
+    ) -> Result<Vec<NetworkDetails>, GetAllNetworksError> {
         let model = self.snapshot();
         let ports = if filter.needs_ports() { Ports::Listed } else { Ports::Omitted };
-        model
+        let networks = model
             .networks_of(tenant)
             .map(|network| self.tell_network(&model, network, ports))
             .filter(|network| filter.passes(network))
-            .map(|network| NetworkDetails { ports: None, ..network })
-            .collect()
+            .map(|network| NetworkDetails { ports: None, ..network });
+        Ok(networks.collect())
     }
 
     fn create_network(&self, tenant: &str, name: Option<Text>) -> Result<NetworkId, CreateNetworkError> {
@@ -373,7 +377,7 @@ mod tests {
     }
 
     fn names(plugin: &impl Plugin) -> Vec<String> {
-        let networks = plugin.get_all_networks("red", &NetworkFilter::default());
+        let networks = plugin.get_all_networks("red", &NetworkFilter::default()).unwrap();
         networks.into_iter().filter_map(|network| network.name).map(|name| name.to_string()).collect()
     }
 

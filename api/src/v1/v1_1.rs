@@ -233,5 +233,17 @@ pub(super) fn fault(fault: &Fault) -> Reply {
             "The change could not be stored and is not in force.",
             &it.why,
         ),
+        Fault::BackendUnavailable(it) => quantum_error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            "The backend of the service does not answer.",
+            &it.why,
+        ),
+        Fault::BackendFailed(it) => quantum_error(
+            StatusCode::BAD_GATEWAY,
+            "PluginFault",
+            "The backend of the service did not do what was asked.",
+            &it.why,
+        ),
     }
 }

@@ -34,7 +34,7 @@ fn a_network_goes_with_all_its_ports_at_once() {
         scope.spawn(|| {
             let mut most_seen = HashMap::new();
             while !is_done.load(Ordering::Relaxed) {
-                for network in plugin.get_all_networks("red", &NetworkFilter::default()) {
+                for network in plugin.get_all_networks("red", &NetworkFilter::default()).unwrap() {
                     if let Ok(network) = plugin.get_network_details("red", &network.id, Ports::Listed) {
                         let count = network.ports.unwrap().len();
                         let most = most_seen.insert(network.id, count).unwrap_or_default();

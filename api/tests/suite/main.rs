@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise, in helpers too")]
 
+mod backend;
 mod behaviour;
 mod concurrency;
 mod crash;

@@ -125,6 +125,8 @@ fn fault_name(fault: impl Into<Fault>) -> &'static str {
         Fault::PortInUse(_) => "PortInUse",
         Fault::AlreadyAttached(_) => "AlreadyAttached",
         Fault::StoreFailed(_) => "StoreFailed",
+        Fault::BackendUnavailable(_) => "BackendUnavailable",
+        Fault::BackendFailed(_) => "BackendFailed",
     }
 }
 
@@ -205,7 +207,7 @@ fn run_step(plugin: &dyn Plugin, oracle: &mut Oracle, driver: Driver, step: &Ste
 /// Everything each says there is, in order.
 fn compare(plugin: &dyn Plugin, oracle: &Oracle) {
     for tenant in TENANTS {
-        let networks = plugin.get_all_networks(tenant, &NetworkFilter::default());
+        let networks = plugin.get_all_networks(tenant, &NetworkFilter::default()).unwrap();
         let wanted: Vec<_> = oracle.networks.iter().filter(|it| !it.is_gone && it.tenant == tenant).collect();
         assert!(networks.iter().map(|it| &it.id).eq(wanted.iter().map(|it| &it.id)));
         for (network, wanted) in networks.iter().zip(wanted) {
