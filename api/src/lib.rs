@@ -13,6 +13,7 @@ pub mod plugin;
 pub mod plugins;
 pub mod reply;
 pub mod server;
+pub mod shared;
 pub mod store;
 pub mod v1;
 pub mod versions;

@@ -6,8 +6,9 @@
 //! The hard part is that three indexes must agree with two tables after every change. So there is one way to change a
 //! model, [`Model::apply`], and the store commits exactly the [`Change`]s that are applied. Any thread may read a
 //! model; the plugin's writer is the only one that changes it. It has no bound of its own: quotas are the API's matter.
+//! A copy shares what did not change ([`crate::shared`]); no question asked here costs more because others have much.
 
-use std::collections::{BTreeMap, HashMap};
+use crate::shared::{SharedList, SharedMap};
 use std::sync::Arc;
 
 /// Longest name, tenant or attachment id, bytes (contract: API input).
@@ -108,15 +109,15 @@ pub struct LogicalPort {
 #[derive(Clone, Default, Debug)]
 pub struct Model {
     /// By id.
-    pub networks: HashMap<NetworkId, Network>,
+    pub networks: SharedMap<NetworkId, Network>,
     /// By id.
-    pub ports: HashMap<PortId, LogicalPort>,
-    /// Networks of each tenant in creation order: (tenant, serial) -> id.
-    pub by_tenant: BTreeMap<(Text, u64), NetworkId>,
-    /// Ports of each network in creation order: (network, serial) -> id.
-    pub by_network: BTreeMap<(NetworkId, u64), PortId>,
+    pub ports: SharedMap<PortId, LogicalPort>,
+    /// Networks of each tenant that has any, in creation order.
+    pub by_tenant: SharedMap<Text, SharedList<NetworkId>>,
+    /// Ports of each network that has any, in creation order.
+    pub by_network: SharedMap<NetworkId, SharedList<PortId>>,
     /// The one port an interface is attached to, in the whole service.
-    pub by_attachment: HashMap<InterfaceId, PortId>,
+    pub by_attachment: SharedMap<InterfaceId, PortId>,
     /// The serial of the next network or port.
     next_serial: u64,
 }
@@ -144,10 +145,12 @@ impl Model {
         for network in networks {
             model.put_network(network);
         }
-        for port in ports {
-            if !model.networks.contains_key(&port.network) {
+        for mut port in ports {
+            let Some(network) = model.networks.get(&port.network) else {
                 return Err(Inconsistent::PortWithoutNetwork { port: port.id, network: port.network });
-            }
+            };
+            // One text in memory for all ports of a network.
+            port.network = network.id.clone();
             if let Some(attachment) = &port.attachment
                 && let Some(first) = model.by_attachment.get(attachment)
             {
@@ -189,17 +192,27 @@ impl Model {
 
     /// A tenant's networks in creation order.
     pub fn networks_of<'a>(&'a self, tenant: &str) -> impl Iterator<Item = &'a Network> + use<'a> {
-        let tenant = Text::from(tenant);
-        self.by_tenant.range((tenant.clone(), 0)..=(tenant, u64::MAX)).map(|(_, id)| {
+        self.by_tenant.get(tenant).into_iter().flat_map(SharedList::iter).map(|id| {
             self.networks.get(id).expect("by_tenant names only networks of the model: apply changes both together")
         })
     }
 
     /// A network's ports in creation order.
     pub fn ports_of<'a>(&'a self, network: &NetworkId) -> impl Iterator<Item = &'a LogicalPort> + use<'a> {
-        self.by_network.range((network.clone(), 0)..=(network.clone(), u64::MAX)).map(|(_, id)| {
+        self.by_network.get(network).into_iter().flat_map(SharedList::iter).map(|id| {
             self.ports.get(id).expect("by_network names only ports of the model: apply changes both together")
         })
+    }
+
+    /// The interfaces whose forwarding a step may change, if it is done now: what was plugged into the port and what
+    /// will be. A network that comes, goes or is renamed changes none, because one that goes has no attachment left.
+    pub fn touched<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = &'a InterfaceId> {
+        let (before, after) = match change {
+            Change::PutNetwork(_) | Change::RemoveNetwork(_) => (None, None),
+            Change::PutPort(port) => (self.ports.get(&port.id), Some(port)),
+            Change::RemovePort(id) => (self.ports.get(id), None),
+        };
+        before.into_iter().chain(after).filter_map(|port| port.attachment.as_ref())
     }
 
     /// The logical port an interface is attached to.
@@ -209,37 +222,52 @@ impl Model {
 
     fn put_network(&mut self, network: Network) {
         self.next_serial = self.next_serial.max(network.serial.saturating_add(1));
-        self.by_tenant.insert((network.tenant.clone(), network.serial), network.id.clone());
+        if !self.networks.contains_key(&network.id) {
+            self.by_tenant.entry_mut(&network.tenant).insert(network.serial, network.id.clone());
+        }
         self.networks.insert(network.id.clone(), network);
     }
 
     fn remove_network(&mut self, id: &NetworkId) {
         assert!(self.ports_of(id).next().is_none(), "a network is removed after its ports");
         if let Some(network) = self.networks.remove(id) {
-            self.by_tenant.remove(&(network.tenant, network.serial));
+            strike_out(&mut self.by_tenant, &network.tenant, network.serial);
         }
     }
 
     fn put_port(&mut self, port: LogicalPort) {
         self.next_serial = self.next_serial.max(port.serial.saturating_add(1));
-        if let Some(old) = self.ports.get(&port.id).and_then(|old| old.attachment.as_ref()) {
-            self.by_attachment.remove(old);
+        match self.ports.get(&port.id) {
+            Some(old) => {
+                if let Some(attachment) = &old.attachment {
+                    self.by_attachment.remove(attachment);
+                }
+            }
+            None => self.by_network.entry_mut(&port.network).insert(port.serial, port.id.clone()),
         }
         if let Some(attachment) = &port.attachment {
             let other = self.by_attachment.insert(attachment.clone(), port.id.clone());
             assert!(other.is_none(), "an interface is attached to one port only: plugins check before they commit");
         }
-        self.by_network.insert((port.network.clone(), port.serial), port.id.clone());
         self.ports.insert(port.id.clone(), port);
     }
 
     fn remove_port(&mut self, id: &PortId) {
         if let Some(port) = self.ports.remove(id) {
-            self.by_network.remove(&(port.network, port.serial));
+            strike_out(&mut self.by_network, &port.network, port.serial);
             if let Some(attachment) = port.attachment {
                 self.by_attachment.remove(&attachment);
             }
         }
+    }
+}
+
+/// Takes a serial out of its owner's list, and the list out of the index if it was the last.
+fn strike_out(index: &mut SharedMap<Text, SharedList<Arc<str>>>, owner: &Text, serial: u64) {
+    let list = index.entry_mut(owner);
+    list.remove(serial);
+    if list.is_empty() {
+        index.remove(owner);
     }
 }
 

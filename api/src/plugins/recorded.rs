@@ -2,8 +2,8 @@
 //! [`Backing`] decides.
 //!
 //! A write goes: check, commit, change the model, put in force, answer; writers take turns. A reader takes a snapshot
-//! and never waits for a disk. The model is changed in place unless a reader has a snapshot just then; only then is it
-//! copied (0.1 ms at 1,000 ports, benches/lowering.rs), so that a write costs what it changes.
+//! and never waits for a disk. The model is changed in place where no reader has a snapshot just then, and shares with
+//! that snapshot what does not change (benches/lowering.rs), so that a write costs what it changes.
 
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
 use crate::plugin::{

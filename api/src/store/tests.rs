@@ -267,6 +267,6 @@ fn a_full_disk_fails_the_write_and_the_store_works_again_once_there_is_room() {
     disk.is_full.store(false, Ordering::Relaxed);
     store.commit(&[Change::PutNetwork(network("after", 2))]).unwrap();
     let model = store.load().unwrap();
-    assert_eq!(model.networks.len(), 2, "{:?}", model.networks.keys());
+    assert_eq!(model.networks.len(), 2, "{:?}", model.networks);
     assert!(model.networks.contains_key("before") && model.networks.contains_key("after"));
 }
