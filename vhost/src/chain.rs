@@ -5,7 +5,8 @@
 //! only the copy is looked at; nothing read earlier is believed to hold still. For the same reason an indirect table
 //! needs no copy of its own: each entry is read once, when the walk gets there.
 //! Bounds: at most [`CHAIN_MAX`] descriptors a chain and never more than the queue has; so a loop ends, and one chain
-//! costs at most that many reads whatever a guest writes.
+//! costs at most that many reads whatever a guest writes. In a packed ring, where a broken chain's end must be found all the
+//! same, it is [`WIDTH_MAX`]. Reads are counted, so that many chains together can be bounded as well.
 
 use switch::ledger::DropReason;
 use switch::packet::SEGMENTS_MAX;
@@ -22,6 +23,10 @@ pub const DESCRIPTOR_LEN: usize = 16;
 
 /// Descriptors a chain may have: the tail's segments, and some for headers and the front of the frame.
 pub const CHAIN_MAX: usize = SEGMENTS_MAX + 4;
+/// Entries of a packed ring that a chain may take, so that it can be given back; one of more than [`CHAIN_MAX`] is broken all
+/// the same. Virtio 1.2 section 2.8.18 lets a device limit it. No driver that we know of makes a frame of more.
+pub const WIDTH_MAX: u16 = 256;
+const _: () = assert!(WIDTH_MAX as usize > CHAIN_MAX, "a good chain is never too wide");
 
 /// One entry of a descriptor table, read once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -125,11 +130,13 @@ pub struct Buffer {
 pub struct Chain {
     buffers: [Buffer; CHAIN_MAX],
     count: usize,
+    /// Descriptors that were read for this and all chains before it.
+    reads: u64,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Chain { buffers: [Buffer::default(); CHAIN_MAX], count: 0 }
+        Chain { buffers: [Buffer::default(); CHAIN_MAX], count: 0, reads: 0 }
     }
 }
 
@@ -154,6 +161,11 @@ impl Chain {
         self.count = 0;
     }
 
+    /// Descriptors that were read for this and all chains before it; what a guest's chains cost is told by how much it grows.
+    pub fn reads(&self) -> u64 {
+        self.reads
+    }
+
     fn push(&mut self, entry: &Descriptor, direction: Direction) -> Result<(), ChainError> {
         if (entry.flags & WRITE != 0) != (direction == Direction::ToGuest) {
             return Err(ChainError::WrongDirection);
@@ -162,6 +174,11 @@ impl Chain {
             Buffer { address: entry.address, len: entry.len };
         self.count += 1;
         Ok(())
+    }
+
+    /// Counts a descriptor that was read only to find the end of a broken chain.
+    pub(crate) fn pass_over(&mut self) {
+        self.reads += 1;
     }
 
     /// Puts what the next descriptor of a packed ring of `queue_size` entries names behind the buffers: itself, or those of
@@ -176,6 +193,7 @@ impl Chain {
         queue_size: u16,
         mut at: impl FnMut(u64) -> Option<Descriptor>,
     ) -> Result<(), ChainError> {
+        self.reads += 1;
         if descriptor.flags & INDIRECT == 0 {
             return self.push(descriptor, direction);
         }
@@ -187,6 +205,7 @@ impl Chain {
         for index in 0..table.entries {
             // Section 2.8.7: its entries follow one another, and of their flags only the one for writing means something.
             let address = table.address.checked_add(u64::from(index) * DESCRIPTOR_LEN as u64);
+            self.reads += 1;
             let entry = address.and_then(&mut at).ok_or(ChainError::OutOfMemory)?;
             // Split and packed descriptors differ in where the flags are.
             self.push(&Descriptor { flags: entry.next, ..entry }, direction)?;
@@ -214,6 +233,7 @@ impl Chain {
         let mut index = head;
         let mut entry = source.entry(head).ok_or(ChainError::IndexBeyondTable)?;
         loop {
+            self.reads += 1;
             if entry.flags & INDIRECT != 0 {
                 // Section 2.7.5.3.2: a table may end a chain of buffers, and its write flag is to be ignored.
                 if table.is_some() || entry.flags & NEXT != 0 {

@@ -13,7 +13,9 @@
 //! the workers' hands, so that a guest that uses more or fewer queues disturbs none of those that run.
 //!
 //! Received frames are given back to the guest only by `rx_done`, since the tails lie in its buffers until then. Bounds: a
-//! burst, [`FRAME_CHAINS_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame.
+//! burst, [`FRAME_CHAINS_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame. Reading descriptors is bounded a call,
+//! whatever the guest makes of them: of the frames it sends, one with a chain that is too wide ends the call; of those it
+//! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is [`SPARE_READS`].
 
 mod queue;
 mod rx;
@@ -21,6 +23,7 @@ mod tx;
 
 pub use queue::Queue;
 
+use crate::chain::WIDTH_MAX;
 use crate::memory::DirtyLog;
 use crate::net::Dialect;
 use crate::ring::{Layout, PackedRing, SplitRing};
@@ -46,6 +49,10 @@ pub const FRAME_MAX: usize = 65_535 + switch::config::L2_OVERHEAD_MAX;
 const STRETCH: usize = 8;
 /// Bytes of the shortest frame: an Ethernet header.
 const FRAME_MIN: u32 = 14;
+/// Descriptors that the receiver of a burst may have us read beyond what its frames may cost: one chain that is too wide.
+const SPARE_READS: u64 = WIDTH_MAX as u64;
+/// Bytes of a frame for which one more descriptor may be read: buffers of a quarter of what [`FRAME_CHAINS_MAX`] is made for.
+const BYTES_PER_READ: usize = 128;
 /// How often tx tries for a ring that another worker holds: some 40 microseconds, longer than nearly every call takes. Only a
 /// worker that lost its CPU with the ring in hand is not waited for.
 const LOCK_SPINS: u32 = 2_000;
@@ -374,3 +381,6 @@ fn nth_set_bit(mask: u32, n: u32) -> Option<u32> {
     let nth = n.checked_rem(mask.count_ones())?;
     (0..u32::BITS).filter(|bit| mask & 1 << bit != 0).nth(nth as usize)
 }
+
+#[cfg(test)]
+mod tests;

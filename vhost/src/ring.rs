@@ -14,7 +14,7 @@ pub mod split;
 pub use packed::PackedRing;
 pub use split::SplitRing;
 
-use crate::chain::{Chain, ChainError, Direction, INDIRECT, NEXT};
+use crate::chain::{CHAIN_MAX, Chain, ChainError, Direction, INDIRECT, NEXT};
 use crate::inflight::{RecordError, Resumed};
 use crate::memory::{Area, DirtyLog, GuestMemory, RegionHint};
 use crate::message::RingAddresses;
@@ -65,7 +65,8 @@ pub enum KeepError {
     Ring(#[from] RingError),
 }
 
-/// The guest announces what its ring cannot hold: an index out of reach, a chain without end. The ring stands still.
+/// The guest announces what its ring cannot hold: an index out of reach, a chain without end or too wide to look for it. The
+/// ring stands still.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Overrun;
 
@@ -119,6 +120,14 @@ pub struct Taken {
     pub id: u16,
     /// Entries of the ring it takes: 1 in a split ring, its descriptors in a packed one.
     pub width: u16,
+}
+
+impl Taken {
+    /// Whether it took more entries than a chain may have descriptors: it is broken, and cost more to follow than a good one.
+    #[inline]
+    pub fn is_too_wide(self) -> bool {
+        usize::from(self.width) > CHAIN_MAX
+    }
 }
 
 /// A chain that was followed: what it is called, and whether its buffers may be used.

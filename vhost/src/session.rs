@@ -184,7 +184,7 @@ impl Session {
             self.rings[index].is_broken = true;
             let why = match self.features & F_RING_PACKED {
                 0 => "its available index is ahead by more than the ring holds",
-                _ => "a chain in it has no end, or was taken back",
+                _ => "a chain in it has no end that a frame's could have, or was taken back",
             };
             self.note = format!("{} stopped: {why}", name(index));
             if let Some(error) = &self.rings[index].error {

@@ -25,6 +25,10 @@ pub(super) struct State<L: Layout> {
     pub(super) place: L::Place,
     /// The guest announced what the ring cannot hold; it stands still.
     pub(super) is_broken: bool,
+    /// Descriptors that the burst under way may still have us read on the long way.
+    pub(super) reads_left: u64,
+    /// The guest is to be interrupted at the end of the burst, for what was shown to it meanwhile.
+    pub(super) is_call_due: bool,
     pub(super) hint: RegionHint,
     pub(super) chain: Chain,
     pub(super) reserved: Vec<Reserved>,
@@ -63,6 +67,8 @@ impl<L: Layout> Queue<L> {
         let state = State {
             place: ring.resume(base)?,
             is_broken: false,
+            reads_left: 0,
+            is_call_due: false,
             hint: RegionHint::default(),
             chain: Chain::default(),
             reserved: Vec::with_capacity(FRAME_CHAINS_MAX),
@@ -94,10 +100,12 @@ impl<L: Layout> Queue<L> {
         self.ring.base(&self.lock().place)
     }
 
-    /// Shows the guest what was given back, and interrupts it if it wants.
+    /// Shows the guest what was given back, and interrupts it if it wants, or wanted of what was shown in the middle of the
+    /// burst: once a burst is enough.
     #[inline]
     pub(super) fn show<const IS_READ: bool>(&self, state: &mut State<L>) {
-        if self.ring.show::<IS_READ>(&mut state.place)
+        let was_wanted = !IS_READ && std::mem::take(&mut state.is_call_due);
+        if (self.ring.show::<IS_READ>(&mut state.place) || was_wanted)
             && let Some(call) = &*self.call.load()
         {
             call.signal();

@@ -99,7 +99,8 @@ impl<L: Layout> RingSet<L> {
         }
     }
 
-    /// One frame that is no single buffer, or a broken one: the long way. False if the batch has no room.
+    /// One frame that is no single buffer, or a broken one: the long way. False if the batch has no room, or the chain was so
+    /// wide that it has cost what a whole burst may.
     #[cold]
     #[inline(never)]
     fn receive_slowly<'r>(
@@ -124,7 +125,7 @@ impl<L: Layout> RingSet<L> {
             }
         }
         queue.ring.take(&mut state.place, taken, 0);
-        Ok(true)
+        Ok(!taken.is_too_wide())
     }
 
     /// Walks the next chain and puts what it holds together to a frame, up to its commit.
@@ -189,6 +190,9 @@ impl<L: Layout> RingSet<L> {
                     tally.moved(0);
                     tally.drop(DropReason::NotReady);
                     queue.ring.take(place, taken, 0);
+                    if taken.is_too_wide() {
+                        return;
+                    }
                 }
                 Ok(None) => return,
                 Err(Overrun) => return self.break_ring(queue, state),

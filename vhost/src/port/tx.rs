@@ -1,8 +1,8 @@
 //! Packets of a batch into a guest's buffers.
 
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, STRETCH};
-use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
+use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, SPARE_READS, STRETCH};
+use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::memory::{GuestMemory, RegionHint};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
@@ -33,6 +33,7 @@ impl<L: Layout> RingSet<L> {
     ) -> Result<(), Overrun> {
         let mut entries = [Entry::default(); BURST];
         let mut reach = BURST;
+        state.reads_left = SPARE_READS;
         while !picks.is_empty() {
             self.make_room(queue, state);
             let wanted = picks.len().min(reach);
@@ -54,9 +55,8 @@ impl<L: Layout> RingSet<L> {
             let written: usize = entries[..done].iter().map(|entry| entry.len as usize).sum();
             tally.moved_many(done, written - done * self.dialect.header_len);
             picks = &picks[done..];
-            if let (Some(fit), Some((&pick, others))) = (pause, picks.split_first()) {
-                self.send_otherwise(queue, state, batch, pick.into(), fit, tally)?;
-                picks = others;
+            if let Some(fit) = pause {
+                picks = self.send_otherwise(queue, state, batch, picks, fit, tally)?;
                 // There may be more like it, and what was looked at behind it was in vain.
                 reach = STRETCH;
             }
@@ -117,40 +117,47 @@ impl<L: Layout> RingSet<L> {
         }
     }
 
-    /// One frame that does not simply go into the next buffer: its offloads are to be finished first, or the buffer is no
-    /// single one or too small.
+    /// The first of the frames does not simply go into the next buffer: its offloads are to be finished first, or the buffer is
+    /// no single one or too small. Answers those that are left: none, if its guest has had enough of our time.
     #[inline(never)]
-    fn send_otherwise(
+    fn send_otherwise<'p>(
         &self,
         queue: &Queue<L>,
         state: &mut State<L>,
         batch: &mut Batch<'_>,
-        pick: usize,
+        picks: &'p [u8],
         fit: Fit,
         tally: &mut Tally,
-    ) -> Result<(), Overrun> {
+    ) -> Result<&'p [u8], Overrun> {
+        let Some((&pick, others)) = picks.split_first() else { return Ok(picks) };
+        let pick = usize::from(pick);
+        let mut reason = DropReason::BufferTooSmall;
         match fit {
-            Fit::Cut => self.send_segments(queue, state, batch.cut(pick, self.dialect.egress), tally),
-            Fit::Drop(reason) => {
-                tally.drop(reason);
-                Ok(())
-            }
+            Fit::Cut => self.send_segments(queue, state, batch.cut(pick, self.dialect.egress), tally)?,
+            Fit::Drop(reason) => tally.drop(reason),
             Fit::AsIs => {
                 let (packet, tail) = batch.frame(pick);
                 match self.send_slowly(queue, state, packet, tail)? {
                     Ok(()) => tally.moved(packet.len()),
-                    Err(reason) => tally.drop(reason),
+                    Err(why) => {
+                        tally.drop(why);
+                        reason = why;
+                    }
                 }
-                Ok(())
             }
         }
+        if state.reads_left > 0 {
+            return Ok(others);
+        }
+        tally.drop_many(reason, others.len() as u32);
+        Ok(&[])
     }
 
-    /// Shows the guest what was given back, if else one more frame could not be.
+    /// Shows the guest what was given back, if else one more frame could not be. It is interrupted at the burst's end only.
     #[inline]
     fn make_room(&self, queue: &Queue<L>, state: &mut State<L>) {
         if queue.ring.room(&state.place) < FRAME_CHAINS_MAX {
-            queue.show::<false>(state);
+            state.is_call_due |= queue.ring.show::<false>(&mut state.place);
         }
     }
 
@@ -175,6 +182,10 @@ impl<L: Layout> RingSet<L> {
                     break;
                 }
             }
+            if state.reads_left == 0 {
+                tally.drop_many(DropReason::BufferTooSmall, cut.remaining());
+                break;
+            }
         }
         Ok(())
     }
@@ -183,6 +194,9 @@ impl<L: Layout> RingSet<L> {
     ///
     /// Reserves first and copies then, so that a frame that does not fit leaves nothing behind. A chain that is broken
     /// is given back empty, with those reserved before it: the guest made it, and it must not stand in the way for ever.
+    ///
+    /// A frame may cost one longest chain's descriptors and some by its length. Every burst looks at one chain at least, so
+    /// broken ones go.
     #[cold]
     #[inline(never)]
     fn send_slowly(
@@ -195,17 +209,21 @@ impl<L: Layout> RingSet<L> {
         self.make_room(queue, state);
         let ring = &queue.ring;
         let wanted = self.dialect.header_len + packet.len();
+        state.reads_left += (CHAIN_MAX + wanted / BYTES_PER_READ) as u64;
         let mut capacity = 0usize;
         let mut cursor = ring.cursor(&state.place);
         state.reserved.clear();
         state.pieces.clear();
         while capacity < wanted {
             let count = state.reserved.len();
-            if count > 0 && !self.dialect.is_mergeable || count == FRAME_CHAINS_MAX {
+            if count > 0 && (!self.dialect.is_mergeable || state.reads_left == 0) || count == FRAME_CHAINS_MAX {
                 return Ok(Err(DropReason::BufferTooSmall));
             }
-            let State { place, hint, chain, .. } = &mut *state;
-            let Some((taken, walked)) = ring.walk(place, &mut cursor, hint, Direction::ToGuest, chain)? else {
+            let State { place, hint, chain, reads_left, .. } = &mut *state;
+            let before = chain.reads();
+            let found = ring.walk(place, &mut cursor, hint, Direction::ToGuest, chain)?;
+            *reads_left = reads_left.saturating_sub(chain.reads() - before);
+            let Some((taken, walked)) = found else {
                 return Ok(Err(DropReason::RxRingFull));
             };
             let reserved = walked.map_err(ChainError::drop_reason).and_then(|()| reserve(ring, state));

@@ -11,7 +11,7 @@
 use super::{
     Entry, FRAME_CHAINS_MAX, KeepError, Kept, Layout, Overrun, QUEUE_SIZE_MAX, RingError, Taken, Terms, Walked,
 };
-use crate::chain::{Chain, DESCRIPTOR_LEN, Descriptor, Direction, NEXT};
+use crate::chain::{Chain, DESCRIPTOR_LEN, Descriptor, Direction, NEXT, WIDTH_MAX};
 use crate::inflight::{PackedRecord, PackedSlots, Resumed, region_len};
 use crate::memory::{DirtyLog, GuestMemory, RegionHint};
 use crate::message::{PackedPosition, RingAddresses};
@@ -383,16 +383,18 @@ impl Layout for PackedRing {
         chain.clear();
         let mut outcome = Ok(());
         loop {
-            // A chain that is wrong is followed all the same: only its last descriptor says what it is called.
+            // A chain that is wrong is followed all the same: only its last descriptor says what it is called. Not for ever.
             if outcome.is_ok() {
                 outcome = chain
                     .push_packed(&descriptor, direction, self.size, |address| self.memory.descriptor(hint, address));
+            } else {
+                chain.pass_over();
             }
             if descriptor.flags & NEXT == 0 {
                 *cursor = self.after(at, 1);
                 return Ok(Some((taken, outcome)));
             }
-            if taken.width == self.size {
+            if taken.width == self.size.min(WIDTH_MAX) {
                 return Err(Overrun);
             }
             // The driver makes a chain available as a whole (section 2.8.21), so the flags of the first speak for all.

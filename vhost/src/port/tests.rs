@@ -1,0 +1,249 @@
+//! What a guest's chains may cost a call, counted in descriptors that were read for it; and how often a call interrupts.
+
+use super::*;
+use crate::chain::{CHAIN_MAX, Descriptor, INDIRECT, NEXT, WRITE};
+use crate::memory::{DriverMemory, GuestMemory};
+use crate::message::{RegionInfo, RingAddresses};
+use crate::net::{F_MRG_RXBUF, F_VERSION_1};
+use crate::ring::{QUEUE_SIZE_MAX, Terms};
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::OwnedFd;
+use switch::batch::BURST;
+use switch::offload::OffloadClaim;
+
+/// Bytes of guest memory.
+const LEN: usize = 2 << 20;
+/// Where its parts are: a ring of the largest size, its other two parts, an indirect table, and buffers.
+const DESCRIPTORS: usize = 0;
+const AVAILABLE: usize = 0x8_0000;
+const USED_RING: usize = 0xa_0000;
+const TABLE: usize = 0xf_0000;
+const BUFFERS: usize = 0x10_0000;
+/// Where it lies in the frontend's space.
+const USER_BASE: u64 = 0x7000_0000;
+const INGRESS: PortIndex = PortIndex(1);
+const QUEUE: QueueIndex = QueueIndex(0);
+/// The flag of a packed descriptor that is available on the first lap.
+const AVAILABLE_NOW: u16 = 1 << 7;
+
+/// What a call may cost at most, for frames of `len` bytes in all.
+fn reads_max(frames: usize, len: usize) -> u64 {
+    // What each frame may cost, the spare ones, and how far the last chain can exceed that.
+    (frames * CHAIN_MAX + len / BYTES_PER_READ) as u64 + SPARE_READS + u64::from(WIDTH_MAX)
+}
+
+/// A guest with one ring, and its memory.
+struct Scene<L: Layout> {
+    set: RingSet<L>,
+    memory: DriverMemory,
+    ring: usize,
+    signals: Arc<OwnedFd>,
+}
+
+impl<L: Layout> Scene<L> {
+    /// Ring 0 is what it receives by, ring 1 what it sends by.
+    fn new(ring: usize, size: u16, features: u64) -> Scene<L> {
+        let memory = DriverMemory::new(LEN, false).unwrap();
+        let region = RegionInfo { guest_address: 0, size: LEN as u64, user_address: USER_BASE, file_offset: 0 };
+        let guest = GuestMemory::map(&[region], &[memory.file().try_clone_to_owned().unwrap()]).unwrap();
+        let user = |at: usize| USER_BASE + at as u64;
+        let addresses = RingAddresses {
+            index: ring as u32,
+            flags: 0,
+            descriptors: user(DESCRIPTORS),
+            used: user(USED_RING),
+            available: user(AVAILABLE),
+            log: 0,
+        };
+        let found = L::find(Arc::new(guest), &addresses, size.into(), Terms::default()).unwrap();
+        let base = if L::IS_PACKED { 0x8000 } else { 0 };
+        let signals = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let call = Arc::new(Call::new(signals.try_clone().unwrap()));
+        let queue = Queue::new(found, base, ring as u8, None, Some(call)).unwrap();
+        let alarm = Alarm::new(Arc::new(Wake::new().unwrap()));
+        let set = RingSet::new([(ring, queue)], Dialect::new(features), alarm, Arc::default());
+        set.switch(ring, Use::On);
+        Scene { set, memory, ring, signals }
+    }
+
+    /// Writes an entry of the ring, or of a table.
+    fn put(&self, at: usize, (low, high): (u64, u64)) {
+        self.memory.word64(at).store(low, Ordering::Relaxed);
+        self.memory.word64(at + 8).store(high, Ordering::Relaxed);
+    }
+
+    fn reads(&self) -> u64 {
+        self.set.ring(self.ring).unwrap().lock().chain.reads()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.set.alarm.has(Fault::Ring(self.ring as u8))
+    }
+
+    /// Sends a burst of frames of 60 bytes to it; answers what became of them, and how many descriptors were read.
+    fn send(&self, frames: usize) -> (Tally, u64) {
+        let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), self.reads());
+        batch.clear(BURST, usize::MAX);
+        for _ in 0..frames {
+            let mut packet = batch.start(INGRESS, QUEUE).unwrap();
+            packet.head(60).unwrap().fill(7);
+            packet.commit(OffloadClaim::default());
+        }
+        let picks: Vec<u8> = (0..frames as u8).collect();
+        self.set.tx(QUEUE, &mut batch, &picks, &mut tally);
+        assert_eq!((tally.packets + tally.dropped) as usize, frames, "each is accounted for");
+        (tally, self.reads() - before)
+    }
+
+    /// Takes a burst from it.
+    fn receive(&self) -> (Tally, u64) {
+        let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), self.reads());
+        batch.clear(BURST, usize::MAX);
+        self.set.rx(INGRESS, QUEUE, &mut batch, &mut tally);
+        drop(batch);
+        self.set.rx_done(QUEUE);
+        (tally, self.reads() - before)
+    }
+
+    fn interrupts(&self) -> u64 {
+        let mut count = [0; 8];
+        rustix::io::read(&self.signals, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+}
+
+impl Scene<PackedRing> {
+    /// Fills the ring with chains of `width` entries, as of the first lap; the last one is as long as is left.
+    fn chains(&self, width: usize, size: usize, len: u32, flags: u16) {
+        for index in 0..size {
+            let link = if (index + 1).is_multiple_of(width) { 0 } else { NEXT };
+            let flags = AVAILABLE_NOW | flags | link;
+            let high = u64::from(len) | (index as u64) << 32 | u64::from(flags) << 48;
+            self.put(DESCRIPTORS + 16 * index, (BUFFERS as u64, high));
+        }
+    }
+}
+
+impl Scene<SplitRing> {
+    /// Makes every entry of the ring available, each an indirect table of these entries.
+    fn tables(&self, size: u16, entries: &[Descriptor]) {
+        for (index, entry) in entries.iter().enumerate() {
+            self.put(TABLE + 16 * index, entry.to_words());
+        }
+        let table =
+            Descriptor { address: TABLE as u64, len: 16 * entries.len() as u32, flags: INDIRECT, next: 0 }.to_words();
+        for index in 0..size {
+            self.put(DESCRIPTORS + 16 * usize::from(index), table);
+            self.memory.word(AVAILABLE + 4 + 2 * usize::from(index)).store(index, Ordering::Relaxed);
+        }
+        self.memory.word(AVAILABLE + 2).store(size, Ordering::Release);
+    }
+}
+
+/// Linked entries of so many bytes each.
+fn linked(lens: impl ExactSizeIterator<Item = u32>, flags: u16) -> Vec<Descriptor> {
+    let count = lens.len();
+    let entry = |(index, len): (usize, u32)| {
+        let link = if index + 1 == count { 0 } else { NEXT };
+        Descriptor { address: BUFFERS as u64, len, flags: flags | link, next: index as u16 + 1 }
+    };
+    lens.enumerate().map(entry).collect()
+}
+
+#[test]
+fn a_chain_as_long_as_the_largest_ring_is_given_up_after_a_bounded_look_in_both_directions() {
+    let receiver = Scene::<PackedRing>::new(0, QUEUE_SIZE_MAX, F_VERSION_1 | F_MRG_RXBUF);
+    receiver.chains(usize::from(QUEUE_SIZE_MAX), usize::from(QUEUE_SIZE_MAX), 20, WRITE);
+    let (tally, reads) = receiver.send(BURST);
+    assert_eq!((tally.packets, receiver.is_broken()), (0, true));
+    assert_eq!(reads, u64::from(WIDTH_MAX), "of 32,768");
+    assert_eq!(receiver.send(BURST).1, 0, "and never again");
+
+    let sender = Scene::<PackedRing>::new(1, QUEUE_SIZE_MAX, F_VERSION_1);
+    sender.chains(usize::from(QUEUE_SIZE_MAX), usize::from(QUEUE_SIZE_MAX), 20, 0);
+    assert_eq!(sender.receive().1, u64::from(WIDTH_MAX));
+    assert!(sender.is_broken());
+}
+
+#[test]
+fn chains_that_are_just_not_too_wide_cost_a_receivers_burst_no_more_than_its_bound() {
+    let scene = Scene::<PackedRing>::new(0, QUEUE_SIZE_MAX, F_VERSION_1 | F_MRG_RXBUF);
+    scene.chains(usize::from(WIDTH_MAX), usize::from(QUEUE_SIZE_MAX), 20, WRITE);
+    let (mut chains, mut calls) = (0, 0);
+    while chains < u64::from(QUEUE_SIZE_MAX / WIDTH_MAX) {
+        let (tally, reads) = scene.send(BURST);
+        assert!(reads <= reads_max(2, 120), "{reads} descriptors were read for a burst");
+        assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::BadDescriptor, BURST as u32)]);
+        chains += reads / u64::from(WIDTH_MAX);
+        calls += 1;
+    }
+    assert!(!scene.is_broken() && calls > 1, "each was given back, a few a call");
+    let (tally, _) = scene.send(BURST);
+    assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::RxRingFull, BURST as u32)], "none is left");
+}
+
+#[test]
+fn a_chain_that_is_too_wide_ends_its_senders_burst() {
+    let scene = Scene::<PackedRing>::new(1, QUEUE_SIZE_MAX, F_VERSION_1);
+    scene.chains(usize::from(WIDTH_MAX), usize::from(QUEUE_SIZE_MAX), 20, 0);
+    for _ in 0..QUEUE_SIZE_MAX / WIDTH_MAX {
+        let (tally, reads) = scene.receive();
+        assert_eq!(reads, u64::from(WIDTH_MAX));
+        assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::TooManySegments, 1)]);
+    }
+    assert_eq!(scene.receive().1, 0, "none is left");
+    assert!(!scene.is_broken());
+}
+
+#[test]
+fn a_ring_that_is_off_is_emptied_by_one_chain_that_is_too_wide_a_call() {
+    let scene = Scene::<PackedRing>::new(1, QUEUE_SIZE_MAX, F_VERSION_1);
+    scene.chains(usize::from(WIDTH_MAX), usize::from(QUEUE_SIZE_MAX), 20, 0);
+    scene.set.switch(1, Use::Discard);
+    assert_eq!(scene.receive().1, u64::from(WIDTH_MAX));
+    assert_eq!(scene.receive().1, u64::from(WIDTH_MAX));
+}
+
+#[test]
+fn many_long_chains_of_a_byte_each_cost_a_receivers_burst_no_more_than_its_bound() {
+    let size = 4096;
+    let scene = Scene::<SplitRing>::new(0, size, F_VERSION_1 | F_MRG_RXBUF);
+    let crumbs = linked((0..CHAIN_MAX).map(|index| u32::from(index == 0)), WRITE);
+    scene.tables(size, &crumbs);
+    for _ in 0..3 {
+        let (tally, reads) = scene.send(BURST);
+        assert_eq!(tally.packets, 0);
+        assert!(reads <= reads_max(BURST, BURST * 60), "{reads} descriptors were read for a burst");
+        assert!(tally.drops().all(|(reason, _)| reason == DropReason::BufferTooSmall), "{:?}", tally.drops().next());
+    }
+}
+
+/// As Linux posts buffers for large frames if it may not merge: one page after another, for short frames too.
+#[test]
+fn the_longest_chains_that_are_good_carry_a_whole_burst() {
+    let split = Scene::<SplitRing>::new(0, 256, F_VERSION_1);
+    split.tables(256, &linked((0..CHAIN_MAX).map(|_| 1700), WRITE));
+    let (tally, reads) = split.send(BURST);
+    assert_eq!(tally.packets as usize, BURST);
+    assert_eq!(reads, ((CHAIN_MAX + 1) * BURST) as u64);
+
+    let packed = Scene::<PackedRing>::new(0, 4096, F_VERSION_1);
+    packed.chains(CHAIN_MAX, 4096, 20, WRITE);
+    let (tally, reads) = packed.send(BURST);
+    assert_eq!(tally.packets as usize, BURST);
+    assert_eq!(reads, (CHAIN_MAX * BURST) as u64);
+    assert_eq!(packed.interrupts(), 1);
+}
+
+/// Eight buffers of 10 bytes a frame: more of them than can be held back.
+#[test]
+fn a_burst_that_is_shown_in_parts_interrupts_the_guest_once() {
+    let scene = Scene::<PackedRing>::new(0, 1024, F_VERSION_1 | F_MRG_RXBUF);
+    scene.chains(1, 1024, 10, WRITE);
+    let (tally, _) = scene.send(BURST);
+    assert_eq!(tally.packets as usize, BURST);
+    assert_eq!(scene.interrupts(), 1, "an eventfd adds signals up");
+    // `RING_EVENT_FLAGS_DISABLE` (virtio 1.2 section 2.8.10).
+    scene.memory.word(AVAILABLE + 2).store(1, Ordering::Relaxed);
+    scene.send(BURST);
+    assert_eq!(scene.interrupts(), 0, "it did not ask");
+}
