@@ -2,7 +2,7 @@
 //!
 //! Without STORE the fake plugin answers; with it the native one, over a host that carries nothing.
 
-use api::host::Host;
+use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 struct NoHost;
 
 impl Host for NoHost {
-    fn put_in_force(&self, _model: &Model) {}
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {}
 
     fn op_status(&self, _model: &Model, _port: &PortId) -> OpStatus {
         OpStatus::Down

@@ -2,11 +2,21 @@
 
 use crate::model::{InterfaceId, Model, OpStatus, PortId};
 
+/// How much of the tenants' state may have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope<'a> {
+    /// All of it.
+    All,
+    /// Only what concerns these interfaces; each may come more than once. None of them is no change to the host at all.
+    Interfaces(&'a [InterfaceId]),
+}
+
 /// The host's side of the native plugin.
 pub trait Host: Send + Sync {
-    /// The tenants' state changed and is committed. Puts it in force: makes automatic devices where the settings ask for
-    /// them, lowers, checks, compiles and publishes. Returns after publication, so that the API answers after it.
-    fn put_in_force(&self, model: &Model);
+    /// The tenants' state changed, within `scope`, and is committed. Puts it in force: makes automatic devices where the
+    /// settings ask for them, lowers, checks, compiles and publishes. Returns after publication, so that the API answers
+    /// after it.
+    fn put_in_force(&self, model: &Model, scope: Scope<'_>);
 
     /// The op-status of a logical port by the contract's table; asked on every read, never stored.
     fn op_status(&self, model: &Model, port: &PortId) -> OpStatus;

@@ -1,7 +1,7 @@
 //! The control plane at 1,000 ports: lowering the whole state, copying the model, and a write by HTTP.
 //!
 //! The bar for the first is 2 ms; for a write from request to answer, without the store's commit, 2 ms too (the fake
-//! plugin has no store). `model_clone` is what a write costs more when a reader holds a snapshot at that moment.
+//! plugin has no store). `model_clone` is what a write pays for a copy of the model that shares all it can.
 
 use api::host::{DeviceSpec, Plug};
 use api::lowering::{Indices, lower};

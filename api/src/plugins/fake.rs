@@ -5,6 +5,7 @@
 //! It does not copy the sample's update across tenants (section 19).
 
 use super::recorded::{Backing, Recorded, check_vacant, port_on};
+use crate::host::Scope;
 use crate::model::{Change, LogicalPort, Model, Network, OpStatus};
 use crate::plugin::{AlreadyAttached, PlugInterfaceError};
 use crate::store::StoreError;
@@ -38,7 +39,7 @@ impl Backing for FakeBacking {
         Ok(None)
     }
 
-    fn put_in_force(&self, _model: &Model) {}
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {}
 
     fn op_status(&self, _model: &Model, _port: &LogicalPort) -> OpStatus {
         OpStatus::Up

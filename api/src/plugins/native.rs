@@ -5,7 +5,7 @@
 //! (section 19). Op-status is asked of the host on every read and never stored.
 
 use super::recorded::{Backing, Recorded, check_vacant, port_on};
-use crate::host::Host;
+use crate::host::{Host, Scope};
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, OpStatus};
 use crate::plugin::{AlreadyAttached, PlugInterfaceError};
 use crate::store::{Store, StoreError};
@@ -41,8 +41,8 @@ impl Backing for NativeBacking {
         self.store.load().map(Some)
     }
 
-    fn put_in_force(&self, model: &Model) {
-        self.host.put_in_force(model);
+    fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
+        self.host.put_in_force(model, scope);
     }
 
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {

@@ -1,7 +1,7 @@
 //! What the golden files cannot say: headers, reasons, negotiation, the version list, who may ask, restarts.
 
 use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server};
-use api::host::Host;
+use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
 use api::plugin::Plugin;
 use api::plugins::NativePlugin;
@@ -169,7 +169,7 @@ fn a_native_plugin_finds_everything_again_and_puts_each_change_in_force_before_i
 struct Telling(OpStatus);
 
 impl Host for Telling {
-    fn put_in_force(&self, _model: &Model) {}
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {}
 
     fn op_status(&self, _model: &Model, _port: &PortId) -> OpStatus {
         self.0

@@ -1,6 +1,6 @@
 //! A server on loopback with one of the plugins behind it, and a client that can also say wrong things.
 
-use api::host::Host;
+use api::host::{Host, Scope};
 use api::model::{AdminState, Model, OpStatus, PortId};
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
@@ -49,7 +49,7 @@ pub(crate) struct ReadyHost {
 }
 
 impl Host for ReadyHost {
-    fn put_in_force(&self, _model: &Model) {
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {
         self.in_force_count.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -18,7 +18,7 @@ use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
-use api::host::{Host, Plug};
+use api::host::{Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower};
 use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
@@ -395,12 +395,19 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
-    /// Brings this host in line with the model and the plugs.
-    fn enforce(&self, state: &mut State, model: &Model) {
+    /// Brings this host in line with the model and the plugs. Costs as much as there are plugs, unless nothing in `scope`
+    /// is plugged here or to be plugged: most of what tenants do, on most hosts, is of that kind.
+    fn enforce(&self, state: &mut State, model: &Model, scope: Scope<'_>) {
         if !state.is_started {
             return;
         }
-        self.follow_attachments(state, model);
+        if let Scope::Interfaces(interfaces) = scope {
+            let is_ours = |interface: &InterfaceId| state.plugs.contains_key(interface);
+            if !interfaces.iter().any(is_ours) && (self.rules.auto == Auto::None || interfaces.is_empty()) {
+                return;
+            }
+        }
+        self.follow_attachments(state, model, scope);
         let departed: Vec<PortIndex> = state
             .indices
             .ports
@@ -447,10 +454,10 @@ fn absent() -> DeviceState {
 }
 
 impl<P: Pipeline> Host for Control<P> {
-    fn put_in_force(&self, model: &Model) {
+    fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
         let start = Instant::now();
         let mut state = self.state();
-        self.enforce(&mut state, model);
+        self.enforce(&mut state, model, scope);
         let elapsed_us = start.elapsed().as_micros() as u64;
         tracing::debug!(elapsed_us, plugs = state.plugs.len(), "config is in force");
     }

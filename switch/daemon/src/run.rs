@@ -19,7 +19,7 @@ use crate::rebalance::Rebalancer;
 use crate::service::Daemon;
 use crate::settings::{Driver, PollMode, Settings, SettingsError};
 use anyhow::{Context, anyhow};
-use api::host::Host;
+use api::host::{Host, Scope};
 use api::model::Model;
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
@@ -228,7 +228,7 @@ fn make_plugin(
             let host = control.clone();
             let tenants = TenantsOf {
                 plugin: plugin.clone(),
-                put_in_force: Box::new(move |_| host.put_in_force(&Model::default())),
+                put_in_force: Box::new(move |_| host.put_in_force(&Model::default(), Scope::All)),
                 snapshot: FakePlugin::snapshot,
                 is_always_up: true,
             };

@@ -8,7 +8,7 @@ use crate::devices::is_same_device;
 use crate::naming::{self, NoDevice};
 use crate::plugs;
 use crate::settings::{Auto, Role};
-use api::host::{DeviceSpec, Plug, SocketRole};
+use api::host::{DeviceSpec, Plug, Scope, SocketRole};
 use api::model::{InterfaceId, Model};
 use switch::ids::PORTS_MAX;
 use switch::worker::Pipeline;
@@ -26,30 +26,44 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
-    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went.
-    pub(super) fn follow_attachments(&self, state: &mut State, model: &Model) {
+    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went. Looks at the
+    /// interfaces in `scope` only.
+    pub(super) fn follow_attachments(&self, state: &mut State, model: &Model, scope: Scope<'_>) {
         let reserved = state.reserved.as_ref().map(|plug| plug.interface.clone());
         let is_reserved = |interface: &InterfaceId| reserved.as_ref() == Some(interface);
-        let gone: Vec<InterfaceId> = state
-            .plugs
-            .values()
-            .filter(|plug| plug.is_automatic && !model.by_attachment.contains_key(&plug.interface))
-            .filter(|plug| !is_reserved(&plug.interface))
-            .map(|plug| plug.interface.clone())
-            .collect();
+        let is_gone = |plug: &&Plug| {
+            plug.is_automatic && !model.by_attachment.contains_key(&plug.interface) && !is_reserved(&plug.interface)
+        };
+        let gone: Vec<InterfaceId> = match scope {
+            Scope::All => state.plugs.values().filter(is_gone).map(|plug| plug.interface.clone()).collect(),
+            Scope::Interfaces(interfaces) => {
+                let plugs = interfaces.iter().filter_map(|interface| state.plugs.get(interface));
+                plugs.filter(is_gone).map(|plug| plug.interface.clone()).collect()
+            }
+        };
         for interface in gone {
             self.leave(state, &interface);
         }
-        state.no_device.clear();
+        match scope {
+            Scope::All => state.no_device.clear(),
+            Scope::Interfaces(interfaces) => interfaces.iter().for_each(|interface| {
+                state.no_device.remove(interface);
+            }),
+        }
         if self.rules.auto == Auto::None {
             return;
         }
+        let mut unplugged: Vec<InterfaceId> = match scope {
+            Scope::All => model.by_attachment.keys().cloned().collect(),
+            Scope::Interfaces(interfaces) => {
+                interfaces.iter().filter(|interface| model.by_attachment.contains_key(*interface)).cloned().collect()
+            }
+        };
+        unplugged.retain(|interface| !state.plugs.contains_key(interface) && !is_reserved(interface));
         // In order, so that of two ids with one name always the same one gets it.
-        let mut unplugged: Vec<&InterfaceId> =
-            model.by_attachment.keys().filter(|interface| !state.plugs.contains_key(*interface)).collect();
-        unplugged.retain(|interface| !is_reserved(interface));
         unplugged.sort_unstable();
-        for interface in unplugged {
+        unplugged.dedup();
+        for interface in &unplugged {
             if let Err(reason) = self.make_automatic(state, interface) {
                 state.no_device.insert(interface.clone(), reason);
             }
@@ -69,6 +83,10 @@ impl<P: Pipeline> Control<P> {
 
     /// The plug that the settings ask for, if there is a name and a port for it.
     fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
+        // First, because there may be a hundred thousand attachments without a port.
+        if state.plugs.len() >= PORTS_MAX {
+            return Err(NoDevice::TooManyPorts);
+        }
         let device = match self.rules.auto {
             Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None, queues: 1 },
             Auto::VhostUser | Auto::None => {
@@ -92,9 +110,6 @@ impl<P: Pipeline> Control<P> {
         let is_reserved = state.reserved.as_ref().is_some_and(|wanted| is_same_device(&wanted.device, &plug.device));
         if is_reserved || plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
             return Err(NoDevice::NameTaken);
-        }
-        if state.plugs.len() >= PORTS_MAX {
-            return Err(NoDevice::TooManyPorts);
         }
         Ok(plug)
     }

@@ -18,8 +18,12 @@ struct FakeTenants {
 impl FakeTenants {
     fn apply(&self, changes: &[Change]) {
         let mut model = self.model.lock().unwrap();
-        changes.iter().for_each(|change| Arc::make_mut(&mut model).apply(change));
-        self.control.upgrade().unwrap().put_in_force(&model);
+        let mut touched = Vec::new();
+        for change in changes {
+            touched.extend(model.touched(change).cloned());
+            Arc::make_mut(&mut model).apply(change);
+        }
+        self.control.upgrade().unwrap().put_in_force(&model, Scope::Interfaces(&touched));
     }
 }
 
@@ -31,7 +35,7 @@ impl Tenants for FakeTenants {
     fn put_in_force(&self) {
         let model = self.model.lock().unwrap();
         if let Some(control) = self.control.upgrade() {
-            control.put_in_force(&model);
+            control.put_in_force(&model, Scope::All);
         }
     }
 }
@@ -162,6 +166,28 @@ fn a_plug_joins_its_network_whether_it_comes_before_or_after_the_attachment() {
     rig.control.plug(request("after", "t2")).unwrap();
     assert_eq!(rig.network_of("after").as_deref(), Some("net"));
     assert_eq!(rig.op_status("after"), OpStatus::Up);
+}
+
+#[test]
+fn what_concerns_no_interface_of_this_host_costs_no_publication() {
+    let rig = Rig::new("scope", Auto::None);
+    rig.control.plug(request("here", "t1")).unwrap();
+    rig.attach("net", "red", &["elsewhere", "here"]);
+    assert_eq!(rig.network_of("here").as_deref(), Some("net"));
+    let generation = || rig.control.switch().snapshot().generation;
+    let before = generation();
+    rig.set("elsewhere", |port| port.state = AdminState::Down);
+    rig.set("elsewhere", |port| port.attachment = None);
+    rig.tenants.apply(&[Change::PutNetwork(Network {
+        id: "other".into(),
+        tenant: "red".into(),
+        name: None,
+        serial: 9,
+    })]);
+    assert_eq!(generation(), before);
+    rig.set("here", |port| port.attachment = None);
+    assert_eq!(rig.network_of("here"), None);
+    assert!(generation() > before);
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Recorded over a store in memory that fails when told.
+
+use super::*;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A store in memory that fails when told: after the change was written, or before.
+#[derive(Default)]
+pub(super) struct Failing {
+    pub(super) disk: Mutex<Model>,
+    pub(super) is_failing: AtomicBool,
+    /// The next commit fails, and is not written.
+    pub(super) is_failing_once: AtomicBool,
+    /// Commits panic.
+    pub(super) is_breaking: AtomicBool,
+    pub(super) is_written_before_failing: AtomicBool,
+    pub(super) is_unreadable: AtomicBool,
+    pub(super) in_force_count: AtomicUsize,
+    pub(super) commit_count: AtomicUsize,
+    /// Held by a test to hold up commits.
+    pub(super) gate: Mutex<()>,
+}
+
+impl Failing {
+    fn error() -> StoreError {
+        StoreError::File { path: "disk".into(), source: std::io::ErrorKind::StorageFull.into() }
+    }
+}
+
+impl Backing for Arc<Failing> {
+    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.commit_count.fetch_add(1, Ordering::Relaxed);
+        drop(self.gate.lock());
+        assert!(!self.is_breaking.load(Ordering::Relaxed), "a test breaks it");
+        let is_failing = self.is_failing.load(Ordering::Relaxed) || self.is_failing_once.swap(false, Ordering::Relaxed);
+        if !is_failing || self.is_written_before_failing.load(Ordering::Relaxed) {
+            changes.iter().for_each(|change| self.disk.lock().unwrap().apply(change));
+        }
+        if is_failing { Err(Failing::error()) } else { Ok(()) }
+    }
+
+    fn reload(&self) -> Result<Option<Model>, StoreError> {
+        if self.is_unreadable.load(Ordering::Relaxed) {
+            return Err(Failing::error());
+        }
+        Ok(Some(self.disk.lock().unwrap().clone()))
+    }
+
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {
+        self.in_force_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn op_status(&self, _model: &Model, _port: &LogicalPort) -> OpStatus {
+        OpStatus::Unknown
+    }
+
+    fn check_plug<'a>(
+        &self,
+        model: &'a Model,
+        network: &Network,
+        port: &str,
+        _attachment: &str,
+    ) -> Result<&'a LogicalPort, PlugInterfaceError> {
+        Ok(port_on(model, network, port)?)
+    }
+}
+
+fn plugin() -> (Recorded<Arc<Failing>>, Arc<Failing>) {
+    let backing = Arc::new(Failing::default());
+    (Recorded::over(backing.clone(), Model::default()), backing)
+}
+
+fn names(plugin: &impl Plugin) -> Vec<String> {
+    let networks = plugin.get_all_networks("red", &NetworkFilter::default()).unwrap();
+    networks.into_iter().filter_map(|network| network.name).map(|name| name.to_string()).collect()
+}
+
+#[test]
+fn a_write_the_store_refused_is_neither_seen_nor_in_force() {
+    let (plugin, backing) = plugin();
+    plugin.create_network("red", Some("kept".into())).unwrap();
+    backing.is_failing.store(true, Ordering::Relaxed);
+    let refused = plugin.create_network("red", Some("lost".into()));
+    assert!(matches!(refused, Err(CreateNetworkError::StoreFailed(_))), "{refused:?}");
+    assert_eq!(names(&plugin), ["kept"]);
+    assert_eq!(backing.in_force_count.load(Ordering::Relaxed), 1);
+    backing.is_failing.store(false, Ordering::Relaxed);
+    plugin.create_network("red", Some("after".into())).unwrap();
+    assert_eq!(names(&plugin), ["kept", "after"]);
+}
+
+#[test]
+fn a_write_that_failed_after_it_reached_the_disk_is_seen_and_in_force() {
+    let (plugin, backing) = plugin();
+    backing.is_failing.store(true, Ordering::Relaxed);
+    backing.is_written_before_failing.store(true, Ordering::Relaxed);
+    assert!(plugin.create_network("red", Some("there".into())).is_err());
+    assert_eq!(names(&plugin), ["there"]);
+    assert_eq!(backing.in_force_count.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn after_a_failure_nothing_is_written_before_the_state_was_read_back() {
+    let (plugin, backing) = plugin();
+    backing.is_failing.store(true, Ordering::Relaxed);
+    backing.is_written_before_failing.store(true, Ordering::Relaxed);
+    backing.is_unreadable.store(true, Ordering::Relaxed);
+    assert!(plugin.create_network("red", Some("first".into())).is_err());
+    assert_eq!(names(&plugin), Vec::<String>::new(), "reads go on with what is known");
+    backing.is_failing.store(false, Ordering::Relaxed);
+    assert!(plugin.create_network("red", Some("refused".into())).is_err());
+    backing.is_unreadable.store(false, Ordering::Relaxed);
+    plugin.create_network("red", Some("second".into())).unwrap();
+    assert_eq!(names(&plugin), ["first", "second"]);
+}
+
+#[test]
+fn readers_do_not_wait_for_a_commit() {
+    let (plugin, backing) = plugin();
+    plugin.create_network("red", Some("before".into())).unwrap();
+    let held = backing.gate.lock().unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| plugin.create_network("red", Some("slow".into())));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(names(&plugin), ["before"]);
+        assert!(!writer.is_finished());
+        drop(held);
+    });
+    assert_eq!(names(&plugin), ["before", "slow"]);
+}

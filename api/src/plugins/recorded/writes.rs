@@ -1,0 +1,255 @@
+//! The state of a plugin with records, and how writes get into it: several in one commit, each answered when it is
+//! durable and in force.
+//!
+//! A disk takes about as long for one change as for fifty. So writers plan one after another against the *planned* state
+//! and gather in a group; one of them leads it: commits, makes its end the state readers see, puts it in force, and wakes
+//! the others. Meanwhile the next group gathers. What makes it hard is that a plan may rest on a change that then fails:
+//!
+//! * A group that fails takes those that gathered behind it along, and the state is read back before anyone plans again.
+//! * A refusal, too, may rest on what is not durable yet ("in use" by a plug that fails). So it waits for the group it
+//!   rests on, and is planned anew if that failed.
+//!
+//! Whoever commits, reads back or puts in force has the *turn*, one thread at a time, with no lock held. Readers take a
+//! snapshot and never wait for a disk. A group has no bound but the number of callers, who each wait for theirs.
+
+use super::Backing;
+use crate::host::Scope;
+use crate::model::{Change, InterfaceId, Model};
+use crate::plugin::StoreFailed;
+use crate::store::StoreError;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+/// The state and its writers.
+pub(super) struct Writes<B> {
+    pub(super) backing: B,
+    /// What is durable; readers' copy.
+    model: RwLock<Arc<Model>>,
+    queue: Mutex<Queue>,
+    /// Told when the turn is free, for those who want it and are in no group.
+    is_free: Condvar,
+}
+
+/// What waits to be written.
+struct Queue {
+    /// The state once all that waits is durable.
+    planned: Arc<Model>,
+    /// The group that takes new writes, and what it has so far.
+    gathering: Arc<Group>,
+    changes: Vec<Change>,
+    touched: Vec<InterfaceId>,
+    /// The group being committed.
+    committing: Option<Arc<Group>>,
+    /// Somebody has the turn.
+    is_taken: bool,
+    /// A commit failed and the durable state was not read back since: the model may differ from it.
+    is_stale: bool,
+}
+
+/// Writes that are committed together.
+#[derive(Default)]
+struct Group {
+    /// How it ended.
+    outcome: OnceLock<Result<(), StoreFailed>>,
+    /// Tells its writers that it ended, or one of them that the turn is free.
+    told: Condvar,
+}
+
+/// The turn, until dropped.
+struct Turn<'a, B> {
+    writes: &'a Writes<B>,
+}
+
+impl<B> Drop for Turn<'_, B> {
+    fn drop(&mut self) {
+        let mut queue = self.writes.queue();
+        queue.is_taken = false;
+        if let Some(group) = queue.committing.take() {
+            if group.outcome.get().is_none() {
+                // The leader panicked; its writers must not wait for ever, and nobody knows what is durable.
+                let failed = StoreFailed { why: "the write broke off".into() };
+                let _ = group.outcome.set(Err(failed.clone()));
+                queue.fail(&failed);
+            }
+            group.told.notify_all();
+        }
+        queue.gathering.told.notify_one();
+        self.writes.is_free.notify_one();
+    }
+}
+
+impl<B> Writes<B> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as it is now; it does not change under the caller.
+    pub(super) fn snapshot(&self) -> Arc<Model> {
+        self.model.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the turn.
+    fn turn(&self) -> Turn<'_, B> {
+        let queue = self.is_free.wait_while(self.queue(), |queue| queue.is_taken);
+        self.take(&mut queue.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(&self, queue: &mut Queue) -> Turn<'_, B> {
+        assert!(!queue.is_taken, "one has the turn at a time");
+        queue.is_taken = true;
+        Turn { writes: self }
+    }
+}
+
+impl<B: Backing> Writes<B> {
+    pub(super) fn new(backing: B, model: Model) -> Writes<B> {
+        let model = Arc::new(model);
+        let queue = Queue {
+            planned: model.clone(),
+            gathering: Arc::default(),
+            changes: Vec::new(),
+            touched: Vec::new(),
+            committing: None,
+            is_taken: false,
+            is_stale: false,
+        };
+        Writes { backing, model: RwLock::new(model), queue: Mutex::new(queue), is_free: Condvar::new() }
+    }
+
+    /// Puts the whole state in force once more, in turn with the writers.
+    pub(super) fn put_in_force(&self) {
+        let _turn = self.turn();
+        self.backing.put_in_force(&self.snapshot(), Scope::All);
+    }
+
+    /// One write: `plan` looks at a state and says what is to change. It may be asked more than once, if what it rested
+    /// on failed.
+    pub(super) fn write<T, E: From<StoreFailed>>(
+        &self,
+        plan: impl Fn(&Model) -> Result<(Vec<Change>, T), E>,
+    ) -> Result<T, E> {
+        loop {
+            let mut queue = self.queue();
+            while queue.is_stale {
+                drop(queue);
+                self.mend()?;
+                queue = self.queue();
+            }
+            match plan(&queue.planned) {
+                Ok((changes, value)) if !changes.is_empty() => {
+                    let group = queue.enter(changes);
+                    return Ok(self.settle(queue, &group).map(|()| value)?);
+                }
+                nothing_to_write => {
+                    let is_settled = match queue.newest() {
+                        Some(group) => self.settle(queue, &group).is_ok(),
+                        None => true,
+                    };
+                    if is_settled {
+                        return nothing_to_write.map(|(_, value)| value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the group has ended; leads it if nobody else does.
+    fn settle<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, group: &Group) -> Result<(), StoreFailed> {
+        loop {
+            if let Some(outcome) = group.outcome.get() {
+                return outcome.clone();
+            }
+            if queue.is_taken {
+                queue = group.told.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                // Nobody commits and this one has not ended: it is the one that gathers.
+                self.lead(queue);
+                queue = self.queue();
+            }
+        }
+    }
+
+    /// Commits what has gathered and puts it in force.
+    fn lead(&self, mut queue: MutexGuard<'_, Queue>) {
+        let turn = self.take(&mut queue);
+        let group = std::mem::take(&mut queue.gathering);
+        let changes = std::mem::take(&mut queue.changes);
+        let touched = std::mem::take(&mut queue.touched);
+        let target = queue.planned.clone();
+        queue.committing = Some(group.clone());
+        drop(queue);
+        let outcome = match self.backing.commit(&changes) {
+            Ok(()) => {
+                *self.model.write().unwrap_or_else(PoisonError::into_inner) = target.clone();
+                self.backing.put_in_force(&target, Scope::Interfaces(&touched));
+                Ok(())
+            }
+            Err(error) => {
+                let failed = store_failed(&error);
+                self.queue().fail(&failed);
+                if let Err(error) = self.reload() {
+                    tracing::error!(%error, "the state cannot be read back; writes fail until it can");
+                }
+                Err(failed)
+            }
+        };
+        assert!(group.outcome.set(outcome).is_ok(), "a group ends once");
+        drop(turn);
+    }
+
+    /// Reads the state back after a failure, unless somebody else did.
+    fn mend(&self) -> Result<(), StoreFailed> {
+        let _turn = self.turn();
+        if self.queue().is_stale { self.reload().map_err(|error| store_failed(&error)) } else { Ok(()) }
+    }
+
+    /// Makes the state what the store says, and puts it in force if that is something else. The caller has the turn, and
+    /// no write waits.
+    fn reload(&self) -> Result<(), StoreError> {
+        if let Some(durable) = self.backing.reload()? {
+            let before = self.snapshot();
+            if durable.networks != before.networks || durable.ports != before.ports {
+                *self.model.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(durable);
+                self.backing.put_in_force(&self.snapshot(), Scope::All);
+            }
+        }
+        let mut queue = self.queue();
+        queue.planned = self.snapshot();
+        queue.is_stale = false;
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// Adds a write to the group that gathers.
+    fn enter(&mut self, changes: Vec<Change>) -> Arc<Group> {
+        let planned = Arc::make_mut(&mut self.planned);
+        for change in &changes {
+            self.touched.extend(planned.touched(change).cloned());
+            planned.apply(change);
+        }
+        self.changes.extend(changes);
+        self.gathering.clone()
+    }
+
+    /// The newest group that the planned state rests on, if it has not ended.
+    fn newest(&self) -> Option<Arc<Group>> {
+        if self.changes.is_empty() { self.committing.clone() } else { Some(self.gathering.clone()) }
+    }
+
+    /// A group failed: so has what gathered behind it, and nobody plans before the state was read back.
+    fn fail(&mut self, failed: &StoreFailed) {
+        self.is_stale = true;
+        self.changes.clear();
+        self.touched.clear();
+        let behind = std::mem::take(&mut self.gathering);
+        let _ = behind.outcome.set(Err(failed.clone()));
+        behind.told.notify_all();
+    }
+}
+
+fn store_failed(error: &StoreError) -> StoreFailed {
+    StoreFailed { why: error.to_string().into() }
+}
+
+#[cfg(test)]
+mod tests;

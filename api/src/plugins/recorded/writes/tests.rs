@@ -1,0 +1,134 @@
+//! Writers who meet: what is committed together, and what becomes of plans that rested on a write that failed.
+
+use super::*;
+use crate::model::Network;
+use crate::plugins::recorded::tests::Failing;
+use std::sync::atomic::Ordering;
+use std::thread::{self, Scope as Threads, ScopedJoinHandle};
+
+type Outcome = Result<bool, StoreFailed>;
+
+struct Rig {
+    disk: Arc<Failing>,
+    writes: Writes<Arc<Failing>>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let disk = Arc::new(Failing::default());
+        Rig { writes: Writes::new(disk.clone(), Model::default()), disk }
+    }
+
+    /// Makes the network of this id unless it is there; whether it did.
+    fn make(&self, id: &str) -> Outcome {
+        self.writes.write(|model| {
+            let network = Network { id: id.into(), tenant: "red".into(), name: None, serial: model.next_serial() };
+            let is_there = model.networks.contains_key(id);
+            Ok((if is_there { vec![] } else { vec![Change::PutNetwork(network)] }, !is_there))
+        })
+    }
+
+    /// Makes it on another thread; returns when that waits for a group with `writers` in it.
+    fn make_aside<'s>(
+        &'s self,
+        threads: &'s Threads<'s, '_>,
+        id: &'static str,
+        writers: usize,
+    ) -> ScopedJoinHandle<'s, Outcome> {
+        let thread = threads.spawn(move || self.make(id));
+        // The queue itself has the group, too.
+        let is_waiting = || self.writes.queue().newest().is_some_and(|group| Arc::strong_count(&group) >= writers + 2);
+        while !is_waiting() && !thread.is_finished() {
+            thread::yield_now();
+        }
+        thread
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.writes.snapshot().networks_of("red").map(|network| network.id.to_string()).collect()
+    }
+
+    fn commits(&self) -> usize {
+        self.disk.commit_count.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn writers_who_come_during_a_commit_are_committed_together() {
+    let rig = Rig::new();
+    thread::scope(|threads| {
+        let held = rig.disk.gate.lock().unwrap();
+        let first = rig.make_aside(threads, "first", 2);
+        let others = [("b", 1), ("c", 2), ("d", 3)].map(|(id, writers)| rig.make_aside(threads, id, writers));
+        assert_eq!(rig.ids(), Vec::<String>::new(), "nothing is told that is not durable");
+        drop(held);
+        assert_eq!(first.join().unwrap(), Ok(true));
+        others.into_iter().for_each(|other| assert_eq!(other.join().unwrap(), Ok(true)));
+    });
+    assert_eq!(rig.ids(), ["first", "b", "c", "d"]);
+    assert_eq!((rig.commits(), rig.disk.in_force_count.load(Ordering::Relaxed)), (2, 2));
+}
+
+#[test]
+fn who_gathered_behind_a_commit_that_fails_fails_too_and_the_next_goes_on() {
+    let rig = Rig::new();
+    thread::scope(|threads| {
+        rig.disk.is_failing.store(true, Ordering::Relaxed);
+        let held = rig.disk.gate.lock().unwrap();
+        let first = rig.make_aside(threads, "first", 2);
+        let behind = rig.make_aside(threads, "behind", 1);
+        drop(held);
+        assert!(first.join().unwrap().is_err());
+        assert!(behind.join().unwrap().is_err());
+    });
+    assert_eq!((rig.commits(), rig.ids()), (1, vec![]));
+    rig.disk.is_failing.store(false, Ordering::Relaxed);
+    assert_eq!(rig.make("behind"), Ok(true));
+    assert_eq!(rig.ids(), ["behind"]);
+}
+
+#[test]
+fn an_answer_that_rests_on_a_write_waits_for_it() {
+    let rig = Rig::new();
+    thread::scope(|threads| {
+        let held = rig.disk.gate.lock().unwrap();
+        let first = rig.make_aside(threads, "same", 2);
+        let second = rig.make_aside(threads, "same", 3);
+        assert!(!second.is_finished());
+        drop(held);
+        assert_eq!((first.join().unwrap(), second.join().unwrap()), (Ok(true), Ok(false)));
+    });
+    assert_eq!(rig.commits(), 1);
+}
+
+#[test]
+fn an_answer_that_rested_on_a_write_that_failed_is_thought_over() {
+    let rig = Rig::new();
+    thread::scope(|threads| {
+        rig.disk.is_failing_once.store(true, Ordering::Relaxed);
+        let held = rig.disk.gate.lock().unwrap();
+        let first = rig.make_aside(threads, "same", 2);
+        let second = rig.make_aside(threads, "same", 3);
+        drop(held);
+        assert!(first.join().unwrap().is_err());
+        assert_eq!(second.join().unwrap(), Ok(true));
+    });
+    assert_eq!(rig.ids(), ["same"]);
+}
+
+#[test]
+fn a_leader_that_breaks_leaves_nobody_waiting() {
+    let rig = Rig::new();
+    thread::scope(|threads| {
+        rig.disk.is_breaking.store(true, Ordering::Relaxed);
+        let held = rig.disk.gate.lock().unwrap();
+        let leader = rig.make_aside(threads, "same", 2);
+        let waiter = rig.make_aside(threads, "other", 1);
+        drop(held);
+        assert!(leader.join().is_err(), "the test broke it");
+        rig.disk.is_breaking.store(false, Ordering::Relaxed);
+        assert!(waiter.join().unwrap().is_err());
+    });
+    assert_eq!(rig.make("same"), Ok(true), "it was not written");
+    assert_eq!(rig.ids(), ["same"]);
+}
