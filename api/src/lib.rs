@@ -1,16 +1,19 @@
 //! The Quantum networking API and the state behind it.
 //!
-//! One change goes: HTTP ([`server`]) -> identity -> version view ([`v1`]) -> [`plugin`] -> [`store`] -> [`host::Host`],
-//! which lowers the model ([`lowering`]) and puts it in force on this hypervisor's switch. Domain errors know no HTTP;
+//! One change goes: HTTP ([`server`]) -> [`identity`] -> version view ([`v1`]) -> [`policy`], by the [`guard`] ->
+//! [`plugin`] -> [`store`] -> [`host::Host`], which lowers the model ([`lowering`]) and puts it in force on this hypervisor's switch. Domain errors know no HTTP;
 //! each API version maps them. This crate knows the switch's config types and nothing of its ports or workers.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod guard;
 pub mod host;
 pub mod identity;
 pub mod lowering;
 pub mod model;
 pub mod plugin;
 pub mod plugins;
+pub mod policy;
 pub mod reply;
 pub mod server;
 pub mod shared;

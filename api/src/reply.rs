@@ -44,21 +44,27 @@ impl Reply {
         Reply::json(status, &ErrorBody { error })
     }
 
-    /// The 404 page of what is not served here (specification section 6.4), in the form that the Accept header asks for.
-    /// `detail` is our own text, never the client's.
+    /// The 404 page of what is not served here (specification section 6.4).
     pub fn not_found(accept: Option<&str>, is_head: bool, detail: &str) -> Reply {
+        Reply::page(StatusCode::NOT_FOUND, accept, is_head, "The resource could not be found.", detail)
+    }
+
+    /// A page of the border in front of the API versions, in the form that the Accept header asks for, and it alone.
+    /// `message` and `detail` are our own texts, never the client's.
+    pub fn page(status: StatusCode, accept: Option<&str>, is_head: bool, message: &str, detail: &str) -> Reply {
         let accept = accept.unwrap_or_default();
+        let title = status.canonical_reason().unwrap_or_default();
+        let code = format!("{} {title}", status.as_str());
         let is_json = accept.contains(JSON) && !is_head;
         let (content_type, body) = if is_json {
-            let message = format!("The resource could not be found.<br /><br />\n{detail}\n\n");
-            (JSON, to_json(&PageView { message: &message, code: "404 Not Found", title: "Not Found" }))
+            let message = format!("{message}<br /><br />\n{detail}\n\n");
+            (JSON, to_json(&PageView { message: &message, code: &code, title }))
         } else if is_head || accept.contains("text/html") || accept.contains("*/*") {
-            ("text/html; charset=UTF-8", html_page(detail).into_bytes())
+            ("text/html; charset=UTF-8", html_page(&code, message, detail).into_bytes())
         } else {
-            let text = format!("404 Not Found\n\nThe resource could not be found.\n\n{detail}   ");
-            ("text/plain; charset=UTF-8", text.into_bytes())
+            ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n{detail}   ").into_bytes())
         };
-        Reply { status: StatusCode::NOT_FOUND, content_type, body }
+        Reply { status, content_type, body }
     }
 }
 
@@ -93,10 +99,10 @@ struct PageView<'a> {
     title: &'a str,
 }
 
-fn html_page(detail: &str) -> String {
+fn html_page(code: &str, message: &str, detail: &str) -> String {
     format!(
-        "<html>\n <head>\n  <title>404 Not Found</title>\n </head>\n <body>\n  <h1>404 Not Found</h1>\n  \
-         The resource could not be found.<br /><br />\n{detail}\n\n </body>\n</html>"
+        "<html>\n <head>\n  <title>{code}</title>\n </head>\n <body>\n  <h1>{code}</h1>\n  \
+         {message}<br /><br />\n{detail}\n\n </body>\n</html>"
     )
 }
 

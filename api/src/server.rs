@@ -5,7 +5,9 @@
 //! blocking threads; there are never more of them than [`Limits::connections`]. A write that began is finished
 //! even if its client hangs up.
 
-use crate::identity::Hosts;
+use crate::audit::{self, Who};
+use crate::guard::Guarded;
+use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
 use crate::{v1, versions};
@@ -75,6 +77,8 @@ pub struct ServerConfig {
     pub hosts: Vec<String>,
     /// `identity.insecure`: noauth beyond loopback.
     pub is_insecure: bool,
+    /// How clients are known.
+    pub identity: Mode,
     /// Limits.
     pub limits: Limits,
 }
@@ -116,7 +120,7 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
-    let app = app(config.hosts, limits, plugin);
+    let app = app(App { hosts: Hosts::new(config.hosts), identity: config.identity, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -228,53 +232,79 @@ struct Peer(SocketAddr);
 /// What every request needs.
 struct App {
     hosts: Hosts,
+    identity: Mode,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
 
 /// The service of one server. Quantum's paths follow rules of their own (suffixes, 404 for a wrong method), so they are
 /// the fallback; an API with ordinary paths is nested beside it.
-fn app(hosts: Vec<String>, limits: Limits, plugin: Arc<dyn Plugin>) -> Router {
-    Router::new().fallback(log_and_answer).with_state(Arc::new(App { hosts: Hosts::new(hosts), limits, plugin }))
+fn app(app: App) -> Router {
+    Router::new().fallback(log_and_answer).with_state(Arc::new(app))
 }
 
 async fn log_and_answer(State(app): State<Arc<App>>, request: Request) -> Result<Response<Body>, Infallible> {
     let begin = Instant::now();
-    let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let reply = answer(&app, request).await;
-    let (status, micros) = (reply.status.as_u16(), begin.elapsed().as_micros() as u64);
+    let Answered { mut response, caller } = answer(&app, request).await;
+    let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
-    if method == Method::GET {
-        tracing::debug!(peer, %method, ?path, status, micros, "API request");
-    } else {
-        tracing::info!(peer, %method, ?path, status, micros, "API request");
+    if audit::is_write(&method) {
+        let who = match &caller {
+            Some(Caller::Anyone) => Who::Anyone,
+            Some(Caller::Known { identity, .. }) => Who::Known(identity),
+            None => Who::Unknown,
+        };
+        audit::tell(who, peer, &method, &path, status);
     }
-    let mut response = Response::from(reply);
-    if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+    let peer = peer.map(tracing::field::display);
+    tracing::debug!(peer, %method, ?path, status = status.as_u16(), micros, "API request");
+    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-async fn answer(app: &App, request: Request) -> Reply {
+/// An answer, and who asked if that was found out.
+struct Answered {
+    response: Response<Body>,
+    caller: Option<Caller>,
+}
+
+impl From<Reply> for Answered {
+    fn from(reply: Reply) -> Answered {
+        Answered { response: reply.into(), caller: None }
+    }
+}
+
+async fn answer(app: &App, request: Request) -> Answered {
     let (parts, body) = request.into_parts();
-    let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers) {
+    let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers, app.identity.is_on()) {
         Ok(host) => host,
-        Err(refused) => return Reply::error(refused.status(), &refused.to_string()),
-    };
-    let body = match read_body(body, app.limits.body_time).await {
-        Ok(body) => body,
-        Err(reply) => return reply,
+        Err(refused) => return Reply::error(refused.status(), &refused.to_string()).into(),
     };
     let text = |name| header_text(&parts.headers, name);
-    let Some(path) = percent_decode(parts.uri.path()) else {
-        return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.");
-    };
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
-    match target(&path) {
+    let Some(path) = percent_decode(parts.uri.path()) else {
+        return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.").into();
+    };
+    let target = target(&path);
+    let caller = match target {
+        Target::V1_1(rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
+            Ok(caller) => caller,
+            Err(refusal) => return refused(&refusal, accept.as_deref(), is_head),
+        },
+        Target::Versions | Target::Nowhere => Caller::Anyone,
+    };
+    // Only now: a stranger need not be listened to.
+    let body = match read_body(body, app.limits.body_time).await {
+        Ok(body) => body,
+        Err(reply) => return Answered { response: reply.into(), caller: Some(caller) },
+    };
+    let reply = match target {
         Target::Versions => {
             let content_type = text(header::CONTENT_TYPE);
             if v1::is_xml(path.strip_prefix("/."), content_type.as_deref()) {
@@ -293,15 +323,27 @@ async fn answer(app: &App, request: Request) -> Reply {
                 accept,
                 body,
             };
-            let plugin = app.plugin.clone();
-            let task = tokio::task::spawn_blocking(move || v1::answer(&*plugin, &request));
+            let plugin = Guarded::new(app.plugin.clone(), caller.clone());
+            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &request));
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "an API request broke");
                 Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")
             })
         }
         Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
-    }
+    };
+    Answered { response: reply.into(), caller: Some(caller) }
+}
+
+/// The answer to a request that is not let in.
+fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
+    let mut response = Response::from(Reply::page(refusal.status(), accept, is_head, &refusal.message(), ""));
+    response.headers_mut().extend(refusal.headers());
+    let caller = match refusal {
+        Refusal::ForeignTenant(caller) => Some(caller.clone()),
+        Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => None,
+    };
+    Answered { response, caller }
 }
 
 /// What the first segment of a path leads to.

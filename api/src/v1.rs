@@ -68,7 +68,7 @@ pub fn answer(plugin: &dyn Plugin, request: &Request) -> Reply {
     match perform(plugin, &routed, request) {
         Ok(reply) => reply,
         Err(Refusal::BadRequest(bad)) => v1_1::bad_request(&bad),
-        Err(Refusal::Fault(fault)) => v1_1::fault(&fault),
+        Err(Refusal::Fault(fault)) => v1_1::fault(&fault, request.accept.as_deref()),
     }
 }
 

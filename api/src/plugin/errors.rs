@@ -1,7 +1,7 @@
 //! What a plugin's methods may refuse, one enum a method, and [`Fault`], the union that API versions map.
 //!
 //! They tell facts and know no HTTP. Each enum lists exactly what the specification's section 12 allows that method,
-//! what a backend may fail with, and [`StoreFailed`] where it writes.
+//! what a backend may fail with, and where it writes [`StoreFailed`] and [`Forbidden`].
 
 use crate::model::{InterfaceId, NetworkId, PortId, Text};
 
@@ -67,6 +67,11 @@ facts! {
         /// The port that has it.
         holder: PortId,
     }
+    /// The policy does not let the caller do this to what it may see. It comes from the API, never from a plugin.
+    Forbidden: "{action} is not allowed" {
+        /// The policy's action.
+        action: Text,
+    }
     /// The change could not be made durable and is not in force.
     StoreFailed: "the change could not be stored: {why}" {
         /// What the store said.
@@ -113,44 +118,51 @@ method_errors! {
     /// Why a tenant's networks are not told.
     GetAllNetworksError {}
     /// Why a network was not made.
-    CreateNetworkError { StoreFailed }
+    CreateNetworkError { Forbidden, StoreFailed }
     /// Why a network was not removed.
-    DeleteNetworkError { NetworkNotFound, NetworkInUse, StoreFailed }
+    DeleteNetworkError { NetworkNotFound, NetworkInUse, Forbidden, StoreFailed }
     /// Why a network is not told.
     GetNetworkError { NetworkNotFound }
     /// Why a network was not renamed.
-    UpdateNetworkError { NetworkNotFound, StoreFailed }
+    UpdateNetworkError { NetworkNotFound, Forbidden, StoreFailed }
     /// Why a network's ports are not told.
     GetAllPortsError { NetworkNotFound }
     /// Why a port was not made.
-    CreatePortError { NetworkNotFound, StateInvalid, StoreFailed }
+    CreatePortError { NetworkNotFound, StateInvalid, Forbidden, StoreFailed }
     /// Why a port was not changed.
-    UpdatePortError { NetworkNotFound, PortNotFound, StateInvalid, StoreFailed }
+    UpdatePortError { NetworkNotFound, PortNotFound, StateInvalid, Forbidden, StoreFailed }
     /// Why a port was not removed.
-    DeletePortError { NetworkNotFound, PortNotFound, PortInUse, StoreFailed }
+    DeletePortError { NetworkNotFound, PortNotFound, PortInUse, Forbidden, StoreFailed }
     /// Why a port is not told.
     GetPortError { NetworkNotFound, PortNotFound }
     /// Why an interface was not plugged.
-    PlugInterfaceError { NetworkNotFound, PortNotFound, PortInUse, AlreadyAttached, StoreFailed }
+    PlugInterfaceError { NetworkNotFound, PortNotFound, PortInUse, AlreadyAttached, Forbidden, StoreFailed }
     /// Why an interface was not taken out.
-    UnplugInterfaceError { NetworkNotFound, PortNotFound, StoreFailed }
+    UnplugInterfaceError { NetworkNotFound, PortNotFound, Forbidden, StoreFailed }
 }
 
 macro_rules! from_lookup {
-    ($($name:ident)*) => {
-        $(
-            impl From<GetPortError> for $name {
-                fn from(error: GetPortError) -> $name {
-                    match error {
-                        GetPortError::NetworkNotFound(fact) => fact.into(),
-                        GetPortError::PortNotFound(fact) => fact.into(),
-                        GetPortError::BackendUnavailable(fact) => fact.into(),
-                        GetPortError::BackendFailed(fact) => fact.into(),
-                    }
+    (@one $lookup:ident { $($fact:ident),* } $name:ident) => {
+        impl From<$lookup> for $name {
+            fn from(error: $lookup) -> $name {
+                match error {
+                    $($lookup::$fact(fact) => fact.into(),)*
+                    $lookup::BackendUnavailable(fact) => fact.into(),
+                    $lookup::BackendFailed(fact) => fact.into(),
                 }
             }
-        )*
+        }
+    };
+    ($lookup:ident $facts:tt: $($name:ident)*) => {
+        $(from_lookup! { @one $lookup $facts $name })*
     };
 }
 
-from_lookup! { UpdatePortError DeletePortError PlugInterfaceError UnplugInterfaceError }
+from_lookup! {
+    GetPortError { NetworkNotFound, PortNotFound }:
+    UpdatePortError DeletePortError PlugInterfaceError UnplugInterfaceError
+}
+from_lookup! {
+    GetNetworkError { NetworkNotFound }:
+    DeleteNetworkError UpdateNetworkError GetAllPortsError CreatePortError GetPortError
+}

@@ -177,8 +177,14 @@ pub(super) fn bad_request(bad: &BadRequest) -> Reply {
     }
 }
 
+/// The answer to what the policy does not allow: the border's page, as no version has a fault for it.
+fn forbidden(accept: Option<&str>) -> Reply {
+    Reply::page(StatusCode::FORBIDDEN, accept, false, "The roles of the token do not allow this.", "")
+}
+
 /// The answer to a plugin's refusal (specification section 6.2). The missing quote and space of a port in use are real.
-pub(super) fn fault(fault: &Fault) -> Reply {
+/// Pages of the border depend on the Accept header.
+pub(super) fn fault(fault: &Fault, accept: Option<&str>) -> Reply {
     match fault {
         Fault::NetworkNotFound(it) => quantum_error(
             StatusCode::NOT_FOUND,
@@ -227,6 +233,7 @@ pub(super) fn fault(fault: &Fault) -> Reply {
                 it.attachment, it.port, it.network, it.holder
             ),
         ),
+        Fault::Forbidden(_) => forbidden(accept),
         Fault::StoreFailed(it) => quantum_error(
             StatusCode::SERVICE_UNAVAILABLE,
             "ServiceUnavailable",

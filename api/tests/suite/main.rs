@@ -10,6 +10,7 @@ mod concurrency;
 mod crash;
 mod golden;
 mod hostile;
+mod identity;
 mod limits;
 mod oracle;
 mod rig;

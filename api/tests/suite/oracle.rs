@@ -124,6 +124,7 @@ fn fault_name(fault: impl Into<Fault>) -> &'static str {
         Fault::StateInvalid(_) => "StateInvalid",
         Fault::PortInUse(_) => "PortInUse",
         Fault::AlreadyAttached(_) => "AlreadyAttached",
+        Fault::Forbidden(_) => "Forbidden",
         Fault::StoreFailed(_) => "StoreFailed",
         Fault::BackendUnavailable(_) => "BackendUnavailable",
         Fault::BackendFailed(_) => "BackendFailed",

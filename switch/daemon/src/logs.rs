@@ -3,6 +3,9 @@
 use crate::cli::{LogForm, LogLevel};
 use std::io::IsTerminal;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> LevelFilter {
@@ -19,10 +22,15 @@ impl From<LogLevel> for LevelFilter {
 /// Starts the log, and makes every panic of any thread end the process after it was logged: a switch that lost a thread
 /// must be restarted, not limp on.
 pub(crate) fn start(form: LogForm, level: LogLevel) {
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::from(level));
+    // Who changed what is told even where otherwise only errors are.
+    let filter = Targets::new()
+        .with_default(LevelFilter::from(level))
+        .with_target(api::audit::TARGET, LevelFilter::from(level).max(LevelFilter::INFO));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match form {
-        LogForm::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogForm::Json => builder.json().flatten_event(true).init(),
+        LogForm::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogForm::Json => registry.with(layer.json().flatten_event(true)).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

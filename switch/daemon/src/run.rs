@@ -152,6 +152,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let server = ServerConfig {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
+        identity: api::identity::Mode::NoAuth,
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();
