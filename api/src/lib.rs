@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod document;
+pub mod format;
 pub mod guard;
 pub mod host;
 pub mod identity;
@@ -20,3 +22,4 @@ pub mod shared;
 pub mod store;
 pub mod v1;
 pub mod versions;
+pub mod xml;

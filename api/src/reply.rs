@@ -4,14 +4,13 @@
 //! JSON is written as the original did: `", "` and `": "` between, everything outside ASCII escaped (specification
 //! section 4). Pure.
 
+use crate::format::JSON;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 use std::io;
-
-/// JSON.
-pub const JSON: &str = "application/json";
 
 /// Seconds after which a client that got 503 may ask again.
 const RETRY_AFTER_S: &str = "5";
@@ -21,6 +20,8 @@ const RETRY_AFTER_S: &str = "5";
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
+    /// The reason phrase, if it is not the standard one.
+    pub reason: Option<&'static str>,
     /// The media type; said for an empty body too, as the original does.
     pub content_type: &'static str,
     /// The body; empty for 204.
@@ -28,20 +29,15 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A JSON answer.
-    pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
-        Reply { status, content_type: JSON, body: to_json(body) }
-    }
-
-    /// 204.
-    pub fn no_content() -> Reply {
-        Reply { status: StatusCode::NO_CONTENT, content_type: JSON, body: Vec::new() }
+    /// An answer with the standard reason phrase.
+    pub fn new(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Reply {
+        Reply { status, reason: None, content_type, body }
     }
 
     /// `{"Error": …}`, for requests that are wrong in a way no version has a word for.
     pub fn error(status: StatusCode, message: &str) -> Reply {
         let error = ErrorView { message, code: status.as_u16() };
-        Reply::json(status, &ErrorBody { error })
+        Reply::new(status, JSON, to_json(&ErrorBody { error }))
     }
 
     /// The 404 page of what is not served here (specification section 6.4).
@@ -64,7 +60,7 @@ impl Reply {
         } else {
             ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n{detail}   ").into_bytes())
         };
-        Reply { status, content_type, body }
+        Reply::new(status, content_type, body)
     }
 }
 
@@ -75,6 +71,9 @@ impl From<Reply> for Response<Body> {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
         if reply.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        if let Some(reason) = reply.reason {
+            response.extensions_mut().insert(ReasonPhrase::from_static(reason.as_bytes()));
         }
         response
     }
@@ -106,7 +105,8 @@ fn html_page(code: &str, message: &str, detail: &str) -> String {
     )
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+/// The bytes of a value in JSON.
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, AsOriginal);
     value.serialize(&mut serializer).expect("views have only text keys, and a Vec takes every write");

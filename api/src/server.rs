@@ -6,10 +6,12 @@
 //! even if its client hangs up.
 
 use crate::audit::{self, Who};
+use crate::format::Format;
 use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
+use crate::v1::{Dialect, Version};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -293,7 +295,7 @@ async fn answer(app: &App, request: Request) -> Answered {
     };
     let target = target(&path);
     let caller = match target {
-        Target::V1_1(rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
+        Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
             Ok(caller) => caller,
             Err(refusal) => return refused(&refusal, accept.as_deref(), is_head),
         },
@@ -306,16 +308,15 @@ async fn answer(app: &App, request: Request) -> Answered {
     };
     let reply = match target {
         Target::Versions => {
-            let content_type = text(header::CONTENT_TYPE);
-            if v1::is_xml(path.strip_prefix("/."), content_type.as_deref()) {
-                Reply::not_found(accept.as_deref(), is_head, v1::NO_XML)
-            } else {
-                versions::list(&host)
-            }
+            let format =
+                Format::negotiate(path.strip_prefix("/."), text(header::CONTENT_TYPE).as_deref(), accept.as_deref());
+            versions::list(&host, format)
         }
-        Target::V1_1(rest) => {
+        Target::V1(version, rest) => {
             let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0);
             let request = v1::Request {
+                version,
+                dialect: Dialect::Plain,
                 method: parts.method.as_str().to_owned(),
                 path: rest.to_owned(),
                 query: query.unwrap_or_default(),
@@ -349,18 +350,21 @@ fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
 /// What the first segment of a path leads to.
 enum Target<'a> {
     Versions,
-    V1_1(&'a str),
+    V1(Version, &'a str),
     Nowhere,
 }
 
 fn target(path: &str) -> Target<'_> {
-    match path.strip_prefix("/v1.1") {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => return Target::V1_1(rest),
-        _ => {}
+    let Some(name) = path.strip_prefix('/') else { return Target::Nowhere };
+    for version in Version::ALL {
+        match name.strip_prefix(version.id()) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => return Target::V1(version, rest),
+            _ => {}
+        }
     }
     // The suffix rule holds for the list too: `/.json`.
-    let is_list = path.strip_prefix('/').is_some_and(|name| name.is_empty() || name.starts_with('.'));
-    if is_list && !path[1..].contains('/') { Target::Versions } else { Target::Nowhere }
+    let is_list = (name.is_empty() || name.starts_with('.')) && !name.contains('/');
+    if is_list { Target::Versions } else { Target::Nowhere }
 }
 
 /// Reads a whole body within its limits.
@@ -378,9 +382,10 @@ async fn read_body(body: Body, time_max: Duration) -> Result<Vec<u8>, Reply> {
     }
 }
 
-/// A header as text; one that is not ASCII is as good as absent.
+/// A header as text, its lines joined (RFC 9110 section 5.3); one that is not ASCII is as good as absent.
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    let lines: Option<Vec<_>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
+    lines.filter(|lines| !lines.is_empty()).map(|lines| lines.join(", "))
 }
 
 /// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays. `None` if the outcome is not UTF-8.
@@ -421,10 +426,16 @@ mod tests {
         for path in ["/", "/.json", "/.xml"] {
             assert!(matches!(target(path), Target::Versions), "{path}");
         }
-        for (path, rest) in [("/v1.1", ""), ("/v1.1/", "/"), ("/v1.1//tenants", "//tenants")] {
-            assert!(matches!(target(path), Target::V1_1(found) if found == rest), "{path}");
+        for (path, version, rest) in [
+            ("/v1.1", Version::V1_1, ""),
+            ("/v1.1/", Version::V1_1, "/"),
+            ("/v1.1//tenants", Version::V1_1, "//tenants"),
+            ("/v1.0", Version::V1_0, ""),
+            ("/v1.0/tenants", Version::V1_0, "/tenants"),
+        ] {
+            assert!(matches!(target(path), Target::V1(which, found) if (which, found) == (version, rest)), "{path}");
         }
-        for path in ["", "*", "/v1.1.json", "/v1.10", "/v1.0", "/v1.0/tenants", "/v2.0", "/foo", "//", "/./x"] {
+        for path in ["", "*", "/v1.1.json", "/v1.10", "/v1.0x", "/v1", "/v2.0", "/foo", "//", "//v1.1", "/./x"] {
             assert!(matches!(target(path), Target::Nowhere), "{path}");
         }
     }

@@ -1,31 +1,37 @@
-//! The Quantum API of the Essex release, `/v1.1` (specification sections 2 to 9).
+//! The Quantum API of the Essex release, `/v1.0` and `/v1.1` (specification sections 2 to 9).
 //!
-//! What the versions share is here: routes, negotiation, bodies, filters. What differs is a table of its own per version:
-//! [`v1_1`] holds the views, the status of a creation and the faults of v1.1; v1.0 becomes a second one beside it.
-//! A request has become text and bytes within their limits before it comes here, and any text is answered.
+//! What the versions share is here: routes ([`route`] and the rows in [`networks`] and [`ports`]), bodies, filters. What
+//! differs between them is in [`version`] and in the views beside the rows. A request has become text and bytes within
+//! their limits before it comes here, and any text is answered.
 
 mod body;
 mod filters;
-mod negotiate;
+mod networks;
+mod ports;
 mod route;
-pub mod v1_1;
+mod version;
 
+pub use version::{Dialect, Version};
+
+use crate::document::Value;
+use crate::format::Format;
 use crate::model::TEXT_BYTES_MAX;
-use crate::plugin::{Fault, Plugin, Ports};
+use crate::plugin::{Fault, Plugin};
 use crate::reply::Reply;
-use body::{BadRequest, Required};
-pub(crate) use negotiate::is_xml;
-use route::{Operation, Routed};
-
-/// What the 404 page says of a request for XML.
-pub(crate) const NO_XML: &str = "XML is not served.";
+use axum::http::StatusCode;
+use body::BadRequest;
+use route::{IDS_MAX, Row};
 
 /// What a request to this API is, apart from the version prefix.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The version whose prefix the path has.
+    pub version: Version,
+    /// How closely to follow the original.
+    pub dialect: Dialect,
     /// The method.
     pub method: String,
-    /// The path after `/v1.1`, percent-decoded.
+    /// The path after the version, percent-decoded.
     pub path: String,
     /// The query's pairs in order, decoded.
     pub query: Vec<(String, String)>,
@@ -55,81 +61,122 @@ impl<E: Into<Fault>> From<E> for Refusal {
     }
 }
 
-/// Answers a request.
-///
-/// XML comes with v1.0. Until then a request that names XML by suffix or Content-Type is for something not served and
-/// gets 404; one that merely accepts it gets JSON, as one that accepts only HTML always did.
-pub fn answer(plugin: &dyn Plugin, request: &Request) -> Reply {
-    let not_found = |detail| Reply::not_found(request.accept.as_deref(), request.method == "HEAD", detail);
-    let Some(routed) = route::parse(&request.method, &request.path) else { return not_found("") };
-    if is_xml(routed.suffix, request.content_type.as_deref()) {
-        return not_found(NO_XML);
+/// A request on its row.
+struct Call<'a> {
+    plugin: &'a dyn Plugin,
+    request: &'a Request,
+    format: Format,
+    ids: [&'a str; IDS_MAX],
+}
+
+impl<'a> Call<'a> {
+    fn tenant(&self) -> &'a str {
+        self.ids[0]
     }
-    match perform(plugin, &routed, request) {
-        Ok(reply) => reply,
-        Err(Refusal::BadRequest(bad)) => v1_1::bad_request(&bad),
-        Err(Refusal::Fault(fault)) => v1_1::fault(&fault, request.accept.as_deref()),
+
+    fn network(&self) -> &'a str {
+        self.ids[1]
+    }
+
+    fn port(&self) -> &'a str {
+        self.ids[2]
     }
 }
 
-fn perform(plugin: &dyn Plugin, routed: &Routed<'_>, request: &Request) -> Result<Reply, Refusal> {
-    let tenant = routed.tenant;
-    if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
-        return Err(BadRequest::Unusable.into());
+/// A success, apart from version and format.
+enum Answer {
+    /// 200 with a document of this root.
+    Told(&'static str, Value),
+    /// What was made, with the status that the version gives a creation.
+    Made(&'static str, Value),
+    /// 204.
+    Done,
+}
+
+/// What answers a row.
+type Handler = fn(&Call<'_>) -> Result<Answer, Refusal>;
+
+/// All rows; the first that fits answers.
+const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
+
+/// Answers a request.
+pub fn answer(plugin: &dyn Plugin, request: &Request) -> Reply {
+    let Some(found) = route::find(TABLES, &request.method, &request.path) else {
+        return Reply::not_found(request.accept.as_deref(), request.method == "HEAD", "");
+    };
+    let suffix = route::suffix(&request.path);
+    let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());
+    let call = Call { plugin, request, format, ids: found.ids };
+    let version = request.version;
+    let tenant = call.tenant();
+    let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
+        Err(BadRequest::Unusable.into())
+    } else {
+        (found.row.handler)(&call)
+    };
+    match outcome {
+        Ok(Answer::Told(root, value)) => version.tell(StatusCode::OK, root, value, format),
+        Ok(Answer::Made(root, value)) => version.tell(version.created(), root, value, format),
+        Ok(Answer::Done) => Reply::new(StatusCode::NO_CONTENT, format.media_type(), Vec::new()),
+        Err(Refusal::BadRequest(bad)) => version.bad_request(bad, format, request.dialect),
+        Err(Refusal::Fault(fault)) => version.fault(&fault, format, request.accept.as_deref()),
     }
-    Ok(match routed.operation {
-        Operation::ListNetworks(detail) => {
-            let networks = plugin.get_all_networks(tenant, &filters::networks(&request.query))?;
-            v1_1::network_list(&networks, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_own_path_in_every_spelling() {
+        for row in TABLES.iter().flat_map(|table| table.iter()) {
+            let names: Vec<_> = row.path.split('/').filter(|segment| segment.starts_with('{')).collect();
+            let path = row.path.replace('{', "").replace('}', "-1");
+            for dot in ["", ".json", ".xml", ".foo"] {
+                let path = format!("{path}{dot}");
+                let found = route::find(TABLES, row.method, &path).unwrap();
+                assert!(std::ptr::eq(found.row, row), "{} {path} goes to {}", row.method, found.row.path);
+                for (name, id) in names.iter().zip(found.ids) {
+                    assert_eq!(id, name.replace('{', "").replace('}', "-1"), "{path}");
+                }
+            }
         }
-        Operation::CreateNetwork => {
-            let name = body::network_name(&request.body)?;
-            v1_1::created_network(&plugin.create_network(tenant, name)?)
+    }
+
+    #[test]
+    fn words_that_were_rows_once_are_no_ids() {
+        for path in [
+            "/new",
+            "/new/ports",
+            "/n/edit",
+            "/n/ports/new",
+            "/n/ports/p/edit",
+            "/detail/ports",
+            "/n/ports/detail/attachment",
+            "/n/ports/new/attachment",
+            "/n/ports/p/attachment/",
+            "/n/ports/p/attachment/detail",
+            "/n/ports/p/attachment/a/b",
+        ] {
+            let path = format!("/tenants/t/networks{path}");
+            assert!(route::find(TABLES, "GET", &path).is_none(), "{path}");
         }
-        Operation::ShowNetwork(network, detail) => {
-            let ports = if detail { Ports::Listed } else { Ports::Omitted };
-            v1_1::network(&plugin.get_network_details(tenant, network, ports)?)
+        for (method, path) in [
+            ("PUT", ""),
+            ("DELETE", ""),
+            ("POST", "/n"),
+            ("PATCH", "/n"),
+            ("HEAD", ""),
+            ("OPTIONS", ""),
+            ("PUT", "/detail"),
+            ("DELETE", "/detail"),
+            ("PUT", "/n/detail"),
+            ("PUT", "/n/ports/detail"),
+            ("DELETE", "/n/ports/new"),
+            ("POST", "/n/ports/p/attachment"),
+        ] {
+            let path = format!("/tenants/t/networks{path}");
+            assert!(route::find(TABLES, method, &path).is_none(), "{method} {path}");
         }
-        Operation::UpdateNetwork(network) => {
-            let name = body::network_name(&request.body)?;
-            plugin.update_network(tenant, network, name)?;
-            Reply::no_content()
-        }
-        Operation::DeleteNetwork(network) => {
-            plugin.delete_network(tenant, network)?;
-            Reply::no_content()
-        }
-        Operation::ListPorts(network, detail) => {
-            let ports = plugin.get_all_ports(tenant, network, &filters::ports(&request.query))?;
-            v1_1::port_list(&ports, detail)
-        }
-        Operation::CreatePort(network) => {
-            let state = body::port_state(&request.body, Required::No)?;
-            v1_1::created_port(&plugin.create_port(tenant, network, &state)?)
-        }
-        Operation::ShowPort(network, port, detail) => {
-            v1_1::port(&plugin.get_port_details(tenant, network, port)?, detail)
-        }
-        Operation::UpdatePort(network, port) => {
-            let state = body::port_state(&request.body, Required::Yes)?;
-            plugin.update_port(tenant, network, port, &state)?;
-            Reply::no_content()
-        }
-        Operation::DeletePort(network, port) => {
-            plugin.delete_port(tenant, network, port)?;
-            Reply::no_content()
-        }
-        Operation::GetAttachment(network, port) => {
-            v1_1::attachment(plugin.get_port_details(tenant, network, port)?.attachment.as_deref())
-        }
-        Operation::Plug(network, port) => {
-            let attachment = body::attachment_id(&request.body)?;
-            plugin.plug_interface(tenant, network, port, &attachment)?;
-            Reply::no_content()
-        }
-        Operation::Unplug(network, port) => {
-            plugin.unplug_interface(tenant, network, port)?;
-            Reply::no_content()
-        }
-    })
+    }
 }

@@ -1,38 +1,29 @@
-//! The version list at `/` (specification section 1). It lists what is served and nothing else. Pure.
+//! The version list at `/` (specification section 1). Pure.
 
+use crate::document::{Document, Value};
+use crate::format::Format;
 use crate::reply::Reply;
+use crate::v1::Version;
 use axum::http::{StatusCode, uri::Authority};
-use serde::Serialize;
 
-/// The versions served, with the status the original gives them.
-const SERVED: [(&str, &str); 1] = [("v1.1", "PROPOSED")];
-
-#[derive(Serialize)]
-struct Body {
-    versions: Vec<VersionView>,
-}
-
-#[derive(Serialize)]
-struct VersionView {
-    status: &'static str,
-    id: &'static str,
-    links: [LinkView; 1],
-}
-
-#[derive(Serialize)]
-struct LinkView {
-    href: String,
-    rel: &'static str,
-}
-
-/// The list, with links by the host the request called.
-pub fn list(host: &Authority) -> Reply {
+/// The list, with links by the host the request called. In XML it has no namespace, but names its charset.
+pub fn list(host: &Authority, format: Format) -> Reply {
     let host = host.as_str();
     let host = host.strip_suffix(":80").unwrap_or(host);
-    let view = |(id, status)| VersionView {
-        status,
-        id,
-        links: [LinkView { href: format!("http://{host}/{id}"), rel: "self" }],
+    let view = |version: Version| {
+        let href = format!("http://{host}/{}", version.id());
+        let link = vec![("href", Value::Attribute(href.into())), ("rel", Value::Word("self"))];
+        vec![
+            ("status", Value::Word(version.status())),
+            ("id", Value::Word(version.id())),
+            ("links", Value::List { item: "link", objects: vec![link] }),
+        ]
     };
-    Reply::json(StatusCode::OK, &Body { versions: SERVED.map(view).into() })
+    let value = Value::List { item: "version", objects: Version::ALL.map(view).into() };
+    let document = Document { root: "versions", namespace: None, value };
+    let content_type = match format {
+        Format::Json => format.media_type(),
+        Format::Xml => "application/xml; charset=UTF-8",
+    };
+    Reply::new(StatusCode::OK, content_type, document.write(format))
 }

@@ -1,22 +1,30 @@
 //! What a request's body says (specification sections 5, 6.3 and 9; contract: API input). Pure.
 //!
-//! Attributes nobody knows are ignored, because Nova sends them. Texts are checked here, once: after this they are
-//! strings without NUL of at most [`TEXT_BYTES_MAX`] bytes.
+//! JSON and XML become the same object, so everything after the parser is said once. Attributes nobody knows are
+//! ignored, because Nova sends them. Texts are checked here, once: after this they are strings without NUL of at most
+//! [`TEXT_BYTES_MAX`] bytes.
 
+use super::Call;
+use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
+use crate::xml;
 use serde_json::{Map, Value};
 
 /// The state of a port whose creator or updater names none.
 const STATE_DEFAULT: &str = "DOWN";
-/// A key beside the resource that names what the path names; the original cannot take it.
-const TENANT_KEY: &str = "tenant_id";
+/// A key beside a resource that says what the path says; the original cannot take it.
+const CLASHES: [&str; 1] = ["tenant_id"];
+/// The same beside a new network.
+const NETWORK_CLASHES: [&str; 2] = ["tenant_id", "net_name"];
+/// The same beside a new port.
+const PORT_CLASHES: [&str; 3] = ["tenant_id", "net_id", "port_state"];
 
 /// Why a request's text is refused with 400.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BadRequest {
-    /// No body where one is required, no object, one that names a tenant of its own; or a path with a bad tenant.
+    /// No body where one is required, no object, one that says what the path says; or a path with a bad tenant.
     Unusable,
-    /// Not JSON.
+    /// Neither JSON nor XML, whichever it should be.
     Malformed,
     /// The object has no such resource, or it is no object.
     NoResource(&'static str),
@@ -30,55 +38,91 @@ pub(super) enum BadRequest {
     HasNul(&'static str),
 }
 
-/// Whether a request must have a body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Required {
-    Yes,
-    No,
+type Object = Map<String, Value>;
+
+/// The name of a network to be made; the empty one is none.
+pub(super) fn new_network(call: &Call<'_>) -> Result<Option<Text>, BadRequest> {
+    let body = parse(call)?;
+    let name = name(resource(&body, "network")?)?;
+    refuse_keys(&body, &NETWORK_CLASHES)?;
+    Ok(name)
 }
 
-/// The name in a network's body; the empty one is none.
-pub(super) fn network_name(body: &[u8]) -> Result<Option<Text>, BadRequest> {
-    let body = parse(body)?;
-    let name = text(resource(&body, "network")?, "name")?.ok_or(BadRequest::NotSpecified("name"))?;
-    Ok((!name.is_empty()).then(|| name.into()))
+/// The new name of a network; the empty one is none.
+pub(super) fn network_update(call: &Call<'_>) -> Result<Option<Text>, BadRequest> {
+    let body = parse(call)?;
+    let name = name(resource(&body, "network")?)?;
+    refuse_keys(&body, &CLASHES)?;
+    Ok(name)
 }
 
-/// The state in a port's body; absent, null and empty are DOWN.
-pub(super) fn port_state(body: &[u8], required: Required) -> Result<Text, BadRequest> {
-    if body.is_empty() && required == Required::No {
+/// The state of a port to be made; without a body DOWN.
+pub(super) fn new_port(call: &Call<'_>) -> Result<Text, BadRequest> {
+    if call.request.body.is_empty() {
         return Ok(STATE_DEFAULT.into());
     }
-    let body = parse(body)?;
-    let state = text(resource(&body, "port")?, "state")?.filter(|state| !state.is_empty());
-    Ok(state.unwrap_or(STATE_DEFAULT).into())
+    let body = parse(call)?;
+    let state = state(resource(&body, "port")?)?;
+    refuse_keys(&body, &PORT_CLASHES)?;
+    Ok(state)
+}
+
+/// The new state of a port.
+pub(super) fn port_update(call: &Call<'_>) -> Result<Text, BadRequest> {
+    let body = parse(call)?;
+    let state = state(resource(&body, "port")?)?;
+    refuse_keys(&body, &CLASHES)?;
+    Ok(state)
 }
 
 /// The id in an attachment's body.
-pub(super) fn attachment_id(body: &[u8]) -> Result<Text, BadRequest> {
-    let body = parse(body)?;
+pub(super) fn attachment_id(call: &Call<'_>) -> Result<Text, BadRequest> {
+    let body = parse(call)?;
     let id = text(resource(&body, "attachment")?, "id")?.filter(|id| !id.is_empty());
-    id.map(Text::from).ok_or(BadRequest::NotSpecified("id"))
+    let id = id.map(Text::from).ok_or(BadRequest::NotSpecified("id"))?;
+    refuse_keys(&body, &CLASHES)?;
+    Ok(id)
 }
 
-fn parse(body: &[u8]) -> Result<Map<String, Value>, BadRequest> {
+fn name(network: &Object) -> Result<Option<Text>, BadRequest> {
+    let name = text(network, "name")?.ok_or(BadRequest::NotSpecified("name"))?;
+    Ok((!name.is_empty()).then(|| name.into()))
+}
+
+/// Absent, null and empty are DOWN.
+fn state(port: &Object) -> Result<Text, BadRequest> {
+    let state = text(port, "state")?.filter(|state| !state.is_empty());
+    Ok(state.unwrap_or(STATE_DEFAULT).into())
+}
+
+fn parse(call: &Call<'_>) -> Result<Object, BadRequest> {
+    let body = &call.request.body;
     if body.is_empty() {
         return Err(BadRequest::Unusable);
     }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) if !object.contains_key(TENANT_KEY) => Ok(object),
-        Ok(_) => Err(BadRequest::Unusable),
-        Err(_) => Err(BadRequest::Malformed),
+    let value = match call.format {
+        Format::Json => serde_json::from_slice(body).map_err(|_| BadRequest::Malformed)?,
+        Format::Xml => {
+            Value::Object(xml::read(body).map(|root| [root].into_iter().collect()).ok_or(BadRequest::Malformed)?)
+        }
+    };
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(BadRequest::Unusable),
     }
 }
 
-fn resource<'a>(body: &'a Map<String, Value>, name: &'static str) -> Result<&'a Map<String, Value>, BadRequest> {
+fn refuse_keys(object: &Object, keys: &[&str]) -> Result<(), BadRequest> {
+    if keys.iter().any(|key| object.contains_key(*key)) { Err(BadRequest::Unusable) } else { Ok(()) }
+}
+
+fn resource<'a>(body: &'a Object, name: &'static str) -> Result<&'a Object, BadRequest> {
     body.get(name).and_then(Value::as_object).ok_or(BadRequest::NoResource(name))
 }
 
 /// The text of an attribute; absent and null are `None`. Numbers and booleans are refused, not turned into text
 /// (contract: API input); the original did the latter.
-fn text<'a>(resource: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, BadRequest> {
+fn text<'a>(resource: &'a Object, name: &'static str) -> Result<Option<&'a str>, BadRequest> {
     match resource.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() > TEXT_BYTES_MAX => Err(BadRequest::TooLong(name)),

@@ -14,34 +14,39 @@ use std::sync::atomic::Ordering;
 const NETWORKS: &str = "/v1.1/tenants/red/networks";
 
 #[test]
-fn a_body_is_json_unless_suffix_or_content_type_name_xml() {
+fn suffix_then_content_type_then_accept_choose_the_format_of_body_and_answer() {
     let server = Server::start(Driver::Fake);
-    let body = Some(r#"{"network": {"name": "n"}}"#);
-    let rows: &[(&str, &[&str], u16)] = &[
-        ("", &["Content-Type: application/json"], 202),
-        ("", &["Content-Type: application/json; charset=utf-8"], 202),
-        ("", &["Content-Type: application/x-www-form-urlencoded"], 202),
-        ("", &["Content-Type: text/plain"], 202),
-        ("", &["Content-Type: text/xml"], 202),
-        ("", &[], 202),
-        ("", &["Accept: application/xml"], 202),
-        ("", &["Accept: text/html"], 202),
-        (".json", &["Content-Type: application/xml", "Accept: application/xml"], 202),
-        (".foo", &["Content-Type: application/json"], 202),
-        (".XML", &[], 202),
-        ("", &["Content-Type: application/xml"], 404),
-        ("", &["Content-Type: application/xml; charset=UTF-8", "Accept: application/json"], 404),
-        (".xml", &["Content-Type: application/json"], 404),
+    let (json, xml) = (r#"{"network": {"name": "n"}}"#, r#"<network name="n"/>"#);
+    let rows: &[(&str, &[&str], bool)] = &[
+        ("", &["Content-Type: application/json"], false),
+        ("", &["Content-Type: application/json; charset=utf-8", "Accept: application/xml"], false),
+        ("", &["Content-Type: application/x-www-form-urlencoded"], false),
+        ("", &["Content-Type: text/xml"], false),
+        ("", &[], false),
+        ("", &["Accept: text/html"], false),
+        ("", &["Accept: application/xml"], true),
+        ("", &["Accept: application/json;q=0.4, application/xml;q=0.9"], true),
+        ("", &["Accept: application/json;q=0.4", "Accept: application/xml;q=0.9"], true),
+        ("", &["Content-Type: text/plain", "Accept: application/xml"], true),
+        ("", &["Content-Type: application/xml; charset=UTF-8", "Accept: application/json"], true),
+        (".json", &["Content-Type: application/xml", "Accept: application/xml"], false),
+        (".xml", &["Content-Type: application/json"], true),
+        (".foo", &["Content-Type: application/json"], false),
+        (".XML", &[], false),
     ];
-    for (suffix, headers, status) in rows {
-        let answer = server.ask_with("POST", &format!("{NETWORKS}{suffix}"), headers, body);
-        assert_eq!(answer.status, *status, "{suffix} {headers:?}: {answer:?}");
-        if *status == 202 {
-            assert_eq!(answer.header("content-type"), Some("application/json"), "{suffix} {headers:?}");
-        }
+    for (suffix, headers, is_xml) in rows {
+        let (right, wrong) = if *is_xml { (xml, json) } else { (json, xml) };
+        let path = format!("{NETWORKS}{suffix}");
+        let media_type = if *is_xml { "application/xml" } else { "application/json" };
+        let answer = server.ask_with("POST", &path, headers, Some(right));
+        assert_eq!(answer.status, 202, "{suffix} {headers:?}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some(media_type), "{suffix} {headers:?}");
+        let answer = server.ask_with("POST", &path, headers, Some(wrong));
+        assert_eq!(answer.status, 400, "{suffix} {headers:?}: {answer:?}");
+        let content_type = answer.header("content-type").unwrap();
+        assert!(content_type.starts_with(media_type), "{suffix} {headers:?}: {content_type}");
     }
-    let made = rows.iter().filter(|row| row.2 == 202).count();
-    assert_eq!(server.ask("GET", NETWORKS, None).json()["networks"].as_array().unwrap().len(), made);
+    assert_eq!(server.ask("GET", NETWORKS, None).json()["networks"].as_array().unwrap().len(), rows.len());
 }
 
 #[test]
@@ -79,18 +84,71 @@ fn json_looks_as_the_original_wrote_it() {
 }
 
 #[test]
+fn xml_looks_as_the_original_wrote_it() {
+    let server = Server::start(Driver::Fake);
+    let id = server.make(NETWORKS, r#"{"network": {"name": "a <b> & \"c\" é"}}"#);
+    let item = format!("{NETWORKS}/{id}");
+    let port = server.make(&format!("{item}/ports"), r#"{"port": {"state": "ACTIVE"}}"#);
+    let attachment = format!("{item}/ports/{port}/attachment.xml");
+    let plug = r#"<?xml version="1.0" ?><attachment><id>vif</id></attachment>"#;
+    assert_eq!(server.ask("PUT", &attachment, Some(plug)).status, 204);
+    let missing = "ffffffff-0000-0000-0000-000000000000";
+    for (path, wanted) in [
+        (
+            format!("{item}/detail.xml"),
+            r#"<network id="ID" name="a &lt;b&gt; &amp; &quot;c&quot; é" op-status="UP" xmlns="http://openstack.org/quantum/api/v1.1"><ports><port id="PORT" op-status="UP" state="ACTIVE"><attachment id="vif"/></port></ports></network>"#,
+        ),
+        (
+            format!("{}/detail.xml", item.replace("v1.1", "v1.0")),
+            r#"<network id="ID" name="a &lt;b&gt; &amp; &quot;c&quot; é" xmlns="http://openstack.org/quantum/api/v1.0"><ports><port id="PORT" state="ACTIVE"><attachment id="vif"/></port></ports></network>"#,
+        ),
+        (
+            format!("{NETWORKS}.xml"),
+            r#"<networks xmlns="http://openstack.org/quantum/api/v1.1"><network id="ID"/></networks>"#,
+        ),
+        (format!("{NETWORKS}.xml?name=no"), r#"<networks xmlns="http://openstack.org/quantum/api/v1.1"/>"#),
+        (attachment, r#"<attachment xmlns="http://openstack.org/quantum/api/v1.1"><id>vif</id></attachment>"#),
+        (
+            format!("{NETWORKS}/{missing}.xml"),
+            r#"<QuantumError xmlns="http://openstack.org/quantum/api/v1.1"><message>Unable to find a network with the specified identifier.</message><type>NetworkNotFound</type><detail>Network MISSING could not be found</detail></QuantumError>"#,
+        ),
+        (
+            format!("/v1.0/tenants/red/networks/{missing}.xml"),
+            r#"<networkNotFound code="420" xmlns="http://openstack.org/quantum/api/v1.0"><message>Unable to find a network with the specified identifier.</message><detail>Network MISSING could not be found</detail></networkNotFound>"#,
+        ),
+    ] {
+        let wanted = wanted.replace("ID", &id).replace("PORT", &port).replace("MISSING", missing);
+        assert_eq!(server.ask("GET", &path, None).body, wanted, "{path}");
+    }
+}
+
+#[test]
 fn the_root_lists_the_versions_served_by_the_name_it_was_called() {
     let server = Server::start(Driver::Fake);
     for (method, path, host, link) in [
-        ("GET", "/", "localhost:9696", "http://localhost:9696/v1.1"),
-        ("GET", "/.json", "127.0.0.1:80", "http://127.0.0.1/v1.1"),
-        ("POST", "/", "localhost", "http://localhost/v1.1"),
+        ("GET", "/", "localhost:9696", "http://localhost:9696/"),
+        ("GET", "/.json", "127.0.0.1:80", "http://127.0.0.1/"),
+        ("POST", "/", "localhost", "http://localhost/"),
     ] {
         let headers = [&format!("Host: {host}"), "X-Forwarded-Host: evil.example"];
         let answer = server.ask_with(method, path, &headers, None);
-        let wanted =
-            json!({"versions": [{"id": "v1.1", "status": "PROPOSED", "links": [{"rel": "self", "href": link}]}]});
+        let wanted = json!({"versions": [
+            {"id": "v1.0", "status": "CURRENT", "links": [{"rel": "self", "href": format!("{link}v1.0")}]},
+            {"id": "v1.1", "status": "PROPOSED", "links": [{"rel": "self", "href": format!("{link}v1.1")}]},
+        ]});
         assert_eq!(answer.json(), wanted);
+    }
+    let xml = concat!(
+        r#"<versions><version id="v1.0" status="CURRENT"><links><link href="http://h.localhost/v1.0" rel="self"/></links>"#,
+        r#"</version><version id="v1.1" status="PROPOSED"><links><link href="http://h.localhost/v1.1" rel="self"/></links>"#,
+        "</version></versions>"
+    )
+    .replace("h.localhost", "localhost:9");
+    for (path, header) in [("/.xml", "X: y"), ("/", "Accept: application/xml"), ("/", "Content-Type: application/xml")]
+    {
+        let answer = server.ask_with("GET", path, &["Host: localhost:9", header], None);
+        assert_eq!(answer.body, xml, "{path} {header}");
+        assert_eq!(answer.header("content-type"), Some("application/xml; charset=UTF-8"));
     }
 }
 

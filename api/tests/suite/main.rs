@@ -14,3 +14,4 @@ mod identity;
 mod limits;
 mod oracle;
 mod rig;
+mod tree;

@@ -73,6 +73,40 @@ pub(crate) enum Driver {
 
 pub(crate) const DRIVERS: [Driver; 2] = [Driver::Fake, Driver::Native];
 
+/// A version of the API, as a client knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Version {
+    V1_0,
+    V1_1,
+}
+
+impl Version {
+    pub(crate) const ALL: [Version; 2] = [Version::V1_0, Version::V1_1];
+
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Version::V1_0 => "/v1.0",
+            Version::V1_1 => "/v1.1",
+        }
+    }
+}
+
+/// A format, as a client knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    Json,
+    Xml,
+}
+
+impl Format {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Xml => "xml",
+        }
+    }
+}
+
 /// A running server; stops when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -142,6 +176,12 @@ impl Server {
     /// A request by the usual client.
     pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
         self.ask_with(method, path, &["Accept: application/json"], body)
+    }
+
+    /// A request that says everywhere which format it is in.
+    pub(crate) fn ask_in(&self, format: Format, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let media_type = format!("application/{}", format.name());
+        self.ask_with(method, path, &[&format!("Accept: {media_type}"), &format!("Content-Type: {media_type}")], body)
     }
 
     pub(crate) fn ask_with(&self, method: &str, path: &str, headers: &[&str], body: Option<&str>) -> Answer {
