@@ -1,8 +1,9 @@
-//! The contract of a Quantum plugin: twelve methods, typed (specification section 12).
+//! The contract of a Quantum plugin: twelve methods, typed (specification section 12). `api/PLUGINS.md` leads through
+//! writing one.
 //!
 //! What makes it hard is the world behind a plugin: a switch in this process is done when the call returns, a controller
 //! at the other end of a wire may be slow, fail half way, forget, or come back with things nobody asked for. Tenants are
-//! to notice that in *op-status* alone. So these are the rules:
+//! to notice that in *op-status* alone. So these are the rules, and the module `conformance` (feature `testing`) checks them:
 //!
 //! * **Order of a write**: check, record durably, answer. Either it is in force when the call returns, or the plugin says
 //!   PROVISIONING of the thing until its backend confirms it. Later reads show what was written at once, either way.
@@ -14,8 +15,11 @@
 //!   interface is on at most one port of the whole service. Which of several faults wins is the plugin's matter.
 //! * **Threads**: any number of calls at a time, from threads that may block.
 //!
-//! Bounds on texts are checked by the API before.
+//! Bounds on texts are checked by the API before. A plugin for a device elsewhere need not write any of this down again:
+//! [`crate::plugins::remote`] has it, and asks two methods of a device.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod errors;
 mod filter;
 

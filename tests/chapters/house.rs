@@ -174,6 +174,7 @@ fn raw_text_len(bytes: &[u8]) -> Option<usize> {
 /// Whether a whole file is test code.
 fn is_test_file(path: &str) -> bool {
     path.split('/').any(|part| part == "tests" || part == "benches" || part == "fuzz")
+        || path.starts_with("api/src/plugin/conformance")
         || ["tests.rs", "testing.rs", "port_contract.rs", "fuzzing.rs", "model.loom.rs"]
             .iter()
             .any(|name| path.ends_with(&format!("/{name}")))

@@ -4,10 +4,10 @@
 //! (specification section 5). Unlike it, unplugging stores null, so that `has-attachment` is true to the state
 //! (section 19). Op-status is asked of the host on every read and never stored.
 
-use super::recorded::{Backing, Recorded, check_vacant, port_on};
+use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::host::{Host, Scope};
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, OpStatus};
-use crate::plugin::{AlreadyAttached, PlugInterfaceError};
+use crate::plugin::PlugInterfaceError;
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 
@@ -60,17 +60,6 @@ impl Backing for NativeBacking {
         port: &str,
         attachment: &str,
     ) -> Result<&'a LogicalPort, PlugInterfaceError> {
-        let port = port_on(model, network, port)?;
-        check_vacant(port)?;
-        match model.port_by_attachment(attachment) {
-            None => Ok(port),
-            Some(holder) => Err(AlreadyAttached {
-                attachment: attachment.into(),
-                port: port.id.clone(),
-                network: network.id.clone(),
-                holder: holder.id.clone(),
-            }
-            .into()),
-        }
+        check_plug_vacant_first(model, network, port, attachment)
     }
 }

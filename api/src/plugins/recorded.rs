@@ -10,10 +10,10 @@ mod writes;
 use crate::host::Scope;
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
 use crate::plugin::{
-    CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError, GetAllPortsError,
-    GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound, PlugInterfaceError,
-    Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid, UnplugInterfaceError,
-    UpdateNetworkError, UpdatePortError,
+    AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
+    GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
+    PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid,
+    UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::store::StoreError;
 use std::sync::Arc;
@@ -39,6 +39,11 @@ pub trait Backing: Send + Sync {
     /// Whether the data plane carries a port.
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus;
 
+    /// Whether the data plane carries a network.
+    fn network_op_status(&self, _network: &Network) -> OpStatus {
+        OpStatus::Up
+    }
+
     /// Whether `attachment` may be plugged; the network is the tenant's. Returns the port.
     ///
     /// # Errors
@@ -61,6 +66,11 @@ impl<B: Backing> Recorded<B> {
     /// A plugin that starts with this model. Nothing is put in force yet.
     pub(super) fn over(backing: B, model: Model) -> Recorded<B> {
         Recorded { writes: Writes::new(backing, model) }
+    }
+
+    /// What is different in this plugin.
+    pub(super) fn backing(&self) -> &B {
+        &self.writes.backing
     }
 
     /// The state as it is now; it does not change under the caller.
@@ -88,7 +98,7 @@ impl<B: Backing> Recorded<B> {
         NetworkDetails {
             id: network.id.clone(),
             name: network.name.clone(),
-            op_status: OpStatus::Up,
+            op_status: self.writes.backing.network_op_status(network),
             ports: (ports == Ports::Listed).then(tell),
         }
     }
@@ -245,6 +255,28 @@ pub(super) fn check_vacant(port: &LogicalPort) -> Result<(), PortInUse> {
         Some(attachment) => {
             Err(PortInUse { port: port.id.clone(), network: port.network.clone(), attachment: attachment.clone() })
         }
+    }
+}
+
+/// Whether `attachment` may be plugged, in the order of the original openvswitch plugin: a full port is told before an
+/// attachment used elsewhere (specification section 5).
+pub(super) fn check_plug_vacant_first<'a>(
+    model: &'a Model,
+    network: &Network,
+    port: &str,
+    attachment: &str,
+) -> Result<&'a LogicalPort, PlugInterfaceError> {
+    let port = port_on(model, network, port)?;
+    check_vacant(port)?;
+    match model.port_by_attachment(attachment) {
+        None => Ok(port),
+        Some(holder) => Err(AlreadyAttached {
+            attachment: attachment.into(),
+            port: port.id.clone(),
+            network: network.id.clone(),
+            holder: holder.id.clone(),
+        }
+        .into()),
     }
 }
 

@@ -7,11 +7,14 @@
 mod backend;
 mod behaviour;
 mod concurrency;
+mod conformance;
 mod crash;
 mod golden;
 mod hostile;
 mod identity;
 mod limits;
 mod oracle;
+mod remote;
 mod rig;
 mod tree;
+mod unreliable;
