@@ -14,6 +14,8 @@ mod backoff;
 pub mod chain;
 #[cfg(feature = "driver")]
 pub mod driver;
+#[cfg(all(any(test, fuzzing), feature = "driver"))]
+pub mod fuzzing;
 pub mod inflight;
 mod listen;
 pub mod memory;

@@ -382,5 +382,20 @@ fn nth_set_bit(mask: u32, n: u32) -> Option<u32> {
     (0..u32::BITS).filter(|bit| mask & 1 << bit != 0).nth(nth as usize)
 }
 
+/// What a call may read at most of a receiver's descriptors, for frames of so many bytes in all, their headers included.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn reads_max(frames: usize, len: usize) -> u64 {
+    // What each frame may cost, the spare ones, and how far the last chain can exceed that.
+    (frames * crate::chain::CHAIN_MAX + len / BYTES_PER_READ) as u64 + SPARE_READS + u64::from(WIDTH_MAX)
+}
+
+#[cfg(any(test, fuzzing))]
+impl<L: Layout> RingSet<L> {
+    /// Descriptors of a ring that were ever read on the long way.
+    pub(crate) fn reads(&self, ring: usize) -> u64 {
+        self.ring(ring).map_or(0, |queue| queue.lock().chain.reads())
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -26,12 +26,6 @@ const QUEUE: QueueIndex = QueueIndex(0);
 /// The flag of a packed descriptor that is available on the first lap.
 const AVAILABLE_NOW: u16 = 1 << 7;
 
-/// What a call may cost at most, for frames of `len` bytes in all.
-fn reads_max(frames: usize, len: usize) -> u64 {
-    // What each frame may cost, the spare ones, and how far the last chain can exceed that.
-    (frames * CHAIN_MAX + len / BYTES_PER_READ) as u64 + SPARE_READS + u64::from(WIDTH_MAX)
-}
-
 /// A guest with one ring, and its memory.
 struct Scene<L: Layout> {
     set: RingSet<L>,
@@ -73,7 +67,7 @@ impl<L: Layout> Scene<L> {
     }
 
     fn reads(&self) -> u64 {
-        self.set.ring(self.ring).unwrap().lock().chain.reads()
+        self.set.reads(self.ring)
     }
 
     fn is_broken(&self) -> bool {
