@@ -47,8 +47,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How many and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections served at a time; more wait in the listener's queue. Below tokio's 512 blocking threads, so that a
-    /// read never waits for a thread that waits for a disk.
+    /// Connections served at a time; more wait in the listener's queue, behind clients who keep theirs. The runtime is to
+    /// have as many blocking threads, so that a read never waits for a thread that waits for a disk.
     pub connections: usize,
     /// For a request's head, and for the next request on a kept connection.
     pub head_time: Duration,
@@ -63,7 +63,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections: 256,
+            connections: 1024,
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(20),
