@@ -25,6 +25,7 @@ use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{Limits, ServerConfig, serve};
 use api::store::Store;
+use api::v1::Dialect;
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -156,6 +157,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
         identity: api::identity::Mode::NoAuth,
+        dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();
