@@ -9,6 +9,9 @@
 //! therefore bound how many run and wait at a time, and remember tokens, good and bad, only by a keyed hash.
 
 mod hosts;
+mod remembered;
+pub mod tokens;
+pub mod wall;
 
 pub use hosts::{Hosts, Refused};
 

@@ -22,4 +22,5 @@ pub mod shared;
 pub mod store;
 pub mod v1;
 pub mod versions;
+pub mod watched;
 pub mod xml;

@@ -5,9 +5,11 @@
 //! are answered as if nothing were there (`guard.rs`).
 
 use crate::identity::Identity;
+use crate::watched::{FileError, Rights, Watched};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::path::Path;
+use std::sync::Arc;
 
 /// The defaults: `policy/default.toml`, which is also the file to copy and change.
 pub const DEFAULT: &str = include_str!("policy/default.toml");
@@ -107,19 +109,35 @@ fn parse_rules(text: &str) -> Result<BTreeMap<Action, Vec<String>>, String> {
     Ok(rules)
 }
 
-/// The policy in force, replaced whole when its file changes.
-#[derive(Default, Debug)]
-pub struct LivePolicy(RwLock<Arc<Policy>>);
+/// The policy in force: as compiled in, or of a file, replaced whole when that changes.
+pub enum LivePolicy {
+    /// This one.
+    Fixed(Arc<Policy>),
+    /// That of a file.
+    File(Watched<Policy>),
+}
+
+impl Default for LivePolicy {
+    fn default() -> LivePolicy {
+        LivePolicy::Fixed(Arc::default())
+    }
+}
 
 impl LivePolicy {
-    /// Starts with this one.
-    pub fn new(policy: Policy) -> LivePolicy {
-        LivePolicy(RwLock::new(Arc::new(policy)))
+    /// The policy of this file.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open(path: &Path) -> Result<LivePolicy, FileError> {
+        Ok(LivePolicy::File(Watched::open(path, Rights::Any, Box::new(Policy::parse))?))
     }
 
     /// The policy now.
     pub fn now(&self) -> Arc<Policy> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        match self {
+            LivePolicy::Fixed(policy) => policy.clone(),
+            LivePolicy::File(file) => file.now(),
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Verifier for Scripted {
 }
 
 fn server_under(policy: &str) -> Server {
-    let policy = Arc::new(LivePolicy::new(Policy::parse(policy).unwrap()));
+    let policy = Arc::new(LivePolicy::Fixed(Arc::new(Policy::parse(policy).unwrap())));
     let identity = Mode::Tokens { verifier: Arc::new(Scripted), policy };
     let config = ServerConfig { identity, ..ServerConfig::default() };
     Server::over(Arc::new(FakePlugin::new()), config, Scratch::new())

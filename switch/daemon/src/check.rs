@@ -5,7 +5,7 @@
 //! be found out is a warning that says so.
 
 use crate::cli::CheckArgs;
-use crate::settings::{Settings, Workers};
+use crate::settings::{IdentityMode, Settings, Workers};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use std::fs;
@@ -105,6 +105,7 @@ fn findings(settings: &Settings) -> Vec<Finding> {
         directory("run_dir", &settings.run_dir, 0o750),
         directory("vhost.dir", &settings.vhost.dir, 0o750),
         aio(),
+        identity(settings),
     ]
 }
 
@@ -311,6 +312,24 @@ fn aio() -> Finding {
         ),
         (Some(used), Some(max)) => Finding::ok(NAME, format!("{used} of {max} in use; the switch needs none")),
         _ => Finding::ok(NAME, "not told by this kernel; the switch needs none"),
+    }
+}
+
+/// Whether the files by which the API's clients are known can be used.
+fn identity(settings: &Settings) -> Finding {
+    const NAME: &str = "identity";
+    match (crate::identity::mode(settings), settings.identity.mode) {
+        (Err(error), _) => Finding::fail(
+            NAME,
+            error.to_string(),
+            "qvs token TENANT makes the file of tokens; chmod 0600 and chown it to the switch's user",
+        ),
+        (Ok(_), IdentityMode::Noauth) => {
+            Finding::ok(NAME, "none: whoever reaches the API may do everything, so it listens on loopback")
+        }
+        (Ok(_), IdentityMode::Tokens) => {
+            Finding::ok(NAME, format!("by the tokens in {}", settings.identity.tokens.display()))
+        }
     }
 }
 

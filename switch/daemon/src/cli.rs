@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Capture(CaptureArgs),
     /// Move queues between workers, so that each has its share of the load
     Rebalance(RebalanceArgs),
+    /// Make a token for a tenant of the API, for a site without Keystone (identity.mode = "tokens")
+    Token(TokenArgs),
     /// Check whether this host can run the switch, with the remedy for what is missing
     Check(CheckArgs),
 }
@@ -308,6 +310,35 @@ pub(crate) struct RebalanceArgs {
     pub(crate) daemon: Daemon,
 }
 
+/// `qvs token`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The token is printed once and kept nowhere: the file identity.tokens gets its Argon2id hash, with the tenant and the roles. \
+The file is made if it is not there, mode 0600. A running daemon takes it up within a second. To revoke a token take its \
+[[token]] entry out of the file; its id is the token's second part.
+
+What a role may do is told by the policy: by default `reader` may see, `member` may change what is its tenant's, `admin` \
+may use every tenant's URLs.
+
+Example: curl -H \"X-Auth-Token: $(qvs token acme)\" 127.0.0.1:9696/v1.1/tenants/acme/networks")]
+pub(crate) struct TokenArgs {
+    /// The tenant: the T of its URLs, /v1.1/tenants/T
+    #[arg(value_name = "T")]
+    pub(crate) tenant: String,
+    /// Whom the audit log names [default: the tenant]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// A role; may be repeated
+    #[arg(long, value_name = "ROLE", default_value = "member")]
+    pub(crate) role: Vec<String>,
+    /// End after this many days [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: Option<u32>,
+    /// Settings file that names the file of tokens [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
 /// `qvs check`
 #[derive(Args, Debug)]
 #[command(
@@ -361,6 +392,8 @@ mod tests {
             "capture vm1 --counters -w x",
             "capture vm1 --lines -w x",
             "run --log xml",
+            "token",
+            "token acme --days 0",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -13,6 +13,7 @@ mod client;
 mod control;
 mod demo;
 mod devices;
+mod identity;
 mod load;
 mod logs;
 mod metrics;
@@ -26,6 +27,7 @@ mod run;
 mod service;
 mod settings;
 mod show;
+mod token;
 mod view;
 
 use clap::Parser;
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Show(args) => show(&args),
         Command::Trace(args) => trace(args),
         Command::Rebalance(args) => rebalance(&args),
+        Command::Token(args) => token::token(&args),
         Command::Capture(args) => capture::capture(args),
         Command::Check(args) => match check::check(&args) {
             Ok((text, true)) => Ok(text),

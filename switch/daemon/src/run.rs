@@ -11,6 +11,7 @@ use crate::capture::serve::Captures;
 use crate::cli::RunArgs;
 use crate::control::{Control, DeviceRules, Tenants};
 use crate::devices::Supervisor;
+use crate::identity;
 use crate::load::Load;
 use crate::logs;
 use crate::notify::notify;
@@ -25,7 +26,6 @@ use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{Limits, ServerConfig, serve};
 use api::store::Store;
-use api::v1::Dialect;
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -47,8 +47,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
 /// Threads of the API's runtime; calls that block run on others.
 const API_THREADS: usize = 2;
-/// Threads for calls that block, beyond one for each connection. They come as they are needed and go when idle.
-const API_THREADS_SPARE: usize = 64;
 /// Connections for metrics over TCP served at once.
 const SCRAPES_MAX: usize = 8;
 /// How long one read or write of a scrape may take.
@@ -100,7 +98,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     // First of all that takes time: from here on a signal ends the daemon in good order, with status 0.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(API_THREADS)
-        .max_blocking_threads(Limits::default().connections + API_THREADS_SPARE)
         .thread_name("api")
         .enable_all()
         .build()
@@ -121,6 +118,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let allowed = affinity::allowed_cpus().context("asking for the allowed CPUs")?;
     let auto = affinity::cpus_auto().context("asking for the allowed CPUs")?;
     let cpus = settings.worker_cpus(&allowed, &auto)?;
+    let identity = identity::mode(&settings)?;
     make_directories(&settings, admin_group, rights.owner.1)?;
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
@@ -156,8 +154,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let server = ServerConfig {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
-        identity: api::identity::Mode::NoAuth,
-        dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
+        identity,
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();

@@ -204,7 +204,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         plugin: PluginSettings { driver: raw.plugin.unwrap_or_default().driver.unwrap_or(Driver::Native) },
         node: resolve_node(node, &source)?,
         store: resolve_store(url, &source)?,
-        identity: resolve_identity(identity, &source)?,
+        identity: resolve_identity(identity, &state_dir, &source)?,
         metrics: MetricsSettings {
             listen: match raw.metrics.unwrap_or_default().listen.as_deref() {
                 None | Some("") => None,
@@ -219,11 +219,8 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
 
 fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSettings, SettingsError> {
     let listen = parse_address("api", raw.listen.as_deref().unwrap_or("127.0.0.1:9696"), source)?;
-    let strict_essex = raw.strict_essex.unwrap_or(false);
-    if strict_essex && !listen.ip().is_loopback() {
-        let message =
-            format!("the original's oddities are for replaying recordings, on loopback only; {listen} is not");
-        return Err(source.fault("api", "strict_essex", message));
+    if raw.strict_essex == Some(true) {
+        return Err(source.fault("api", "strict_essex", "this version does not have it yet; only false works"));
     }
     if !listen.ip().is_loopback() && !is_insecure {
         return Err(source.fault(
@@ -232,7 +229,7 @@ fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSet
             format!("{listen} is not loopback, and without identity everybody who reaches it may do everything; set identity.insecure = true if that is meant"),
         ));
     }
-    Ok(ApiSettings { listen, hosts: raw.hosts.unwrap_or_default(), strict_essex })
+    Ok(ApiSettings { listen, hosts: raw.hosts.unwrap_or_default(), strict_essex: false })
 }
 
 fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, SettingsError> {
@@ -333,12 +330,15 @@ fn resolve_store(url: String, source: &Source) -> Result<StoreSettings, Settings
     }
 }
 
-fn resolve_identity(raw: RawIdentity, source: &Source) -> Result<IdentitySettings, SettingsError> {
-    let mode = raw.mode.unwrap_or_else(|| "noauth".into());
-    if mode != "noauth" {
-        return Err(source.fault("identity", "mode", format!("{mode:?}: this version has only \"noauth\"")));
+fn resolve_identity(raw: RawIdentity, state_dir: &Path, source: &Source) -> Result<IdentitySettings, SettingsError> {
+    let tokens = raw.tokens.unwrap_or_else(|| state_dir.join("tokens.toml"));
+    check_path(&tokens).map_err(|message| source.fault("identity", "tokens", message))?;
+    let policy = raw.policy.unwrap_or_default();
+    if !policy.is_empty() {
+        check_path(Path::new(&policy)).map_err(|message| source.fault("identity", "policy", message))?;
     }
-    Ok(IdentitySettings { mode, insecure: raw.insecure.unwrap_or(false) })
+    let mode = raw.mode.unwrap_or(IdentityMode::Noauth);
+    Ok(IdentitySettings { mode, insecure: raw.insecure.unwrap_or(false), tokens, policy })
 }
 
 fn parse_address(section: &str, text: &str, source: &Source) -> Result<SocketAddr, SettingsError> {

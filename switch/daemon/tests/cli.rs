@@ -24,7 +24,7 @@ fn settings(name: &str, text: &str) -> PathBuf {
 fn the_help_of_every_command_is_as_written_down() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
     let mut changed = Vec::new();
-    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "capture", "rebalance", "check"] {
+    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "capture", "rebalance", "token", "check"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let output = qvs(&args);
         assert!(output.status.success(), "{command}");

@@ -27,7 +27,7 @@ raw! {
     RawPlugin { driver: Driver, }
     RawNode { roles: Vec<NodeRole>, host: String, }
     RawStore { url: String, }
-    RawIdentity { mode: String, insecure: bool, }
+    RawIdentity { mode: IdentityMode, insecure: bool, tokens: PathBuf, policy: String, }
     RawMetrics { listen: String, }
 }
 
@@ -77,6 +77,13 @@ choice! {
         Native,
         /// Keeps records only.
         Fake,
+    }
+    /// How the API's clients are known.
+    IdentityMode {
+        /// Not at all.
+        Noauth,
+        /// By the tokens of a file.
+        Tokens,
     }
     /// A part this node plays.
     NodeRole {
@@ -213,9 +220,13 @@ impl StoreSettings {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct IdentitySettings {
     /// How clients are known.
-    pub(crate) mode: String,
-    /// Serve without identity beyond loopback.
+    pub(crate) mode: IdentityMode,
+    /// Serve beyond loopback what should not be: without identity, or without TLS.
     pub(crate) insecure: bool,
+    /// The file of tokens, for mode `tokens`.
+    pub(crate) tokens: PathBuf,
+    /// The file of the policy; empty: as compiled in.
+    pub(crate) policy: String,
 }
 
 /// `[metrics]`

@@ -21,6 +21,8 @@ fn an_empty_file_gives_the_contract_s_defaults() {
     assert_eq!((settings.attach.auto, settings.attach.claim), (Auto::None, Claim::Any));
     assert_eq!(settings.plugin.driver, Driver::Native);
     assert!(!settings.node.host.is_empty());
+    assert_eq!(settings.identity.mode, IdentityMode::Noauth);
+    assert_eq!(settings.identity.tokens, Path::new("/var/lib/qvs/tokens.toml"));
     assert_eq!(settings.metrics.listen, None);
 }
 
@@ -72,6 +74,8 @@ fn every_key_of_the_contract_is_known() {
         [identity]
         mode = "noauth"
         insecure = true
+        tokens = "/s/t.toml"
+        policy = "/s/p.toml"
         [metrics]
         listen = "127.0.0.1:9100"
     "#;
@@ -81,6 +85,7 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!(settings.attach.auto, Auto::VhostUser);
     assert_eq!(settings.vhost.mode_bits(), 0o600);
     assert!(settings.identity.insecure);
+    assert_eq!(settings.identity.tokens, Path::new("/s/t.toml"));
     let json = serde_json::to_value(&settings).unwrap();
     assert_eq!(json["switch"]["workers"], serde_json::json!([0, 3]));
     assert_eq!(json["attach"]["auto"], "vhost-user");
@@ -96,10 +101,7 @@ fn faults_name_file_line_and_key() {
         ("[api\n", "qvs.toml:1: "),
         ("[api]\nlisten = \"localhost:1\"", "qvs.toml:2: api.listen: \"localhost:1\" must be an IP address"),
         ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback"),
-        (
-            "[api]\nlisten = \"0.0.0.0:9696\"\nstrict_essex = true\n[identity]\ninsecure = true",
-            "qvs.toml:3: api.strict_essex: the original's oddities are for replaying recordings, on loopback only",
-        ),
+        ("[api]\nstrict_essex = true", "qvs.toml:2: api.strict_essex: this version does not have it yet"),
         ("[switch]\nrebalance = 1", "qvs.toml:2: invalid type: integer `1`"),
         ("[switch]\nworkers = []", "qvs.toml:2: switch.workers: the list is empty"),
         ("[switch]\nworkers = [1, 1]", "qvs.toml:2: switch.workers: CPU 1 is named twice"),
@@ -117,7 +119,9 @@ fn faults_name_file_line_and_key() {
         ("[node]\nroles = [\"api\"]", "qvs.toml:2: node.roles: this version has one node"),
         ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: this version has no etcd store yet"),
         ("[store]\nurl = \"/x\"", "qvs.toml:2: store.url: \"/x\" must be redb: and an absolute path"),
-        ("[identity]\nmode = \"keystone\"", "qvs.toml:2: identity.mode: \"keystone\": this version has only"),
+        ("[identity]\nmode = \"password\"", "qvs.toml:2: unknown variant `password`"),
+        ("[identity]\ntokens = \"t\"", "qvs.toml:2: identity.tokens: \"t\" must be an absolute path"),
+        ("[identity]\n\npolicy = \"p\"", "qvs.toml:3: identity.policy: \"p\" must be an absolute path"),
     ] {
         let message = fault(text);
         assert!(message.starts_with(expected), "{text:?} said {message:?}");

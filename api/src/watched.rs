@@ -1,0 +1,284 @@
+//! A file that is read again when it changed: tokens, policy, certificates.
+//!
+//! Whoever asks gets the value of the moment, whole. The file is looked at no more than once in [`PAUSE`], so that a request
+//! costs no system call most of the time. A file that cannot be used leaves the value before in force and is logged: an
+//! editor that saves in two steps must not lock everybody out. So whoever wants nothing to hold says so in the file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a change may go unnoticed.
+pub const PAUSE: Duration = Duration::from_secs(1);
+/// Longest file read, bytes; 10,000 tokens are about 3 MB.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// Whose a file must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rights {
+    /// Anybody's.
+    Any,
+    /// Ours or root's, and no other user may read it: mode 0600, or for a key a group's 0640.
+    NotOthers,
+    /// Ours or root's, and only the owner may read or write it: mode 0600.
+    OwnerOnly,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others may get at what must stay secret.
+    #[error("{path} has mode {mode:04o} and owner {owner}; it must belong to us or root, with mode {wanted}")]
+    TooOpen {
+        /// Its path.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Its owner.
+        owner: u32,
+        /// What it may have.
+        wanted: &'static str,
+    },
+    /// It says something wrong.
+    #[error("{path}: {why}")]
+    Wrong {
+        /// Its path.
+        path: PathBuf,
+        /// What.
+        why: String,
+    },
+}
+
+/// What changes when a file does: device, inode, size, and the times of its last writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp([i128; 5]);
+
+impl Stamp {
+    fn of(metadata: &std::fs::Metadata) -> Stamp {
+        let nanoseconds = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
+        Stamp([
+            metadata.dev().into(),
+            metadata.ino().into(),
+            metadata.size().into(),
+            nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        ])
+    }
+}
+
+/// Reads a whole file that has these rights.
+///
+/// # Errors
+/// [`FileError::Unreadable`], [`FileError::TooOpen`].
+pub fn read(path: &Path, rights: Rights) -> Result<String, FileError> {
+    read_stamped(path, rights).map(|(text, _)| text)
+}
+
+fn read_stamped(path: &Path, rights: Rights) -> Result<(String, Stamp), FileError> {
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    // Asked of the open file: what is checked is what is read.
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.mode() & 0o7777;
+    let (hidden, wanted) = match rights {
+        Rights::Any => (0, "0644"),
+        Rights::NotOthers => (0o037, "0600 or 0640"),
+        Rights::OwnerOnly => (0o077, "0600"),
+    };
+    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if rights != Rights::Any && (mode & hidden != 0 || !is_ours) {
+        return Err(FileError::TooOpen { path: path.to_owned(), mode, owner: metadata.uid(), wanted });
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(FileError::Wrong { path: path.to_owned(), why: format!("more than {FILE_BYTES_MAX} bytes") });
+    }
+    let mut text = String::new();
+    file.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+    Ok((text, Stamp::of(&metadata)))
+}
+
+/// A function that makes the value of a file's text, or says in one line what is wrong with it.
+pub type Parse<T> = Box<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
+
+/// The value of a file, as of its last change.
+pub struct Watched<T> {
+    path: PathBuf,
+    rights: Rights,
+    parse: Parse<T>,
+    pause: Duration,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    value: Arc<T>,
+    /// Of the file as it was looked at last, used or not; `None`: it was not there.
+    stamp: Option<Stamp>,
+    looked_at: Instant,
+}
+
+impl<T> Watched<T> {
+    /// Reads the file for the first time.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open(path: &Path, rights: Rights, parse: Parse<T>) -> Result<Watched<T>, FileError> {
+        Watched::open_with_pause(path, rights, parse, PAUSE)
+    }
+
+    /// The same, with another time that changes may go unnoticed.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open_with_pause(
+        path: &Path,
+        rights: Rights,
+        parse: Parse<T>,
+        pause: Duration,
+    ) -> Result<Watched<T>, FileError> {
+        let (value, stamp) = load(path, rights, &parse)?;
+        let state = State { value: Arc::new(value), stamp: Some(stamp), looked_at: Instant::now() };
+        Ok(Watched { path: path.to_owned(), rights, parse, pause, state: Mutex::new(state) })
+    }
+
+    /// The value now.
+    pub fn now(&self) -> Arc<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked_at.elapsed() >= self.pause {
+            state.looked_at = Instant::now();
+            let stamp = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
+            if stamp != state.stamp {
+                state.stamp = stamp;
+                match load(&self.path, self.rights, &self.parse) {
+                    Ok((value, stamp)) => {
+                        tracing::info!(path = %self.path.display(), "the file changed and is in force");
+                        state.value = Arc::new(value);
+                        state.stamp = Some(stamp);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the file changed and cannot be used; what it said before holds");
+                    }
+                }
+            }
+        }
+        state.value.clone()
+    }
+}
+
+fn load<T>(path: &Path, rights: Rights, parse: &Parse<T>) -> Result<(T, Stamp), FileError> {
+    let (text, stamp) = read_stamped(path, rights)?;
+    let value = parse(&text).map_err(|why| FileError::Wrong { path: path.to_owned(), why })?;
+    Ok((value, stamp))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A file for tests.
+
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A file that goes with the test.
+    pub(crate) struct TestFile(PathBuf);
+
+    impl TestFile {
+        pub(crate) fn new(text: &str) -> TestFile {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let file = TestFile(std::env::temp_dir().join(format!("qvs-file-{}-{count}", std::process::id())));
+            file.write(text);
+            file
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            &self.0
+        }
+
+        /// Puts another file, 0600, in its place.
+        pub(crate) fn write(&self, text: &str) {
+            let beside = self.0.with_extension("new");
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            std::fs::rename(beside, &self.0).unwrap();
+        }
+
+        pub(crate) fn set_mode(&self, mode: u32) {
+            std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    impl Drop for TestFile {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::TestFile;
+    use super::*;
+
+    fn number(file: &TestFile) -> Watched<u32> {
+        let parse: Parse<u32> = Box::new(|text| text.trim().parse().map_err(|_| "no number".to_owned()));
+        Watched::open_with_pause(file.path(), Rights::OwnerOnly, parse, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again_and_an_unchanged_one_is_not() {
+        let file = TestFile::new("1");
+        let watched = number(&file);
+        let first = watched.now();
+        assert!(Arc::ptr_eq(&first, &watched.now()));
+        file.write("2");
+        assert_eq!(*watched.now(), 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_leaves_the_value_before_until_it_can() {
+        let file = TestFile::new("1");
+        let watched = number(&file);
+        file.write("one");
+        assert_eq!(*watched.now(), 1);
+        file.write("2");
+        file.set_mode(0o644);
+        assert_eq!(*watched.now(), 1);
+        file.set_mode(0o600);
+        assert_eq!(*watched.now(), 2);
+        std::fs::remove_file(file.path()).unwrap();
+        assert_eq!(*watched.now(), 2);
+        file.write("3");
+        assert_eq!(*watched.now(), 3);
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let file = TestFile::new("1");
+        for (mode, owner_only, not_others) in [
+            (0o600, true, true),
+            (0o400, true, true),
+            (0o640, false, true),
+            (0o644, false, false),
+            (0o660, false, false),
+        ] {
+            file.set_mode(mode);
+            assert_eq!(read(file.path(), Rights::OwnerOnly).is_ok(), owner_only, "{mode:o}");
+            assert_eq!(read(file.path(), Rights::NotOthers).is_ok(), not_others, "{mode:o}");
+            assert!(read(file.path(), Rights::Any).is_ok());
+        }
+        let error = read(file.path(), Rights::OwnerOnly).unwrap_err().to_string();
+        assert!(error.contains("has mode 0660"), "{error}");
+    }
+}

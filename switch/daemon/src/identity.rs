@@ -1,0 +1,34 @@
+//! How the API's clients are known: the settings' words made into what the API's server takes.
+
+use crate::settings::{IdentityMode, Settings, SettingsError};
+use api::identity::tokens::Tokens;
+use api::identity::{Mode, Verifier};
+use api::policy::LivePolicy;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The time of day, seconds since 1970 UTC.
+pub(crate) fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// How clients are known, with the files of the settings read.
+///
+/// # Errors
+/// A file that cannot be used, with the line of the setting that names it.
+pub(crate) fn mode(settings: &Settings) -> Result<Mode, SettingsError> {
+    let identity = &settings.identity;
+    let policy = match identity.policy.as_str() {
+        "" => LivePolicy::default(),
+        path => LivePolicy::open(Path::new(path)).map_err(|error| settings.fault("identity", "policy", error))?,
+    };
+    let verifier: Arc<dyn Verifier> = match identity.mode {
+        IdentityMode::Noauth => return Ok(Mode::NoAuth),
+        IdentityMode::Tokens => Arc::new(
+            Tokens::open(&identity.tokens, wall_clock).map_err(|error| settings.fault("identity", "tokens", error))?,
+        ),
+    };
+    Ok(Mode::Tokens { verifier, policy: Arc::new(policy) })
+}

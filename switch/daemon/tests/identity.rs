@@ -1,0 +1,175 @@
+//! The daemon with identity on, from outside: tokens made by `qvs token`, tenants kept apart.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A directory with settings, and the daemon that runs on them.
+struct Rig {
+    directory: PathBuf,
+    daemon: Option<(Child, String)>,
+}
+
+impl Rig {
+    fn new(name: &str, settings: &str) -> Rig {
+        let directory = std::env::temp_dir().join(format!("qvs-identity-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        let shown = directory.to_str().unwrap();
+        let text = format!("state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n{settings}").replace("DIR", shown);
+        std::fs::write(directory.join("qvs.toml"), text).unwrap();
+        Rig { directory, daemon: None }
+    }
+
+    fn qvs(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qvs"));
+        command.args(args).arg("--config").arg(self.directory.join("qvs.toml")).output().unwrap()
+    }
+
+    fn token(&self, args: &[&str]) -> String {
+        let output = self.qvs(&[&["token"], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Starts the daemon and waits until it serves.
+    fn run(mut self) -> Rig {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qvs"));
+        command.args(["run", "--log", "json", "--config"]).arg(self.directory.join("qvs.toml"));
+        let mut daemon = command.env_remove("NOTIFY_SOCKET").stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(daemon.stderr.take().unwrap());
+        let (sender, serving) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if let Some(address) = serving_at(&line) {
+                    let _ = sender.send(address);
+                }
+            }
+        });
+        let address = serving.recv_timeout(SOON).expect("the daemon serves");
+        self.daemon = Some((daemon, address));
+        self
+    }
+
+    /// A request to the API; answers status and body.
+    fn ask(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let address = &self.daemon.as_ref().unwrap().1;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} /v1.1/tenants/{path} HTTP/1.1\r\nHost: {address}\r\nX-Auth-Token: {token}\r\n\
+             Accept: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn status(&self, token: &str, method: &str, path: &str, body: &Value) -> u16 {
+        self.ask(token, method, path, body).0
+    }
+
+    fn tokens(&self) -> PathBuf {
+        self.directory.join("state/tokens.toml")
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some((mut daemon, _)) = self.daemon.take() {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The address of the API, if this line of the log tells it.
+fn serving_at(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    (event["message"] == "serving").then(|| event["api"].as_str().unwrap().to_owned())
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < SOON, "{what} never came");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn mode_of(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+const TOKENS: &str = "[api]\nlisten = \"127.0.0.1:0\"\n[identity]\nmode = \"tokens\"\n";
+
+#[test]
+fn tenants_with_tokens_are_kept_apart_and_admin_sees_both() {
+    let rig = Rig::new("apart", TOKENS);
+    let (red, blue) = (rig.token(&["red"]), rig.token(&["blue", "--role", "reader", "--user", "bob", "--days", "3"]));
+    let admin = rig.token(&["ops", "--role", "admin"]);
+    assert_eq!(mode_of(&rig.tokens()), 0o600);
+    let text = std::fs::read_to_string(rig.tokens()).unwrap();
+    assert!([&red, &blue, &admin].iter().all(|token| !text.contains(&token[17..])), "only hashes are kept: {text}");
+    let rig = rig.run();
+    let network = json!({"network": {"name": "n"}});
+    assert_eq!(rig.status(&red, "POST", "red/networks", &network), 202);
+    assert_eq!(rig.status(&red, "POST", "blue/networks", &network), 403);
+    assert_eq!(rig.status(&blue, "GET", "blue/networks", &Value::Null), 200);
+    assert_eq!(rig.status(&blue, "POST", "blue/networks", &network), 403);
+    assert_eq!(rig.status("", "GET", "red/networks", &Value::Null), 401);
+    assert_eq!(rig.status(&red[..80], "GET", "red/networks", &Value::Null), 401);
+    let (status, body) = rig.ask(&admin, "GET", "red/networks", &Value::Null);
+    assert_eq!((status, body["networks"].as_array().unwrap().len()), (200, 1));
+}
+
+#[test]
+fn a_running_daemon_takes_up_new_tokens_and_lets_go_of_revoked_ones() {
+    let rig = Rig::new("change", TOKENS);
+    let red = rig.token(&["red"]);
+    let rig = rig.run();
+    assert_eq!(rig.status(&red, "GET", "red/networks", &Value::Null), 200);
+    let blue = rig.token(&["blue"]);
+    until("the new token", || rig.status(&blue, "GET", "blue/networks", &Value::Null) == 200);
+    assert_eq!(rig.status(&red, "GET", "red/networks", &Value::Null), 200);
+    let text = std::fs::read_to_string(rig.tokens()).unwrap();
+    let kept = text.split("[[token]]").find(|entry| entry.contains("\"blue\"")).unwrap();
+    std::fs::write(rig.tokens(), format!("[[token]]{kept}")).unwrap();
+    until("the end of the old token", || rig.status(&red, "GET", "red/networks", &Value::Null) == 401);
+    assert_eq!(rig.status(&blue, "GET", "blue/networks", &Value::Null), 200);
+}
+
+#[test]
+fn a_file_of_tokens_that_others_can_read_is_refused_by_run_token_and_check() {
+    let rig = Rig::new("open", TOKENS);
+    let missing = rig.qvs(&["run"]);
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert!(message.contains("identity.tokens: ") && message.contains("No such file"), "{message}");
+    rig.token(&["red"]);
+    std::fs::set_permissions(rig.tokens(), std::fs::Permissions::from_mode(0o640)).unwrap();
+    for (args, code) in [(&["run"][..], 2), (&["token", "blue"], 1)] {
+        let output = rig.qvs(args);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{message}");
+        assert!(message.contains("has mode 0640"), "{message}");
+    }
+    let findings = String::from_utf8(rig.qvs(&["check"]).stdout).unwrap();
+    assert!(findings.contains("FAIL  identity: ") && findings.contains("chmod 0600"), "{findings}");
+}
