@@ -1,4 +1,4 @@
-//! The API alone, for replaying recordings and trying clients: `api_server ADDRESS [STORE]`.
+//! The API alone, for replaying recordings and trying clients: `api_server [--strict] ADDRESS [STORE]`.
 //!
 //! Without STORE the fake plugin answers; with it the native one, over a host that carries nothing.
 
@@ -8,6 +8,7 @@ use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{ServerConfig, serve};
 use api::store::Store;
+use api::v1::Dialect;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,9 @@ impl Host for NoHost {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    let (options, arguments): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|text| text.starts_with("--"));
+    let dialect = if options.iter().any(|text| text == "--strict") { Dialect::StrictEssex } else { Dialect::Plain };
+    let mut arguments = arguments.into_iter();
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned());
     let plugin: Arc<dyn Plugin> = match arguments.next() {
         Some(store) => Arc::new(NativePlugin::new(Arc::new(Store::open(Path::new(&store))?), Arc::new(NoHost))?),
@@ -31,5 +34,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listener = std::net::TcpListener::bind(address)?;
     println!("http://{}", listener.local_addr()?);
-    Ok(serve(listener, ServerConfig::default(), plugin, std::future::pending()).await?)
+    Ok(serve(listener, ServerConfig { dialect, ..ServerConfig::default() }, plugin, std::future::pending()).await?)
 }

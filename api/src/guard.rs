@@ -9,7 +9,7 @@ use crate::identity::Caller;
 use crate::model::{NetworkId, PortId, Text};
 use crate::plugin::{
     CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, Forbidden, GetAllNetworksError,
-    GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkNotFound,
+    GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkNotFound, NetworkRow,
     PlugInterfaceError, Plugin, PortDetails, PortFilter, PortNotFound, Ports, UnplugInterfaceError, UpdateNetworkError,
     UpdatePortError,
 };
@@ -116,6 +116,11 @@ impl Plugin for Guarded {
     fn update_network(&self, tenant: &str, network: &str, name: Option<Text>) -> Result<(), UpdateNetworkError> {
         self.check_on_network::<UpdateNetworkError>(tenant, network, Action::UpdateNetwork)?;
         self.plugin.update_network(tenant, network, name)
+    }
+
+    fn overwrite_network(&self, tenant: &str, network: &str, row: &NetworkRow) -> Result<(), UpdateNetworkError> {
+        self.check_on_network::<UpdateNetworkError>(tenant, network, Action::UpdateNetwork)?;
+        self.plugin.overwrite_network(tenant, network, row)
     }
 
     fn get_all_ports(

@@ -66,6 +66,13 @@ pub enum OpStatus {
 }
 
 impl OpStatus {
+    /// The status of this name.
+    pub fn from_name(name: &str) -> Option<OpStatus> {
+        [OpStatus::Up, OpStatus::Down, OpStatus::Provisioning, OpStatus::Unknown]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+
     /// Its name on the wire.
     pub fn name(self) -> &'static str {
         match self {

@@ -54,6 +54,17 @@ pub struct PortDetails {
     pub attachment: Option<InterfaceId>,
 }
 
+/// What an update may write over a network's row in the original's dialect (`api.strict_essex`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkRow {
+    /// The name; `None` for the empty one.
+    pub name: Option<Text>,
+    /// A new id.
+    pub id: Option<NetworkId>,
+    /// An op-status to be told from now on.
+    pub op_status: Option<OpStatus>,
+}
+
 /// Whether a network is told with its ports, whose op-status may cost something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ports {
@@ -99,6 +110,15 @@ pub trait Plugin: Send + Sync {
     /// # Errors
     /// [`UpdateNetworkError`].
     fn update_network(&self, tenant: &str, network: &str, name: Option<Text>) -> Result<(), UpdateNetworkError>;
+
+    /// Writes over a network's row what the original let every client write, for replaying recordings. Asked instead of
+    /// [`Plugin::update_network`] with `api.strict_essex`, and only then. A plugin need not have it: it renames.
+    ///
+    /// # Errors
+    /// [`UpdateNetworkError`].
+    fn overwrite_network(&self, tenant: &str, network: &str, row: &NetworkRow) -> Result<(), UpdateNetworkError> {
+        self.update_network(tenant, network, row.name.clone())
+    }
 
     /// A network's ports that pass the filter, in creation order.
     ///

@@ -47,8 +47,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How many and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections served at a time; more wait in the listener's queue. Below tokio's 512 blocking threads, so that a
-    /// read never waits for a thread that waits for a disk.
+    /// Connections served at a time; more wait in the listener's queue, behind clients who keep theirs. The runtime is to
+    /// have as many blocking threads, so that a read never waits for a thread that waits for a disk.
     pub connections: usize,
     /// For a request's head, and for the next request on a kept connection.
     pub head_time: Duration,
@@ -63,7 +63,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections: 256,
+            connections: 1024,
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(20),
@@ -81,6 +81,8 @@ pub struct ServerConfig {
     pub is_insecure: bool,
     /// How clients are known.
     pub identity: Mode,
+    /// `api.strict_essex`.
+    pub dialect: Dialect,
     /// Limits.
     pub limits: Limits,
 }
@@ -96,6 +98,12 @@ pub enum ServeError {
         /// Where it listens.
         address: SocketAddr,
     },
+    /// With the original's oddities and off loopback.
+    #[error("{address} is not loopback, and api.strict_essex is for replaying recordings on this host only")]
+    StrictBeyondLoopback {
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// The listener failed.
     #[error("the API's listener: {0}")]
     Listener(#[from] io::Error),
@@ -105,7 +113,7 @@ pub enum ServeError {
 /// Call it on a tokio runtime with I/O and time.
 ///
 /// # Errors
-/// [`ServeError::NotLoopback`] unless `is_insecure`; [`ServeError::Listener`] if the listener cannot be used at all.
+/// [`ServeError::NotLoopback`] unless `is_insecure`; [`ServeError::StrictBeyondLoopback`]; [`ServeError::Listener`] if the listener cannot be used at all.
 pub async fn serve(
     listener: std::net::TcpListener,
     config: ServerConfig,
@@ -114,6 +122,9 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
+        if config.dialect == Dialect::StrictEssex {
+            return Err(ServeError::StrictBeyondLoopback { address });
+        }
         if !config.is_insecure {
             return Err(ServeError::NotLoopback { address });
         }
@@ -122,7 +133,8 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
-    let app = app(App { hosts: Hosts::new(config.hosts), identity: config.identity, limits, plugin });
+    let ServerConfig { hosts, identity, dialect, .. } = config;
+    let app = app(App { hosts: Hosts::new(hosts), identity, dialect, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -235,6 +247,7 @@ struct Peer(SocketAddr);
 struct App {
     hosts: Hosts,
     identity: Mode,
+    dialect: Dialect,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
@@ -293,7 +306,7 @@ async fn answer(app: &App, request: Request) -> Answered {
     let Some(path) = percent_decode(parts.uri.path()) else {
         return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.").into();
     };
-    let target = target(&path);
+    let target = target(&path, app.dialect);
     let caller = match target {
         Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
             Ok(caller) => caller,
@@ -308,15 +321,15 @@ async fn answer(app: &App, request: Request) -> Answered {
     };
     let reply = match target {
         Target::Versions => {
-            let format =
-                Format::negotiate(path.strip_prefix("/."), text(header::CONTENT_TYPE).as_deref(), accept.as_deref());
+            let content_type = text(header::CONTENT_TYPE);
+            let format = Format::negotiate(v1::suffix(&path), content_type.as_deref(), accept.as_deref());
             versions::list(&host, format)
         }
         Target::V1(version, rest) => {
             let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0);
             let request = v1::Request {
                 version,
-                dialect: Dialect::Plain,
+                dialect: app.dialect,
                 method: parts.method.as_str().to_owned(),
                 path: rest.to_owned(),
                 query: query.unwrap_or_default(),
@@ -354,7 +367,8 @@ enum Target<'a> {
     Nowhere,
 }
 
-fn target(path: &str) -> Target<'_> {
+/// Where a path leads. In the original's dialect everything outside the versions is the list (specification section 1).
+fn target(path: &str, dialect: Dialect) -> Target<'_> {
     let Some(name) = path.strip_prefix('/') else { return Target::Nowhere };
     for version in Version::ALL {
         match name.strip_prefix(version.id()) {
@@ -363,7 +377,8 @@ fn target(path: &str) -> Target<'_> {
         }
     }
     // The suffix rule holds for the list too: `/.json`.
-    let is_list = (name.is_empty() || name.starts_with('.')) && !name.contains('/');
+    let is_root = (name.is_empty() || name.starts_with('.')) && !name.contains('/');
+    let is_list = is_root || dialect == Dialect::StrictEssex;
     if is_list { Target::Versions } else { Target::Nowhere }
 }
 
@@ -424,7 +439,7 @@ mod tests {
     #[test]
     fn only_the_root_lists_versions_and_only_a_whole_segment_is_a_version() {
         for path in ["/", "/.json", "/.xml"] {
-            assert!(matches!(target(path), Target::Versions), "{path}");
+            assert!(matches!(target(path, Dialect::Plain), Target::Versions), "{path}");
         }
         for (path, version, rest) in [
             ("/v1.1", Version::V1_1, ""),
@@ -433,10 +448,15 @@ mod tests {
             ("/v1.0", Version::V1_0, ""),
             ("/v1.0/tenants", Version::V1_0, "/tenants"),
         ] {
-            assert!(matches!(target(path), Target::V1(which, found) if (which, found) == (version, rest)), "{path}");
+            for dialect in [Dialect::Plain, Dialect::StrictEssex] {
+                let found = target(path, dialect);
+                assert!(matches!(found, Target::V1(which, found) if (which, found) == (version, rest)), "{path}");
+            }
         }
         for path in ["", "*", "/v1.1.json", "/v1.10", "/v1.0x", "/v1", "/v2.0", "/foo", "//", "//v1.1", "/./x"] {
-            assert!(matches!(target(path), Target::Nowhere), "{path}");
+            assert!(matches!(target(path, Dialect::Plain), Target::Nowhere), "{path}");
+            let is_path = path.starts_with('/');
+            assert_eq!(matches!(target(path, Dialect::StrictEssex), Target::Versions), is_path, "{path}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! their limits before it comes here, and any text is answered.
 
 mod body;
+mod essex;
 mod filters;
 mod networks;
 mod ports;
@@ -21,6 +22,9 @@ use crate::reply::Reply;
 use axum::http::StatusCode;
 use body::BadRequest;
 use route::{IDS_MAX, Row};
+use std::borrow::Cow;
+
+pub(crate) use route::suffix;
 
 /// What a request to this API is, apart from the version prefix.
 #[derive(Clone, Debug)]
@@ -101,8 +105,12 @@ const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
 /// Answers a request.
 pub fn answer(plugin: &dyn Plugin, request: &Request) -> Reply {
-    let Some(found) = route::find(TABLES, &request.method, &request.path) else {
-        return Reply::not_found(request.accept.as_deref(), request.method == "HEAD", "");
+    let method = match request.dialect {
+        Dialect::Plain => Cow::Borrowed(request.method.as_str()),
+        Dialect::StrictEssex => essex::method(request),
+    };
+    let Some(found) = route::find(TABLES, &method, &request.path) else {
+        return Reply::not_found(request.accept.as_deref(), method == "HEAD", "");
     };
     let suffix = route::suffix(&request.path);
     let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());

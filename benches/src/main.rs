@@ -1,12 +1,15 @@
 //! What is measured without criterion, one command each: where the cycles of a frame go, the instructions of the hot
-//! paths, two workers beside one, and the yardstick as a program that a generator can be pointed at.
+//! paths, two workers beside one, the API over a full store, and the yardstick as a program that a generator can be pointed
+//! at.
 //!
-//! `cargo run --release -p benches -- --help`. All but the yardstick need no other program and no privileges.
+//! `cargo run --release -p benches -- --help`. The yardstick needs a generator and the store a `qvs`; the others need no
+//! other program and no privileges.
 
 mod cycles;
 mod paths;
 mod ratchet;
 mod serve;
+mod store;
 mod workers;
 
 use anyhow::Result;
@@ -45,6 +48,8 @@ enum What {
         #[arg(long, default_value_t = benches::rig::STATIONS)]
         stations: u32,
     },
+    /// The networking API over a full store: lists, writes, start, memory, and a crowd of clients
+    Store(store::Options),
     /// Run the hot paths, for valgrind to count
     #[command(hide = true)]
     Paths,
@@ -72,6 +77,7 @@ fn main() -> Result<()> {
         What::Ratchet => ratchet::run(),
         What::Workers { frame_len } => workers::run(frame_len),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
+        What::Store(options) => store::run(&options),
         What::Paths => {
             paths::run_all();
             Ok(())

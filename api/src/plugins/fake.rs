@@ -2,7 +2,7 @@
 //!
 //! It answers in the order of the original sample plugin: an attachment is looked for among the ports of the same
 //! network first, then the port must be vacant, then the attachment must be nowhere else (specification section 5).
-//! It does not copy the sample's update across tenants (section 19).
+//! It copies the sample's update across tenants only for `api.strict_essex` (section 19).
 
 use super::recorded::{Backing, Recorded, check_vacant, port_on};
 use crate::host::Scope;
@@ -31,6 +31,8 @@ impl Default for FakePlugin {
 }
 
 impl Backing for FakeBacking {
+    const LETS_STRANGERS_RENAME: bool = true;
+
     fn commit(&self, _changes: &[Change]) -> Result<(), StoreError> {
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! ([`writes`]). A reader takes a snapshot and never waits for a disk. A model and its successor share what does not change,
 //! so that a write costs what it changes.
 
+mod overwrite;
 mod writes;
 
 use crate::host::Scope;
@@ -12,15 +13,19 @@ use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, O
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
     GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
-    PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid,
+    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid,
     UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::store::StoreError;
+use overwrite::Overwritten;
 use std::sync::Arc;
 use writes::Writes;
 
 /// What is different from plugin to plugin.
 pub trait Backing: Send + Sync {
+    /// Whether tenants may rename each other's networks in the original's dialect, as its sample plugin had it.
+    const LETS_STRANGERS_RENAME: bool = false;
+
     /// Makes changes durable.
     ///
     /// # Errors
@@ -60,12 +65,13 @@ pub trait Backing: Send + Sync {
 /// A plugin over a backing.
 pub struct Recorded<B> {
     writes: Writes<B>,
+    overwritten: Overwritten,
 }
 
 impl<B: Backing> Recorded<B> {
     /// A plugin that starts with this model. Nothing is put in force yet.
     pub(super) fn over(backing: B, model: Model) -> Recorded<B> {
-        Recorded { writes: Writes::new(backing, model) }
+        Recorded { writes: Writes::new(backing, model), overwritten: Overwritten::default() }
     }
 
     /// What is different in this plugin.
@@ -98,7 +104,10 @@ impl<B: Backing> Recorded<B> {
         NetworkDetails {
             id: network.id.clone(),
             name: network.name.clone(),
-            op_status: self.writes.backing.network_op_status(network),
+            op_status: self
+                .overwritten
+                .op_status(&network.id)
+                .unwrap_or_else(|| self.writes.backing.network_op_status(network)),
             ports: (ports == Ports::Listed).then(tell),
         }
     }
@@ -136,8 +145,10 @@ impl<B: Backing> Plugin for Recorded<B> {
                 return Err(NetworkInUse { network: network.id.clone() }.into());
             }
             let ports = model.ports_of(&network.id).map(|port| Change::RemovePort(port.id.clone()));
-            Ok((ports.chain([Change::RemoveNetwork(network.id.clone())]).collect(), ()))
-        })
+            Ok::<_, DeleteNetworkError>((ports.chain([Change::RemoveNetwork(network.id.clone())]).collect(), ()))
+        })?;
+        self.overwritten.forget(network);
+        Ok(())
     }
 
     fn get_network_details(
@@ -156,6 +167,10 @@ impl<B: Backing> Plugin for Recorded<B> {
             let old = own_network(model, tenant, network)?;
             Ok((vec![Change::PutNetwork(Network { name: name.clone(), ..old.clone() })], ()))
         })
+    }
+
+    fn overwrite_network(&self, tenant: &str, network: &str, row: &NetworkRow) -> Result<(), UpdateNetworkError> {
+        self.overwrite(tenant, network, row)
     }
 
     fn get_all_ports(

@@ -4,11 +4,13 @@
 //! ignored, because Nova sends them. Texts are checked here, once: after this they are strings without NUL of at most
 //! [`TEXT_BYTES_MAX`] bytes.
 
-use super::Call;
+use super::{Call, Dialect, essex};
 use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
+use crate::plugin::NetworkRow;
 use crate::xml;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// The state of a port whose creator or updater names none.
 const STATE_DEFAULT: &str = "DOWN";
@@ -43,17 +45,24 @@ type Object = Map<String, Value>;
 /// The name of a network to be made; the empty one is none.
 pub(super) fn new_network(call: &Call<'_>) -> Result<Option<Text>, BadRequest> {
     let body = parse(call)?;
-    let name = name(resource(&body, "network")?)?;
+    let name = name(call, resource(&body, "network")?)?;
     refuse_keys(&body, &NETWORK_CLASHES)?;
     Ok(name)
 }
 
-/// The new name of a network; the empty one is none.
-pub(super) fn network_update(call: &Call<'_>) -> Result<Option<Text>, BadRequest> {
+/// The new name of a network; the empty one is none. In the original's dialect also what else goes over its row.
+pub(super) fn network_update(call: &Call<'_>) -> Result<NetworkRow, BadRequest> {
     let body = parse(call)?;
-    let name = name(resource(&body, "network")?)?;
+    let network = resource(&body, "network")?;
+    let name = name(call, network)?;
     refuse_keys(&body, &CLASHES)?;
-    Ok(name)
+    Ok(match call.request.dialect {
+        Dialect::Plain => NetworkRow { name, id: None, op_status: None },
+        Dialect::StrictEssex => {
+            essex::check_network_attributes(network)?;
+            essex::network_row(network, name)
+        }
+    })
 }
 
 /// The state of a port to be made; without a body DOWN.
@@ -62,7 +71,7 @@ pub(super) fn new_port(call: &Call<'_>) -> Result<Text, BadRequest> {
         return Ok(STATE_DEFAULT.into());
     }
     let body = parse(call)?;
-    let state = state(resource(&body, "port")?)?;
+    let state = state(call, resource(&body, "port")?)?;
     refuse_keys(&body, &PORT_CLASHES)?;
     Ok(state)
 }
@@ -70,29 +79,33 @@ pub(super) fn new_port(call: &Call<'_>) -> Result<Text, BadRequest> {
 /// The new state of a port.
 pub(super) fn port_update(call: &Call<'_>) -> Result<Text, BadRequest> {
     let body = parse(call)?;
-    let state = state(resource(&body, "port")?)?;
+    let port = resource(&body, "port")?;
+    let state = state(call, port)?;
     refuse_keys(&body, &CLASHES)?;
+    if call.request.dialect == Dialect::StrictEssex {
+        essex::check_port_attributes(port)?;
+    }
     Ok(state)
 }
 
 /// The id in an attachment's body.
 pub(super) fn attachment_id(call: &Call<'_>) -> Result<Text, BadRequest> {
     let body = parse(call)?;
-    let id = text(resource(&body, "attachment")?, "id")?.filter(|id| !id.is_empty());
+    let id = text(call, resource(&body, "attachment")?, "id", essex::stored)?.filter(|id| !id.is_empty());
     let id = id.map(Text::from).ok_or(BadRequest::NotSpecified("id"))?;
     refuse_keys(&body, &CLASHES)?;
     Ok(id)
 }
 
-fn name(network: &Object) -> Result<Option<Text>, BadRequest> {
-    let name = text(network, "name")?.ok_or(BadRequest::NotSpecified("name"))?;
+fn name(call: &Call<'_>, network: &Object) -> Result<Option<Text>, BadRequest> {
+    let name = text(call, network, "name", essex::stored)?.ok_or(BadRequest::NotSpecified("name"))?;
     Ok((!name.is_empty()).then(|| name.into()))
 }
 
 /// Absent, null and empty are DOWN.
-fn state(port: &Object) -> Result<Text, BadRequest> {
-    let state = text(port, "state")?.filter(|state| !state.is_empty());
-    Ok(state.unwrap_or(STATE_DEFAULT).into())
+fn state(call: &Call<'_>, port: &Object) -> Result<Text, BadRequest> {
+    let state = text(call, port, "state", essex::as_state)?.filter(|state| !state.is_empty());
+    Ok(state.map_or(STATE_DEFAULT.into(), Text::from))
 }
 
 fn parse(call: &Call<'_>) -> Result<Object, BadRequest> {
@@ -120,14 +133,22 @@ fn resource<'a>(body: &'a Object, name: &'static str) -> Result<&'a Object, BadR
     body.get(name).and_then(Value::as_object).ok_or(BadRequest::NoResource(name))
 }
 
-/// The text of an attribute; absent and null are `None`. Numbers and booleans are refused, not turned into text
-/// (contract: API input); the original did the latter.
-fn text<'a>(resource: &'a Object, name: &'static str) -> Result<Option<&'a str>, BadRequest> {
+/// The text of an attribute; absent and null are `None`. Numbers and booleans are refused (contract: API input); the
+/// original made them texts, and in its dialect `as_text` does.
+fn text<'a>(
+    call: &Call<'_>,
+    resource: &'a Object,
+    name: &'static str,
+    as_text: fn(&Value) -> Option<Cow<'static, str>>,
+) -> Result<Option<Cow<'a, str>>, BadRequest> {
     match resource.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() > TEXT_BYTES_MAX => Err(BadRequest::TooLong(name)),
         Some(Value::String(text)) if text.contains('\0') => Err(BadRequest::HasNul(name)),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(BadRequest::NotText(name)),
+        Some(Value::String(text)) => Ok(Some(text.into())),
+        Some(value) => match call.request.dialect {
+            Dialect::Plain => Err(BadRequest::NotText(name)),
+            Dialect::StrictEssex => as_text(value).map(Some).ok_or(BadRequest::NotText(name)),
+        },
     }
 }

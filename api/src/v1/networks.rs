@@ -1,7 +1,7 @@
 //! The operations on networks.
 
 use super::route::Row;
-use super::{Answer, Call, Handler, Refusal, Version, body, filters, ports};
+use super::{Answer, Call, Dialect, Handler, Refusal, Version, body, filters, ports};
 use crate::document::{Fields, Value};
 use crate::plugin::{NetworkDetails, Ports};
 
@@ -34,8 +34,11 @@ fn show(call: &Call<'_>, ports: Ports) -> Result<Answer, Refusal> {
 }
 
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let name = body::network_update(call)?;
-    call.plugin.update_network(call.tenant(), call.network(), name)?;
+    let row = body::network_update(call)?;
+    match call.request.dialect {
+        Dialect::Plain => call.plugin.update_network(call.tenant(), call.network(), row.name)?,
+        Dialect::StrictEssex => call.plugin.overwrite_network(call.tenant(), call.network(), &row)?,
+    }
     Ok(Answer::Done)
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Found<'a, H: 'static> {
 }
 
 /// The last segment's suffix: what follows the last dot of the path, if no slash follows it.
-pub(super) fn suffix(path: &str) -> Option<&str> {
+pub(crate) fn suffix(path: &str) -> Option<&str> {
     path.rsplit_once('.').map(|(_, suffix)| suffix).filter(|suffix| !suffix.contains('/'))
 }
 

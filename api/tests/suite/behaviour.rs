@@ -7,6 +7,7 @@ use api::plugin::Plugin;
 use api::plugins::NativePlugin;
 use api::server::{ServeError, ServerConfig, serve};
 use api::store::Store;
+use api::v1::Dialect;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -153,6 +154,45 @@ fn the_root_lists_the_versions_served_by_the_name_it_was_called() {
 }
 
 #[test]
+fn in_the_originals_dialect_every_path_outside_the_versions_lists_them() {
+    let strict = ServerConfig { dialect: Dialect::StrictEssex, ..ServerConfig::default() };
+    let server = Server::with(Driver::Fake, strict);
+    let list = server.ask("GET", "/", None);
+    for (method, path) in [
+        ("GET", "/foo"),
+        ("GET", "/foo/bar.json"),
+        ("POST", "/v2.0"),
+        ("DELETE", "/v1"),
+        ("GET", "/v1.0x"),
+        ("PUT", "/v1.1.json"),
+        ("PATCH", "//v1.1"),
+    ] {
+        let answer = server.ask(method, path, None);
+        assert_eq!((answer.status, &answer.body), (200, &list.body), "{method} {path}");
+    }
+    let answer = server.ask("GET", "/foo.xml", None);
+    assert_eq!(answer.header("content-type"), Some("application/xml; charset=UTF-8"));
+    let answer = server.ask("HEAD", "/foo", None);
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+}
+
+#[test]
+fn in_the_originals_dialect_a_bad_request_of_v1_0_is_no_xml_as_it_was() {
+    let strict = ServerConfig { dialect: Dialect::StrictEssex, ..ServerConfig::default() };
+    let message = "The server could not comply with the request since it is either malformed or otherwise incorrect.";
+    let detail = "Unable to find 'network' in request body";
+    for (config, name) in [(strict, "Bad Request"), (ServerConfig::default(), "BadRequest")] {
+        let server = Server::with(Driver::Fake, config);
+        let answer = server.ask("POST", "/v1.0/tenants/red/networks.xml", Some("<port/>"));
+        let wanted = format!(
+            "<{name} code=\"400\" xmlns=\"http://openstack.org/quantum/api/v1.0\"><message>{message}</message>\
+             <detail>{detail}</detail></{name}>"
+        );
+        assert_eq!((answer.status, answer.reason.as_str(), answer.body), (400, "Bad Request", wanted));
+    }
+}
+
+#[test]
 fn head_is_answered_without_a_body() {
     let server = Server::start(Driver::Fake);
     for (path, status) in [("/", 200), (NETWORKS, 404)] {
@@ -196,6 +236,8 @@ fn without_authentication_it_serves_only_loopback_unless_told_to_be_insecure() {
         runtime.block_on(serve(listener.try_clone().unwrap(), config, plugin, std::future::ready(())))
     };
     assert!(matches!(run(ServerConfig::default()), Err(ServeError::NotLoopback { .. })));
+    let strict = ServerConfig { is_insecure: true, dialect: Dialect::StrictEssex, ..ServerConfig::default() };
+    assert!(matches!(run(strict), Err(ServeError::StrictBeyondLoopback { .. })));
     run(ServerConfig { is_insecure: true, ..ServerConfig::default() }).unwrap();
 }
 

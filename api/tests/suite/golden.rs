@@ -1,7 +1,7 @@
 //! The golden files: conversations, held under every version and format with each plugin they name.
 //!
-//! A file is `{"plugins": […], "formats": […], "steps": [[METHOD, PATH, BODY, STATUS, ANSWER], …]}`; without formats it
-//! holds in both. It is written as v1.1 and JSON would have it: [`translate`] says what v1.0 makes of status and answer,
+//! A file is `{"plugins": […], "formats": […], "dialect": …, "steps": [[METHOD, PATH, BODY, STATUS, ANSWER], …]}`; without
+//! formats it holds in both, and with the dialect `strict` under `api.strict_essex`. It is written as v1.1 and JSON would have it: [`translate`] says what v1.0 makes of status and answer,
 //! [`crate::tree`] what XML makes of a body. BODY is JSON, text to be sent as it is, or null; ANSWER is JSON, compared by
 //! value, or null for none. `$name` stands for a remembered text, and an answer of `"=name"` remembers. `~` begins a path
 //! with the first tenant's networks, `^` with the other's. `$idle` is the op-status of a port that has nothing plugged
@@ -9,6 +9,8 @@
 
 use crate::rig::{Answer, Driver, Format, Server, Version};
 use crate::tree;
+use api::server::ServerConfig;
+use api::v1::Dialect;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -43,7 +45,8 @@ fn every_golden_conversation_goes_as_written_in_every_version_and_format() {
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         for (driver, version, format) in ways(&golden) {
             let idle = if driver == Driver::Fake { "UP" } else { "DOWN" };
-            let server = Server::start(driver);
+            let dialect = if golden["dialect"] == "strict" { Dialect::StrictEssex } else { Dialect::Plain };
+            let server = Server::with(driver, ServerConfig { dialect, ..ServerConfig::default() });
             let memory = Memory::from([("idle".to_owned(), idle.to_owned())]);
             let mut talk = Talk { server: &server, version, format, memory };
             for (at, step) in golden["steps"].as_array().unwrap().iter().enumerate() {

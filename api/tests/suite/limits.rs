@@ -80,6 +80,33 @@ fn an_idle_kept_connection_is_closed_in_time_and_carries_many_requests_until_the
 }
 
 #[test]
+fn five_hundred_clients_who_keep_their_connections_and_write_at_once_are_all_served() {
+    let server = Server::start(Driver::Native);
+    raise_file_limit();
+    let mut clients: Vec<_> = (0..500).map(|_| server.connect()).collect();
+    let body = r#"{"network": {"name": "n"}}"#;
+    let request =
+        format!("POST {NETWORKS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    for client in &mut clients {
+        client.write_all(request.as_bytes()).unwrap();
+    }
+    for (at, client) in clients.iter_mut().enumerate() {
+        let mut buffer = [0; 4096];
+        let count = client.read(&mut buffer).unwrap_or_else(|error| panic!("client {at}: {error}"));
+        let answer = String::from_utf8_lossy(&buffer[..count]);
+        assert!(answer.starts_with("HTTP/1.1 202 Accepted\r\n"), "client {at}: {answer}");
+    }
+    assert_eq!(server.ask("GET", NETWORKS, None).json()["networks"].as_array().unwrap().len(), 500);
+}
+
+/// Both ends of every connection are in this process.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+#[test]
 fn a_request_in_flight_is_answered_at_shutdown_and_new_ones_are_not_taken() {
     let mut server = Server::with_limits(Limits::default());
     let body = r#"{"network": {"name": "last"}}"#;

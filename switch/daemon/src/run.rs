@@ -26,6 +26,7 @@ use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{Limits, ServerConfig, serve};
 use api::store::Store;
+use api::v1::Dialect;
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -47,6 +48,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
 /// Threads of the API's runtime; calls that block run on others.
 const API_THREADS: usize = 2;
+/// Threads for calls that block, beyond one for each connection. They come as they are needed and go when idle.
+const API_THREADS_SPARE: usize = 64;
 /// Connections for metrics over TCP served at once.
 const SCRAPES_MAX: usize = 8;
 /// How long one read or write of a scrape may take.
@@ -98,6 +101,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     // First of all that takes time: from here on a signal ends the daemon in good order, with status 0.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(API_THREADS)
+        .max_blocking_threads(Limits::default().connections + API_THREADS_SPARE)
         .thread_name("api")
         .enable_all()
         .build()
@@ -155,6 +159,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
         identity,
+        dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();

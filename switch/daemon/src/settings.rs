@@ -219,8 +219,11 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
 
 fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSettings, SettingsError> {
     let listen = parse_address("api", raw.listen.as_deref().unwrap_or("127.0.0.1:9696"), source)?;
-    if raw.strict_essex == Some(true) {
-        return Err(source.fault("api", "strict_essex", "this version does not have it yet; only false works"));
+    let strict_essex = raw.strict_essex.unwrap_or(false);
+    if strict_essex && !listen.ip().is_loopback() {
+        let message =
+            format!("the original's oddities are for replaying recordings, on loopback only; {listen} is not");
+        return Err(source.fault("api", "strict_essex", message));
     }
     if !listen.ip().is_loopback() && !is_insecure {
         return Err(source.fault(
@@ -229,7 +232,7 @@ fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSet
             format!("{listen} is not loopback, and without identity everybody who reaches it may do everything; set identity.insecure = true if that is meant"),
         ));
     }
-    Ok(ApiSettings { listen, hosts: raw.hosts.unwrap_or_default(), strict_essex: false })
+    Ok(ApiSettings { listen, hosts: raw.hosts.unwrap_or_default(), strict_essex })
 }
 
 fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, SettingsError> {

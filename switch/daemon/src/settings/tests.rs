@@ -101,7 +101,10 @@ fn faults_name_file_line_and_key() {
         ("[api\n", "qvs.toml:1: "),
         ("[api]\nlisten = \"localhost:1\"", "qvs.toml:2: api.listen: \"localhost:1\" must be an IP address"),
         ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback"),
-        ("[api]\nstrict_essex = true", "qvs.toml:2: api.strict_essex: this version does not have it yet"),
+        (
+            "[api]\nlisten = \"0.0.0.0:9696\"\nstrict_essex = true\n[identity]\ninsecure = true",
+            "qvs.toml:3: api.strict_essex: the original's oddities are for replaying recordings, on loopback only",
+        ),
         ("[switch]\nrebalance = 1", "qvs.toml:2: invalid type: integer `1`"),
         ("[switch]\nworkers = []", "qvs.toml:2: switch.workers: the list is empty"),
         ("[switch]\nworkers = [1, 1]", "qvs.toml:2: switch.workers: CPU 1 is named twice"),
