@@ -34,6 +34,10 @@ pub enum Value {
     Absent,
     /// A number; in XML an attribute.
     Code(u16),
+    /// A count; in XML an attribute.
+    Number(u64),
+    /// Yes or no; in XML an element, `True` or `False` as the original has it.
+    Flag(bool),
     /// A text; in XML an element.
     Element(Text),
     /// An object; in XML an element.
@@ -44,6 +48,13 @@ pub enum Value {
         item: &'static str,
         /// They.
         objects: Vec<Fields>,
+    },
+    /// Texts, each an element of the name `item` in XML.
+    Texts {
+        /// What XML calls one of them.
+        item: &'static str,
+        /// They.
+        texts: Vec<Text>,
     },
 }
 
@@ -76,8 +87,11 @@ impl Serialize for Value {
             Value::Word(word) => serializer.serialize_str(word),
             Value::Absent => serializer.serialize_unit(),
             Value::Code(code) => serializer.serialize_u16(*code),
+            Value::Number(number) => serializer.serialize_u64(*number),
+            Value::Flag(flag) => serializer.serialize_bool(*flag),
             Value::Object(fields) => serialize_fields(fields, serializer),
             Value::List { objects, .. } => serializer.collect_seq(objects.iter().map(AsObject)),
+            Value::Texts { texts, .. } => serializer.collect_seq(texts),
         }
     }
 }
@@ -98,26 +112,34 @@ fn serialize_fields<S: Serializer>(fields: &Fields, serializer: S) -> Result<S::
 fn write_element(out: &mut String, name: &str, value: &Value, namespace: Option<&str>) {
     match value {
         Value::Object(fields) => write_object(out, name, fields, namespace),
-        Value::List { item, objects } => {
-            write_start(out, name, &[], namespace);
-            if objects.is_empty() {
-                out.push_str("/>");
-                return;
-            }
-            out.push('>');
-            for fields in objects {
-                write_object(out, item, fields, None);
-            }
-            write_end(out, name);
-        }
-        Value::Element(text) => {
-            write_start(out, name, &[], namespace);
-            out.push('>');
-            escape_into(out, text, false);
-            write_end(out, name);
-        }
-        Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_) => {}
+        Value::List { item, objects } => write_items(out, name, objects, namespace, |out, fields| {
+            write_object(out, item, fields, None);
+        }),
+        Value::Texts { item, texts } => write_items(out, name, texts, namespace, |out, text| {
+            write_text(out, item, text, None);
+        }),
+        Value::Element(text) => write_text(out, name, text, namespace),
+        Value::Flag(flag) => write_text(out, name, if *flag { "True" } else { "False" }, namespace),
+        Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_) | Value::Number(_) => {}
     }
+}
+
+fn write_items<T>(out: &mut String, name: &str, items: &[T], namespace: Option<&str>, write: impl Fn(&mut String, &T)) {
+    write_start(out, name, &[], namespace);
+    if items.is_empty() {
+        out.push_str("/>");
+        return;
+    }
+    out.push('>');
+    items.iter().for_each(|item| write(out, item));
+    write_end(out, name);
+}
+
+fn write_text(out: &mut String, name: &str, text: &str, namespace: Option<&str>) {
+    write_start(out, name, &[], namespace);
+    out.push('>');
+    escape_into(out, text, false);
+    write_end(out, name);
 }
 
 fn write_object(out: &mut String, name: &str, fields: &Fields, namespace: Option<&str>) {
@@ -136,7 +158,7 @@ fn write_object(out: &mut String, name: &str, fields: &Fields, namespace: Option
 }
 
 fn is_attribute(value: &Value) -> bool {
-    matches!(value, Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_))
+    matches!(value, Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_) | Value::Number(_))
 }
 
 /// A start tag up to where it closes. The namespace comes last, which is its place in the alphabet.
@@ -151,8 +173,9 @@ fn write_start(out: &mut String, name: &str, attributes: &[&(&'static str, Value
             Value::Attribute(text) => escape_into(out, text, true),
             Value::Word(word) => out.push_str(word),
             Value::Code(code) => out.push_str(&code.to_string()),
+            Value::Number(number) => out.push_str(&number.to_string()),
             Value::Absent => out.push_str("None"),
-            Value::Element(_) | Value::Object(_) | Value::List { .. } => {}
+            Value::Element(_) | Value::Flag(_) | Value::Object(_) | Value::List { .. } | Value::Texts { .. } => {}
         }
         out.push('"');
     }

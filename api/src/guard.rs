@@ -10,8 +10,8 @@ use crate::model::{NetworkId, PortId, Text};
 use crate::plugin::{
     CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, Forbidden, GetAllNetworksError,
     GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkNotFound, NetworkRow,
-    PlugInterfaceError, Plugin, PortDetails, PortFilter, PortNotFound, Ports, UnplugInterfaceError, UpdateNetworkError,
-    UpdatePortError,
+    PlugInterfaceError, Plugin, PortDetails, PortFilter, PortNotFound, PortStats, Ports, UnplugInterfaceError,
+    UpdateNetworkError, UpdatePortError,
 };
 use crate::policy::Action;
 use std::sync::Arc;
@@ -156,6 +156,16 @@ impl Plugin for Guarded {
         self.network_may_be_seen(tenant, network)?;
         self.port_may_be_seen(tenant, network, port)?;
         self.plugin.get_port_details(tenant, network, port)
+    }
+
+    fn counts_ports(&self) -> bool {
+        self.plugin.counts_ports()
+    }
+
+    fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
+        self.network_may_be_seen(tenant, network)?;
+        self.port_may_be_seen(tenant, network, port)?;
+        self.plugin.get_port_stats(tenant, network, port)
     }
 
     fn plug_interface(

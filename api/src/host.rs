@@ -1,6 +1,7 @@
 //! What the native plugin asks of the hypervisor it drives. The daemon implements it.
 
 use crate::model::{InterfaceId, Model, OpStatus, PortId};
+use crate::plugin::PortStats;
 
 /// How much of the tenants' state may have changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +21,11 @@ pub trait Host: Send + Sync {
 
     /// The op-status of a logical port by the contract's table; asked on every read, never stored.
     fn op_status(&self, model: &Model, port: &PortId) -> OpStatus;
+
+    /// What the interface of a logical port has passed; zeros if none of this host is attached to it.
+    fn port_stats(&self, _model: &Model, _port: &PortId) -> PortStats {
+        PortStats::default()
+    }
 }
 
 /// A plug: the host side of an attachment, as an operator made it or as the settings made it automatically. Durable.

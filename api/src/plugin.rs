@@ -65,6 +65,26 @@ pub struct NetworkRow {
     pub op_status: Option<OpStatus>,
 }
 
+/// What passed a port one way.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Flow {
+    /// Frames that got through.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Frames that were dropped.
+    pub drops: u64,
+}
+
+/// What passed a port since its interface is there.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PortStats {
+    /// From the interface.
+    pub rx: Flow,
+    /// To the interface.
+    pub tx: Flow,
+}
+
 /// Whether a network is told with its ports, whose op-status may cost something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ports {
@@ -172,4 +192,18 @@ pub trait Plugin: Send + Sync {
     /// # Errors
     /// [`UnplugInterfaceError`].
     fn unplug_interface(&self, tenant: &str, network: &str, port: &str) -> Result<(), UnplugInterfaceError>;
+
+    /// Whether [`Plugin::get_port_stats`] has counters to tell. Not one of the twelve: what an extension needs, a plugin
+    /// may have.
+    fn counts_ports(&self) -> bool {
+        false
+    }
+
+    /// What passed a port; zeros while nothing is counted.
+    ///
+    /// # Errors
+    /// [`GetPortError`].
+    fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
+        self.get_port_details(tenant, network, port).map(|_| PortStats::default())
+    }
 }

@@ -46,7 +46,7 @@ impl Reply {
     }
 
     /// A page of the border in front of the API versions, in the form that the Accept header asks for, and it alone.
-    /// `message` and `detail` are our own texts, never the client's.
+    /// `message` is our own text; `detail` may quote the client.
     pub fn page(status: StatusCode, accept: Option<&str>, is_head: bool, message: &str, detail: &str) -> Reply {
         let accept = accept.unwrap_or_default();
         let title = status.canonical_reason().unwrap_or_default();
@@ -99,6 +99,7 @@ struct PageView<'a> {
 }
 
 fn html_page(code: &str, message: &str, detail: &str) -> String {
+    let detail = detail.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!(
         "<html>\n <head>\n  <title>{code}</title>\n </head>\n <body>\n  <h1>{code}</h1>\n  \
          {message}<br /><br />\n{detail}\n\n </body>\n</html>"

@@ -11,7 +11,7 @@ use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
-use crate::v1::{Dialect, Version};
+use crate::v1::{Dialect, Extensions, Version};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub identity: Mode,
     /// `api.strict_essex`.
     pub dialect: Dialect,
+    /// What is served beside the core of the API.
+    pub extensions: Arc<Extensions>,
     /// Limits.
     pub limits: Limits,
 }
@@ -133,8 +135,8 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
-    let ServerConfig { hosts, identity, dialect, .. } = config;
-    let app = app(App { hosts: Hosts::new(hosts), identity, dialect, limits, plugin });
+    let ServerConfig { hosts, identity, dialect, extensions, .. } = config;
+    let app = app(App { hosts: Hosts::new(hosts), identity, dialect, extensions, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -248,6 +250,7 @@ struct App {
     hosts: Hosts,
     identity: Mode,
     dialect: Dialect,
+    extensions: Arc<Extensions>,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
@@ -338,7 +341,8 @@ async fn answer(app: &App, request: Request) -> Answered {
                 body,
             };
             let plugin = Guarded::new(app.plugin.clone(), caller.clone());
-            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &request));
+            let extensions = app.extensions.clone();
+            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &request));
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "an API request broke");
                 Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")

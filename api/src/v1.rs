@@ -6,12 +6,14 @@
 
 mod body;
 mod essex;
+mod extensions;
 mod filters;
 mod networks;
 mod ports;
 mod route;
 mod version;
 
+pub use extensions::{Extensions, NoExtension};
 pub use version::{Dialect, Version};
 
 use crate::document::Value;
@@ -51,6 +53,8 @@ pub struct Request {
 enum Refusal {
     BadRequest(BadRequest),
     Fault(Fault),
+    /// An answer that no version has a part in.
+    Whole(Reply),
 }
 
 impl From<BadRequest> for Refusal {
@@ -68,6 +72,7 @@ impl<E: Into<Fault>> From<E> for Refusal {
 /// A request on its row.
 struct Call<'a> {
     plugin: &'a dyn Plugin,
+    extensions: &'a Extensions,
     request: &'a Request,
     format: Format,
     ids: [&'a str; IDS_MAX],
@@ -95,6 +100,8 @@ enum Answer {
     Made(&'static str, Value),
     /// 204.
     Done,
+    /// An answer that no version has a part in.
+    Whole(Reply),
 }
 
 /// What answers a row.
@@ -104,28 +111,35 @@ type Handler = fn(&Call<'_>) -> Result<Answer, Refusal>;
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
 /// Answers a request.
-pub fn answer(plugin: &dyn Plugin, request: &Request) -> Reply {
+pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, request: &Request) -> Reply {
     let method = match request.dialect {
         Dialect::Plain => Cow::Borrowed(request.method.as_str()),
         Dialect::StrictEssex => essex::method(request),
     };
-    let Some(found) = route::find(TABLES, &method, &request.path) else {
-        return Reply::not_found(request.accept.as_deref(), method == "HEAD", "");
-    };
+    let found = route::find(extensions.tables(), &method, &request.path);
     let suffix = route::suffix(&request.path);
     let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());
-    let call = Call { plugin, request, format, ids: found.ids };
+    let ids = found.as_ref().map_or([""; IDS_MAX], |found| found.ids);
+    let call = Call { plugin, extensions, request, format, ids };
     let version = request.version;
     let tenant = call.tenant();
     let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
-        Err(BadRequest::Unusable.into())
+        Some(Err(BadRequest::Unusable.into()))
+    } else if let Some(found) = found {
+        let mut outcome = (found.row.handler)(&call);
+        outcome.iter_mut().for_each(|answer| extensions.amend(&call, found.row, answer));
+        Some(outcome)
     } else {
-        (found.row.handler)(&call)
+        extensions.act(&call, &method)
+    };
+    let Some(outcome) = outcome else {
+        return Reply::not_found(request.accept.as_deref(), method == "HEAD", "");
     };
     match outcome {
         Ok(Answer::Told(root, value)) => version.tell(StatusCode::OK, root, value, format),
         Ok(Answer::Made(root, value)) => version.tell(version.created(), root, value, format),
         Ok(Answer::Done) => Reply::new(StatusCode::NO_CONTENT, format.media_type(), Vec::new()),
+        Ok(Answer::Whole(reply)) | Err(Refusal::Whole(reply)) => reply,
         Err(Refusal::BadRequest(bad)) => version.bad_request(bad, format, request.dialect),
         Err(Refusal::Fault(fault)) => version.fault(&fault, format, request.accept.as_deref()),
     }

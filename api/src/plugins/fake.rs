@@ -47,6 +47,11 @@ impl Backing for FakeBacking {
         OpStatus::Up
     }
 
+    /// Nothing is carried, and the zeros say so.
+    fn counts_ports(&self) -> bool {
+        true
+    }
+
     fn check_plug<'a>(
         &self,
         model: &'a Model,

@@ -7,7 +7,7 @@
 use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::host::{Host, Scope};
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, OpStatus};
-use crate::plugin::PlugInterfaceError;
+use crate::plugin::{PlugInterfaceError, PortStats};
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 
@@ -51,6 +51,14 @@ impl Backing for NativeBacking {
             return OpStatus::Down;
         }
         self.host.op_status(model, &port.id)
+    }
+
+    fn counts_ports(&self) -> bool {
+        true
+    }
+
+    fn port_stats(&self, model: &Model, port: &LogicalPort) -> PortStats {
+        self.host.port_stats(model, &port.id)
     }
 
     fn check_plug<'a>(

@@ -13,8 +13,8 @@ use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, O
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
     GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
-    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, Ports, StateInvalid,
-    UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
+    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortStats, Ports,
+    StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::store::StoreError;
 use overwrite::Overwritten;
@@ -47,6 +47,16 @@ pub trait Backing: Send + Sync {
     /// Whether the data plane carries a network.
     fn network_op_status(&self, _network: &Network) -> OpStatus {
         OpStatus::Up
+    }
+
+    /// Whether [`Backing::port_stats`] counts.
+    fn counts_ports(&self) -> bool {
+        false
+    }
+
+    /// What passed a port.
+    fn port_stats(&self, _model: &Model, _port: &LogicalPort) -> PortStats {
+        PortStats::default()
     }
 
     /// Whether `attachment` may be plugged; the network is the tenant's. Returns the port.
@@ -219,6 +229,15 @@ impl<B: Backing> Plugin for Recorded<B> {
     fn get_port_details(&self, tenant: &str, network: &str, port: &str) -> Result<PortDetails, GetPortError> {
         let model = self.snapshot();
         Ok(self.tell_port(&model, own_port(&model, tenant, network, port)?))
+    }
+
+    fn counts_ports(&self) -> bool {
+        self.writes.backing.counts_ports()
+    }
+
+    fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
+        let model = self.snapshot();
+        Ok(self.writes.backing.port_stats(&model, own_port(&model, tenant, network, port)?))
     }
 
     fn plug_interface(

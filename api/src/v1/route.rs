@@ -40,12 +40,17 @@ pub(crate) fn suffix(path: &str) -> Option<&str> {
     path.rsplit_once('.').map(|(_, suffix)| suffix).filter(|suffix| !suffix.contains('/'))
 }
 
+/// The path without its suffix.
+pub(super) fn stem(path: &str) -> &str {
+    suffix(path).map_or(path, |suffix| &path[..path.len() - suffix.len() - 1])
+}
+
 /// The row of this method and this decoded path after the version; `None`: nothing is there.
 pub(super) fn find<'a, H: 'static>(tables: &[&'static [Row<H>]], method: &str, path: &'a str) -> Option<Found<'a, H>> {
     let path = path.strip_prefix('/')?;
     // One doubled slash after the version is accepted, as in the original.
     let path = path.strip_prefix('/').unwrap_or(path);
-    let stem = suffix(path).map_or(path, |suffix| &path[..path.len() - suffix.len() - 1]);
+    let stem = stem(path);
     let rows = tables.iter().flat_map(|table| table.iter()).filter(|row| row.method == method);
     rows.into_iter().find_map(|row| ids_of(row.path, stem).map(|ids| Found { row, ids }))
 }

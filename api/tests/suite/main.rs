@@ -9,6 +9,7 @@ mod behaviour;
 mod concurrency;
 mod conformance;
 mod crash;
+mod extensions;
 mod golden;
 mod hostile;
 mod identity;

@@ -21,12 +21,14 @@ use crate::settings::{Auto, Role};
 use api::host::{Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower};
 use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
+use api::plugin::{Flow, PortStats};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use switch::ids::{PORTS_MAX, PortIndex};
+use switch::ledger::FlowTotals;
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
@@ -472,6 +474,25 @@ impl<P: Pipeline> Host for Control<P> {
             && state.slots.get(interface).is_some_and(|slot| slot.state().is_ready);
         if is_carried { OpStatus::Up } else { OpStatus::Down }
     }
+
+    fn port_stats(&self, model: &Model, port: &PortId) -> PortStats {
+        let Some(interface) = model.ports.get(port).and_then(|port| port.attachment.as_ref()) else {
+            return PortStats::default();
+        };
+        let index = {
+            let state = self.state();
+            // Of an interface that is kept off the network the tenant may know nothing: it may be another's.
+            let is_kept_off = state.unbound.contains_key(interface);
+            state.indices.ports.get(interface).copied().filter(|_| !is_kept_off)
+        };
+        let snapshot = self.switch().snapshot();
+        let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
+        PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
+    }
+}
+
+fn flow(totals: &FlowTotals) -> Flow {
+    Flow { packets: totals.packets, bytes: totals.bytes, drops: totals.drops.iter().sum() }
 }
 
 impl<P: Pipeline> MadeBook for Control<P> {

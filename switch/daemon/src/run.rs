@@ -26,7 +26,7 @@ use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{Limits, ServerConfig, serve};
 use api::store::Store;
-use api::v1::Dialect;
+use api::v1::{Dialect, Extensions};
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -153,6 +153,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     opener.keep_book(book);
     let (plugin, tenants) = make_plugin(settings.plugin.driver, store, &control)?;
 
+    let extensions = Extensions::new(&*plugin, settings.plugin.extensions.as_deref())
+        .map_err(|error| settings.fault("plugin", "extensions", error.to_string()))?;
+
     switch.start().context("starting the workers")?;
     let load = Load::new(cpus.iter().map(|&cpu| Some(cpu)));
     let server = ServerConfig {
@@ -160,6 +163,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         is_insecure: settings.identity.insecure,
         identity,
         dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
+        extensions: Arc::new(extensions),
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
     };
     let captures = Captures::default();

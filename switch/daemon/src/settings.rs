@@ -201,7 +201,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         },
         vhost: resolve_vhost(dir, vhost.role, vhost.owner, vhost.group, vhost.mode, &source)?,
         attach: resolve_attach(&attach, &source)?,
-        plugin: PluginSettings { driver: raw.plugin.unwrap_or_default().driver.unwrap_or(Driver::Native) },
+        plugin: resolve_plugin(raw.plugin.unwrap_or_default(), &source)?,
         node: resolve_node(node, &source)?,
         store: resolve_store(url, &source)?,
         identity: resolve_identity(identity, &state_dir, &source)?,
@@ -331,6 +331,19 @@ fn resolve_store(url: String, source: &Source) -> Result<StoreSettings, Settings
         Some(("etcd", _)) => Err(fault("this version has no etcd store yet; use redb:PATH".into())),
         _ => Err(fault(format!("{url:?} must be redb: and an absolute path"))),
     }
+}
+
+fn resolve_plugin(raw: RawPlugin, source: &Source) -> Result<PluginSettings, SettingsError> {
+    let extensions = match raw.extensions {
+        None => None,
+        Some(toml::Value::String(text)) if text == "all" => None,
+        Some(value) => Some(
+            value
+                .try_into()
+                .map_err(|_| source.fault("plugin", "extensions", "must be \"all\" or a list of aliases"))?,
+        ),
+    };
+    Ok(PluginSettings { driver: raw.driver.unwrap_or(Driver::Native), extensions })
 }
 
 fn resolve_identity(raw: RawIdentity, state_dir: &Path, source: &Source) -> Result<IdentitySettings, SettingsError> {

@@ -6,6 +6,8 @@ use crate::devices::testing::FakeOpener;
 use crate::plugs::DeviceRequest;
 use api::model::{Change, LogicalPort, Network};
 use pipelines::Standard;
+use switch::ids::WorkerIndex;
+use switch::ledger::{DropReason, Tally};
 use switch::poll::Poll;
 use switch::switch::{SwitchConfig, WorkerSpec};
 
@@ -219,6 +221,25 @@ fn a_plug_of_another_tenant_stays_off_the_network() {
     rig.control.plug(PlugRequest { tenant: Some("red".into()), replace: true, ..request("vm", "t1") }).unwrap();
     assert_eq!(rig.op_status("vm"), OpStatus::Up);
     assert_eq!(rig.opener.events(), ["open vm"], "a change of tenant does not touch the device");
+}
+
+#[test]
+fn port_stats_are_the_ledgers_and_those_of_an_interface_kept_off_the_network_are_nobodys() {
+    let rig = Rig::new("stats", Auto::None);
+    rig.attach("net", "red", &["vm", "absent"]);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    let index = rig.control.view().interfaces["vm"].index.unwrap();
+    let mut tally = Tally::default();
+    tally.moved(100);
+    tally.moved(60);
+    tally.drop(DropReason::SpoofedMac);
+    rig.control.switch().snapshot().place(index).unwrap().ledger.of(WorkerIndex(0)).rx.add(&tally);
+    let stats = |port: &str| rig.control.port_stats(&rig.tenants.snapshot(), &port.into());
+    let rx = Flow { packets: 2, bytes: 160, drops: 1 };
+    assert_eq!(stats("vm"), PortStats { rx, tx: Flow::default() });
+    assert_eq!(stats("absent"), PortStats::default());
+    rig.control.plug(PlugRequest { tenant: Some("blue".into()), replace: true, ..request("vm", "t1") }).unwrap();
+    assert_eq!(stats("vm"), PortStats::default());
 }
 
 #[test]

@@ -24,7 +24,7 @@ raw! {
     RawMac { age_s: u64, max: u64, }
     RawVhost { dir: PathBuf, role: Role, owner: String, group: String, mode: String, }
     RawAttach { auto: Auto, claim: Claim, }
-    RawPlugin { driver: Driver, }
+    RawPlugin { driver: Driver, extensions: toml::Value, }
     RawNode { roles: Vec<NodeRole>, host: String, }
     RawStore { url: String, }
     RawIdentity { mode: IdentityMode, insecure: bool, tokens: PathBuf, policy: String, }
@@ -113,6 +113,13 @@ fn serialize_auto<S: serde::Serializer>(to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str("auto")
 }
 
+fn serialize_or_all<S: serde::Serializer>(list: &Option<Vec<String>>, to: S) -> Result<S::Ok, S::Error> {
+    match list {
+        Some(list) => list.serialize(to),
+        None => to.serialize_str("all"),
+    }
+}
+
 /// `[api]`
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ApiSettings {
@@ -191,6 +198,9 @@ pub(crate) struct AttachSettings {
 pub(crate) struct PluginSettings {
     /// Which plugin.
     pub(crate) driver: Driver,
+    /// The aliases of the API's extensions to serve; `None`, told as "all": those that the plugin can carry.
+    #[serde(serialize_with = "serialize_or_all")]
+    pub(crate) extensions: Option<Vec<String>>,
 }
 
 /// `[node]`

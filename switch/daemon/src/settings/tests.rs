@@ -20,6 +20,7 @@ fn an_empty_file_gives_the_contract_s_defaults() {
     assert_eq!((settings.mac.age_s, settings.mac.max), (300, 131_072));
     assert_eq!((settings.attach.auto, settings.attach.claim), (Auto::None, Claim::Any));
     assert_eq!(settings.plugin.driver, Driver::Native);
+    assert_eq!(settings.plugin.extensions, None);
     assert!(!settings.node.host.is_empty());
     assert_eq!(settings.identity.mode, IdentityMode::Noauth);
     assert_eq!(settings.identity.tokens, Path::new("/var/lib/qvs/tokens.toml"));
@@ -66,6 +67,7 @@ fn every_key_of_the_contract_is_known() {
         claim = "any"
         [plugin]
         driver = "fake"
+        extensions = ["portstats"]
         [node]
         roles = ["switch", "api"]
         host = "node-1"
@@ -105,6 +107,8 @@ fn faults_name_file_line_and_key() {
             "[api]\nlisten = \"0.0.0.0:9696\"\nstrict_essex = true\n[identity]\ninsecure = true",
             "qvs.toml:3: api.strict_essex: the original's oddities are for replaying recordings, on loopback only",
         ),
+        ("[plugin]\nextensions = 3", "qvs.toml:2: plugin.extensions: must be \"all\" or a list of aliases"),
+        ("[plugin]\nextensions = [1]", "qvs.toml:2: plugin.extensions: must be \"all\" or a list of aliases"),
         ("[switch]\nrebalance = 1", "qvs.toml:2: invalid type: integer `1`"),
         ("[switch]\nworkers = []", "qvs.toml:2: switch.workers: the list is empty"),
         ("[switch]\nworkers = [1, 1]", "qvs.toml:2: switch.workers: CPU 1 is named twice"),

@@ -1,0 +1,255 @@
+//! Extensions of the API (specification section 10): `/extensions`, and what each extension brings.
+//!
+//! An extension is one module with its [`Extension`]: what it tells of itself, its rows (*resource* extension), what it
+//! does to things of others by name (*action* extension), and what it adds to the core's answers (*request* extension).
+//! [`ALL`] lists them; nothing else knows one by name. What they keep is in [`records`], what the older format of their
+//! bodies and faults is in [`legacy`].
+//!
+//! Which are served is decided once, at start: those that the settings name, else all that the plugin can carry. In the
+//! original's dialect none is told in the list unless the settings name it, because the originals of `native` and `fake`
+//! told none.
+
+#[cfg(any(test, feature = "testing"))]
+mod foxnsox;
+mod legacy;
+mod portstats;
+
+use super::route::{self, Row};
+use super::{Answer, Call, Dialect, Handler, Refusal, TABLES};
+use crate::document::{Document, Fields, Value};
+use crate::format::Format;
+use crate::plugin::Plugin;
+use crate::reply::{Reply, to_json};
+use crate::xml;
+use axum::http::StatusCode;
+use std::fmt;
+
+/// An extension.
+pub(super) struct Extension {
+    /// What it is called.
+    pub(super) name: &'static str,
+    /// By what it is asked for.
+    pub(super) alias: &'static str,
+    /// One sentence.
+    pub(super) description: &'static str,
+    /// Where its format is from.
+    pub(super) namespace: &'static str,
+    /// When that was changed last.
+    pub(super) updated: &'static str,
+    /// Whether a plugin has what it needs.
+    pub(super) is_for: fn(&dyn Plugin) -> bool,
+    /// Its resources.
+    pub(super) rows: &'static [Row<Handler>],
+    /// What it can do to things of other collections.
+    pub(super) actions: &'static [Action],
+    /// What it adds to answers of other rows.
+    pub(super) amendments: &'static [Amendment],
+}
+
+/// Something to be done by `POST /{collection}/{id}/action`.
+pub(super) struct Action {
+    /// The collection.
+    pub(super) collection: &'static str,
+    /// The key of the body that asks for it, the extension's alias first.
+    pub(super) name: &'static str,
+    /// What does it; the body's value behind the key.
+    pub(super) run: fn(&Call<'_>, &serde_json::Value) -> Result<Answer, Refusal>,
+}
+
+/// Something added to what another row answered.
+pub(super) struct Amendment {
+    /// The row, by method and path.
+    pub(super) method: &'static str,
+    /// The path as it is written in the row.
+    pub(super) path: &'static str,
+    /// What adds it.
+    pub(super) amend: fn(&Call<'_>, &mut Answer),
+}
+
+/// All there are.
+const ALL: &[&Extension] = &[&portstats::EXTENSION];
+
+/// The rows of `/extensions` itself.
+const ROWS: &[Row<Handler>] = &[Row::new("GET", "/extensions", list), Row::new("GET", "/extensions/{alias}", show)];
+
+/// Those that are served, with what they need.
+pub struct Extensions {
+    served: Vec<&'static Extension>,
+    /// The settings named them.
+    is_named: bool,
+    tables: Vec<&'static [Row<Handler>]>,
+}
+
+/// The settings name an extension that does not exist, or that the plugin cannot carry.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no extension {name:?} for this plugin; it has: {}", .known.join(", "))]
+pub struct NoExtension {
+    /// What was named.
+    pub name: String,
+    /// What could be.
+    pub known: Vec<&'static str>,
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.debug_list().entries(self.served.iter().map(|extension| extension.alias)).finish()
+    }
+}
+
+impl Default for Extensions {
+    /// None.
+    fn default() -> Extensions {
+        Extensions::of(Vec::new(), true)
+    }
+}
+
+impl Extensions {
+    /// All that `plugin` can carry, or those that are `named`.
+    ///
+    /// # Errors
+    /// [`NoExtension`].
+    pub fn new(plugin: &dyn Plugin, named: Option<&[String]>) -> Result<Extensions, NoExtension> {
+        Extensions::among(ALL, plugin, named)
+    }
+
+    /// The same with the extension for tests.
+    ///
+    /// # Errors
+    /// [`NoExtension`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn with_foxnsox(plugin: &dyn Plugin, named: Option<&[String]>) -> Result<Extensions, NoExtension> {
+        Extensions::among(&[ALL, &[&foxnsox::EXTENSION]].concat(), plugin, named)
+    }
+
+    fn among(
+        all: &[&'static Extension],
+        plugin: &dyn Plugin,
+        named: Option<&[String]>,
+    ) -> Result<Extensions, NoExtension> {
+        let can = || all.iter().copied().filter(|extension| (extension.is_for)(plugin));
+        let Some(named) = named else { return Ok(Extensions::of(can().collect(), false)) };
+        let find = |name: &String| {
+            can().find(|extension| extension.alias == name).ok_or_else(|| NoExtension {
+                name: name.clone(),
+                known: can().map(|extension| extension.alias).collect(),
+            })
+        };
+        Ok(Extensions::of(named.iter().map(find).collect::<Result<_, _>>()?, true))
+    }
+
+    fn of(served: Vec<&'static Extension>, is_named: bool) -> Extensions {
+        let core = TABLES.iter().copied().chain([ROWS]);
+        let tables = core.chain(served.iter().map(|extension| extension.rows)).collect();
+        Extensions { served, is_named, tables }
+    }
+
+    /// The core's rows and theirs.
+    pub(super) fn tables(&self) -> &[&'static [Row<Handler>]] {
+        &self.tables
+    }
+
+    /// What is told in the list.
+    fn listed(&self, dialect: Dialect) -> &[&'static Extension] {
+        let is_told = self.is_named || dialect == Dialect::Plain;
+        if is_told { &self.served } else { &[] }
+    }
+
+    /// Lets those add to an answer that want to.
+    pub(super) fn amend(&self, call: &Call<'_>, row: &Row<Handler>, answer: &mut Answer) {
+        let amendments = self.served.iter().flat_map(|extension| extension.amendments);
+        for amendment in amendments.filter(|it| it.method == row.method && it.path == row.path) {
+            (amendment.amend)(call, answer);
+        }
+    }
+
+    /// Does what `POST /{collection}/{id}/action` asks for. `None`: nobody has such an action.
+    pub(super) fn act(&self, call: &Call<'_>, method: &str) -> Option<Result<Answer, Refusal>> {
+        let request = call.request;
+        let stem = route::stem(&request.path);
+        let mut segments = stem.trim_start_matches('/').split('/');
+        let (collection, _id, word) = (segments.next()?, segments.next()?, segments.next()?);
+        if method != "POST" || word != "action" || segments.next().is_some() {
+            return None;
+        }
+        let actions = self.served.iter().flat_map(|extension| extension.actions);
+        let actions: Vec<_> = actions.filter(|action| action.collection == collection).collect();
+        if actions.is_empty() {
+            return None;
+        }
+        let body: serde_json::Map<String, serde_json::Value> = match call.format {
+            Format::Json => serde_json::from_slice(&request.body).ok()?,
+            Format::Xml => [xml::read(&request.body)?].into_iter().collect(),
+        };
+        let (action, value) = actions.iter().find_map(|action| Some((action, body.get(action.name)?)))?;
+        Some((action.run)(call, value))
+    }
+}
+
+fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
+    let listed = call.extensions.listed(call.request.dialect);
+    let objects = listed.iter().map(|extension| description(extension)).collect();
+    Ok(legacy::told("extensions", Value::List { item: "extension", objects }, call))
+}
+
+/// One extension. JSON has it without a key around it; of the XML the original told only the date.
+fn show(call: &Call<'_>) -> Result<Answer, Refusal> {
+    let alias = call.ids[0];
+    let listed = call.extensions.listed(call.request.dialect);
+    let Some(extension) = listed.iter().find(|extension| extension.alias == alias) else {
+        let detail = format!("Extension with alias {alias} does not exist");
+        return Err(Refusal::Whole(Reply::not_found(call.request.accept.as_deref(), false, &detail)));
+    };
+    let fields = description(extension);
+    let body = match (call.format, call.request.dialect) {
+        (Format::Json, _) => to_json(&Value::Object(fields)),
+        (Format::Xml, Dialect::Plain) => document("extension", Value::Object(fields)).write(call.format),
+        (Format::Xml, Dialect::StrictEssex) => {
+            document("updated", Value::Element(extension.updated.into())).write(call.format)
+        }
+    };
+    Ok(Answer::Whole(Reply::new(StatusCode::OK, call.format.media_type(), body)))
+}
+
+fn document(root: &'static str, value: Value) -> Document {
+    Document { root, namespace: None, value }
+}
+
+/// In the order of the recordings.
+fn description(extension: &Extension) -> Fields {
+    let text = |text: &'static str| Value::Element(text.into());
+    vec![
+        ("updated", text(extension.updated)),
+        ("name", text(extension.name)),
+        ("links", Value::Texts { item: "link", texts: Vec::new() }),
+        ("namespace", text(extension.namespace)),
+        ("alias", text(extension.alias)),
+        ("description", text(extension.description)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::FakePlugin;
+
+    #[test]
+    fn aliases_names_and_rows_of_extensions_are_all_different() {
+        let all = Extensions::with_foxnsox(&FakePlugin::new(), None).unwrap();
+        let aliases: std::collections::BTreeSet<_> = all.served.iter().map(|extension| extension.alias).collect();
+        assert_eq!(aliases.len(), all.served.len());
+        let rows = all.tables().iter().flat_map(|table| table.iter());
+        let count = rows.clone().count();
+        assert_eq!(rows.map(|row| (row.method, row.path)).collect::<std::collections::BTreeSet<_>>().len(), count);
+    }
+
+    #[test]
+    fn an_extension_that_is_not_there_is_named_with_those_that_are() {
+        let refused = Extensions::with_foxnsox(&FakePlugin::new(), Some(&["pie".to_owned()])).err().unwrap();
+        assert!(refused.to_string().starts_with("there is no extension \"pie\" for this plugin; it has: portstats"));
+        let some = Extensions::with_foxnsox(&FakePlugin::new(), Some(&["portstats".to_owned()])).unwrap();
+        assert_eq!(some.listed(Dialect::StrictEssex).len(), 1);
+        let all = Extensions::with_foxnsox(&FakePlugin::new(), None).unwrap();
+        assert_eq!(all.listed(Dialect::StrictEssex).len(), 0);
+        assert!(all.listed(Dialect::Plain).len() > 1);
+    }
+}
