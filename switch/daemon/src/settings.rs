@@ -182,8 +182,9 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     let run_dir = raw.run_dir.unwrap_or_else(|| "/run/qvs".into());
     let socket = admin.socket.unwrap_or_else(|| run_dir.join("admin.sock"));
     let dir = vhost.dir.unwrap_or_else(|| run_dir.join("vhost"));
-    let url = raw.store.unwrap_or_default().url;
-    let url = url.unwrap_or_else(|| format!("redb:{}", state_dir.join("state.redb").display()));
+    let store = raw.store.unwrap_or_default();
+    let url = store.url.unwrap_or_else(|| format!("redb:{}", state_dir.join("state.redb").display()));
+    let seal_key = store.seal_key.unwrap_or_else(|| state_dir.join("seal.key"));
     for (section, key, path) in
         [("", "state_dir", &state_dir), ("", "run_dir", &run_dir), ("admin", "socket", &socket), ("vhost", "dir", &dir)]
     {
@@ -203,7 +204,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         attach: resolve_attach(&attach, &source)?,
         plugin: resolve_plugin(raw.plugin.unwrap_or_default(), &source)?,
         node: resolve_node(node, &source)?,
-        store: resolve_store(url, &source)?,
+        store: resolve_store(url, seal_key, &source)?,
         identity: resolve_identity(identity, &state_dir, &source)?,
         metrics: MetricsSettings {
             listen: match raw.metrics.unwrap_or_default().listen.as_deref() {
@@ -321,12 +322,13 @@ fn resolve_node(raw: RawNode, source: &Source) -> Result<NodeSettings, SettingsE
     Ok(NodeSettings { roles, host })
 }
 
-fn resolve_store(url: String, source: &Source) -> Result<StoreSettings, SettingsError> {
+fn resolve_store(url: String, seal_key: PathBuf, source: &Source) -> Result<StoreSettings, SettingsError> {
+    check_path(&seal_key).map_err(|message| source.fault("store", "seal_key", message))?;
     let fault = |message: String| source.fault("store", "url", message);
     match url.split_once(':') {
         Some(("redb", path)) => {
             check_path(Path::new(path)).map_err(fault)?;
-            Ok(StoreSettings { url })
+            Ok(StoreSettings { url, seal_key })
         }
         Some(("etcd", _)) => Err(fault("this version has no etcd store yet; use redb:PATH".into())),
         _ => Err(fault(format!("{url:?} must be redb: and an absolute path"))),

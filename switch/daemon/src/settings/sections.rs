@@ -26,7 +26,7 @@ raw! {
     RawAttach { auto: Auto, claim: Claim, }
     RawPlugin { driver: Driver, extensions: toml::Value, }
     RawNode { roles: Vec<NodeRole>, host: String, }
-    RawStore { url: String, }
+    RawStore { url: String, seal_key: PathBuf, }
     RawIdentity { mode: IdentityMode, insecure: bool, tokens: PathBuf, policy: String, }
     RawMetrics { listen: String, }
 }
@@ -217,6 +217,8 @@ pub(crate) struct NodeSettings {
 pub(crate) struct StoreSettings {
     /// Where the state is.
     pub(crate) url: String,
+    /// The file of the key that seals secrets in it; not part of it, nor of its backups.
+    pub(crate) seal_key: PathBuf,
 }
 
 impl StoreSettings {

@@ -34,6 +34,7 @@ fn sockets_and_store_follow_the_directories_unless_set() {
     assert_eq!(settings.admin.socket, Path::new("/r/admin.sock"));
     assert_eq!(settings.vhost.dir, Path::new("/v"));
     assert_eq!(settings.store.url, "redb:/s/state.redb");
+    assert_eq!(settings.store.seal_key, Path::new("/s/seal.key"));
 }
 
 #[test]
@@ -73,6 +74,7 @@ fn every_key_of_the_contract_is_known() {
         host = "node-1"
         [store]
         url = "redb:/s/x.redb"
+        seal_key = "/k/seal.key"
         [identity]
         mode = "noauth"
         insecure = true
@@ -125,6 +127,7 @@ fn faults_name_file_line_and_key() {
         ("[attach]\nclaim = \"registered\"", "qvs.toml:2: attach.claim: \"registered\" needs identity"),
         ("[node]\nroles = [\"api\"]", "qvs.toml:2: node.roles: this version has one node"),
         ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: this version has no etcd store yet"),
+        ("[store]\nseal_key = \"k\"", "qvs.toml:2: store.seal_key: \"k\" must be an absolute path without . or .."),
         ("[store]\nurl = \"/x\"", "qvs.toml:2: store.url: \"/x\" must be redb: and an absolute path"),
         ("[identity]\nmode = \"password\"", "qvs.toml:2: unknown variant `password`"),
         ("[identity]\ntokens = \"t\"", "qvs.toml:2: identity.tokens: \"t\" must be an absolute path"),
