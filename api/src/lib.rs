@@ -8,6 +8,8 @@
 pub mod audit;
 pub mod document;
 pub mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod guard;
 mod hex;
 pub mod host;

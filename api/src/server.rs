@@ -365,14 +365,14 @@ fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
 }
 
 /// What the first segment of a path leads to.
-enum Target<'a> {
+pub(crate) enum Target<'a> {
     Versions,
     V1(Version, &'a str),
     Nowhere,
 }
 
 /// Where a path leads. In the original's dialect everything outside the versions is the list (specification section 1).
-fn target(path: &str, dialect: Dialect) -> Target<'_> {
+pub(crate) fn target(path: &str, dialect: Dialect) -> Target<'_> {
     let Some(name) = path.strip_prefix('/') else { return Target::Nowhere };
     for version in Version::ALL {
         match name.strip_prefix(version.id()) {
@@ -408,7 +408,7 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> 
 }
 
 /// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays. `None` if the outcome is not UTF-8.
-fn percent_decode(path: &str) -> Option<String> {
+pub(crate) fn percent_decode(path: &str) -> Option<String> {
     let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();

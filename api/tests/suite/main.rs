@@ -6,6 +6,7 @@
 
 mod backend;
 mod behaviour;
+mod clients;
 mod concurrency;
 mod conformance;
 mod crash;
