@@ -12,6 +12,7 @@
 //! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
 
 mod automatic;
+mod host;
 
 use crate::devices::{Connections, Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
@@ -20,15 +21,13 @@ use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
 use api::host::{Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower};
-use api::model::{AdminState, InterfaceId, Model, OpStatus, PortId};
-use api::plugin::{Flow, PortStats};
+use api::model::{InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use switch::ids::{PORTS_MAX, PortIndex};
-use switch::ledger::FlowTotals;
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
@@ -453,46 +452,6 @@ impl<P: Pipeline> Control<P> {
 
 fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
-}
-
-impl<P: Pipeline> Host for Control<P> {
-    fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
-        let start = Instant::now();
-        let mut state = self.state();
-        self.enforce(&mut state, model, scope);
-        let elapsed_us = start.elapsed().as_micros() as u64;
-        tracing::debug!(elapsed_us, plugs = state.plugs.len(), "config is in force");
-    }
-
-    fn op_status(&self, model: &Model, port: &PortId) -> OpStatus {
-        let Some(port) = model.ports.get(port).filter(|port| port.state == AdminState::Active) else {
-            return OpStatus::Down;
-        };
-        let Some(interface) = &port.attachment else { return OpStatus::Down };
-        let state = self.state();
-        let is_carried = !state.unbound.contains_key(interface)
-            && state.slots.get(interface).is_some_and(|slot| slot.state().is_ready);
-        if is_carried { OpStatus::Up } else { OpStatus::Down }
-    }
-
-    fn port_stats(&self, model: &Model, port: &PortId) -> PortStats {
-        let Some(interface) = model.ports.get(port).and_then(|port| port.attachment.as_ref()) else {
-            return PortStats::default();
-        };
-        let index = {
-            let state = self.state();
-            // Of an interface that is kept off the network the tenant may know nothing: it may be another's.
-            let is_kept_off = state.unbound.contains_key(interface);
-            state.indices.ports.get(interface).copied().filter(|_| !is_kept_off)
-        };
-        let snapshot = self.switch().snapshot();
-        let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
-        PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
-    }
-}
-
-fn flow(totals: &FlowTotals) -> Flow {
-    Flow { packets: totals.packets, bytes: totals.bytes, drops: totals.drops.iter().sum() }
 }
 
 impl<P: Pipeline> MadeBook for Control<P> {

@@ -1,0 +1,49 @@
+//! What the native plugin asks of this host: to put the tenants' state in force, and how their ports are.
+
+use super::Control;
+use api::host::{Host, Scope};
+use api::model::{AdminState, Model, OpStatus, PortId};
+use api::plugin::{Flow, PortStats};
+use std::time::Instant;
+use switch::ledger::FlowTotals;
+use switch::worker::Pipeline;
+
+impl<P: Pipeline> Host for Control<P> {
+    fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
+        let start = Instant::now();
+        let mut state = self.state();
+        self.enforce(&mut state, model, scope);
+        let elapsed_us = start.elapsed().as_micros() as u64;
+        tracing::debug!(elapsed_us, plugs = state.plugs.len(), "config is in force");
+    }
+
+    fn op_status(&self, model: &Model, port: &PortId) -> OpStatus {
+        let Some(port) = model.ports.get(port).filter(|port| port.state == AdminState::Active) else {
+            return OpStatus::Down;
+        };
+        let Some(interface) = &port.attachment else { return OpStatus::Down };
+        let state = self.state();
+        let is_carried = !state.unbound.contains_key(interface)
+            && state.slots.get(interface).is_some_and(|slot| slot.state().is_ready);
+        if is_carried { OpStatus::Up } else { OpStatus::Down }
+    }
+
+    fn port_stats(&self, model: &Model, port: &PortId) -> PortStats {
+        let Some(interface) = model.ports.get(port).and_then(|port| port.attachment.as_ref()) else {
+            return PortStats::default();
+        };
+        let index = {
+            let state = self.state();
+            // Of an interface that is kept off the network the tenant may know nothing: it may be another's.
+            let is_kept_off = state.unbound.contains_key(interface);
+            state.indices.ports.get(interface).copied().filter(|_| !is_kept_off)
+        };
+        let snapshot = self.switch().snapshot();
+        let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
+        PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
+    }
+}
+
+fn flow(totals: &FlowTotals) -> Flow {
+    Flow { packets: totals.packets, bytes: totals.bytes, drops: totals.drops.iter().sum() }
+}
