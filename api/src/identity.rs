@@ -9,6 +9,7 @@
 //! therefore bound how many run and wait at a time, and remember tokens, good and bad, only by a keyed hash.
 
 mod hosts;
+pub mod keystone;
 mod remembered;
 pub mod tokens;
 pub mod wall;

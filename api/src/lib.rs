@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod guard;
 mod hex;
 pub mod host;
+pub mod http_client;
 pub mod identity;
 pub mod lowering;
 pub mod model;

@@ -14,6 +14,7 @@ mod extensions;
 mod golden;
 mod hostile;
 mod identity;
+mod keystone;
 mod limits;
 mod oracle;
 mod remote;

@@ -322,13 +322,16 @@ fn identity(settings: &Settings) -> Finding {
         (Err(error), _) => Finding::fail(
             NAME,
             error.to_string(),
-            "qvs token TENANT makes the file of tokens; chmod 0600 and chown it to the switch's user",
+            "mend what it names; `qvs token TENANT` makes the file of tokens; secrets: chmod 0600, owner the switch's user",
         ),
         (Ok(_), IdentityMode::Noauth) => {
             Finding::ok(NAME, "none: whoever reaches the API may do everything, so it listens on loopback")
         }
         (Ok(_), IdentityMode::Tokens) => {
             Finding::ok(NAME, format!("by the tokens in {}", settings.identity.tokens.display()))
+        }
+        (Ok(_), IdentityMode::Keystone) => {
+            Finding::ok(NAME, format!("by Keystone at {}; whether it answers was not tried", settings.keystone.url))
         }
     }
 }

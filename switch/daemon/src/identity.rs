@@ -1,12 +1,14 @@
 //! How the API's clients are known: the settings' words made into what the API's server takes.
 
 use crate::settings::{IdentityMode, Settings, SettingsError};
+use api::http_client::EndpointError;
+use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::tokens::Tokens;
 use api::identity::{Mode, Verifier};
 use api::policy::LivePolicy;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The time of day, seconds since 1970 UTC.
 pub(crate) fn wall_clock() -> i64 {
@@ -29,6 +31,30 @@ pub(crate) fn mode(settings: &Settings) -> Result<Mode, SettingsError> {
         IdentityMode::Tokens => Arc::new(
             Tokens::open(&identity.tokens, wall_clock).map_err(|error| settings.fault("identity", "tokens", error))?,
         ),
+        IdentityMode::Keystone => {
+            Arc::new(Keystone::new(keystone_config(settings), wall_clock).map_err(|error| match error {
+                KeystoneError::Endpoint(error @ EndpointError::Certificates { .. }) => {
+                    settings.fault("keystone", "ca", error)
+                }
+                KeystoneError::Endpoint(error) => settings.fault("keystone", "url", error),
+                KeystoneError::Password(error) => settings.fault("keystone", "password_file", error),
+            })?)
+        }
     };
     Ok(Mode::Tokens { verifier, policy: Arc::new(policy) })
+}
+
+fn keystone_config(settings: &Settings) -> KeystoneConfig {
+    let keystone = settings.keystone.clone();
+    KeystoneConfig {
+        url: keystone.url,
+        user: keystone.user,
+        user_domain: keystone.user_domain,
+        password_file: keystone.password_file,
+        project: keystone.project,
+        project_domain: keystone.project_domain,
+        ca: keystone.ca,
+        cache: Duration::from_secs(keystone.cache_s.into()),
+        timeout: Duration::from_secs(keystone.timeout_s.into()),
+    }
 }

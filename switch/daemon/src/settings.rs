@@ -25,6 +25,11 @@ const MAC_ENTRIES_MAX: u64 = 1 << 24;
 /// Longest MAC age, seconds (IEEE 802.1Q-2018 table 8-6 allows up to 1,000,000).
 const MAC_AGE_S_MAX: u64 = 1_000_000;
 
+/// Longest time that a token is not asked about again, seconds.
+const CACHE_S_MAX: u64 = 86_400;
+/// Longest time a client may wait for Keystone, seconds; clients give up after a minute or so.
+const KEYSTONE_TIMEOUT_S_MAX: u64 = 60;
+
 /// A settings file that cannot be used; its text is the one line the user sees.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
@@ -107,6 +112,8 @@ pub(crate) struct Settings {
     pub(crate) store: StoreSettings,
     /// `[identity]`
     pub(crate) identity: IdentitySettings,
+    /// `[keystone]`
+    pub(crate) keystone: KeystoneSettings,
     /// `[metrics]`
     pub(crate) metrics: MetricsSettings,
     #[serde(skip)]
@@ -205,6 +212,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         plugin: resolve_plugin(raw.plugin.unwrap_or_default(), &source)?,
         node: resolve_node(node, &source)?,
         store: resolve_store(url, seal_key, &source)?,
+        keystone: resolve_keystone(raw.keystone.unwrap_or_default(), &identity, &state_dir, &source)?,
         identity: resolve_identity(identity, &state_dir, &source)?,
         metrics: MetricsSettings {
             listen: match raw.metrics.unwrap_or_default().listen.as_deref() {
@@ -357,6 +365,36 @@ fn resolve_identity(raw: RawIdentity, state_dir: &Path, source: &Source) -> Resu
     }
     let mode = raw.mode.unwrap_or(IdentityMode::Noauth);
     Ok(IdentitySettings { mode, insecure: raw.insecure.unwrap_or(false), tokens, policy })
+}
+
+fn resolve_keystone(
+    raw: RawKeystone,
+    identity: &RawIdentity,
+    state_dir: &Path,
+    source: &Source,
+) -> Result<KeystoneSettings, SettingsError> {
+    let url = raw.url.unwrap_or_default();
+    if url.is_empty() && identity.mode == Some(IdentityMode::Keystone) {
+        return Err(source.fault("identity", "mode", "\"keystone\" needs keystone.url"));
+    }
+    let password_file = raw.password_file.unwrap_or_else(|| state_dir.join("keystone-password"));
+    let ca = raw.ca.unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into());
+    for (key, path) in [("password_file", &password_file), ("ca", &ca)] {
+        check_path(path).map_err(|message| source.fault("keystone", key, message))?;
+    }
+    let cache_s = bounded("keystone", "cache_s", raw.cache_s.unwrap_or(300), 0, CACHE_S_MAX, source)?;
+    let timeout_s = bounded("keystone", "timeout_s", raw.timeout_s.unwrap_or(5), 1, KEYSTONE_TIMEOUT_S_MAX, source)?;
+    Ok(KeystoneSettings {
+        url,
+        user: raw.user.unwrap_or_else(|| "qvs".into()),
+        user_domain: raw.user_domain.unwrap_or_else(|| "Default".into()),
+        password_file,
+        project: raw.project.unwrap_or_else(|| "service".into()),
+        project_domain: raw.project_domain.unwrap_or_else(|| "Default".into()),
+        ca,
+        cache_s: cache_s as u32,
+        timeout_s: timeout_s as u32,
+    })
 }
 
 fn parse_address(section: &str, text: &str, source: &Source) -> Result<SocketAddr, SettingsError> {

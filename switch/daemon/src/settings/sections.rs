@@ -16,7 +16,7 @@ raw! {
     Raw {
         state_dir: PathBuf, run_dir: PathBuf,
         api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
-        plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, metrics: RawMetrics,
+        plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, metrics: RawMetrics,
     }
     RawApi { listen: String, hosts: Vec<String>, strict_essex: bool, }
     RawAdmin { socket: PathBuf, group: String, }
@@ -28,6 +28,10 @@ raw! {
     RawNode { roles: Vec<NodeRole>, host: String, }
     RawStore { url: String, seal_key: PathBuf, }
     RawIdentity { mode: IdentityMode, insecure: bool, tokens: PathBuf, policy: String, }
+    RawKeystone {
+        url: String, user: String, user_domain: String, password_file: PathBuf, project: String, project_domain: String,
+        ca: PathBuf, cache_s: u64, timeout_s: u64,
+    }
     RawMetrics { listen: String, }
 }
 
@@ -84,6 +88,8 @@ choice! {
         Noauth,
         /// By the tokens of a file.
         Tokens,
+        /// By Keystone's tokens.
+        Keystone,
     }
     /// A part this node plays.
     NodeRole {
@@ -239,6 +245,27 @@ pub(crate) struct IdentitySettings {
     pub(crate) tokens: PathBuf,
     /// The file of the policy; empty: as compiled in.
     pub(crate) policy: String,
+}
+
+/// `[keystone]`, for mode `keystone`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct KeystoneSettings {
+    /// Where it is; empty: nowhere.
+    pub(crate) url: String,
+    /// The service user by which tokens are validated, and its domain's name.
+    pub(crate) user: String,
+    pub(crate) user_domain: String,
+    /// The file with its password.
+    pub(crate) password_file: PathBuf,
+    /// The project of its token, and that one's domain's name.
+    pub(crate) project: String,
+    pub(crate) project_domain: String,
+    /// Certificates that vouch for Keystone's.
+    pub(crate) ca: PathBuf,
+    /// Seconds a valid token is not asked about again: how long a revoked one may still open.
+    pub(crate) cache_s: u32,
+    /// Seconds that one question may take.
+    pub(crate) timeout_s: u32,
 }
 
 /// `[metrics]`

@@ -80,6 +80,16 @@ fn every_key_of_the_contract_is_known() {
         insecure = true
         tokens = "/s/t.toml"
         policy = "/s/p.toml"
+        [keystone]
+        url = "https://keystone.example:5000/v3"
+        user = "quantum"
+        user_domain = "services"
+        password_file = "/s/password"
+        project = "services"
+        project_domain = "services"
+        ca = "/s/ca.pem"
+        cache_s = 60
+        timeout_s = 2
         [metrics]
         listen = "127.0.0.1:9100"
     "#;
@@ -129,6 +139,11 @@ fn faults_name_file_line_and_key() {
         ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: this version has no etcd store yet"),
         ("[store]\nseal_key = \"k\"", "qvs.toml:2: store.seal_key: \"k\" must be an absolute path without . or .."),
         ("[store]\nurl = \"/x\"", "qvs.toml:2: store.url: \"/x\" must be redb: and an absolute path"),
+        ("[identity]\nmode = \"keystone\"", "qvs.toml:2: identity.mode: \"keystone\" needs keystone.url"),
+        ("[keystone]\npassword = \"x\"", "qvs.toml:2: unknown field `password`"),
+        ("[keystone]\nca = \"x\"", "qvs.toml:2: keystone.ca: \"x\" must be an absolute path"),
+        ("[keystone]\ncache_s = 86401", "qvs.toml:2: keystone.cache_s: 86401 must be 0 to 86400"),
+        ("[keystone]\ntimeout_s = 0", "qvs.toml:2: keystone.timeout_s: 0 must be 1 to 60"),
         ("[identity]\nmode = \"password\"", "qvs.toml:2: unknown variant `password`"),
         ("[identity]\ntokens = \"t\"", "qvs.toml:2: identity.tokens: \"t\" must be an absolute path"),
         ("[identity]\n\npolicy = \"p\"", "qvs.toml:3: identity.policy: \"p\" must be an absolute path"),

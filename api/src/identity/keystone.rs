@@ -1,0 +1,253 @@
+//! Mode `keystone`: tokens are validated by Keystone v3 (Identity API v3, "Validate and show information for token").
+//!
+//! We ask as a service user, whose own token is got by password and got again when Keystone no longer takes it. A valid
+//! token is not asked about again for `cache`, which therefore bounds how long a revoked one still opens; past that it is,
+//! and holds on until its own expiry only if Keystone does not answer. While Keystone is away it is asked at most every
+//! two seconds, so that those who are known do not wait for time-outs of those who are not. Answers are bounded in size,
+//! questions in time. Redirects are not followed: the service token goes to the configured host only.
+
+use super::remembered::{Good, Remembered};
+use super::wall::{WallClock, parse_utc};
+use super::{Denied, Identity, Verified, Verifier};
+use crate::http_client::{Endpoint, EndpointError};
+use crate::watched::{FileError, Rights, read};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Questions to Keystone at a time.
+const TURNS: usize = 8;
+/// Pause after Keystone did not answer.
+const AWAY_PAUSE: Duration = Duration::from_secs(2);
+/// When clients are told to ask again then, seconds.
+const RETRY_AFTER_S: u32 = 5;
+/// Longest answer read, bytes; without its catalogue a token has about 2 KB.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Where Keystone is and as whom we ask.
+#[derive(Clone, Debug)]
+pub struct KeystoneConfig {
+    /// `http://HOST[:PORT][/PATH]` or `https://…`; `/v3` at its end may be left out.
+    pub url: String,
+    /// The service user.
+    pub user: String,
+    /// Its domain's name.
+    pub user_domain: String,
+    /// A file with its password, 0600; read again whenever the password is needed.
+    pub password_file: PathBuf,
+    /// The project in which it has a role that may validate tokens.
+    pub project: String,
+    /// That project's domain's name.
+    pub project_domain: String,
+    /// A file of the certificates (PEM) that vouch for Keystone's, for `https`.
+    pub ca: PathBuf,
+    /// How long a valid token is not asked about again.
+    pub cache: Duration,
+    /// How long a token may take to be validated.
+    pub timeout: Duration,
+}
+
+/// Why Keystone cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum KeystoneError {
+    /// The URL or its certificates.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The password's file.
+    #[error(transparent)]
+    Password(#[from] FileError),
+}
+
+/// What went wrong with a question.
+enum Trouble {
+    /// The token is nobody's.
+    Invalid,
+    /// Keystone is away, or answers what no Keystone says, or does not take us.
+    Away(String),
+}
+
+impl From<EndpointError> for Trouble {
+    fn from(error: EndpointError) -> Trouble {
+        Trouble::Away(error.to_string())
+    }
+}
+
+/// The verifier that asks Keystone.
+pub struct Keystone {
+    config: KeystoneConfig,
+    endpoint: Endpoint,
+    clock: WallClock,
+    remembered: Remembered,
+    /// Our own token.
+    service: tokio::sync::Mutex<Option<HeaderValue>>,
+    /// Until then Keystone is not asked; `None`: it answered last time.
+    away_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    token: TokenView,
+}
+
+#[derive(Deserialize)]
+struct TokenView {
+    user: IdView,
+    project: Option<IdView>,
+    #[serde(default)]
+    roles: Vec<RoleView>,
+    expires_at: String,
+}
+
+#[derive(Deserialize)]
+struct IdView {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct RoleView {
+    name: String,
+}
+
+impl Keystone {
+    /// A verifier that has not asked yet; Keystone need not be there.
+    ///
+    /// # Errors
+    /// [`KeystoneError`].
+    pub fn new(config: KeystoneConfig, clock: WallClock) -> Result<Keystone, KeystoneError> {
+        read(&config.password_file, Rights::OwnerOnly)?;
+        let mut endpoint = Endpoint::new(&config.url, &config.ca)?;
+        if !endpoint.base().ends_with("/v3") {
+            endpoint.descend("/v3");
+        }
+        Ok(Keystone {
+            config,
+            endpoint,
+            clock,
+            remembered: Remembered::new(TURNS),
+            service: tokio::sync::Mutex::default(),
+            away_until: Mutex::default(),
+        })
+    }
+
+    async fn check(&self, token: &str) -> Result<Good, Denied> {
+        let away = Denied::Unavailable { why: "Keystone does not answer", retry_after_s: RETRY_AFTER_S };
+        let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if away_until.is_some_and(|until| Instant::now() < until) {
+            return Err(away);
+        }
+        let answer = timeout(self.config.timeout, self.ask(token)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Trouble::Away(format!("no answer in {:?}", self.config.timeout))));
+        let is_away = matches!(answer, Err(Trouble::Away(_)));
+        let was_away = {
+            let mut until = self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *until, is_away.then(|| Instant::now() + AWAY_PAUSE)).is_some()
+        };
+        match answer {
+            Ok(good) => {
+                if was_away {
+                    tracing::info!(url = self.config.url, "Keystone answers again");
+                }
+                Ok(good)
+            }
+            Err(Trouble::Invalid) => Err(Denied::Invalid),
+            Err(Trouble::Away(error)) => {
+                // Said once; asked again every two seconds.
+                if !was_away {
+                    tracing::error!(url = self.config.url, error, "Keystone cannot be asked; known tokens hold");
+                }
+                Err(away)
+            }
+        }
+    }
+
+    async fn ask(&self, token: &str) -> Result<Good, Trouble> {
+        let token = HeaderValue::from_str(token).map_err(|_| Trouble::Invalid)?;
+        let service = self.service_token(None).await?;
+        let mut answer = self.validate(&token, &service).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            let service = self.service_token(Some(&service)).await?;
+            answer = self.validate(&token, &service).await?;
+        }
+        match answer.status() {
+            StatusCode::OK => self.read_token(answer.body()),
+            // 404: no such token, expired or revoked. 400: it cannot be one.
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(Trouble::Invalid),
+            status => Err(Trouble::Away(format!("it answers {status} to the question for a token"))),
+        }
+    }
+
+    fn read_token(&self, body: &[u8]) -> Result<Good, Trouble> {
+        let body: Body = serde_json::from_slice(body)
+            .map_err(|error| Trouble::Away(format!("its description of a token cannot be read: {error}")))?;
+        let TokenView { user, project, roles, expires_at } = body.token;
+        let expires = parse_utc(&expires_at)
+            .ok_or_else(|| Trouble::Away(format!("a token that expires at {expires_at:?} cannot be understood")))?;
+        let left = u64::try_from(expires - (self.clock)()).ok().filter(|left| *left > 0).ok_or(Trouble::Invalid)?;
+        let now = Instant::now();
+        // A day is as good as for ever, and no sum overflows.
+        let expires = now + Duration::from_secs(left.min(86_400));
+        let identity = Identity {
+            user: user.id.into(),
+            project: project.map(|project| project.id.into()),
+            roles: roles.into_iter().map(|role| role.name.into()).collect(),
+        };
+        Ok(Good { identity: Arc::new(identity), fresh_until: expires.min(now + self.config.cache), expires })
+    }
+
+    async fn validate(&self, token: &HeaderValue, service: &HeaderValue) -> Result<Response<Vec<u8>>, Trouble> {
+        let mut request = self.endpoint.request(Method::GET, "/auth/tokens?nocatalog", Vec::new());
+        request.headers_mut().insert("x-auth-token", service.clone());
+        request.headers_mut().insert("x-subject-token", token.clone());
+        Ok(self.endpoint.send(request, ANSWER_BYTES_MAX).await?)
+    }
+
+    /// Our own token; a new one if there is none or Keystone did not take `refused`.
+    async fn service_token(&self, refused: Option<&HeaderValue>) -> Result<HeaderValue, Trouble> {
+        let mut service = self.service.lock().await;
+        if let Some(token) = service.as_ref().filter(|token| Some(*token) != refused) {
+            return Ok(token.clone());
+        }
+        *service = None;
+        let answer = self.endpoint.send(self.authentication()?, ANSWER_BYTES_MAX).await?;
+        let token = answer.headers().get("x-subject-token").filter(|_| answer.status() == StatusCode::CREATED);
+        let mut token = token.cloned().ok_or_else(|| {
+            Trouble::Away(format!("it answers {} to the service user {:?}", answer.status(), self.config.user))
+        })?;
+        token.set_sensitive(true);
+        *service = Some(token.clone());
+        Ok(token)
+    }
+
+    /// The request for our own token (Identity API v3, "Password authentication with scoped authorization").
+    fn authentication(&self) -> Result<Request<Vec<u8>>, Trouble> {
+        let KeystoneConfig { user, user_domain, password_file, project, project_domain, .. } = &self.config;
+        let password = read(password_file, Rights::OwnerOnly).map_err(|error| Trouble::Away(error.to_string()))?;
+        let password = password.trim_end_matches(['\r', '\n']);
+        let body = json!({"auth": {
+            "identity": {
+                "methods": ["password"],
+                "password": {"user": {"name": user, "domain": {"name": user_domain}, "password": password}},
+            },
+            "scope": {"project": {"name": project, "domain": {"name": project_domain}}},
+        }});
+        let mut request = self.endpoint.request(Method::POST, "/auth/tokens?nocatalog", body.to_string().into_bytes());
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(request)
+    }
+}
+
+impl Verifier for Keystone {
+    fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
+        Box::pin(self.remembered.verify(token, async || self.check(token).await))
+    }
+
+    fn challenge(&self) -> HeaderValue {
+        let challenge = format!("Keystone uri=\"{}\"", self.config.url);
+        HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Keystone"))
+    }
+}
