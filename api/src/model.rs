@@ -150,6 +150,9 @@ impl Model {
     pub fn from_records(networks: Vec<Network>, ports: Vec<LogicalPort>) -> Result<Model, Inconsistent> {
         let mut model = Model::default();
         for network in networks {
+            if model.networks.contains_key(&network.id) {
+                return Err(Inconsistent::NetworkTwice { network: network.id });
+            }
             model.put_network(network);
         }
         for mut port in ports {
@@ -158,6 +161,9 @@ impl Model {
             };
             // One text in memory for all ports of a network.
             port.network = network.id.clone();
+            if model.ports.contains_key(&port.id) {
+                return Err(Inconsistent::PortTwice { port: port.id });
+            }
             if let Some(attachment) = &port.attachment
                 && let Some(first) = model.by_attachment.get(attachment)
             {
@@ -281,6 +287,24 @@ fn strike_out(index: &mut SharedMap<Text, SharedList<Arc<str>>>, owner: &Text, s
 /// Why a set of records is no model.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Inconsistent {
+    /// Two networks have one id.
+    #[error("network {network} comes twice")]
+    NetworkTwice {
+        /// The id.
+        network: NetworkId,
+    },
+    /// Two records have one place in the order of creation.
+    #[error("serial {serial} comes twice")]
+    SerialTwice {
+        /// The serial.
+        serial: u64,
+    },
+    /// Two ports have one id.
+    #[error("port {port} comes twice")]
+    PortTwice {
+        /// The id.
+        port: PortId,
+    },
     /// A port is on a network that is not there.
     #[error("port {port} is on network {network}, which does not exist")]
     PortWithoutNetwork {

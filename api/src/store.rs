@@ -7,6 +7,7 @@
 //!
 //! Any thread may call; calls take turns, fsync included. Size is bounded by the disk only.
 
+mod backup;
 mod file;
 mod lock;
 mod records;
@@ -14,6 +15,7 @@ mod schema;
 
 use crate::host::Plug;
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
+pub use backup::{BACKUP_VERSION, Backup, BackupError};
 use lock::PidLock;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 pub use schema::SCHEMA_VERSION;
@@ -53,6 +55,12 @@ pub enum StoreError {
         key: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is to be filled and holds something.
+    #[error("the store holds {records} records already; --replace puts the backup in their place")]
+    NotEmpty {
+        /// How many.
+        records: u64,
     },
     /// The records contradict each other.
     #[error("the store contradicts itself: {0}")]

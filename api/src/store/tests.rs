@@ -4,21 +4,17 @@ use super::schema::{META, SCHEMA_KEY};
 use super::*;
 use crate::host::DeviceSpec;
 use crate::model::{AdminState, LogicalPort, Network};
-use redb::StorageBackend;
-use redb::backends::InMemoryBackend;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory that goes when the test ends.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub(super) fn new() -> Scratch {
         Scratch(std::env::temp_dir().join(format!("qvs-store-{}", uuid::Uuid::new_v4())))
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.0.join("state.redb")
     }
 }
@@ -29,11 +25,11 @@ impl Drop for Scratch {
     }
 }
 
-fn network(id: &str, serial: u64) -> Network {
+pub(super) fn network(id: &str, serial: u64) -> Network {
     Network { id: id.into(), tenant: "red".into(), name: Some("réseau".into()), serial }
 }
 
-fn port(id: &str, network: &str, serial: u64) -> LogicalPort {
+pub(super) fn port(id: &str, network: &str, serial: u64) -> LogicalPort {
     LogicalPort {
         id: id.into(),
         network: network.into(),
@@ -213,60 +209,4 @@ fn a_half_made_store_of_a_killed_process_is_made_anew() {
     assert!(Store::open(&scratch.file()).unwrap().load().unwrap().networks.is_empty());
 }
 
-/// Memory that outlives the database on it, and fails to write when told.
-#[derive(Clone, Debug)]
-struct Disk {
-    memory: Arc<InMemoryBackend>,
-    is_full: Arc<AtomicBool>,
-}
-
-impl Disk {
-    fn check(&self) -> io::Result<()> {
-        if self.is_full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.memory.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
-        self.memory.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
-        self.memory.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.memory.write(offset, data)
-    }
-}
-
-#[test]
-fn a_full_disk_fails_the_write_and_the_store_works_again_once_there_is_room() {
-    let disk = Disk { memory: Arc::new(InMemoryBackend::new()), is_full: Arc::default() };
-    let opened = disk.clone();
-    let store = Store::with_opener(Box::new(move || {
-        let database = Database::builder().create_with_backend(opened.clone())?;
-        if schema::look(&database)? == schema::Found::Nothing {
-            schema::make(&database)?;
-        }
-        Ok(database)
-    }))
-    .unwrap();
-    store.commit(&[Change::PutNetwork(network("before", 0))]).unwrap();
-    disk.is_full.store(true, Ordering::Relaxed);
-    for _ in 0..2 {
-        assert!(matches!(store.commit(&[Change::PutNetwork(network("lost", 1))]), Err(StoreError::Database(_))));
-    }
-    disk.is_full.store(false, Ordering::Relaxed);
-    store.commit(&[Change::PutNetwork(network("after", 2))]).unwrap();
-    let model = store.load().unwrap();
-    assert_eq!(model.networks.len(), 2, "{:?}", model.networks);
-    assert!(model.networks.contains_key("before") && model.networks.contains_key("after"));
-}
+mod disk;

@@ -40,6 +40,9 @@ pub(crate) enum Command {
     Rebalance(RebalanceArgs),
     /// Make a token for a tenant of the API, for a site without Keystone (identity.mode = "tokens")
     Token(TokenArgs),
+    /// Back up and restore the state of a daemon that does not run
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Check whether this host can run the switch, with the remedy for what is missing
     Check(CheckArgs),
 }
@@ -335,6 +338,49 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) days: Option<u32>,
     /// Settings file that names the file of tokens [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `qvs store`
+#[derive(Subcommand, Debug)]
+pub(crate) enum StoreCommand {
+    /// Write everything in the store to a file
+    Export(ExportArgs),
+    /// Fill the store from such a file
+    Import(ImportArgs),
+}
+
+/// `qvs store export`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The file is made with mode 0600 and never overwrites another. It is text, one JSON object a line: the first names the \
+format and its version, the last counts the records between. Secrets in it are sealed by the key in store.seal_key, which \
+is not in it: keep a copy of that file elsewhere. The daemon must not run; tokens and settings are files of their own.")]
+pub(crate) struct ExportArgs {
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Settings file that names the store [default: /etc/qvs/qvs.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `qvs store import`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run.")]
+pub(crate) struct ImportArgs {
+    /// The file to read
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Put it in place of what the store holds [default: refuse if it holds anything]
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Settings file that names the store [default: /etc/qvs/qvs.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

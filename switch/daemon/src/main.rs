@@ -6,6 +6,7 @@
 
 mod accounts;
 mod admin;
+mod backup;
 mod capture;
 mod check;
 mod cli;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace(args),
         Command::Rebalance(args) => rebalance(&args),
         Command::Token(args) => token::token(&args),
+        Command::Store(command) => backup::store(&command),
         Command::Capture(args) => capture::capture(args),
         Command::Check(args) => match check::check(&args) {
             Ok((text, true)) => Ok(text),

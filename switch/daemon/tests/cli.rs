@@ -24,12 +24,28 @@ fn settings(name: &str, text: &str) -> PathBuf {
 fn the_help_of_every_command_is_as_written_down() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
     let mut changed = Vec::new();
-    for command in ["", "run", "demo", "plug", "unplug", "show", "trace", "capture", "rebalance", "token", "check"] {
-        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+    for command in [
+        "",
+        "run",
+        "demo",
+        "plug",
+        "unplug",
+        "show",
+        "trace",
+        "capture",
+        "rebalance",
+        "token",
+        "store",
+        "store export",
+        "store import",
+        "check",
+    ] {
+        let args: Vec<&str> = command.split(' ').chain(["--help"]).filter(|arg| !arg.is_empty()).collect();
         let output = qvs(&args);
         assert!(output.status.success(), "{command}");
         let text = String::from_utf8(output.stdout).unwrap();
-        let file = golden.join(format!("{}.txt", if command.is_empty() { "qvs" } else { command }));
+        let file = golden
+            .join(format!("{}.txt", if command.is_empty() { "qvs".to_owned() } else { command.replace(' ', "-") }));
         if std::env::var_os("QVS_BLESS").is_some() {
             std::fs::write(&file, &text).unwrap();
         } else if std::fs::read_to_string(&file).unwrap_or_default() != text {
@@ -103,4 +119,62 @@ fn check_tells_every_failure_with_its_remedy() {
     let state = findings.as_array().unwrap().iter().find(|finding| finding["name"] == "state_dir").unwrap();
     assert_eq!(state["grade"], "fail");
     assert!(state["remedy"].as_str().unwrap().contains("set state_dir"));
+}
+
+/// What a command that may fail printed: its status, and its output or its one line of error.
+fn told(args: &[&str]) -> (Option<i32>, String) {
+    let output = qvs(args);
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_store_is_exported_and_imported_and_nothing_is_overwritten_unasked() {
+    let file = settings("store", "state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n");
+    let directory = file.parent().unwrap();
+    let _ = std::fs::remove_dir_all(directory.join("state"));
+    let (backup, again) = (directory.join("backup.jsonl"), directory.join("again.jsonl"));
+    let _ = std::fs::remove_file(&again);
+    let text = r#"{"store":{"format":"qvs-store","version":1}}
+{"network":{"id":"n","tenant":"red","name":"blue","serial":0}}
+{"port":{"id":"p","network":"n","state":"ACTIVE","attachment":"vif","serial":1}}
+{"end":{"records":2}}
+"#;
+    std::fs::write(&backup, text).unwrap();
+    let store = |what: &str, file_: &Path, more: &[&str]| {
+        told(&[&["store", what, file_.to_str().unwrap(), "--config", file.to_str().unwrap()], more].concat())
+    };
+    let state = directory.join("state/state.redb");
+
+    let (status, said) = store("export", &again, &[]);
+    assert_eq!((status, said), (Some(1), format!("qvs: {}: there is no store\n", state.display())));
+    assert!(!state.exists());
+    let (status, said) = store("import", &backup, &["--dry-run"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("would write 1 network, 1 port (1 attached), 0 plugs"), "{said}");
+    assert!(!state.exists());
+
+    let (status, said) = store("import", &backup, &[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("1 network, 1 port (1 attached), 0 plugs"), "{said}");
+    for more in [&[][..], &["--dry-run"]] {
+        let (status, said) = store("import", &backup, more);
+        assert_eq!(status, Some(1));
+        assert!(said.starts_with("qvs: the store holds 2 records already"), "{said}");
+    }
+    assert_eq!(store("import", &backup, &["--replace"]).0, Some(0));
+
+    assert_eq!(store("export", &again, &[]).0, Some(0));
+    assert_eq!(std::fs::read_to_string(&again).unwrap(), text);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&again).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let (status, said) = store("export", &again, &[]);
+    assert_eq!(status, Some(1));
+    assert!(said.ends_with("again.jsonl is there already and is not overwritten\n"), "{said}");
+
+    std::fs::write(&again, &text[..text.len() - 30]).unwrap();
+    let (status, said) = store("import", &again, &["--replace"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("the backup is cut off"), "{said}");
+    assert_eq!(store("export", &directory.join("state/third.jsonl"), &[]).0, Some(0), "what was there is there still");
 }

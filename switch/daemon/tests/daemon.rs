@@ -383,6 +383,13 @@ fn a_second_daemon_on_the_same_socket_or_store_is_refused_with_the_holder_s_pid(
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(&expected), "{message}");
     }
+    for command in ["export", "import"] {
+        let file = rig.directory.join("backup.jsonl");
+        std::fs::write(&file, "{\"store\":{\"format\":\"qvs-store\",\"version\":1}}\n{\"end\":{\"records\":0}}\n")
+            .unwrap();
+        let message = rig.refused(&["store", command, file.to_str().unwrap()]);
+        assert!(message.contains(&format!("{expected}; stop that first")), "{message}");
+    }
     assert_eq!(rig.show("config")["pid"], rig.pid(), "the first one goes on");
 }
 

@@ -1,0 +1,349 @@
+//! A store as text: one JSON object a line, to be kept elsewhere and read back, by this version or a later one.
+//!
+//! The first line names the format and its version, the last one counts the lines between; a file that was cut is noticed by
+//! its want. Between them come networks, ports, plugs and extras, each under its own name, with the fields of its record.
+//! Like records, lines gain fields and lose none, and a reader ignores those it does not know. Sealed secrets stay sealed:
+//! without the key, which is not in here, they are useless.
+//!
+//! A backup is checked whole before anything is written, and written in one transaction.
+
+use super::schema::{EXTRAS, NETWORKS, PLUGS, PORTS};
+use super::{Store, StoreError, read_all, records};
+use crate::hex;
+use crate::host::Plug;
+use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufRead, Write};
+
+/// The version of the format written here.
+pub const BACKUP_VERSION: u64 = 1;
+const FORMAT: &str = "qvs-store";
+
+/// Everything a store holds.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Backup {
+    /// Tenants' networks.
+    pub networks: Vec<Network>,
+    /// Their ports.
+    pub ports: Vec<LogicalPort>,
+    /// Operators' plugs.
+    pub plugs: Vec<Plug>,
+    /// What extensions keep, by kind and key.
+    pub extras: BTreeMap<(String, String), Vec<u8>>,
+}
+
+/// Why a text is no backup, or could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The system failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The first line is not that of a backup.
+    #[error("this is no backup of a store: its first line must name the format {FORMAT:?}")]
+    NoBackup,
+    /// A newer program wrote it.
+    #[error("the backup has version {found}, this program knows up to {BACKUP_VERSION}: use the newer program")]
+    Newer {
+        /// Its version.
+        found: u64,
+    },
+    /// A line is not what it should be.
+    #[error("line {line}: {why}")]
+    BadLine {
+        /// Which, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The last line is missing or counts otherwise.
+    #[error("the backup is cut off: it has {found} records and no last line that says so")]
+    CutOff {
+        /// Records there are.
+        found: u64,
+    },
+    /// Its records contradict each other.
+    #[error("the backup contradicts itself: {0}")]
+    Inconsistent(#[from] Inconsistent),
+}
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Store(Head),
+    Network(NetworkLine),
+    Port(PortLine),
+    Plug(Plug),
+    Extra(ExtraLine),
+    End(End),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: String,
+    version: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NetworkLine {
+    id: String,
+    tenant: String,
+    name: Option<String>,
+    serial: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PortLine {
+    id: String,
+    network: String,
+    state: AdminState,
+    attachment: Option<String>,
+    serial: u64,
+}
+
+/// What an extension keeps: text where it is text.
+#[derive(Serialize, Deserialize)]
+struct ExtraLine {
+    kind: String,
+    key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct End {
+    records: u64,
+}
+
+impl Backup {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.networks.len() + self.ports.len() + self.plugs.len() + self.extras.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+        let network = |network: &Network| {
+            Line::Network(NetworkLine {
+                id: network.id.to_string(),
+                tenant: network.tenant.to_string(),
+                name: network.name.as_ref().map(ToString::to_string),
+                serial: network.serial,
+            })
+        };
+        let port = |port: &LogicalPort| {
+            Line::Port(PortLine {
+                id: port.id.to_string(),
+                network: port.network.to_string(),
+                state: port.state,
+                attachment: port.attachment.as_ref().map(ToString::to_string),
+                serial: port.serial,
+            })
+        };
+        let extra = |((kind, key), value): (&(String, String), &Vec<u8>)| {
+            let text = String::from_utf8(value.clone()).ok();
+            let hex = text.is_none().then(|| hex::encode(value));
+            Line::Extra(ExtraLine { kind: kind.clone(), key: key.clone(), text, hex })
+        };
+        let head = Line::Store(Head { format: FORMAT.to_owned(), version: BACKUP_VERSION });
+        std::iter::once(head)
+            .chain(self.networks.iter().map(network))
+            .chain(self.ports.iter().map(port))
+            .chain(self.plugs.iter().cloned().map(Line::Plug))
+            .chain(self.extras.iter().map(extra))
+            .chain([Line::End(End { records: self.len() as u64 })])
+    }
+
+    /// Writes it as text.
+    ///
+    /// # Errors
+    /// What the writer said.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        for line in self.lines() {
+            serde_json::to_writer(&mut *out, &line)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    }
+
+    /// Reads and checks a text.
+    ///
+    /// # Errors
+    /// [`BackupError`]
+    pub fn read(text: &mut impl BufRead) -> Result<Backup, BackupError> {
+        let mut backup = Backup::default();
+        let mut is_ended = false;
+        for (at, text) in text.lines().enumerate() {
+            let bad = |why: String| BackupError::BadLine { line: at + 1, why };
+            let text = match text {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData && at > 0 => {
+                    return Err(bad(error.to_string()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(BackupError::NoBackup),
+                text => text?,
+            };
+            if is_ended {
+                return Err(bad("comes after the last line".to_owned()));
+            }
+            match (at, serde_json::from_str(&text)) {
+                (0, Ok(Line::Store(head))) if head.format == FORMAT => match head.version {
+                    BACKUP_VERSION => {}
+                    found => return Err(BackupError::Newer { found }),
+                },
+                (0, _) => return Err(BackupError::NoBackup),
+                (_, Ok(Line::End(end))) if end.records == backup.len() as u64 => is_ended = true,
+                (_, Ok(Line::End(_))) => return Err(BackupError::CutOff { found: backup.len() as u64 }),
+                (_, Ok(line)) => backup.enter(line).map_err(bad)?,
+                // A last line without its end is the mark of a file that was cut, and not of one that is wrong.
+                (_, Err(error)) if error.is_eof() => return Err(BackupError::CutOff { found: backup.len() as u64 }),
+                (_, Err(error)) => return Err(bad(error.to_string())),
+            }
+        }
+        if !is_ended {
+            return Err(if backup.is_empty() {
+                BackupError::NoBackup
+            } else {
+                BackupError::CutOff { found: backup.len() as u64 }
+            });
+        }
+        backup.check()?;
+        Ok(backup)
+    }
+
+    fn enter(&mut self, line: Line) -> Result<(), String> {
+        match line {
+            Line::Network(line) => self.networks.push(Network {
+                id: line.id.into(),
+                tenant: line.tenant.into(),
+                name: line.name.map(Into::into),
+                serial: line.serial,
+            }),
+            Line::Port(line) => self.ports.push(LogicalPort {
+                id: line.id.into(),
+                network: line.network.into(),
+                state: line.state,
+                attachment: line.attachment.map(Into::into),
+                serial: line.serial,
+            }),
+            Line::Plug(plug) => self.plugs.push(plug),
+            Line::Extra(line) => {
+                let value = match (line.text, line.hex) {
+                    (Some(text), None) => Some(text.into_bytes()),
+                    (None, Some(digits)) => hex::decode(&digits),
+                    _ => None,
+                };
+                let value = value.ok_or("an extra must have either text or hex")?;
+                if self.extras.insert((line.kind, line.key), value).is_some() {
+                    return Err("it comes twice".to_owned());
+                }
+            }
+            Line::Store(_) | Line::End(_) => return Err("is not the line that belongs here".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Whether its records make a store.
+    ///
+    /// # Errors
+    /// [`Inconsistent`]
+    pub fn check(&self) -> Result<(), Inconsistent> {
+        let networks = self.networks.iter().map(|network| network.serial);
+        let mut serials: Vec<u64> = networks.chain(self.ports.iter().map(|port| port.serial)).collect();
+        serials.sort_unstable();
+        if let Some(pair) = serials.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Inconsistent::SerialTwice { serial: pair[0] });
+        }
+        Model::from_records(self.networks.clone(), self.ports.clone()).map(drop)
+    }
+}
+
+impl fmt::Display for Backup {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+        let attached = self.ports.iter().filter(|port| port.attachment.is_some()).count();
+        write!(
+            out,
+            "{}, {} ({attached} attached), {}, {} of extensions",
+            of(self.networks.len(), "network", "networks"),
+            of(self.ports.len(), "port", "ports"),
+            of(self.plugs.len(), "plug", "plugs"),
+            of(self.extras.len(), "record", "records"),
+        )
+    }
+}
+
+impl Store {
+    /// Everything in the store, of one moment, in the order of creation.
+    ///
+    /// # Errors
+    /// [`StoreError::BadRecord`] for a damaged file, else what redb said.
+    pub fn export(&self) -> Result<Backup, StoreError> {
+        let mut guard = self.lock();
+        let transaction = self.ready(&mut guard)?.begin_read()?;
+        let mut networks = read_all(&transaction.open_table(NETWORKS)?, records::network)?;
+        let mut ports = read_all(&transaction.open_table(PORTS)?, records::port)?;
+        networks.sort_by_key(|network| network.serial);
+        ports.sort_by_key(|port| port.serial);
+        let plugs = read_all(&transaction.open_table(PLUGS)?, records::plug)?;
+        let mut extras = BTreeMap::new();
+        for entry in transaction.open_table(EXTRAS)?.iter()? {
+            let (key, value) = entry?;
+            let (kind, key) = key.value();
+            extras.insert((kind.to_owned(), key.to_owned()), value.value().to_vec());
+        }
+        Ok(Backup { networks, ports, plugs, extras })
+    }
+
+    /// Puts a backup in place of everything there is, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`] if there is something and `is_replacing` is not set, [`StoreError::Inconsistent`] if the
+    /// backup makes no store, else what redb said; the store is then as it was.
+    pub fn import(&self, backup: &Backup, is_replacing: bool) -> Result<(), StoreError> {
+        backup.check()?;
+        self.write(|transaction| {
+            if !is_replacing {
+                let records = transaction.open_table(NETWORKS)?.len()?
+                    + transaction.open_table(PORTS)?.len()?
+                    + transaction.open_table(PLUGS)?.len()?
+                    + transaction.open_table(EXTRAS)?.len()?;
+                if records > 0 {
+                    return Err(StoreError::NotEmpty { records });
+                }
+            }
+            transaction.delete_table(NETWORKS)?;
+            transaction.delete_table(PORTS)?;
+            transaction.delete_table(PLUGS)?;
+            transaction.delete_table(EXTRAS)?;
+            let mut networks = transaction.open_table(NETWORKS)?;
+            for network in &backup.networks {
+                networks.insert(&*network.id, records::of_network(network).as_slice())?;
+            }
+            let mut ports = transaction.open_table(PORTS)?;
+            for port in &backup.ports {
+                ports.insert(&*port.id, records::of_port(port).as_slice())?;
+            }
+            let mut plugs = transaction.open_table(PLUGS)?;
+            for plug in &backup.plugs {
+                plugs.insert(&*plug.interface, records::of_plug(plug).as_slice())?;
+            }
+            let mut extras = transaction.open_table(EXTRAS)?;
+            for ((kind, key), value) in &backup.extras {
+                extras.insert((kind.as_str(), key.as_str()), value.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

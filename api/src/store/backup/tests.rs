@@ -1,0 +1,105 @@
+//! Backups: what was written comes back, and what is no whole backup is not taken for one.
+
+use super::*;
+use crate::host::DeviceSpec;
+use crate::store::tests::{Scratch, network, port};
+
+fn backup() -> Backup {
+    let plug = Plug {
+        interface: "vm1".into(),
+        device: DeviceSpec::Tap { name: "tap0".to_owned(), netns: Some("blue".to_owned()), queues: 2 },
+        macs: vec!["02:00:00:00:00:01".to_owned()],
+        mtu: Some(9000),
+        tenant: Some("red".to_owned()),
+        is_automatic: false,
+        made: Some("here".to_owned()),
+    };
+    let extra = |kind: &str, key: &str, value: &[u8]| ((kind.to_owned(), key.to_owned()), value.to_vec());
+    Backup {
+        networks: vec![network("n", 0), Network { name: None, ..network("m\n\"é", 3) }],
+        ports: vec![port("p", "n", 1), LogicalPort { attachment: None, state: AdminState::Down, ..port("q", "n", 2) }],
+        plugs: vec![plug],
+        extras: BTreeMap::from([extra("a", "1", b"{\"text\": 1}"), extra("a", "2", b"\xff\x00")]),
+    }
+}
+
+fn text(backup: &Backup) -> String {
+    let mut out = Vec::new();
+    backup.write(&mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn read(text: &str) -> Result<Backup, BackupError> {
+    Backup::read(&mut text.as_bytes())
+}
+
+#[test]
+fn a_store_comes_back_whole_from_its_text() {
+    let (here, there) = (Scratch::new(), Scratch::new());
+    let store = Store::open(&here.file()).unwrap();
+    store.import(&backup(), false).unwrap();
+    let exported = store.export().unwrap();
+    assert_eq!(exported, backup());
+    let other = Store::open(&there.file()).unwrap();
+    other.import(&read(&text(&exported)).unwrap(), false).unwrap();
+    assert_eq!(other.export().unwrap(), backup());
+    assert_eq!(other.load().unwrap().next_serial(), 4);
+}
+
+#[test]
+fn a_store_that_holds_something_is_replaced_only_if_that_is_said() {
+    let scratch = Scratch::new();
+    let store = Store::open(&scratch.file()).unwrap();
+    store.put_extra("kind", "key", b"").unwrap();
+    let refused = store.import(&backup(), false);
+    assert!(matches!(refused, Err(StoreError::NotEmpty { records: 1 })), "{refused:?}");
+    assert_eq!(store.export().unwrap().len(), 1);
+    store.import(&backup(), true).unwrap();
+    assert_eq!(store.export().unwrap(), backup());
+}
+
+#[test]
+fn a_text_that_was_cut_anywhere_is_refused() {
+    let whole = text(&backup());
+    for (cut, _) in whole.char_indices().filter(|(cut, _)| *cut + 1 < whole.len()) {
+        assert!(read(&whole[..cut]).is_err(), "{cut}: {}", &whole[..cut]);
+    }
+    let lines: Vec<&str> = whole.lines().collect();
+    for left_out in 0..lines.len() {
+        let rest: Vec<&str> =
+            lines.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, line)| *line).collect();
+        assert!(read(&rest.join("\n")).is_err(), "{}", lines[left_out]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_text_is_told_with_its_line() {
+    let told = |text: &str| read(text).unwrap_err().to_string();
+    let head = r#"{"store":{"format":"qvs-store","version":1}}"#;
+    let network = r#"{"network":{"id":"n","tenant":"t","name":null,"serial":0}}"#;
+    let port = |id: &str, network: &str, serial: usize| {
+        format!(
+            r#"{{"port":{{"id":"{id}","network":"{network}","state":"ACTIVE","attachment":"vif","serial":{serial}}}}}"#
+        )
+    };
+    for none in ["", "\n", "qvs", "{}", network, r#"{"store":{"format":"other","version":1}}"#] {
+        assert!(told(none).starts_with("this is no backup"), "{none}");
+    }
+    assert!(Backup::read(&mut b"\xff\n".as_slice()).unwrap_err().to_string().starts_with("this is no backup"));
+    let newer = told(r#"{"store":{"format":"qvs-store","version":2}}"#);
+    assert!(newer.starts_with("the backup has version 2"), "{newer}");
+    assert!(told(&format!("{head}\n{network}\npie")).starts_with("line 3: "));
+    assert!(told(&format!("{head}\n{head}")).starts_with("line 2: "));
+    assert!(told(&format!("{head}\n{{\"end\":{{\"records\":0}}}}\n{network}")).starts_with("line 3: comes after"));
+    let end = |records: usize| format!("{{\"end\":{{\"records\":{records}}}}}");
+    let orphan = told(&format!("{head}\n{}\n{}", port("p", "x", 1), end(1)));
+    assert!(orphan.starts_with("the backup contradicts itself: port p is on network x"), "{orphan}");
+    let twice = told(&format!("{head}\n{network}\n{}\n{}\n{}", port("p", "n", 1), port("q", "n", 2), end(3)));
+    assert!(twice.contains("is plugged into ports"), "{twice}");
+    let serial = told(&format!("{head}\n{network}\n{}\n{}", port("p", "n", 0), end(2)));
+    assert!(serial.contains("serial 0 comes twice"), "{serial}");
+    let other = network.replace("\"serial\":0", "\"serial\":1");
+    let same = told(&format!("{head}\n{network}\n{other}\n{}", end(2)));
+    assert!(same.contains("network n comes twice"), "{same}");
+    assert!(read(&format!("{head}\n{}", end(0))).unwrap().is_empty());
+}

@@ -1,0 +1,95 @@
+//! `qvs store`: takes the state of a daemon that does not run away as text, and brings it back.
+//!
+//! It works on the store's file itself, so the daemon must not: the store's lock says who has it. A file that is there is
+//! never overwritten, a store that holds something only if that is said, and nothing is written before all was read and
+//! checked. Run as root it leaves what it makes to the owner of the directory, who may be a daemon without privileges.
+
+use crate::cli::{ExportArgs, ImportArgs, StoreCommand};
+use crate::settings::Settings;
+use crate::{FAILED, Outcome, WRONG};
+use api::store::{Backup, Store, StoreError};
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::Path;
+
+/// Does what the command says; answers what was done.
+pub(crate) fn store(command: &StoreCommand) -> Outcome {
+    match command {
+        StoreCommand::Export(args) => export(args),
+        StoreCommand::Import(args) => import(args),
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> (u8, String) {
+    (FAILED, why.to_string())
+}
+
+fn settings(file: Option<&Path>) -> Result<Settings, (u8, String)> {
+    Settings::load(file).map_err(|error| (WRONG, error.to_string()))
+}
+
+fn open(path: &Path) -> Result<Store, (u8, String)> {
+    Store::open(path).map_err(|error| match error {
+        StoreError::InUse { .. } => failed(format!("{error}; stop that first")),
+        error => failed(error),
+    })
+}
+
+fn export(args: &ExportArgs) -> Outcome {
+    let settings = settings(args.config.as_deref())?;
+    let path = settings.store.path();
+    if !path.exists() {
+        return Err(failed(format!("{}: there is no store", path.display())));
+    }
+    let backup = open(path)?.export().map_err(failed)?;
+    let file = args.file.display();
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.file);
+    let out = out.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => failed(format!("{file} is there already and is not overwritten")),
+        _ => failed(format!("{file}: {error}")),
+    })?;
+    if let Err(error) = write(&backup, &out) {
+        // Half a backup is worth nothing, and the disk may be full.
+        let _ = std::fs::remove_file(&args.file);
+        return Err(failed(format!("{file}: {error}")));
+    }
+    Ok(format!("{backup} written to {file}\n"))
+}
+
+fn write(backup: &Backup, out: &File) -> std::io::Result<()> {
+    let mut text = BufWriter::new(out);
+    backup.write(&mut text)?;
+    text.flush()?;
+    out.sync_all()
+}
+
+fn import(args: &ImportArgs) -> Outcome {
+    let settings = settings(args.config.as_deref())?;
+    let file = args.file.display();
+    let text = File::open(&args.file).map_err(|error| failed(format!("{file}: {error}")))?;
+    let backup = Backup::read(&mut BufReader::new(text)).map_err(|error| failed(format!("{file}: {error}")))?;
+    let path = settings.store.path();
+    if args.dry_run {
+        let before = if path.exists() { open(path)?.export().map_err(failed)? } else { Backup::default() };
+        if !before.is_empty() && !args.replace {
+            return Err(failed(StoreError::NotEmpty { records: before.len() as u64 }));
+        }
+        return Ok(format!("would write {backup} to {}, in place of {before}\n", path.display()));
+    }
+    let store = open(path)?;
+    store.import(&backup, args.replace).map_err(failed)?;
+    drop(store);
+    hand_over(path).map_err(|error| failed(format!("imported, but {}: {error}", path.display())))?;
+    Ok(format!("{backup} written to {}\n", path.display()))
+}
+
+/// Gives the store's files to the owner of their directory, if we are root and they are not his.
+fn hand_over(path: &Path) -> std::io::Result<()> {
+    let Some(directory) = path.parent().filter(|_| rustix::process::geteuid().is_root()) else { return Ok(()) };
+    let owner = std::fs::metadata(directory)?;
+    for file in [path, &path.with_added_extension("pid")] {
+        chown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
