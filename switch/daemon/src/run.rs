@@ -98,6 +98,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let settings = Settings::load(args.config.as_deref())?;
     logs::start(args.log, args.log_level);
     raise_file_limit();
+    let allowed = affinity::allowed_cpus().context("asking for the allowed CPUs")?;
+    let auto = affinity::cpus_auto().context("asking for the allowed CPUs")?;
+    let cpus = settings.worker_cpus(&allowed, &auto)?;
+    // Before any thread is started, for all of them shall inherit it; workers pin themselves.
+    affinity::leave(&cpus).context("keeping off the workers' CPUs")?;
     // First of all that takes time: from here on a signal ends the daemon in good order, with status 0.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(API_THREADS)
@@ -119,9 +124,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         ),
         mode: settings.vhost.mode_bits(),
     };
-    let allowed = affinity::allowed_cpus().context("asking for the allowed CPUs")?;
-    let auto = affinity::cpus_auto().context("asking for the allowed CPUs")?;
-    let cpus = settings.worker_cpus(&allowed, &auto)?;
     let identity = identity::mode(&settings)?;
     make_directories(&settings, admin_group, rights.owner.1)?;
 

@@ -247,6 +247,34 @@ fn the_bound_address_and_the_settings_in_force_are_shown() {
 }
 
 #[test]
+fn no_other_thread_runs_on_a_workers_cpu() {
+    let rig = Rig::start("affinity", "");
+    let path = rig.directory.join("vm.sock");
+    rig.ok(&["plug", "vm", "--vhost-user", path.to_str().unwrap()]);
+    rig.until("the socket", || path.exists());
+    let worker = rig.show("workers")[0]["cpu"].as_u64().unwrap();
+    let line = |status: &str, name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned()).unwrap()
+    };
+    let mut names = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", rig.pid())).unwrap() {
+        // A thread may have ended meanwhile.
+        let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
+        let (name, cpus) = (line(&status, "Name:"), line(&status, "Cpus_allowed_list:"));
+        // As `0-2,5`.
+        let is_there = cpus.split(',').any(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            (first.parse().unwrap()..=last.parse().unwrap()).contains(&worker)
+        });
+        assert_eq!(is_there, name.starts_with("worker-"), "{name} may run on {cpus}; the worker is on {worker}");
+        names.push(name);
+    }
+    for name in ["qvs", "api", "vhost-session", "worker-0"] {
+        assert!(names.iter().any(|there| there == name), "{name} is not among {names:?}");
+    }
+}
+
+#[test]
 fn a_plug_is_shown_survives_kill_9_and_is_gone_after_unplug() {
     let mut rig = Rig::start("plug", "");
     let path = rig.directory.join("vm.sock");
