@@ -19,6 +19,7 @@ use tests::hostile::{Class, misbehave};
 use tests::http::Connection;
 use tests::ledger::Counters;
 use tests::process::wait_until;
+use vhost::net::F_RING_PACKED;
 
 /// Longest a door may keep us waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -200,18 +201,19 @@ fn a_guest_that_breaks_every_rule_costs_a_healthy_pair_no_frame() {
     }
     daemon.wait_up(&names);
     let pair = format!("{} {}", sockets[0].display(), sockets[1].display());
-    for class in Class::HOSTILE {
+    let layouts = [0, F_RING_PACKED];
+    for (class, features) in Class::HOSTILE.into_iter().flat_map(|class| layouts.map(|layout| (class, layout))) {
         let before = Counters::read(&daemon);
         let is_over = AtomicBool::new(false);
         let (report, deeds) = thread::scope(|scope| {
-            let guest = scope.spawn(|| misbehave(&sockets[2], class, 0, &is_over));
+            let guest = scope.spawn(|| misbehave(&sockets[2], class, features, 0, &is_over));
             let report = run(&format!("{pair} --macs 10 --rate 1kpps --seconds 1 --verify"));
             is_over.store(true, Ordering::Relaxed);
             (report, guest.join().unwrap())
         });
-        assert!(deeds.turns > 10 && count(&report, "sent") > 0, "{class:?}: {deeds:?} {report:#}");
+        assert!(deeds.turns > 10 && count(&report, "sent") > 0, "{class:?} {features:#x}: {deeds:?} {report:#}");
         for fault in ["lost", "reordered", "duplicated", "misdelivered", "corrupted"] {
-            assert_eq!(count(&report, fault), 0, "{class:?}: {fault} {deeds:?} {report:#}");
+            assert_eq!(count(&report, fault), 0, "{class:?} {features:#x}: {fault} {deeds:?} {report:#}");
         }
         daemon.assert_alive();
         let changes = Counters::read(&daemon).changes(&before);

@@ -6,11 +6,15 @@ use crate::frames::{Row, Size};
 use crate::latency::{ONE_FRAME, ONE_MPPS};
 use crate::peers::Peer;
 use crate::report::{Figure, Page, Sample};
-use crate::{loss, tap, vhost, workers};
+use crate::{hostile, loss, tap, vhost, workers};
+use ::tests::hostile::Class;
 use std::fmt::Write as _;
 
 /// Loss that is allowed at nine tenths of our highest rate.
 const LOSS_MAX: f64 = 1e-4;
+
+/// How many times as many cycles a frame may cost beside a guest that misbehaves as beside a polite one.
+const BESIDE_MAX: f64 = 1.1;
 
 /// What is asked of the ratio of ours to theirs.
 #[derive(Clone, Copy)]
@@ -43,7 +47,8 @@ pub(crate) fn table(page: &Page) -> String {
         writeln!(text, "| {what} | {needed} | {measured} | {verdict} |").expect("a string grows");
     }
     text.push_str(
-        "\nWhat a guest that misbehaves costs its neighbours has a section of its own.\n\nqvs runs with all that `qvs plug` gives any port: learning, isolation, guard and \
+        "\nBeside a guest that misbehaves: cycles that a frame of others costs, to those beside a polite one; of that control the \
+         extremes to its median; and the frames lost.\n\nqvs runs with all that `qvs plug` gives any port: learning, isolation, guard and \
          counters.\n\n† Fewer checks than a user runs with: the yardstick checks descriptors and looks addresses up, and does not \
          learn, isolate or count.\n",
     );
@@ -105,7 +110,26 @@ fn bars(page: &Page) -> Vec<Bar> {
         needed: "none".to_owned(),
         measured: others.map(|kinds| (format!("{kinds} kinds"), kinds == 0.0)),
     });
+    for class in Class::HOSTILE {
+        bars.extend(hostile::LAYOUTS.map(|layout| beside(page, hostile::finding(class, layout))));
+    }
     bars
+}
+
+/// A bar on what a guest that misbehaves costs others.
+fn beside(page: &Page, [polite, what]: [String; 2]) -> Bar {
+    let figure = |figure| page.found(&what, figure, Peer::Qvs).zip(page.found(&polite, figure, Peer::Qvs));
+    let measured = figure(Figure::Cycles).zip(figure(Figure::Loss)).map(|((cycles, control), (loss, usual))| {
+        let part = |cycles: f64| cycles / control.median();
+        let (ratio, loss, usual) = (part(cycles.median()), loss.median(), usual.median());
+        let text = format!(
+            "{ratio:.2} (control {:.2}–{:.2}), loss {loss:.1e} to {usual:.1e}",
+            part(control.least()),
+            part(control.most())
+        );
+        (text, ratio <= BESIDE_MAX && loss <= usual)
+    });
+    Bar { what, needed: format!("at most {BESIDE_MAX}, no more loss"), measured }
 }
 
 /// A bar on the ratio of our figure to a peer's.
@@ -172,6 +196,23 @@ mod tests {
         keep(&mut page, ONE_MPPS, Figure::P90, Peer::Qvs, &[0.9, 0.9, 0.9, 9.0, 9.0]);
         assert_eq!(met(&page, "delay, 1 Mpps offered, p50, to OVS-DPDK"), Some(true));
         assert_eq!(met(&page, "delay, 1 Mpps offered, p90, to OVS-DPDK"), Some(false));
+    }
+
+    #[test]
+    fn more_cycles_or_loss_beside_a_guest_that_misbehaves_miss_the_bar() {
+        let [polite, what] = hostile::finding(Class::IndexJumps, hostile::LAYOUTS[1]);
+        let met_with = |cycles: &[f64], loss: f64| {
+            let mut page = Page::default();
+            keep(&mut page, &polite, Figure::Cycles, Peer::Qvs, &[100.0, 90.0, 130.0]);
+            keep(&mut page, &polite, Figure::Loss, Peer::Qvs, &[0.0]);
+            keep(&mut page, &what, Figure::Cycles, Peer::Qvs, cycles);
+            keep(&mut page, &what, Figure::Loss, Peer::Qvs, &[loss]);
+            met(&page, &what)
+        };
+        assert_eq!(met_with(&[109.0, 50.0, 200.0], 0.0), Some(true), "medians count");
+        assert_eq!(met_with(&[111.0, 50.0, 200.0], 0.0), Some(false));
+        assert_eq!(met_with(&[100.0], 1e-6), Some(false));
+        assert_eq!(met(&Page::default(), &what), None);
     }
 
     #[test]

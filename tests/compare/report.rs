@@ -78,6 +78,8 @@ pub(crate) enum Figure {
     P99,
     /// Part of the frames lost.
     Loss,
+    /// Cycles that a frame costs the worker.
+    Cycles,
     /// How many times as fast as one worker.
     Times,
     /// Kinds of drops at the switch besides those where the receiver's ring was full.

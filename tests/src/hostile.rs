@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vhost::chain::{Descriptor, INDIRECT, NEXT, WRITE};
-use vhost::driver::{Driver, DriverConfig, DriverError, GUEST_BASE};
+use vhost::driver::packed::{AVAIL, PackedDescriptor, USED};
+use vhost::driver::{Driver, DriverConfig, DriverError, GUEST_BASE, Ring};
 use vhost::message::Request;
-use vhost::net::F_MRG_RXBUF;
+use vhost::net::{F_MRG_RXBUF, F_RING_PACKED};
 
 /// Time from the beginning of one turn to that of the next.
 const TURN: Duration = Duration::from_micros(200);
@@ -34,7 +35,7 @@ pub enum Class {
     Polite,
     /// Every kind of descriptor that virtio forbids, in both directions.
     BadDescriptors,
-    /// The available index jumps by more than the ring holds.
+    /// The available index jumps by more than the ring holds; a packed ring, which has none, is one chain without end.
     IndexJumps,
     /// Features are agreed on anew, and rings stopped and started, while frames are under way.
     Renegotiation,
@@ -75,15 +76,16 @@ fn cpu_time() -> Duration {
     time.try_into().expect("a thread's CPU time is not negative")
 }
 
-/// Misbehaves at the socket until it is over; burns CPU time beside it until it took `cpu_permille` thousandths of a CPU.
+/// Misbehaves at the socket, with these features besides those of any driver, until it is over; burns CPU time beside it until it took `cpu_permille` thousandths of a CPU.
 ///
 /// # Panics
 /// If there is no memory for a guest.
-pub fn misbehave(path: &Path, class: Class, cpu_permille: u64, is_over: &AtomicBool) -> Deeds {
+pub fn misbehave(path: &Path, class: Class, features: u64, cpu_permille: u64, is_over: &AtomicBool) -> Deeds {
     let (begun, cpu_before) = (Instant::now(), cpu_time());
     let share = cpu_permille as f64 / 1000.0;
     let burner = Burner { begun, cpu_before, share };
-    let mut guest = Guest { path: path.to_owned(), chance: Chance::new(1), deeds: Deeds::default(), burner };
+    let (path, chance, deeds) = (path.to_owned(), Chance::new(1), Deeds::default());
+    let mut guest = Guest { path, features, chance, deeds, burner };
     while !is_over.load(Ordering::Relaxed) {
         let mut driver = guest.driver();
         let begun = driver.start();
@@ -119,6 +121,7 @@ impl Burner {
 
 struct Guest {
     path: PathBuf,
+    features: u64,
     chance: Chance,
     deeds: Deeds,
     burner: Burner,
@@ -126,7 +129,13 @@ struct Guest {
 
 impl Guest {
     fn driver(&self) -> Driver {
-        Driver::new(DriverConfig::new(&self.path)).expect("there is memory for a guest")
+        let mut config = DriverConfig::new(&self.path);
+        config.features |= self.features;
+        Driver::new(config).expect("there is memory for a guest")
+    }
+
+    fn is_packed(&self) -> bool {
+        self.features & F_RING_PACKED != 0
     }
 
     /// One connection's misbehaviour.
@@ -150,6 +159,7 @@ impl Guest {
             self.burner.burn();
             match class {
                 Class::Polite => self.talk(driver),
+                Class::BadDescriptors if self.is_packed() => self.post_bad_packed(driver)?,
                 Class::BadDescriptors => self.post_bad(driver),
                 Class::IndexJumps => self.jump(driver)?,
                 Class::Renegotiation => self.renegotiate(driver)?,
@@ -213,20 +223,54 @@ impl Guest {
         }
     }
 
+    /// The same in packed rings, and now and then both from the start again: a chain that is given back leaves entries behind
+    /// its first that look as if they were still the switch's.
+    fn post_bad_packed(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
+        let len = driver.memory().len() as u64;
+        for _ in 0..BURST {
+            for is_send in [true, false] {
+                let ring = if is_send { &mut driver.sender.ring } else { &mut driver.receiver.ring };
+                let (at, size) = (ring.packed().next(), ring.size());
+                let now = ring.packed().entry(at.index).flags & (AVAIL | USED);
+                // What the switch has not given back is of the lap before.
+                if now == available(!at.wrap) {
+                    continue;
+                }
+                let (here, right) = (ring.buffer_address(at.index), if is_send { 0 } else { WRITE });
+                let (address, size_of, flags) = match self.chance.below(9) {
+                    0 => (here, 100, right | NEXT),
+                    1 => (here, 100, right ^ WRITE),
+                    2 => (0, 100, right),
+                    3 => (u64::MAX - 10, 100, right),
+                    4 => (GUEST_BASE + len - 50, 100, right),
+                    5 => (here, u32::MAX, right),
+                    6 => (here, 0, right),
+                    7 => (here, 17, INDIRECT),
+                    _ => (0, 16, INDIRECT),
+                };
+                let bad = PackedDescriptor { address, len: size_of, id: at.index, flags: flags | available(at.wrap) };
+                ring.packed().put(at.index, bad);
+                ring.packed_mut().set_next(at.plus(1, size));
+            }
+        }
+        if self.deeds.turns.is_multiple_of(16) { restart(driver) } else { Ok(()) }
+    }
+
     /// A jump of one ring's index, and both rings from the start again.
     fn jump(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
         self.talk(driver);
+        let is_packed = self.is_packed();
         let ring = if self.chance.below(2) == 0 { &mut driver.sender.ring } else { &mut driver.receiver.ring };
+        if is_packed {
+            link_all(ring);
+            return if self.chance.below(4) > 0 { Ok(()) } else { restart(driver) };
+        }
         let jump = ring.size() + 1 + self.chance.below(usize::from(u16::MAX - ring.size() - 1)) as u16;
         ring.set_available_index(ring.next().wrapping_add(jump));
         if self.chance.below(4) > 0 {
             return Ok(());
         }
-        driver.stop_rings()?;
-        driver.sender.ring.reset();
-        driver.receiver.ring.reset();
-        driver.receiver.post_all();
-        driver.start_rings()
+        restart(driver)
     }
 
     /// Other features while rings run, and rings stopped and started with frames in them.
@@ -265,8 +309,42 @@ impl Guest {
             let value = if self.chance.below(2) == 0 { self.chance.below(8) as u16 } else { self.chance.bits() as u16 };
             memory.word(at).store(value, Ordering::Relaxed);
         }
-        let next = driver.sender.ring.next();
-        driver.sender.ring.set_available_index(next.wrapping_add(8));
+        if self.is_packed() {
+            // Among them some that look available.
+            for _ in 0..8 {
+                let (ring, index) =
+                    (&driver.sender.ring, self.chance.below(usize::from(driver.sender.ring.size())) as u16);
+                let entry = ring.packed().entry(index);
+                ring.packed().put(index, PackedDescriptor { flags: entry.flags ^ AVAIL, ..entry });
+            }
+        } else {
+            let next = driver.sender.ring.next();
+            driver.sender.ring.set_available_index(next.wrapping_add(8));
+        }
         driver.receiver.ring.kick();
     }
+}
+
+/// Both rings from the start again.
+fn restart(driver: &mut Driver) -> Result<(), DriverError> {
+    driver.stop_rings()?;
+    driver.sender.ring.reset();
+    driver.receiver.ring.reset();
+    driver.receiver.post_all();
+    driver.start_rings()
+}
+
+/// Makes all of a packed ring one chain without end.
+fn link_all(ring: &Ring) {
+    for index in 0..ring.size() {
+        let entry = ring.packed().entry(index);
+        // One that was given back becomes one of the next lap.
+        let turn = if (entry.flags & AVAIL != 0) == (entry.flags & USED != 0) { AVAIL } else { 0 };
+        ring.packed().put(index, PackedDescriptor { flags: entry.flags ^ turn | NEXT, ..entry });
+    }
+}
+
+/// The flags of a descriptor of a packed ring that is available on a lap.
+fn available(wrap: bool) -> u16 {
+    if wrap { AVAIL } else { USED }
 }
