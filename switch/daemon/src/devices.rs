@@ -63,6 +63,9 @@ pub(crate) trait Opener: Send + Sync {
     /// # Errors
     /// [`OpenError`]; nothing was left behind.
     fn open(&self, plug: &Plug, place: Arc<dyn Place>) -> Result<Box<dyn Running>, OpenError>;
+
+    /// Forgets what is written down of a plug that is removed and whose device is not open.
+    fn forget(&self, _plug: &Plug) {}
 }
 
 /// The host side of one plug, from its start to its stop.
@@ -205,10 +208,13 @@ impl Slot {
             Some(running) if is_removal => running.remove(),
             Some(running) => drop(running),
             // Not open, but a device of ours may still be there: take hold of it once to remove it.
-            None if is_removal && plug.made.is_some() => {
-                if let Ok(running) = opener.open(&plug, self.place.clone()) {
+            None if is_removal => {
+                if plug.made.is_some()
+                    && let Ok(running) = opener.open(&plug, self.place.clone())
+                {
                     running.remove();
                 }
+                opener.forget(&plug);
             }
             None => {}
         }

@@ -207,6 +207,13 @@ impl Opener for HostOpener {
             DeviceSpec::VhostUser { path, role } => self.open_socket(plug, path, *role, place),
         }
     }
+
+    fn forget(&self, plug: &Plug) {
+        if let DeviceSpec::VhostUser { path, .. } = &plug.device {
+            // It is there only if a guest had packed rings when a switch before this one ran.
+            let _ = std::fs::remove_file(state_path(&self.rings_dir, Path::new(path)));
+        }
+    }
 }
 
 impl Running for Tap {

@@ -275,6 +275,17 @@ fn no_other_thread_runs_on_a_workers_cpu() {
 }
 
 #[test]
+fn unplugging_a_port_that_could_not_be_opened_takes_what_was_written_of_its_rings() {
+    let rig = Rig::start("forgotten", "");
+    let path = rig.directory.join("absent/vm.sock");
+    rig.ok(&["plug", "vm", "--vhost-user", path.to_str().unwrap()]);
+    let kept = vhost::backend::state_path(&rig.directory.join("run/rings"), &path);
+    std::fs::write(&kept, "of a switch before this one").unwrap();
+    rig.ok(&["unplug", "vm"]);
+    rig.until("its file is gone", || !kept.exists());
+}
+
+#[test]
 fn a_plug_is_shown_survives_kill_9_and_is_gone_after_unplug() {
     let mut rig = Rig::start("plug", "");
     let path = rig.directory.join("vm.sock");
