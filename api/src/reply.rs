@@ -58,7 +58,7 @@ impl Reply {
         } else if is_head || accept.contains("text/html") || accept.contains("*/*") {
             ("text/html; charset=UTF-8", html_page(&code, message, detail).into_bytes())
         } else {
-            ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n{detail}   ").into_bytes())
+            ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n {detail}  ").into_bytes())
         };
         Reply::new(status, content_type, body)
     }

@@ -83,19 +83,27 @@ mod soaked {
             [json!(null), json!(12), json!([]), json!({}), json!("x"), json!("\u{0}"), json!(true), json!(long)];
         let method = *chance.pick(&["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "\0", "GETGETGET"]);
         let (one, two) = (*chance.pick(&ids), *chance.pick(&ids));
+        let version = *chance.pick(&["v1.0", "v1.1"]);
         let path = match chance.below(6) {
-            0 => "/v1.1/tenants/mallory/networks".to_owned(),
-            1 => format!("/v1.1/tenants/mallory/networks/{one}"),
-            2 => format!("/v1.1/tenants/mallory/networks/{one}/ports/{two}/attachment"),
-            3 => format!("/v1.1/tenants/{one}/networks/{two}/ports?state={one}&has-attachment={two}"),
-            4 => format!("/v1.0/tenants/{one}/{two}.xml"),
+            0 => format!("/{version}/tenants/mallory/networks"),
+            1 => format!("/{version}/tenants/mallory/networks/{one}"),
+            2 => format!("/{version}/tenants/mallory/networks/{one}/ports/{two}/attachment"),
+            3 => format!("/{version}/tenants/{one}/networks/{two}/ports?state={one}&has-attachment={two}"),
+            4 => format!("/{version}/tenants/{one}/{two}.xml"),
             _ => format!("/{one}/{two}"),
         };
         let key = *chance.pick(&["network", "port", "attachment", "x"]);
         let field = *chance.pick(&["name", "state", "id", "y"]);
-        let body = json!({ key: { field: chance.pick(&values) } }).to_string();
+        let (body, format) = if chance.below(2) == 0 {
+            (json!({ key: { field: chance.pick(&values) } }).to_string(), "json")
+        } else {
+            let inside = *chance.pick(&["x", "&amp;", "&a;", "<![CDATA[x]]>", "<x/>", "", "<!-- -->"]);
+            let start = *chance.pick(&["", "<?xml version=\"1.0\" ?>", "<!DOCTYPE x [<!ENTITY a 'b'>]>"]);
+            (format!("{start}<{key} a='{inside}'><{field}>{inside}</{field}></{key}>"), "xml")
+        };
         let length = if chance.below(8) == 0 { chance.bits() as usize } else { body.len() };
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n");
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/{format}\r\n");
+        text.push_str(&format!("Content-Length: {length}\r\n"));
         if chance.below(6) == 0 {
             text.push_str(&format!("X-Long: {}\r\n", "h".repeat(chance.below(40_000))));
         }
