@@ -8,6 +8,7 @@
 //! Any thread may call; calls take turns, fsync included. Size is bounded by the disk only.
 
 mod backup;
+mod essex;
 mod file;
 mod lock;
 mod records;
@@ -16,6 +17,7 @@ mod schema;
 use crate::host::Plug;
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
 pub use backup::{BACKUP_VERSION, Backup, BackupError};
+pub use essex::{Essex, EssexError};
 use lock::PidLock;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 pub use schema::SCHEMA_VERSION;

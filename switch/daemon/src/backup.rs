@@ -4,10 +4,10 @@
 //! never overwritten, a store that holds something only if that is said, and nothing is written before all was read and
 //! checked. Run as root it leaves what it makes to the owner of the directory, who may be a daemon without privileges.
 
-use crate::cli::{ExportArgs, ImportArgs, StoreCommand};
+use crate::cli::{ExportArgs, ImportArgs, Origin, StoreCommand};
 use crate::settings::Settings;
 use crate::{FAILED, Outcome, WRONG};
-use api::store::{Backup, Store, StoreError};
+use api::store::{Backup, Essex, Store, StoreError};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
@@ -66,22 +66,38 @@ fn write(backup: &Backup, out: &File) -> std::io::Result<()> {
 
 fn import(args: &ImportArgs) -> Outcome {
     let settings = settings(args.config.as_deref())?;
-    let file = args.file.display();
-    let text = File::open(&args.file).map_err(|error| failed(format!("{file}: {error}")))?;
-    let backup = Backup::read(&mut BufReader::new(text)).map_err(|error| failed(format!("{file}: {error}")))?;
+    let (backup, notes) =
+        read(&args.file, args.from).map_err(|error| failed(format!("{}: {error:#}", args.file.display())))?;
     let path = settings.store.path();
     if args.dry_run {
         let before = if path.exists() { open(path)?.export().map_err(failed)? } else { Backup::default() };
         if !before.is_empty() && !args.replace {
             return Err(failed(StoreError::NotEmpty { records: before.len() as u64 }));
         }
-        return Ok(format!("would write {backup} to {}, in place of {before}\n", path.display()));
+        let instead = if before.is_empty() { String::new() } else { format!(", in place of {before}") };
+        return Ok(format!("{notes}would write {backup} to {}{instead}\n", path.display()));
     }
     let store = open(path)?;
     store.import(&backup, args.replace).map_err(failed)?;
     drop(store);
     hand_over(path).map_err(|error| failed(format!("imported, but {}: {error}", path.display())))?;
-    Ok(format!("{backup} written to {}\n", path.display()))
+    Ok(format!("{notes}{backup} written to {}\n", path.display()))
+}
+
+/// Reads a file; answers what is in it, and lines to be said of it.
+fn read(file: &Path, origin: Origin) -> anyhow::Result<(Backup, String)> {
+    match origin {
+        Origin::Qvs => Ok((Backup::read(&mut BufReader::new(File::open(file)?))?, String::new())),
+        Origin::QuantumEssex => {
+            let essex = Essex::read(&std::fs::read(file)?)?;
+            let tenant = |(tenant, (networks, ports)): (_, (usize, usize))| {
+                format!("tenant {tenant:?}: networks {networks}, ports {ports}\n")
+            };
+            let tenants = essex.by_tenant().into_iter().map(tenant);
+            let notes = essex.notes.iter().map(|note| format!("{note}\n"));
+            Ok((essex.backup.clone(), tenants.chain(notes).collect()))
+        }
+    }
 }
 
 /// Gives the store's files to the owner of their directory, if we are root and they are not his.

@@ -369,11 +369,19 @@ pub(crate) struct ExportArgs {
 /// `qvs store import`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run.")]
+The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run.
+
+--from quantum-essex reads an SQL dump of the database of OpenStack's Quantum, of the Essex release or before it, made by \
+`sqlite3 quantum.sqlite .dump` or `mysqldump ovs_quantum`. Networks, ports and attachments keep their ids; what is left out \
+is told. Look with --dry-run first:
+  qvs store import --from quantum-essex quantum.sql --dry-run")]
 pub(crate) struct ImportArgs {
     /// The file to read
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// What wrote the file
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "qvs")]
+    pub(crate) from: Origin,
     /// Put it in place of what the store holds [default: refuse if it holds anything]
     #[arg(long)]
     pub(crate) replace: bool,
@@ -383,6 +391,15 @@ pub(crate) struct ImportArgs {
     /// Settings file that names the store [default: /etc/qvs/qvs.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// What wrote a file that is imported.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// `qvs store export`
+    Qvs,
+    /// A dump of the database of OpenStack's Quantum
+    QuantumEssex,
 }
 
 /// `qvs check`

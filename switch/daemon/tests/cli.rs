@@ -178,3 +178,39 @@ fn a_store_is_exported_and_imported_and_nothing_is_overwritten_unasked() {
     assert!(said.contains("the backup is cut off"), "{said}");
     assert_eq!(store("export", &directory.join("state/third.jsonl"), &[]).0, Some(0), "what was there is there still");
 }
+
+#[test]
+fn a_database_of_the_original_is_taken_over_after_a_look() {
+    let file = settings("essex", "state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n");
+    let directory = file.parent().unwrap();
+    let _ = std::fs::remove_dir_all(directory.join("state"));
+    let dump = directory.join("quantum.sql");
+    let text = "CREATE TABLE networks (uuid VARCHAR(255), tenant_id VARCHAR(255), name VARCHAR(255));
+        INSERT INTO networks VALUES('n','acme','blue');
+        CREATE TABLE ports (uuid VARCHAR(255), network_id VARCHAR(255), interface_id VARCHAR(255), state VARCHAR(8));
+        INSERT INTO ports VALUES('p','n','vif','ACTIVE'),('q','gone',NULL,'DOWN');";
+    std::fs::write(&dump, text).unwrap();
+    let import = |more: &[&str]| {
+        let args = ["store", "import", "--from", "quantum-essex", dump.to_str().unwrap(), "--config"];
+        told(&[&args[..], &[file.to_str().unwrap()], more].concat())
+    };
+    let (status, said) = import(&["--dry-run"]);
+    assert_eq!(status, Some(0), "{said}");
+    let expected =
+        "tenant \"acme\": networks 1, ports 1\nport q is left out: its network gone is gone\nwould write 1 network, ";
+    assert!(said.starts_with(expected), "{said}");
+    assert!(!directory.join("state").exists());
+    assert_eq!(import(&[]).0, Some(0));
+    let backup = directory.join("state/backup.jsonl");
+    let (status, said) = told(&["store", "export", backup.to_str().unwrap(), "--config", file.to_str().unwrap()]);
+    assert_eq!(status, Some(0), "{said}");
+    let text = std::fs::read_to_string(&backup).unwrap();
+    assert!(
+        text.contains(r#"{"port":{"id":"p","network":"n","state":"ACTIVE","attachment":"vif","serial":1}}"#),
+        "{text}"
+    );
+    std::fs::write(&dump, "SQLite format 3\0").unwrap();
+    let (status, said) = import(&["--replace"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("give its dump: sqlite3"), "{said}");
+}
