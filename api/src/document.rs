@@ -36,6 +36,8 @@ pub enum Value {
     Code(u16),
     /// A count; in XML an attribute.
     Number(u64),
+    /// A number; in XML an element.
+    ElementNumber(u64),
     /// Yes or no; in XML an element, `True` or `False` as the original has it.
     Flag(bool),
     /// A text; in XML an element.
@@ -87,7 +89,7 @@ impl Serialize for Value {
             Value::Word(word) => serializer.serialize_str(word),
             Value::Absent => serializer.serialize_unit(),
             Value::Code(code) => serializer.serialize_u16(*code),
-            Value::Number(number) => serializer.serialize_u64(*number),
+            Value::Number(number) | Value::ElementNumber(number) => serializer.serialize_u64(*number),
             Value::Flag(flag) => serializer.serialize_bool(*flag),
             Value::Object(fields) => serialize_fields(fields, serializer),
             Value::List { objects, .. } => serializer.collect_seq(objects.iter().map(AsObject)),
@@ -119,6 +121,7 @@ fn write_element(out: &mut String, name: &str, value: &Value, namespace: Option<
             write_text(out, item, text, None);
         }),
         Value::Element(text) => write_text(out, name, text, namespace),
+        Value::ElementNumber(number) => write_text(out, name, &number.to_string(), namespace),
         Value::Flag(flag) => write_text(out, name, if *flag { "True" } else { "False" }, namespace),
         Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_) | Value::Number(_) => {}
     }
@@ -175,7 +178,12 @@ fn write_start(out: &mut String, name: &str, attributes: &[&(&'static str, Value
             Value::Code(code) => out.push_str(&code.to_string()),
             Value::Number(number) => out.push_str(&number.to_string()),
             Value::Absent => out.push_str("None"),
-            Value::Element(_) | Value::Flag(_) | Value::Object(_) | Value::List { .. } | Value::Texts { .. } => {}
+            Value::Element(_)
+            | Value::ElementNumber(_)
+            | Value::Flag(_)
+            | Value::Object(_)
+            | Value::List { .. }
+            | Value::Texts { .. } => {}
         }
         out.push('"');
     }

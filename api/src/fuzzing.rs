@@ -7,12 +7,13 @@
 
 use crate::document::is_xml_char;
 use crate::format::{Format, JSON, XML};
+use crate::identity::Caller;
 use crate::model::{Model, NetworkId, PortId};
 use crate::plugin::Plugin;
 use crate::plugins::FakePlugin;
 use crate::reply::Reply;
 use crate::server::{Target as Place, percent_decode, target};
-use crate::v1::{Dialect, Extensions, Request, Version, answer, suffix};
+use crate::v1::{Dialect, Extensions, ExtensionsConfig, Request, Version, answer, suffix};
 use crate::{versions, xml};
 use axum::extract::Query;
 use axum::http::Uri;
@@ -41,7 +42,8 @@ impl Default for Target {
         let port = plugin.create_port(TENANT, &network, "ACTIVE").expect(MADE);
         let other = plugin.create_port(TENANT, &network, "ACTIVE").expect(MADE);
         plugin.plug_interface(TENANT, &network, &other, "vif").expect(MADE);
-        let extensions = Extensions::with_foxnsox(&plugin, None).expect("none is asked for by name");
+        let extensions =
+            Extensions::with_foxnsox(&plugin, ExtensionsConfig::default()).expect("none is asked for by name");
         Target { plugin, extensions, network, port }
     }
 }
@@ -70,7 +72,7 @@ impl Target {
             body: body.to_owned(),
         };
         let before = self.plugin.snapshot();
-        let reply = answer(&self.plugin, &self.extensions, &request);
+        let reply = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
         check(&reply, &request);
         if reply.status.is_success() {
             request.method = "GET".into();
@@ -78,11 +80,11 @@ impl Target {
             request.path = format!("{networks}/detail");
             let [json, xml] = [JSON, XML].map(|media_type| {
                 request.content_type = Some(media_type.to_owned());
-                answer(&self.plugin, &self.extensions, &request)
+                answer(&self.plugin, &self.extensions, &Caller::Anyone, &request)
             });
             check_same_names(&json.body, &xml.body);
             request.path = format!("{networks}/{network}/detail.xml");
-            check(&answer(&self.plugin, &self.extensions, &request), &request);
+            check(&answer(&self.plugin, &self.extensions, &Caller::Anyone, &request), &request);
         }
         self.settle(&before, reply.status.is_success());
         reply.status.as_u16()
@@ -113,7 +115,7 @@ impl Target {
                     accept: (choice & 0x40 != 0).then(|| XML.to_owned()),
                     body: Vec::new(),
                 };
-                let reply = answer(&self.plugin, &self.extensions, &request);
+                let reply = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
                 check(&reply, &request);
                 reply
             }

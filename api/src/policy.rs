@@ -63,6 +63,14 @@ actions! {
     Plug = "plug",
     /// Take out what is plugged into a port.
     Unplug = "unplug",
+    /// See port profiles and QoS levels.
+    GetProfile = "get_profile",
+    /// Make, change, associate and remove them.
+    ChangeProfile = "change_profile",
+    /// See that there are credentials; nobody sees their passwords.
+    GetCredential = "get_credential",
+    /// Make, rename and remove them.
+    ChangeCredential = "change_credential",
 }
 
 /// A policy; every action has a rule.

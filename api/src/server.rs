@@ -341,8 +341,8 @@ async fn answer(app: &App, request: Request) -> Answered {
                 body,
             };
             let plugin = Guarded::new(app.plugin.clone(), caller.clone());
-            let extensions = app.extensions.clone();
-            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &request));
+            let (extensions, of_task) = (app.extensions.clone(), caller.clone());
+            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "an API request broke");
                 Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")

@@ -13,13 +13,15 @@ mod ports;
 mod route;
 mod version;
 
-pub use extensions::{Extensions, NoExtension};
+pub use extensions::{Extensions, ExtensionsConfig, ExtensionsError};
 pub use version::{Dialect, Version};
 
 use crate::document::Value;
 use crate::format::Format;
+use crate::identity::Caller;
 use crate::model::TEXT_BYTES_MAX;
-use crate::plugin::{Fault, Plugin};
+use crate::plugin::{Fault, Forbidden, Plugin};
+use crate::policy::Action;
 use crate::reply::Reply;
 use axum::http::StatusCode;
 use body::BadRequest;
@@ -73,6 +75,7 @@ impl<E: Into<Fault>> From<E> for Refusal {
 struct Call<'a> {
     plugin: &'a dyn Plugin,
     extensions: &'a Extensions,
+    caller: &'a Caller,
     request: &'a Request,
     format: Format,
     ids: [&'a str; IDS_MAX],
@@ -89,6 +92,15 @@ impl<'a> Call<'a> {
 
     fn port(&self) -> &'a str {
         self.ids[2]
+    }
+
+    /// Whether the policy lets the caller do this to things of an extension. Those of the plugin are behind a guard.
+    fn may(&self, action: Action) -> bool {
+        self.caller.may_enter(self.tenant()) && self.caller.may(action)
+    }
+
+    fn check(&self, action: Action) -> Result<(), Forbidden> {
+        if self.may(action) { Ok(()) } else { Err(Forbidden { action: action.name().into() }) }
     }
 }
 
@@ -111,7 +123,7 @@ type Handler = fn(&Call<'_>) -> Result<Answer, Refusal>;
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
 /// Answers a request.
-pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, request: &Request) -> Reply {
+pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, request: &Request) -> Reply {
     let method = match request.dialect {
         Dialect::Plain => Cow::Borrowed(request.method.as_str()),
         Dialect::StrictEssex => essex::method(request),
@@ -120,7 +132,7 @@ pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, request: &Request) -
     let suffix = route::suffix(&request.path);
     let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());
     let ids = found.as_ref().map_or([""; IDS_MAX], |found| found.ids);
-    let call = Call { plugin, extensions, request, format, ids };
+    let call = Call { plugin, extensions, caller, request, format, ids };
     let version = request.version;
     let tenant = call.tenant();
     let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {

@@ -9,20 +9,36 @@
 //! original's dialect none is told in the list unless the settings name it, because the originals of `native` and `fake`
 //! told none.
 
+mod credential;
 #[cfg(any(test, feature = "testing"))]
 mod foxnsox;
 mod legacy;
+mod multiport;
+mod novatenant;
+mod portprofile;
 mod portstats;
+mod qos;
+mod records;
 
 use super::route::{self, Row};
 use super::{Answer, Call, Dialect, Handler, Refusal, TABLES};
 use crate::document::{Document, Fields, Value};
 use crate::format::Format;
+use crate::model::Text;
 use crate::plugin::Plugin;
+use crate::policy::Action;
 use crate::reply::{Reply, to_json};
+use crate::sealed::SealKey;
+use crate::store::{Store, StoreError};
 use crate::xml;
 use axum::http::StatusCode;
+use credential::Credential;
+use legacy::LegacyFault;
+use portprofile::PortProfile;
+use qos::Qos;
+use records::Records;
 use std::fmt;
+use std::sync::Arc;
 
 /// An extension.
 pub(super) struct Extension {
@@ -36,18 +52,18 @@ pub(super) struct Extension {
     pub(super) namespace: &'static str,
     /// When that was changed last.
     pub(super) updated: &'static str,
-    /// Whether a plugin has what it needs.
-    pub(super) is_for: fn(&dyn Plugin) -> bool,
+    /// Whether plugin and host have what it needs.
+    pub(super) is_for: fn(&dyn Plugin, &ExtensionsConfig) -> bool,
     /// Its resources.
     pub(super) rows: &'static [Row<Handler>],
     /// What it can do to things of other collections.
-    pub(super) actions: &'static [Action],
+    pub(super) actions: &'static [NamedAction],
     /// What it adds to answers of other rows.
     pub(super) amendments: &'static [Amendment],
 }
 
 /// Something to be done by `POST /{collection}/{id}/action`.
-pub(super) struct Action {
+pub(super) struct NamedAction {
     /// The collection.
     pub(super) collection: &'static str,
     /// The key of the body that asks for it, the extension's alias first.
@@ -67,10 +83,31 @@ pub(super) struct Amendment {
 }
 
 /// All there are.
-const ALL: &[&Extension] = &[&portstats::EXTENSION];
+const ALL: &[&Extension] = &[
+    &portstats::EXTENSION,
+    &portprofile::EXTENSION,
+    &qos::EXTENSION,
+    &novatenant::EXTENSION,
+    &multiport::EXTENSION,
+    &credential::EXTENSION,
+];
+
+/// Where records are in the store, by kind.
+const PROFILES: &str = "portprofile";
+const QOS: &str = "qos";
+const CREDENTIALS: &str = "credential";
+/// The policy's actions on the first two: to see one, to change one.
+const PROFILE_ACTIONS: [Action; 2] = [Action::GetProfile, Action::ChangeProfile];
 
 /// The rows of `/extensions` itself.
 const ROWS: &[Row<Handler>] = &[Row::new("GET", "/extensions", list), Row::new("GET", "/extensions/{alias}", show)];
+
+/// What extensions keep for tenants.
+struct Kept {
+    profiles: Records<PortProfile>,
+    qos: Records<Qos>,
+    credentials: Records<Credential>,
+}
 
 /// Those that are served, with what they need.
 pub struct Extensions {
@@ -78,16 +115,39 @@ pub struct Extensions {
     /// The settings named them.
     is_named: bool,
     tables: Vec<&'static [Row<Handler>]>,
+    kept: Kept,
+    /// What secrets are sealed with.
+    key: Option<SealKey>,
+    host: Text,
 }
 
-/// The settings name an extension that does not exist, or that the plugin cannot carry.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there is no extension {name:?} for this plugin; it has: {}", .known.join(", "))]
-pub struct NoExtension {
-    /// What was named.
-    pub name: String,
-    /// What could be.
-    pub known: Vec<&'static str>,
+/// What the settings say, and where things are kept.
+#[derive(Default)]
+pub struct ExtensionsConfig {
+    /// The aliases of those to serve; `None`: all that the plugin can carry.
+    pub named: Option<Vec<String>>,
+    /// Where they keep what they keep; `None`: in memory.
+    pub store: Option<Arc<Store>>,
+    /// What secrets are sealed with; `None`: no extension that keeps any.
+    pub key: Option<SealKey>,
+    /// This host's name.
+    pub host: String,
+}
+
+/// Why there are no extensions.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtensionsError {
+    /// The settings name one that does not exist, or that the plugin cannot carry.
+    #[error("there is no extension {name:?} for this plugin; it has: {}", .known.join(", "))]
+    Unknown {
+        /// What was named.
+        name: String,
+        /// What could be.
+        known: Vec<&'static str>,
+    },
+    /// What they kept cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl fmt::Debug for Extensions {
@@ -99,48 +159,62 @@ impl fmt::Debug for Extensions {
 impl Default for Extensions {
     /// None.
     fn default() -> Extensions {
-        Extensions::of(Vec::new(), true)
+        let kept = Kept {
+            profiles: Records::none(PROFILES),
+            qos: Records::none(QOS),
+            credentials: Records::none(CREDENTIALS),
+        };
+        Extensions::of(Vec::new(), true, kept)
     }
 }
 
 impl Extensions {
-    /// All that `plugin` can carry, or those that are `named`.
+    /// All that `plugin` can carry, or those that are named.
     ///
     /// # Errors
-    /// [`NoExtension`].
-    pub fn new(plugin: &dyn Plugin, named: Option<&[String]>) -> Result<Extensions, NoExtension> {
-        Extensions::among(ALL, plugin, named)
+    /// [`ExtensionsError`].
+    pub fn new(plugin: &dyn Plugin, config: ExtensionsConfig) -> Result<Extensions, ExtensionsError> {
+        Extensions::among(ALL, plugin, config)
     }
 
     /// The same with the extension for tests.
     ///
     /// # Errors
-    /// [`NoExtension`].
+    /// [`ExtensionsError`].
     #[cfg(any(test, feature = "testing"))]
-    pub fn with_foxnsox(plugin: &dyn Plugin, named: Option<&[String]>) -> Result<Extensions, NoExtension> {
-        Extensions::among(&[ALL, &[&foxnsox::EXTENSION]].concat(), plugin, named)
+    pub fn with_foxnsox(plugin: &dyn Plugin, config: ExtensionsConfig) -> Result<Extensions, ExtensionsError> {
+        Extensions::among(&[ALL, &[&foxnsox::EXTENSION]].concat(), plugin, config)
     }
 
     fn among(
         all: &[&'static Extension],
         plugin: &dyn Plugin,
-        named: Option<&[String]>,
-    ) -> Result<Extensions, NoExtension> {
-        let can = || all.iter().copied().filter(|extension| (extension.is_for)(plugin));
-        let Some(named) = named else { return Ok(Extensions::of(can().collect(), false)) };
+        config: ExtensionsConfig,
+    ) -> Result<Extensions, ExtensionsError> {
+        let can = || all.iter().copied().filter(|extension| (extension.is_for)(plugin, &config));
         let find = |name: &String| {
-            can().find(|extension| extension.alias == name).ok_or_else(|| NoExtension {
+            can().find(|extension| extension.alias == name).ok_or_else(|| ExtensionsError::Unknown {
                 name: name.clone(),
                 known: can().map(|extension| extension.alias).collect(),
             })
         };
-        Ok(Extensions::of(named.iter().map(find).collect::<Result<_, _>>()?, true))
+        let served = match &config.named {
+            Some(named) => named.iter().map(find).collect::<Result<_, _>>()?,
+            None => can().collect(),
+        };
+        let ExtensionsConfig { named, store, host, key } = config;
+        let kept = Kept {
+            profiles: Records::load(PROFILES, store.as_ref())?,
+            qos: Records::load(QOS, store.as_ref())?,
+            credentials: Records::load(CREDENTIALS, store.as_ref())?,
+        };
+        Ok(Extensions { key, host: host.into(), ..Extensions::of(served, named.is_some(), kept) })
     }
 
-    fn of(served: Vec<&'static Extension>, is_named: bool) -> Extensions {
+    fn of(served: Vec<&'static Extension>, is_named: bool, kept: Kept) -> Extensions {
         let core = TABLES.iter().copied().chain([ROWS]);
         let tables = core.chain(served.iter().map(|extension| extension.rows)).collect();
-        Extensions { served, is_named, tables }
+        Extensions { served, is_named, tables, kept, key: None, host: "".into() }
     }
 
     /// The core's rows and theirs.
@@ -182,6 +256,22 @@ impl Extensions {
         };
         let (action, value) = actions.iter().find_map(|action| Some((action, body.get(action.name)?)))?;
         Some((action.run)(call, value))
+    }
+}
+
+/// Refuses to change a record: as forbidden if the caller may see it, as not found if it is not there for the caller.
+fn refuse_hidden(
+    call: &Call<'_>,
+    [see, change]: [Action; 2],
+    not_found: LegacyFault,
+    is_there: bool,
+) -> Result<(), Refusal> {
+    if is_there && call.may(change) {
+        Ok(())
+    } else if is_there && call.may(see) {
+        Ok(call.check(change)?)
+    } else {
+        Err(legacy::refuse(not_found, call))
     }
 }
 
@@ -232,9 +322,13 @@ mod tests {
     use super::*;
     use crate::plugins::FakePlugin;
 
+    fn named(alias: &str) -> ExtensionsConfig {
+        ExtensionsConfig { named: Some(vec![alias.to_owned()]), ..ExtensionsConfig::default() }
+    }
+
     #[test]
     fn aliases_names_and_rows_of_extensions_are_all_different() {
-        let all = Extensions::with_foxnsox(&FakePlugin::new(), None).unwrap();
+        let all = Extensions::with_foxnsox(&FakePlugin::new(), ExtensionsConfig::default()).unwrap();
         let aliases: std::collections::BTreeSet<_> = all.served.iter().map(|extension| extension.alias).collect();
         assert_eq!(aliases.len(), all.served.len());
         let rows = all.tables().iter().flat_map(|table| table.iter());
@@ -244,11 +338,11 @@ mod tests {
 
     #[test]
     fn an_extension_that_is_not_there_is_named_with_those_that_are() {
-        let refused = Extensions::with_foxnsox(&FakePlugin::new(), Some(&["pie".to_owned()])).err().unwrap();
+        let refused = Extensions::with_foxnsox(&FakePlugin::new(), named("pie")).err().unwrap();
         assert!(refused.to_string().starts_with("there is no extension \"pie\" for this plugin; it has: portstats"));
-        let some = Extensions::with_foxnsox(&FakePlugin::new(), Some(&["portstats".to_owned()])).unwrap();
+        let some = Extensions::with_foxnsox(&FakePlugin::new(), named("portstats")).unwrap();
         assert_eq!(some.listed(Dialect::StrictEssex).len(), 1);
-        let all = Extensions::with_foxnsox(&FakePlugin::new(), None).unwrap();
+        let all = Extensions::with_foxnsox(&FakePlugin::new(), ExtensionsConfig::default()).unwrap();
         assert_eq!(all.listed(Dialect::StrictEssex).len(), 0);
         assert!(all.listed(Dialect::Plain).len() > 1);
     }

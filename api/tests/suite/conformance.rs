@@ -123,12 +123,22 @@ fn a_plugin_over_a_device_that_fails_in_every_way_conforms() {
 }
 
 /// The fake plugin as a proxy would be: some of its writes do nothing and say so, some are done and say they were not.
-struct Shaky {
+pub(crate) struct Shaky {
     inner: FakePlugin,
+    /// What becomes of the next writes, two bits each, the lowest first.
     dice: AtomicU64,
 }
 
 impl Shaky {
+    pub(crate) fn new() -> Shaky {
+        Shaky { inner: FakePlugin::new(), dice: AtomicU64::new(0) }
+    }
+
+    /// The write after the next does nothing and says so.
+    pub(crate) fn fail_second_write(&self) {
+        self.dice.store(0b0100, Ordering::Relaxed);
+    }
+
     fn write<T, E: From<BackendUnavailable>>(&self, write: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let dice = self.dice.load(Ordering::Relaxed);
         self.dice.store(dice >> 2, Ordering::Relaxed);
@@ -227,7 +237,7 @@ impl Rig for Shaky {
 
 #[test]
 fn a_plugin_whose_calls_fail_half_way_conforms() {
-    check(|| Shaky { inner: FakePlugin::new(), dice: AtomicU64::new(0) });
+    check(Shaky::new);
 }
 
 #[path = "../../examples/toy_controller.rs"]

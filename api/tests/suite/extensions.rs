@@ -1,10 +1,11 @@
 //! Extensions from outside: the list, what each brings, and the older format they speak.
 
 use crate::rig::{Answer, Driver, Format, Scratch, Server, Version, native};
+use api::identity::Caller;
 use api::plugin::Plugin;
 use api::plugins::FakePlugin;
 use api::server::ServerConfig;
-use api::v1::{Dialect, Extensions, Request, answer};
+use api::v1::{Dialect, Extensions, ExtensionsConfig, Request, answer};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ fn start(driver: Driver) -> Server {
         Driver::Fake => Arc::new(FakePlugin::new()),
         Driver::Native => Arc::new(native(&scratch.store())),
     };
-    let extensions = Arc::new(Extensions::with_foxnsox(&*plugin, None).unwrap());
+    let extensions = Arc::new(Extensions::with_foxnsox(&*plugin, ExtensionsConfig::default()).unwrap());
     Server::over(plugin, ServerConfig { extensions, ..ServerConfig::default() }, scratch)
 }
 
@@ -105,14 +106,15 @@ fn the_original_dialect_lists_nothing_that_was_not_named_and_of_one_tells_the_da
             accept: Some(accept.into()),
             body: Vec::new(),
         };
-        let reply = answer(&plugin, extensions, &request);
+        let reply = answer(&plugin, extensions, &Caller::Anyone, &request);
         (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
     };
-    let all = Extensions::with_foxnsox(&plugin, None).unwrap();
+    let all = Extensions::with_foxnsox(&plugin, ExtensionsConfig::default()).unwrap();
     assert_eq!(ask(&all, "/extensions", "application/json"), (200, r#"{"extensions": []}"#.to_owned()));
     assert_eq!(ask(&all, "/extensions/FOXNSOX", "application/json").0, 404);
     assert_eq!(ask(&all, "/foxnsocks", "application/json").0, 200);
-    let one = Extensions::with_foxnsox(&plugin, Some(&["FOXNSOX".to_owned()])).unwrap();
+    let named = ExtensionsConfig { named: Some(vec!["FOXNSOX".to_owned()]), ..ExtensionsConfig::default() };
+    let one = Extensions::with_foxnsox(&plugin, named).unwrap();
     assert_eq!(ask(&one, "/extensions", "application/xml").1.matches("<extension>").count(), 1);
     let date = "<updated>2011-01-22T13:25:27-06:00</updated>";
     assert_eq!(ask(&one, "/extensions/FOXNSOX", "application/xml"), (200, date.to_owned()));

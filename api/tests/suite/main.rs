@@ -6,6 +6,7 @@
 
 mod backend;
 mod behaviour;
+mod cisco;
 mod clients;
 mod concurrency;
 mod conformance;

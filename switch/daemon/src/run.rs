@@ -24,9 +24,10 @@ use api::host::{Host, Scope};
 use api::model::Model;
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
+use api::sealed::SealKey;
 use api::server::{Limits, ServerConfig, serve};
 use api::store::Store;
-use api::v1::{Dialect, Extensions};
+use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -153,10 +154,23 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
     let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));
     opener.keep_book(book);
-    let (plugin, tenants) = make_plugin(settings.plugin.driver, store, &control)?;
+    let (plugin, tenants) = make_plugin(settings.plugin.driver, store.clone(), &control)?;
 
-    let extensions = Extensions::new(&*plugin, settings.plugin.extensions.as_deref())
-        .map_err(|error| settings.fault("plugin", "extensions", error.to_string()))?;
+    let kept = ExtensionsConfig {
+        named: settings.plugin.extensions.clone(),
+        // The fake plugin keeps nothing, and neither does what belongs to its networks.
+        store: (settings.plugin.driver == Driver::Native).then_some(store),
+        key: Some(SealKey::open(&settings.store.seal_key).map_err(anyhow::Error::from)?),
+        host: settings.node.host.clone(),
+    };
+    let extensions = Extensions::new(&*plugin, kept).map_err(|error| match error {
+        ExtensionsError::Unknown { .. } => {
+            RunError::Settings(settings.fault("plugin", "extensions", error.to_string()))
+        }
+        ExtensionsError::Store(_) => {
+            RunError::Failed(anyhow::Error::from(error).context("reading what extensions keep"))
+        }
+    })?;
 
     switch.start().context("starting the workers")?;
     let load = Load::new(cpus.iter().map(|&cpu| Some(cpu)));

@@ -1,6 +1,6 @@
 //! The original's extension for tests, which has one of each kind. Not in the product: feature `testing`.
 
-use super::{Action, Amendment, Extension, legacy};
+use super::{Amendment, Extension, NamedAction, legacy};
 use crate::document::Value;
 use crate::v1::route::Row;
 use crate::v1::{Answer, Call};
@@ -11,15 +11,15 @@ pub(super) const EXTENSION: Extension = Extension {
     description: "The Fox In Socks Extension",
     namespace: "http://www.fox.in.socks/api/ext/pie/v1.0",
     updated: "2011-01-22T13:25:27-06:00",
-    is_for: |_| true,
+    is_for: |_, _| true,
     rows: &[Row::new("GET", "/foxnsocks", |_| Ok(legacy::said("Try to say this Mr. Knox, sir...")))],
     actions: &[
-        Action {
+        NamedAction {
             collection: "dummy_resources",
             name: "FOXNSOX:add_tweedle",
             run: |_, tweedle| Ok(legacy::said(&format!("Tweedle {} Added.", name_of(tweedle)))),
         },
-        Action {
+        NamedAction {
             collection: "dummy_resources",
             name: "FOXNSOX:delete_tweedle",
             run: |_, tweedle| Ok(legacy::said(&format!("Tweedle {} Deleted.", name_of(tweedle)))),

@@ -1,10 +1,51 @@
 //! The older format that extensions speak (specification section 10): no namespaces, a body only with its Content-Type,
 //! faults without detail, framework pages as success. Pure.
 
+use super::records::NotKept;
 use crate::document::{Document, Value};
+use crate::format::Format;
+use crate::model::{TEXT_BYTES_MAX, Text};
+use crate::plugin::Fault;
 use crate::reply::Reply;
-use crate::v1::{Answer, Call};
+use crate::v1::{Answer, Call, Refusal};
+use crate::xml;
 use axum::http::StatusCode;
+use serde_json::Map;
+
+/// The message of a request whose text is wrong.
+const NOT_COMPLIED: &str =
+    "The server could not comply with the request since it is either malformed or otherwise incorrect.";
+/// Faults in XML name their charset, successes do not.
+const XML_FAULT: &str = "application/xml; charset=UTF-8";
+
+/// A fault of the older format.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LegacyFault {
+    /// The status.
+    pub(super) code: u16,
+    /// The one key of the body.
+    pub(super) name: &'static str,
+    /// The reason phrase; `None`: the standard one.
+    pub(super) reason: Option<&'static str>,
+    /// What the body says.
+    pub(super) message: &'static str,
+}
+
+const MALFORMED: LegacyFault = LegacyFault { code: 400, name: "malformedRequest", reason: None, message: NOT_COMPLIED };
+/// The older format has no name for it.
+pub(super) const PORT_NOT_FOUND: LegacyFault = LegacyFault {
+    code: 430,
+    name: "quantumServiceFault",
+    reason: Some("Port not Found"),
+    message: "Unable to find a port with the specified identifier.",
+};
+/// Not in the original, which had no bound.
+pub(super) const TOO_MANY: LegacyFault = LegacyFault {
+    code: 409,
+    name: "quantumServiceFault",
+    reason: None,
+    message: "The tenant has as many of these as it may have.",
+};
 
 /// 200 with a document.
 pub(super) fn told(root: &'static str, value: Value, call: &Call<'_>) -> Answer {
@@ -15,4 +56,98 @@ pub(super) fn told(root: &'static str, value: Value, call: &Call<'_>) -> Answer 
 /// 200 with a text.
 pub(super) fn said(text: &str) -> Answer {
     Answer::Whole(Reply::new(StatusCode::OK, "text/html; charset=UTF-8", text.into()))
+}
+
+/// 200 with a framework page.
+pub(super) fn done(call: &Call<'_>) -> Answer {
+    Answer::Whole(Reply::page(StatusCode::OK, call.request.accept.as_deref(), false, "", ""))
+}
+
+/// A fault.
+pub(super) fn refuse(fault: LegacyFault, call: &Call<'_>) -> Refusal {
+    let fields =
+        vec![("message", Value::Element(fault.message.into())), ("code", Value::ElementNumber(fault.code.into()))];
+    let document = Document { root: fault.name, namespace: None, value: Value::Object(fields) };
+    let content_type = if call.format == Format::Xml { XML_FAULT } else { call.format.media_type() };
+    let status = StatusCode::from_u16(fault.code).expect("the faults' codes are three digits");
+    let reply = Reply::new(status, content_type, document.write(call.format));
+    Refusal::Whole(Reply { reason: fault.reason, ..reply })
+}
+
+/// Why a record was not written; `not_found` is what its kind calls one that is not there.
+pub(super) fn refuse_record(why: NotKept, not_found: LegacyFault, call: &Call<'_>) -> Refusal {
+    match why {
+        NotKept::NotFound => refuse(not_found, call),
+        NotKept::TooMany => refuse(TOO_MANY, call),
+        NotKept::StoreFailed(failed) => Refusal::Fault(Fault::StoreFailed(failed)),
+    }
+}
+
+/// In which format a body is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BodyFormat {
+    /// The Content-Type's, which must be one of the two.
+    Declared,
+    /// The answer's: so with members' actions.
+    Negotiated,
+}
+
+/// The parameters of a request.
+pub(super) struct Params(Map<String, serde_json::Value>);
+
+impl Params {
+    /// What the body says under `resource`; all that is `required` is there.
+    pub(super) fn read(
+        call: &Call<'_>,
+        format: BodyFormat,
+        resource: &str,
+        required: &[&'static str],
+    ) -> Result<Params, Refusal> {
+        let read = || {
+            let content_type = call.request.content_type.as_deref().and_then(|value| value.split(';').next());
+            let declared = [Format::Json, Format::Xml].into_iter().find(|it| content_type == Some(it.media_type()));
+            let format = if format == BodyFormat::Declared { declared? } else { call.format };
+            let mut body: Map<String, serde_json::Value> = match format {
+                Format::Json => serde_json::from_slice(&call.request.body).ok()?,
+                Format::Xml => [xml::read(&call.request.body)?].into_iter().collect(),
+            };
+            let Some(serde_json::Value::Object(params)) = body.remove(resource) else { return None };
+            let is_there = |name: &&str| params.get(*name).is_some_and(|value| !value.is_null());
+            required.iter().all(is_there).then_some(Params(params))
+        };
+        read().ok_or_else(|| refuse(MALFORMED, call))
+    }
+
+    /// A parameter.
+    pub(super) fn value(&self, name: &str) -> &serde_json::Value {
+        self.0.get(name).unwrap_or(&serde_json::Value::Null)
+    }
+
+    /// A parameter that is a text within the bounds of texts.
+    pub(super) fn text(&self, name: &str, call: &Call<'_>) -> Result<Text, Refusal> {
+        text(self.value(name)).ok_or_else(|| refuse(MALFORMED, call))
+    }
+
+    /// A parameter that is a list of texts; XML and careless clients write one text with commas or blanks between.
+    pub(super) fn texts(&self, name: &str, call: &Call<'_>) -> Result<Vec<Text>, Refusal> {
+        let found = match self.value(name) {
+            serde_json::Value::Array(items) => items.iter().map(text).collect(),
+            serde_json::Value::String(all) => {
+                Some(all.split([',', ' ', '\n', '\t']).filter(|part| !part.is_empty()).map(Text::from).collect())
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| refuse(MALFORMED, call))
+    }
+}
+
+/// A parameter that the original stored as it came: a text, or the JSON of anything else.
+pub(super) fn any_text(value: &serde_json::Value, call: &Call<'_>) -> Result<Text, Refusal> {
+    let as_json = || text(&serde_json::Value::String(value.to_string()));
+    let found = if value.is_string() { text(value) } else { as_json() };
+    found.ok_or_else(|| refuse(MALFORMED, call))
+}
+
+fn text(value: &serde_json::Value) -> Option<Text> {
+    value.as_str().filter(|text| text.len() <= TEXT_BYTES_MAX && !text.contains('\0')).map(Text::from)
 }

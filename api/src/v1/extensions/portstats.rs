@@ -5,7 +5,7 @@
 
 use super::{Extension, legacy};
 use crate::document::Value;
-use crate::plugin::{Flow, Plugin};
+use crate::plugin::Flow;
 use crate::v1::route::Row;
 use crate::v1::{Answer, Call, Handler, Refusal};
 
@@ -20,7 +20,7 @@ pub(super) const EXTENSION: Extension = Extension {
     description: "Port Statistics",
     namespace: "http://docs.openstack.org/ext/portstats/api/v1.0",
     updated: "2011-12-20T10:00:00-00:00",
-    is_for: |plugin: &dyn Plugin| plugin.counts_ports(),
+    is_for: |plugin, _| plugin.counts_ports(),
     rows: ROWS,
     actions: &[],
     amendments: &[],
