@@ -5,13 +5,14 @@
 //! else that is not found, as it is where it does not exist. The tenant was checked at the border; here it is once more,
 //! because nothing but this stands between a wrong route and another tenant's network.
 
+use crate::claim::{Claim, Registry, UNKNOWN};
 use crate::identity::Caller;
 use crate::model::{NetworkId, PortId, Text};
 use crate::plugin::{
-    CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, Forbidden, GetAllNetworksError,
-    GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkNotFound, NetworkRow,
-    PlugInterfaceError, Plugin, PortDetails, PortFilter, PortNotFound, PortStats, Ports, UnplugInterfaceError,
-    UpdateNetworkError, UpdatePortError,
+    AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, Forbidden,
+    GetAllNetworksError, GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter,
+    NetworkNotFound, NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound,
+    PortStats, Ports, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::policy::Action;
 use std::sync::Arc;
@@ -20,12 +21,53 @@ use std::sync::Arc;
 pub struct Guarded {
     plugin: Arc<dyn Plugin>,
     caller: Caller,
+    /// Whose interfaces and ports are; `None`: nobody asks.
+    claims: Option<(Claim, Arc<dyn Registry>)>,
 }
 
 impl Guarded {
     /// `plugin` as `caller` may use it.
     pub fn new(plugin: Arc<dyn Plugin>, caller: Caller) -> Guarded {
-        Guarded { plugin, caller }
+        Guarded { plugin, caller, claims: None }
+    }
+
+    /// The same, with the interfaces the caller may plug as `claim` says by the registry.
+    #[must_use]
+    pub fn with_claims(self, claim: Claim, registry: Arc<dyn Registry>) -> Guarded {
+        Guarded { claims: Some((claim, registry)), ..self }
+    }
+
+    /// Refuses an interface id that is not the tenant's; a missing network or port and a full port are told first.
+    fn check_claim(&self, tenant: &str, network: &str, port: &str, attachment: &str) -> Result<(), PlugInterfaceError> {
+        let Some((Claim::Registered, registry)) = &self.claims else { return Ok(()) };
+        if self.caller.may(Action::PlugUnregistered) || registry.is_registered(attachment, tenant) {
+            return Ok(());
+        }
+        let found = self.get_port_details(tenant, network, port)?;
+        if let Some(attachment) = found.attachment {
+            return Err(PortInUse { port: found.id, network: network.into(), attachment }.into());
+        }
+        let holder = registry.holder_of(attachment).filter(|holder| is_own(&**registry, tenant, holder));
+        Err(AlreadyAttached {
+            attachment: attachment.into(),
+            port: found.id,
+            network: network.into(),
+            holder: holder.unwrap_or_else(|| UNKNOWN.into()),
+        }
+        .into())
+    }
+
+    /// A plug's refusal as the caller may hear it.
+    fn tell(&self, tenant: &str, error: PlugInterfaceError) -> PlugInterfaceError {
+        match (error, &self.claims) {
+            (PlugInterfaceError::AlreadyAttached(mut fault), Some((_, registry)))
+                if !is_own(&**registry, tenant, &fault.holder) =>
+            {
+                fault.holder = UNKNOWN.into();
+                fault.into()
+            }
+            (error, _) => error,
+        }
     }
 
     fn may(&self, tenant: &str, action: Action) -> bool {
@@ -73,6 +115,10 @@ impl Guarded {
             Err(forbidden.into())
         })
     }
+}
+
+fn is_own(registry: &dyn Registry, tenant: &str, port: &str) -> bool {
+    registry.tenant_of(port).as_deref() == Some(tenant)
 }
 
 impl Plugin for Guarded {
@@ -176,7 +222,9 @@ impl Plugin for Guarded {
         attachment: &str,
     ) -> Result<(), PlugInterfaceError> {
         self.check_on_port::<PlugInterfaceError>(tenant, network, port, Action::Plug)?;
-        self.plugin.plug_interface(tenant, network, port, attachment)
+        self.check_claim(tenant, network, port, attachment)?;
+        let plugged = self.plugin.plug_interface(tenant, network, port, attachment);
+        plugged.map_err(|error| self.tell(tenant, error))
     }
 
     fn unplug_interface(&self, tenant: &str, network: &str, port: &str) -> Result<(), UnplugInterfaceError> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod claim;
 pub mod document;
 pub mod format;
 #[cfg(any(test, fuzzing))]

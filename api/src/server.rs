@@ -6,6 +6,7 @@
 //! even if its client hangs up.
 
 use crate::audit::{self, Who};
+use crate::claim::{Claim, Registry};
 use crate::format::Format;
 use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
@@ -81,6 +82,8 @@ pub struct ServerConfig {
     pub is_insecure: bool,
     /// How clients are known.
     pub identity: Mode,
+    /// Which interface ids tenants may plug and who knows whose they are, where clients are known.
+    pub claims: Option<Claims>,
     /// `api.strict_essex`.
     pub dialect: Dialect,
     /// What is served beside the core of the API.
@@ -89,13 +92,26 @@ pub struct ServerConfig {
     pub limits: Limits,
 }
 
+/// Which interface ids tenants may plug.
+#[derive(Clone)]
+pub struct Claims {
+    /// Any, or theirs.
+    pub claim: Claim,
+    /// Who knows whose they are.
+    pub registry: Arc<dyn Registry>,
+}
+
+impl std::fmt::Debug for Claims {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.claim.fmt(to)
+    }
+}
+
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Without authentication and off loopback.
-    #[error(
-        "{address} is not loopback, and identity mode noauth lets anybody in who reaches it; set identity.insecure to allow that"
-    )]
+    /// Off loopback in clear.
+    #[error("{address} is not loopback, and the API speaks plain HTTP; set identity.insecure to allow that")]
     NotLoopback {
         /// Where it listens.
         address: SocketAddr,
@@ -130,13 +146,17 @@ pub async fn serve(
         if !config.is_insecure {
             return Err(ServeError::NotLoopback { address });
         }
-        tracing::warn!(%address, "the API answers anybody who reaches it: identity mode noauth, insecure = true");
+        if config.identity.is_on() {
+            tracing::warn!(%address, "tokens come to the API in clear: identity.insecure = true");
+        } else {
+            tracing::warn!(%address, "the API answers anybody who reaches it: noauth, identity.insecure = true");
+        }
     }
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
-    let ServerConfig { hosts, identity, dialect, extensions, .. } = config;
-    let app = app(App { hosts: Hosts::new(hosts), identity, dialect, extensions, limits, plugin });
+    let ServerConfig { hosts, identity, claims, dialect, extensions, .. } = config;
+    let app = app(App { hosts: Hosts::new(hosts), identity, claims, dialect, extensions, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -249,6 +269,7 @@ struct Peer(SocketAddr);
 struct App {
     hosts: Hosts,
     identity: Mode,
+    claims: Option<Claims>,
     dialect: Dialect,
     extensions: Arc<Extensions>,
     limits: Limits,
@@ -340,7 +361,10 @@ async fn answer(app: &App, request: Request) -> Answered {
                 accept,
                 body,
             };
-            let plugin = Guarded::new(app.plugin.clone(), caller.clone());
+            let mut plugin = Guarded::new(app.plugin.clone(), caller.clone());
+            if let Some(Claims { claim, registry }) = app.claims.clone().filter(|_| app.identity.is_on()) {
+                plugin = plugin.with_claims(claim, registry);
+            }
             let (extensions, of_task) = (app.extensions.clone(), caller.clone());
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
             task.await.unwrap_or_else(|error| {

@@ -4,6 +4,7 @@
 
 mod fuzz;
 mod house;
+mod keystone;
 mod net;
 mod pktgen;
 mod segmentation;

@@ -19,9 +19,10 @@ use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
+use api::claim::Registry;
 use api::host::{Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower};
-use api::model::{InterfaceId, Model, OpStatus, PortId};
+use api::model::{InterfaceId, Model, OpStatus, PortId, Text};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -452,6 +453,22 @@ impl<P: Pipeline> Control<P> {
 
 fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
+}
+
+impl<P: Pipeline> Registry for Control<P> {
+    fn is_registered(&self, interface: &str, tenant: &str) -> bool {
+        self.state().plugs.get(interface).is_some_and(|plug| plug.tenant.as_deref() == Some(tenant))
+    }
+
+    fn holder_of(&self, interface: &str) -> Option<PortId> {
+        self.model().port_by_attachment(interface).map(|port| port.id.clone())
+    }
+
+    fn tenant_of(&self, port: &str) -> Option<Text> {
+        let model = self.model();
+        let network = &model.ports.get(port)?.network;
+        model.networks.get(network).map(|network| network.tenant.clone())
+    }
 }
 
 impl<P: Pipeline> MadeBook for Control<P> {

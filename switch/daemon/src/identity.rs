@@ -1,6 +1,6 @@
 //! How the API's clients are known: the settings' words made into what the API's server takes.
 
-use crate::settings::{IdentityMode, Settings, SettingsError};
+use crate::settings::{self, IdentityMode, Settings, SettingsError};
 use api::http_client::EndpointError;
 use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::tokens::Tokens;
@@ -56,5 +56,14 @@ fn keystone_config(settings: &Settings) -> KeystoneConfig {
         ca: keystone.ca,
         cache: Duration::from_secs(keystone.cache_s.into()),
         timeout: Duration::from_secs(keystone.timeout_s.into()),
+    }
+}
+
+impl From<settings::Claim> for api::claim::Claim {
+    fn from(claim: settings::Claim) -> api::claim::Claim {
+        match claim {
+            settings::Claim::Any => api::claim::Claim::Any,
+            settings::Claim::Registered => api::claim::Claim::Registered,
+        }
     }
 }

@@ -25,7 +25,7 @@ use api::model::Model;
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::sealed::SealKey;
-use api::server::{Limits, ServerConfig, serve};
+use api::server::{Claims, Limits, ServerConfig, serve};
 use api::store::Store;
 use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use pipelines::Standard;
@@ -178,6 +178,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
         identity,
+        claims: Some(Claims { claim: settings.attach.claim.into(), registry: control.clone() }),
         dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
         extensions: Arc::new(extensions),
         limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },

@@ -208,7 +208,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
             max: bounded("mac", "max", mac.max.unwrap_or(131_072), 1, MAC_ENTRIES_MAX, &source)? as usize,
         },
         vhost: resolve_vhost(dir, vhost.role, vhost.owner, vhost.group, vhost.mode, &source)?,
-        attach: resolve_attach(&attach, &source)?,
+        attach: resolve_attach(&attach, identity.mode, &source)?,
         plugin: resolve_plugin(raw.plugin.unwrap_or_default(), &source)?,
         node: resolve_node(node, &source)?,
         store: resolve_store(url, seal_key, &source)?,
@@ -307,11 +307,17 @@ fn parse_mode(text: &str) -> Option<u32> {
     is_octal.then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|&mode| mode <= 0o777)
 }
 
-fn resolve_attach(raw: &RawAttach, source: &Source) -> Result<AttachSettings, SettingsError> {
-    if raw.claim == Some(Claim::Registered) {
-        return Err(source.fault("attach", "claim", "\"registered\" needs identity, which this version does not have"));
+fn resolve_attach(
+    raw: &RawAttach,
+    mode: Option<IdentityMode>,
+    source: &Source,
+) -> Result<AttachSettings, SettingsError> {
+    let has_identity = mode.is_some_and(|mode| mode != IdentityMode::Noauth);
+    if raw.claim == Some(Claim::Registered) && !has_identity {
+        return Err(source.fault("attach", "claim", "\"registered\" needs identity: set identity.mode"));
     }
-    Ok(AttachSettings { auto: raw.auto.unwrap_or(Auto::None), claim: Claim::Any })
+    let claim = raw.claim.unwrap_or(if has_identity { Claim::Registered } else { Claim::Any });
+    Ok(AttachSettings { auto: raw.auto.unwrap_or(Auto::None), claim })
 }
 
 fn resolve_node(raw: RawNode, source: &Source) -> Result<NodeSettings, SettingsError> {

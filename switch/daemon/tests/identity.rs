@@ -173,3 +173,48 @@ fn a_file_of_tokens_that_others_can_read_is_refused_by_run_token_and_check() {
     let findings = String::from_utf8(rig.qvs(&["check"]).stdout).unwrap();
     assert!(findings.contains("FAIL  identity: ") && findings.contains("chmod 0600"), "{findings}");
 }
+
+#[test]
+fn a_tenant_plugs_what_an_operator_plugged_for_it_and_learns_nothing_of_the_rest() {
+    let rig = Rig::new("claim", TOKENS);
+    let (red, blue, admin) = (rig.token(&["red"]), rig.token(&["blue"]), rig.token(&["ops", "--role", "admin"]));
+    let rig = rig.run();
+    for (id, tenant) in
+        [("red-vif", Some("red")), ("blue-vif", Some("blue")), ("anybody-s", None), ("red-two", Some("red"))]
+    {
+        let path = rig.directory.join(id);
+        let mut args = vec!["plug", id, "--vhost-user", path.to_str().unwrap()];
+        args.extend(tenant.iter().flat_map(|tenant| ["--tenant", tenant]));
+        assert!(rig.qvs(&args).status.success());
+    }
+    let port = |token: &str, tenant: &str| {
+        let networks = format!("{tenant}/networks");
+        let (_, made) = rig.ask(token, "POST", &networks, &json!({"network": {"name": "n"}}));
+        let ports = format!("{networks}/{}/ports", made["network"]["id"].as_str().unwrap());
+        let (_, made) = rig.ask(token, "POST", &ports, &json!({"port": {"state": "ACTIVE"}}));
+        let id = made["port"]["id"].as_str().unwrap().to_owned();
+        (format!("{ports}/{id}/attachment"), id)
+    };
+    let plug = |token: &str, path: &str, id: &str| rig.ask(token, "PUT", path, &json!({"attachment": {"id": id}}));
+    let ((first, first_id), (second, second_id), (foreign, _)) =
+        (port(&red, "red"), port(&red, "red"), port(&blue, "blue"));
+    let refused = |path: &str, port: &str, id: &str| {
+        let (status, body) = plug(&red, path, id);
+        let fault = &body["QuantumError"];
+        assert_eq!((status, &fault["type"]), (409, &json!("AlreadyAttached")), "{id}: {body}");
+        fault["detail"].as_str().unwrap().replace(id, "ID").replace(port, "PORT")
+    };
+    assert_eq!(plug(&blue, &foreign, "blue-vif").0, 204);
+    let unknown = refused(&first, &first_id, "never-heard-of");
+    assert!(unknown.ends_with("plugged into port UNKNOWN"), "{unknown}");
+    assert_eq!(refused(&first, &first_id, "blue-vif"), unknown);
+    assert_eq!(refused(&first, &first_id, "anybody-s"), unknown);
+    assert_eq!(plug(&admin, &port(&blue, "blue").0, "red-two").0, 204);
+    assert_eq!(refused(&first, &first_id, "red-two"), unknown, "its own id in another tenant's port");
+    assert_eq!(plug(&red, &first, "red-vif").0, 204);
+    assert!(refused(&second, &second_id, "red-vif").ends_with(&format!("port {first_id}")), "its own port is named");
+    let (status, body) = plug(&red, &first, "never-heard-of");
+    assert_eq!((status, &body["QuantumError"]["type"]), (409, &json!("PortInUse")), "{body}");
+    assert_eq!(plug(&red, &second.replace(&second_id, "nowhere"), "never-heard-of").0, 404);
+    assert_eq!(plug(&admin, &second, "anybody-s").0, 204, "admin plugs what it likes");
+}

@@ -4,7 +4,7 @@
 //! namespaces, TAPs and guests run one test at a time, because they measure time and share two cores.
 
 use crate::deb;
-use crate::host::{build_executables, cargo, isolated, prepare, run, target_dir};
+use crate::host::{build_executables, cargo, isolated, keystone, prepare, run, target_dir};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ pub(crate) enum Chapter {
     Net,
     /// The daemon with real virtual machines
     Vm,
+    /// The daemon with a real Keystone
+    Keystone,
     /// Instructions of the hot paths, held against those agreed on
     Ratchet,
     /// The release build's own demonstration
@@ -42,6 +44,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Fuzz => &["busybox-static", "iproute2"],
         Chapter::Net => &["busybox-static", "ethtool", "iproute2", "tcpdump"],
         Chapter::Ratchet => &["valgrind"],
+        Chapter::Keystone => &["iproute2", "python3-venv"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
@@ -59,7 +62,7 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
     for &chapter in &chapters {
         println!("\n== {} ==", name(chapter));
         let start = Instant::now();
-        let outcome = run_chapter(chapter);
+        let outcome = run_chapter(chapter, may_install);
         if let Err(error) = &outcome {
             println!("{}: {error:#}", name(chapter));
         }
@@ -110,7 +113,7 @@ fn summary(results: &[(String, Duration, Option<anyhow::Error>)]) -> bool {
     println!();
     for (name, time, error) in results {
         let result = if error.is_some() { "FAILED" } else { "passed" };
-        println!("{name:<7} {result} {:>7.1} s", time.as_secs_f64());
+        println!("{name:<8} {result} {:>7.1} s", time.as_secs_f64());
     }
     for (name, _, error) in results {
         if let Some(error) = error {
@@ -122,14 +125,15 @@ fn summary(results: &[(String, Duration, Option<anyhow::Error>)]) -> bool {
     failed == 0
 }
 
-fn run_chapter(chapter: Chapter) -> Result<()> {
+fn run_chapter(chapter: Chapter, may_install: bool) -> Result<()> {
     match chapter {
         Chapter::Lint => lint(),
         Chapter::Unit => unit(),
         Chapter::Loom => loom(),
-        Chapter::Fuzz => isolated_tests(&["fuzz::"]),
-        Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"]),
-        Chapter::Vm => isolated_tests(&["vm::"]),
+        Chapter::Fuzz => isolated_tests(&["fuzz::"], &[]),
+        Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"], &[]),
+        Chapter::Vm => isolated_tests(&["vm::"], &[]),
+        Chapter::Keystone => isolated_tests(&["keystone::"], &[("QVS_KEYSTONE", keystone(may_install)?)]),
         Chapter::Ratchet => run(cargo().args(["run", "--release", "--quiet", "-p", "benches", "--", "ratchet"])),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
@@ -168,11 +172,12 @@ fn demo() -> Result<()> {
 }
 
 /// Runs the tests under these names in namespaces of their own, one at a time.
-fn isolated_tests(names: &[&str]) -> Result<()> {
+fn isolated_tests(names: &[&str], variables: &[(&str, PathBuf)]) -> Result<()> {
     let executable = chapters_executable()?;
     let mut command = isolated(&executable)?;
     command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
     command.env("QVS_TARGET_DIR", target_dir()?);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.arg("--test-threads=1");
     run_tests(&mut command, names)
 }
@@ -211,8 +216,10 @@ mod tests {
     #[test]
     fn every_chapter_that_runs_other_programs_names_its_packages() {
         for &chapter in Chapter::value_variants() {
-            let needs =
-                matches!(chapter, Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm | Chapter::Ratchet);
+            let needs = matches!(
+                chapter,
+                Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm | Chapter::Keystone | Chapter::Ratchet
+            );
             assert_eq!(needs, !packages(chapter).is_empty(), "{chapter:?}");
         }
     }

@@ -155,6 +155,14 @@ fn faults_name_file_line_and_key() {
 }
 
 #[test]
+fn with_identity_tenants_plug_what_is_registered_unless_told_otherwise() {
+    let claim = |text: &str| Settings::parse(text, "qvs.toml").unwrap().attach.claim;
+    assert_eq!(claim("[identity]\nmode = \"tokens\""), Claim::Registered);
+    assert_eq!(claim("[identity]\nmode = \"tokens\"\n[attach]\nclaim = \"any\""), Claim::Any);
+    assert_eq!(claim("[identity]\nmode = \"noauth\""), Claim::Any);
+}
+
+#[test]
 fn a_socket_path_that_the_kernel_would_cut_is_refused() {
     let text = format!("run_dir = \"/{}\"", "x".repeat(100));
     assert!(fault(&text).contains("a socket's path has at most 107"));

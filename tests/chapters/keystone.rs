@@ -1,0 +1,186 @@
+//! The daemon with a real Keystone: two projects, an admin, forged, revoked and expired tokens, and Keystone away.
+//!
+//! `QVS_KEYSTONE` names the Python environment that Keystone is installed in. Its server is Python's own, which serves one
+//! request after another: enough for us, who ask seldom.
+
+use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tests::daemon::Daemon;
+use tests::http::{Answer, Connection};
+use tests::process::{Child, TempDir, wait_until};
+
+/// Keystone is Python, starting up on a busy machine.
+const KEYSTONE_START: Duration = Duration::from_secs(60);
+/// The password of everybody in here.
+const PASSWORD: &str = "correct horse";
+/// How long a token may be trusted; revocation is in force after that.
+const CACHE_S: u64 = 1;
+
+const SERVER: &str = "
+import sys
+from wsgiref.simple_server import make_server, WSGIRequestHandler
+sys.argv = ['keystone-wsgi-public', '--config-file', sys.argv[1]] + sys.argv[2:]
+port = int(sys.argv.pop())
+from keystone.server.wsgi import initialize_public_application
+make_server('127.0.0.1', port, initialize_public_application(), handler_class=WSGIRequestHandler).serve_forever()
+";
+
+struct Keystone {
+    python: PathBuf,
+    dir: TempDir,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Keystone {
+    fn start() -> Keystone {
+        let environment =
+            std::env::var_os("QVS_KEYSTONE").expect("`cargo xtask test keystone` installs and names Keystone");
+        let python = Path::new(&environment).join("bin/python");
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut keystone = Keystone { python, dir: TempDir::new(), address, child: None };
+        let path = |name: &str| keystone.dir.join(name).display().to_string();
+        let (log, database, fernet) = (path("keystone.log"), path("database"), path("fernet"));
+        let text = format!(
+            "[DEFAULT]\nlog_file = {log}\n[database]\nconnection = sqlite:///{database}\n[fernet_tokens]\n\
+             key_repository = {fernet}\n[credential]\nkey_repository = {}\n[token]\nprovider = fernet\n",
+            path("credential")
+        );
+        std::fs::write(keystone.dir.join("keystone.conf"), text).unwrap();
+        std::fs::write(keystone.dir.join("server.py"), SERVER).unwrap();
+        keystone.manage(&["db_sync"]);
+        keystone.manage(&["fernet_setup", "--keystone-user", "root", "--keystone-group", "root"]);
+        keystone.manage(&["credential_setup", "--keystone-user", "root", "--keystone-group", "root"]);
+        let url = format!("http://{address}/v3");
+        keystone.manage(&["bootstrap", "--bootstrap-password", PASSWORD, "--bootstrap-public-url", &url]);
+        keystone.serve();
+        keystone
+    }
+
+    fn manage(&self, args: &[&str]) {
+        let mut command = Command::new(self.python.with_file_name("keystone-manage"));
+        command.arg("--config-file").arg(self.dir.join("keystone.conf")).args(args);
+        let output = command.output().expect("Keystone is installed");
+        assert!(output.status.success(), "keystone-manage {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn serve(&mut self) {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(self.dir.join("server.py"))
+            .arg(self.dir.join("keystone.conf"))
+            .arg(self.address.port().to_string());
+        self.child = Some(Child::spawn("keystone", &mut command, &self.dir.join("server.log")));
+        wait_until("Keystone", KEYSTONE_START, || TcpStream::connect(self.address).is_ok());
+    }
+
+    fn stop(&mut self) {
+        self.child.take().expect("it runs").kill();
+    }
+
+    fn ask(&self, token: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut connection = Connection::open(self.address).expect("Keystone listens");
+        let request = format!(
+            "{method} /v3{path} HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        connection.send(request.as_bytes()).expect("Keystone reads");
+        connection.answer().expect("Keystone answers")
+    }
+
+    fn token(&self, user: &str, project: &str) -> String {
+        let user = json!({"name": user, "domain": {"id": "default"}, "password": PASSWORD});
+        let scope = json!({"project": {"name": project, "domain": {"id": "default"}}});
+        let identity = json!({"methods": ["password"], "password": {"user": user}});
+        let answer = self.ask("", "POST", "/auth/tokens", &json!({"auth": {"identity": identity, "scope": scope}}));
+        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+        let header = answer.headers.iter().find(|line| line.to_ascii_lowercase().starts_with("x-subject-token:"));
+        header.expect("a token").split_once(':').expect("a header").1.trim().to_owned()
+    }
+
+    /// Makes something; answers its id.
+    fn make(&self, admin: &str, path: &str, kind: &str, body: &Value) -> String {
+        let answer = self.ask(admin, "POST", path, &json!({ kind: body }));
+        assert_eq!(answer.status, 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        answer.json()[kind]["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A project with a user of the same name in it; answers the project's id.
+    fn project(&self, admin: &str, name: &str, role: &str) -> String {
+        let project = self.make(admin, "/projects", "project", &json!({"name": name, "domain_id": "default"}));
+        let user = json!({"name": name, "domain_id": "default", "password": PASSWORD});
+        let user = self.make(admin, "/users", "user", &user);
+        let roles = self.ask(admin, "GET", &format!("/roles?name={role}"), &Value::Null).json();
+        let role = roles["roles"][0]["id"].as_str().expect("the role is there").to_owned();
+        let grant = format!("/projects/{project}/users/{user}/roles/{role}");
+        assert_eq!(self.ask(admin, "PUT", &grant, &Value::Null).status, 204);
+        project
+    }
+}
+
+/// A request to the switch's API.
+fn ask(daemon: &Daemon, token: &str, method: &str, tenant: &str, body: &str) -> Answer {
+    let mut connection = Connection::open(daemon.api()).expect("the daemon listens");
+    let request = format!(
+        "{method} /v1.1/tenants/{tenant}/networks HTTP/1.1\r\nHost: localhost\r\nX-Auth-Token: {token}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    connection.send(request.as_bytes()).expect("the daemon reads");
+    connection.answer().expect("the daemon answers")
+}
+
+fn header(answer: &Answer, name: &str) -> bool {
+    answer.headers.iter().any(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))
+}
+
+#[test]
+fn keystone_says_who_may_use_which_tenant_s_urls() {
+    let mut keystone = Keystone::start();
+    let admin = keystone.token("admin", "admin");
+    let (red, blue) = (keystone.project(&admin, "red", "member"), keystone.project(&admin, "blue", "member"));
+    keystone.project(&admin, "qvs", "service");
+    let password = keystone.dir.join("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let daemon = Daemon::start(&format!(
+        "[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"http://{}\"\nuser = \"qvs\"\nproject = \"qvs\"\n\
+         password_file = {password:?}\ncache_s = {CACHE_S}\n",
+        keystone.address
+    ));
+    let status = |token: &str, tenant: &str| ask(&daemon, token, "GET", tenant, "").status;
+
+    let (red_token, blue_token) = (keystone.token("red", "red"), keystone.token("blue", "blue"));
+    assert_eq!(ask(&daemon, &red_token, "POST", &red, r#"{"network": {"name": "n"}}"#).status, 202);
+    assert_eq!(status(&red_token, &red), 200);
+    assert_eq!(status(&red_token, "red"), 403, "the project's name is not its id");
+    assert_eq!(status(&red_token, &blue), 403);
+    assert_eq!(status(&blue_token, &red), 403);
+    assert_eq!(status(&admin, &red), 200);
+    for forged in ["", "forged", &red_token[..red_token.len() - 4], &format!("{red_token}x")] {
+        let answer = ask(&daemon, forged, "GET", &red, "");
+        assert_eq!((answer.status, header(&answer, "www-authenticate")), (401, true), "{forged}");
+    }
+
+    let revoke = format!(
+        "DELETE /v3/auth/tokens HTTP/1.1\r\nHost: k\r\nX-Auth-Token: {blue_token}\r\nX-Subject-Token: {blue_token}\r\nConnection: close\r\n\r\n"
+    );
+    let mut connection = Connection::open(keystone.address).expect("Keystone listens");
+    connection.send(revoke.as_bytes()).expect("Keystone reads");
+    assert_eq!(connection.answer().expect("Keystone answers").status, 204);
+    wait_until("the end of a revoked token", Duration::from_secs(CACHE_S + 10), || status(&blue_token, &blue) == 401);
+
+    let late = keystone.token("red", "red");
+    keystone.stop();
+    assert_eq!(status(&red_token, &red), 200, "a known token holds");
+    let answer = ask(&daemon, &late, "GET", &red, "");
+    assert_eq!((answer.status, header(&answer, "retry-after")), (503, true));
+    keystone.serve();
+    wait_until("Keystone to be asked again", Duration::from_secs(20), || status(&late, &red) == 200);
+}
