@@ -75,9 +75,9 @@ const STAGE_PARTS: [StagePart; STAGES.len()] = [part_parse, part_classify, part_
 /// What the bridge answers at the end of a batch.
 #[inline(never)]
 fn part_answer(scope: &Scope<'_>, batch: &Batch<'_>, notes: &[Notes; BURST], egress: &mut Egress<'_>) {
-    let mut questions = Questions::new();
+    let mut questions = Questions::default();
     for (index, notes) in notes[..batch.len()].iter().enumerate() {
-        questions.ask(index, notes);
+        questions.ask_late(index, notes);
     }
     bridge::answer(scope, batch, &questions, egress);
 }

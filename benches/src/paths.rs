@@ -10,7 +10,7 @@ use pipelines::parse;
 use std::hint::black_box;
 use switch::batch::{BURST, Batch, Fit};
 use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
-use switch::mac_table::{BurstView, Learned, MacTable};
+use switch::mac_table::{BurstView, MacTable};
 use switch::offload::{EgressOffloads, OffloadClaim};
 use switch::worker::Worker;
 use vhost::port::{PackedSet, RingSet, SplitSet};
@@ -34,7 +34,7 @@ pub(crate) const PATHS: [(&str, &str); 13] = [
     ("parse UDP over IPv4", "path_parse_udp4"),
     ("parse ARP", "path_parse_arp"),
     ("MAC lookup, found", "path_mac_lookup"),
-    ("MAC learn, known", "path_mac_learn"),
+    ("MAC learn, known", "path_mac_known"),
     ("cut a TCP segment", "path_cut"),
 ];
 
@@ -69,8 +69,8 @@ alike! {
     fn path_mac_lookup(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> usize = 9 {
         burst.iter().filter(|&&mac| macs.lookup(&macs.probe(mac)).is_some()).count()
     }
-    fn path_mac_learn(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> usize = 10 {
-        burst.iter().filter(|&&mac| macs.learn(&macs.probe(mac)) == Learned::Known).count()
+    fn path_mac_known(macs: &BurstView<'_>, burst: &[MacBits; BURST]) -> usize = 10 {
+        burst.iter().filter(|&&mac| macs.is_known(&macs.probe(mac))).count()
     }
     fn path_cut(batch: &mut Batch<'_>) -> usize = 11 { cut(batch) }
 }
@@ -181,7 +181,7 @@ fn mac_table(tell: &dyn Fn(&str, usize)) {
     let found: usize = (0..CALLS).map(|call| path_mac_lookup(&macs, &burst(call))).sum();
     assert_eq!(found, CALLS * BURST, "all are known");
     tell("path_mac_lookup", found);
-    tell("path_mac_learn", (0..CALLS).map(|call| path_mac_learn(&macs, &burst(call))).sum());
+    tell("path_mac_known", (0..CALLS).map(|call| path_mac_known(&macs, &burst(call))).sum());
 }
 
 /// Cuts large TCP frames; answers how many segments came of it.

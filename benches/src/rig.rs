@@ -11,6 +11,7 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use switch::batch::BURST;
 use switch::config::{Config, MTU_DEFAULT, NetworkConfig, PortConfig};
 use switch::ids::{NetworkIndex, PortIndex};
 use switch::poll::Poll;
@@ -27,7 +28,7 @@ use vhost::ring::Layout as RingLayout;
 /// Addresses of each guest.
 pub const STATIONS: u32 = 1000;
 /// Frames that one guest offers in a round.
-pub const OFFER: u16 = 32;
+pub const OFFER: u16 = BURST as u16;
 /// Entries of each ring.
 const RING: u16 = 1024;
 /// An odd number of cache lines, as in real pools.
@@ -163,7 +164,7 @@ pub struct Half {
 }
 
 impl Half {
-    /// Each guest sends 32 frames, the worker moves them, each guest takes what it got; answers how many the worker moved.
+    /// Each guest sends a burst, the worker moves them, each guest takes what it got; answers how many the worker moved.
     #[inline]
     pub fn round(&mut self) -> usize {
         self.guests.iter_mut().for_each(Guest::offer);
@@ -249,7 +250,7 @@ impl Rig {
         &mut self.halves[0].worker
     }
 
-    /// Each side of the first pair offers 32 frames.
+    /// Each side of the first pair offers a burst.
     pub fn offer(&mut self) {
         self.halves[0].guests.iter_mut().for_each(Guest::offer);
     }

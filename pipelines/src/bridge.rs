@@ -21,9 +21,9 @@ use crate::stage::{Notes, Scope, Stage, Step, Stop};
 use crate::tables::{Member, Tables};
 use crate::wire::ethernet;
 use switch::batch::{BURST, Batch};
-use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
+use switch::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use switch::ledger::DropReason;
-use switch::mac_table::{Learned, Probe};
+use switch::mac_table::{BurstView, Learned, Probe};
 use switch::packet::Packet;
 use switch::worker::Egress;
 
@@ -110,86 +110,191 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
     Ok(())
 }
 
-/// What is to be answered for the packets of a batch that passed.
+/// What is to be answered for the packets of a batch.
 pub struct Questions {
     /// Bit n: packet n of the batch passed.
-    passed: u32,
+    passed: u64,
+    /// Where the MAC table keeps source and destination of each; of those that passed, that is.
     probes: [[Probe; 2]; BURST],
 }
 
-const _: () = assert!(BURST <= u32::BITS as usize, "a bit for each packet");
+const _: () = assert!(BURST <= u64::BITS as usize, "a bit for each packet");
 
 impl Default for Questions {
+    /// None yet.
+    #[inline(always)]
     fn default() -> Questions {
-        Questions::new()
+        Questions { passed: 0, probes: [[Probe::default(); 2]; BURST] }
     }
 }
 
 impl Questions {
-    /// None yet.
-    pub fn new() -> Questions {
-        Questions { passed: 0, probes: [[Probe::default(); 2]; BURST] }
+    /// Has `pass` judge each of the packets, and asks about those that it lets through.
+    #[inline(always)]
+    pub fn ask(packets: &mut [Packet], pass: impl Fn(&mut Packet) -> Result<Notes, Stop>) -> Questions {
+        let mut passed = 0u64;
+        let mut probes = [[Probe::default(); 2]; BURST];
+        for (index, (packet, probes)) in packets.iter_mut().zip(&mut probes).enumerate() {
+            if let Ok(notes) = pass(packet) {
+                *probes = notes.probes;
+                passed |= 1 << index;
+            }
+        }
+        Questions { passed, probes }
     }
 
-    /// Asks about a packet that passed.
-    #[inline(always)]
-    pub fn ask(&mut self, index: usize, notes: &Notes) {
+    /// Those of the first `count` packets that did not pass.
+    #[inline]
+    pub fn stopped(&self, count: usize) -> Bits {
+        Bits(!self.passed & first_bits(count))
+    }
+
+    /// Asks about a packet that passes after all.
+    #[inline]
+    pub fn ask_late(&mut self, index: usize, notes: &Notes) {
         self.probes[index] = notes.probes;
         self.passed |= 1 << index;
     }
+
+    /// Calls `each` for the packets that passed, in order, with their probes.
+    #[inline(always)]
+    fn for_each(&self, mut each: impl FnMut(usize, &[Probe; 2])) {
+        let mut left = self.passed;
+        for (index, probes) in self.probes.iter().enumerate() {
+            if left == 0 {
+                return;
+            }
+            if left & 1 == 1 {
+                each(index, probes);
+            }
+            left >>= 1;
+        }
+    }
+}
+
+/// The numbers of the bits that are set, from the lowest.
+pub struct Bits(u64);
+
+impl Iterator for Bits {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let lowest = self.0.trailing_zeros();
+        self.0 &= self.0.wrapping_sub(1);
+        (lowest < u64::BITS).then_some(lowest as usize)
+    }
+}
+
+/// The lowest `count` bits.
+#[inline]
+fn first_bits(count: usize) -> u64 {
+    u64::MAX.checked_shr(u64::BITS - count as u32).unwrap_or(0)
 }
 
 /// Decides about every packet that passed.
+///
+/// The sources of the whole burst are learnt before its destinations are looked up: two short loops that stay in registers. A
+/// frame to an address that a later one of the same burst comes from is thus a reflection, as it would be a moment later.
 #[inline(always)]
 pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
     // Classify drops all packets of a port on no network.
-    let Some(network) = scope.port.network.filter(|_| questions.passed > 0) else { return };
-    let learns = !scope.port.has_fixed_macs();
+    if questions.passed == 0 {
+        return;
+    }
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
+    if !scope.port.has_fixed_macs() {
+        learn(scope.macs, questions);
+    }
+    let mut ports = [NOWHERE; BURST];
+    if let Some(port) = find(scope.macs, questions, &mut ports)
+        && questions.passed == first_bits(batch.len())
+        && open_mtu(scope, port).is_some_and(|mtu| mtu >= usize::from(scope.port.mtu))
+    {
+        // What came in is short enough to go out.
+        egress.forward_all(batch.len(), batch.bytes(), port);
+    } else {
+        forward(scope, batch, questions, &ports, egress);
+    }
+}
 
-    // What was found for the frame before holds for the next one with the same addresses, as long as nothing was learnt since.
-    let mut last_source = Probe::default();
-    let mut last_destination = Probe::default();
-    let mut known = None;
-    // The port that was found open last, and bytes behind an Ethernet header that may go there.
-    let mut gate: Option<(PortIndex, usize)> = None;
-    // Whether the destination is reached by it.
-    let mut is_open = false;
-    for (index, (packet, [from, to])) in batch.packets().iter().zip(&questions.probes).enumerate() {
-        if questions.passed >> index & 1 == 0 {
-            continue;
-        }
-        let destination = to.mac();
-        if learns && !from.is_like(&last_source) && !(destination.is_group() && is_unforwardable(destination)) {
-            if matches!(scope.macs.learn(from), Learned::New | Learned::Moved) {
-                (last_destination, known, is_open) = (Probe::default(), None, false);
-            }
-            last_source = *from;
-        }
-        if !to.is_like(&last_destination) {
-            last_destination = *to;
-            known = if destination.is_group() { None } else { scope.macs.lookup(to) };
-            is_open = match (known, gate) {
-                (Some(port), Some((last, _))) if port == last => true,
-                (Some(port), _) => {
-                    let entry = scope.tables.port(port);
-                    let is_open = entry.network == Some(network) && entry.is_admin_up && port != scope.ingress;
-                    if is_open {
-                        gate = Some((port, usize::from(entry.mtu)));
-                    }
-                    is_open
+/// Learns the sources.
+#[inline(never)]
+fn learn(macs: BurstView<'_>, questions: &Questions) {
+    // Guests send bursts from one address.
+    let mut last = Probe::default();
+    questions.for_each(|_, [from, to]| {
+        if !from.is_like(&last) {
+            if !macs.is_known(from) {
+                if is_unforwardable(to.mac()) {
+                    return;
                 }
-                (None, _) => false,
-            };
+                macs.learn(from);
+            }
+            last = *from;
+        }
+    });
+}
+
+/// In the place of a port: an address that the table does not know.
+const NOWHERE: PortIndex = PortIndex(u16::MAX);
+const _: () = assert!(PORTS_MAX <= NOWHERE.0 as usize);
+
+/// Looks up where the destinations live; answers the one port where all of them do.
+#[inline(never)]
+fn find(macs: BurstView<'_>, questions: &Questions, ports: &mut [PortIndex; BURST]) -> Option<PortIndex> {
+    let mut last = Probe::default();
+    let mut known = NOWHERE;
+    // The bits that all ports have, and those that any has.
+    let (mut all, mut any) = (u16::MAX, 0);
+    questions.for_each(|index, [_, to]| {
+        if !to.is_like(&last) {
+            last = *to;
+            known = macs.lookup(to).unwrap_or(NOWHERE);
+        }
+        (all, any) = (all & known.0, any | known.0);
+        ports[index] = known;
+    });
+    (all == any && known != NOWHERE).then_some(known)
+}
+
+/// Bytes behind an Ethernet header that may go to a port; `None` unless frames of the batch may go there at all.
+#[inline]
+fn open_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
+    let entry = scope.tables.port(port);
+    let is_open = entry.network == scope.port.network && entry.is_admin_up && port != scope.ingress;
+    is_open.then_some(usize::from(entry.mtu))
+}
+
+/// Forwards packets that are not all for one port.
+#[inline(never)]
+fn forward(
+    scope: &Scope<'_>,
+    batch: &Batch<'_>,
+    questions: &Questions,
+    ports: &[PortIndex; BURST],
+    egress: &mut Egress<'_>,
+) {
+    // The port that was found open last, and what may go there.
+    let mut gate: Option<(PortIndex, usize)> = None;
+    questions.for_each(|index, [_, to]| {
+        let (packet, known) = (&batch.packets()[index], ports[index]);
+        if gate.is_none_or(|(port, _)| port != known)
+            && let Some(mtu) = open_mtu(scope, known)
+        {
+            gate = Some((known, mtu));
         }
         let len = packet.len();
         match gate {
-            Some((port, mtu)) if is_open && len - usize::from(packet.headers.l3_offset) <= mtu => {
+            Some((port, mtu)) if port == known && len - usize::from(packet.headers.l3_offset) <= mtu => {
                 egress.forward(index, len, port);
             }
-            _ => answer_slowly(scope, index, packet, destination, known, egress),
+            _ => {
+                let known = (known != NOWHERE).then_some(known);
+                answer_slowly(scope, index, packet, to.mac(), known, egress);
+            }
         }
-    }
+    });
 }
 
 /// Whatever is not plainly forwarded to one port.

@@ -88,19 +88,10 @@ impl Pipeline for Standard {
     fn run(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
-        let mut questions = Questions::new();
-        let mut stopped = 0u32;
-        for (index, packet) in batch.packets_mut().iter_mut().enumerate() {
-            match pass(&scope, packet) {
-                Ok(notes) => questions.ask(index, &notes),
-                Err(_) => stopped |= 1 << index,
-            }
-        }
-        while stopped != 0 {
-            let index = stopped.trailing_zeros() as usize;
-            stopped &= stopped - 1;
+        let mut questions = Questions::ask(batch.packets_mut(), |packet| pass(&scope, packet));
+        for index in questions.stopped(batch.len()) {
             match pass_again(&scope, batch, index) {
-                Ok(notes) => questions.ask(index, &notes),
+                Ok(notes) => questions.ask_late(index, &notes),
                 Err(reason) => egress.drop_ingress(scope.ingress, reason),
             }
         }

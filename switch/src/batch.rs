@@ -14,7 +14,7 @@ use crate::segment::Segment;
 use crate::segmentation::{self, BURST_CUT_MAX, Segmenter};
 
 /// Frames taken from one queue at a time. 32 heads of two lines are 4 KiB and stay in L1.
-pub const BURST: usize = 32;
+pub const BURST: usize = 64;
 
 const _: () = assert!(BURST <= u8::MAX as usize, "picks are bytes");
 const _: () = assert!(BURST * SEGMENTS_MAX <= u16::MAX as usize, "tail_first is 16 bits");
@@ -92,6 +92,12 @@ impl<'r> Batch<'r> {
         self.len == 0
     }
 
+    /// Bytes of all its frames.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Packets that may still be put in.
     #[inline]
     pub fn room(&self) -> usize {
@@ -119,8 +125,11 @@ impl<'r> Batch<'r> {
     /// One packet with its tail.
     #[inline]
     pub fn frame(&mut self, index: usize) -> (&mut Packet, &[Segment<'r>]) {
-        let packet = &mut self.packets[..self.len][index];
-        let tail = &self.segments[packet.tail_range()];
+        assert!(index < self.len, "the batch has no such packet");
+        // `len` is at most `BURST`, which the compiler does not know.
+        let packet = &mut self.packets[index % BURST];
+        let range = packet.tail_range();
+        let tail = if range.is_empty() { &[] } else { &self.segments[range] };
         (packet, tail)
     }
 
@@ -141,7 +150,8 @@ impl<'r> Batch<'r> {
         if self.len >= self.limit || self.bytes >= self.bytes_limit {
             return false;
         }
-        let Some(packet) = self.packets.get_mut(self.len) else { return false };
+        // `limit` is at most `BURST`, which the compiler does not know.
+        let packet = &mut self.packets[self.len % BURST];
         packet.reset(ingress, queue, self.segments.len() as u16, claim);
         let front = frame.read_front(packet.front_mut());
         packet.set_front(front);

@@ -10,8 +10,10 @@
 //!   port holds more (or as many, in one network). A MAC moves to another port only if the old one is down or silent.
 //! * *Static entries* come from the control side; they are neither learnt over nor evicted.
 //!
-//! A flat table of one-line buckets, at most half full of learnt entries; each key may lie in either of two buckets. A
-//! full pair of buckets evicts instead of growing chains, so that every operation of a worker touches two lines.
+//! A flat table of one-line buckets, at most half full of learnt entries; each key may lie in either of two buckets: one of the
+//! near part, which is small enough to stay in the caches, or any other. Its home is the first while few addresses are
+//! learnt, and the second when they are many. A full pair of buckets evicts instead of growing chains, so that every
+//! operation of a worker touches two lines.
 //! Workers look at it through a [`BurstView`] and call `heard`; the rest is for the control side and scans the whole table
 //! where it says so. Nothing here locks, allocates (but [`MacTable::entries`]) or reads the clock.
 
@@ -38,6 +40,9 @@ pub const ENTRIES_MAX: usize = 1 << 24;
 pub const PORT_SHARE: usize = 2;
 /// Times a worker starts over when another one was faster, before it leaves the address to the next frame.
 const ATTEMPTS: usize = 4;
+/// Buckets of the near part: 1 MiB, so that the addresses of an ordinary host take few pages of memory, however many the table
+/// was made for. Where those are small the processor would else spend much of a packet on finding them.
+const NEAR: usize = if cfg!(test) { 64 } else { 1 << 14 };
 /// Ports the table knows; the model checker cannot carry more.
 const PORTS: usize = if cfg!(loom) { 4 } else { PORTS_MAX };
 
@@ -84,6 +89,8 @@ pub struct MacTable {
     hand: AtomicU32,
     learnt_max: u32,
     port_learnt_max: u32,
+    /// With more learnt entries than this the near part is no longer the home of keys.
+    near_max: u32,
     age_s: u32,
     seed: u64,
     multiplier: u64,
@@ -103,7 +110,29 @@ struct PortState {
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Probe {
     key: Key,
-    hash: u64,
+    /// Its low bits choose the bucket that is looked into first, its top 14 are the tag.
+    home: u64,
+}
+
+/// A key and its hash: bits 0 to 23 choose the near bucket, those and bits 25 to 48 the far one, the top 14 are the tag.
+#[derive(Clone, Copy)]
+struct Hash {
+    key: Key,
+    bits: u64,
+}
+
+impl Hash {
+    /// The bits whose low ones choose the far bucket; the lowest bit differs, so that it is never the near one.
+    #[inline]
+    fn far(self) -> u64 {
+        self.bits ^ (self.bits >> 25 & 0xff_ffff | 1)
+    }
+
+    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
+    #[inline]
+    fn check(self) -> Check {
+        Check::new(self.key, self.bits)
+    }
 }
 
 const _: () = assert!(size_of::<Probe>() == 16, "a burst's probes are read and written on every packet");
@@ -120,12 +149,6 @@ impl Probe {
     pub fn is_like(&self, other: &Probe) -> bool {
         self.key == other.key
     }
-
-    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
-    #[inline]
-    fn check(&self) -> Check {
-        Check::new(self.key, self.hash)
-    }
 }
 
 /// The table as one burst sees it: frames of one network from one port at one moment. What they have in common is worked out
@@ -133,7 +156,8 @@ impl Probe {
 #[derive(Clone, Copy)]
 pub struct BurstView<'t> {
     table: &'t MacTable,
-    buckets: Hashed<'t, Bucket>,
+    homes: Hashed<'t, Bucket>,
+    is_crowded: bool,
     network: NetworkIndex,
     port: PortIndex,
     now: Now,
@@ -145,46 +169,49 @@ impl BurstView<'_> {
     /// Where to look for an address.
     #[inline]
     pub fn probe(&self, mac: MacBits) -> Probe {
-        let key = Key::new(self.network, mac);
-        Probe { key, hash: self.table.hash(key) }
+        let hash = self.table.hash(Key::new(self.network, mac));
+        Probe { key: hash.key, home: if self.is_crowded { hash.far() } else { hash.bits } }
     }
 
     #[inline(always)]
-    fn first(&self, probe: &Probe) -> &Bucket {
-        self.buckets.get(probe.hash)
+    fn home(&self, probe: &Probe) -> &Bucket {
+        self.homes.get(probe.home)
     }
 
-    /// Asks for the cache line that a lookup will most likely read: nearly all keys lie in their first bucket.
+    /// Asks for the cache line that a lookup will most likely read: nearly all keys lie at home.
     #[inline]
     pub fn prefetch(&self, probe: &Probe) {
-        segment::prefetch(std::ptr::from_ref(self.first(probe)).cast());
+        segment::prefetch(std::ptr::from_ref(self.home(probe)).cast());
+    }
+
+    /// Whether an address that was seen as a source has nothing to teach: what nearly every frame meets is the same port and the
+    /// same second. Should the entry be changing at this very moment, the next frame learns.
+    #[inline(always)]
+    pub fn is_known(&self, probe: &Probe) -> bool {
+        let fresh = self.fresh.with_tag(probe.home);
+        self.home(probe).holder(probe.key).is_some_and(|slot| slot.value() == fresh)
     }
 
     /// Notes that the address was seen as a source.
-    #[inline(always)]
     pub fn learn(&self, probe: &Probe) -> Learned {
-        // What nearly every frame meets: the same port, the same second, nothing to store. Should the entry be changing at
-        // this very moment, the next frame learns.
-        if let Some(slot) = self.first(probe).holder(probe.key)
-            && slot.value() == self.fresh.with_tag(probe.hash)
-        {
-            return Learned::Known;
-        }
-        self.table.learn_elsewhere(probe, self.port, self.now)
+        self.table.learn_key(self.table.hash(probe.key), self.port, self.now)
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline(always)]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
         // Of two entries, which there are only while threads race, either will do.
-        let fresh = self.fresh.with_tag(probe.hash);
-        if let Some(slot) = self.first(probe).holder(probe.key)
-            && let Some(value) = slot.read(probe.key, fresh.check())
-        {
+        let fresh = self.fresh.with_tag(probe.home);
+        if let Some(slot) = self.home(probe).holder(probe.key) {
             // Who sends as well as receives was seen in this very second.
-            return if value.is_like(fresh) { Some(value.port()) } else { self.table.live(value, self.now) };
+            if let Some(port) = slot.read_like(probe.key, fresh) {
+                return Some(port);
+            }
+            if let Some(value) = slot.read(probe.key, fresh.check()) {
+                return self.table.live(value, self.now);
+            }
         }
-        self.table.lookup_elsewhere(probe, self.now)
+        self.table.lookup_elsewhere(probe.key, self.now)
     }
 }
 
@@ -244,6 +271,8 @@ impl MacTable {
             hand: AtomicU32::new(0),
             learnt_max: max as u32,
             port_learnt_max: max.div_ceil(PORT_SHARE) as u32,
+            // Two slots for each: half of its buckets are empty then.
+            near_max: if bucket_count(max) > NEAR { (NEAR / 2) as u32 } else { u32::MAX },
             age_s: age_s.min(AGE_MAX_S),
             seed,
             multiplier: multiplier | 1,
@@ -254,19 +283,21 @@ impl MacTable {
     #[inline]
     pub fn burst(&self, network: NetworkIndex, port: PortIndex, now: Now) -> BurstView<'_> {
         let fresh = Value::learnt(Check::of_network(network), port, tick(now));
-        BurstView { table: self, buckets: self.buckets.hashed(), network, port, now, fresh }
+        let is_crowded = self.is_crowded();
+        let homes = self.buckets.hashed(if is_crowded { self.buckets.len() } else { self.near_len() });
+        BurstView { table: self, homes, is_crowded, network, port, now, fresh }
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline]
     pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
-        self.lookup_elsewhere(&self.probe_key(Key::new(network, mac)), now)
+        self.lookup_elsewhere(Key::new(network, mac), now)
     }
 
-    /// The same for an address that is not in its first bucket, or not there at all.
+    /// The same for an address that is not at home, or not there at all.
     #[inline(never)]
-    fn lookup_elsewhere(&self, probe: &Probe, now: Now) -> Option<PortIndex> {
-        self.find(probe).and_then(|(_, value)| self.live(value, now))
+    fn lookup_elsewhere(&self, key: Key, now: Now) -> Option<PortIndex> {
+        self.find(self.hash(key)).and_then(|(_, value)| self.live(value, now))
     }
 
     /// The port of an entry that has not expired.
@@ -280,12 +311,12 @@ impl MacTable {
     /// Group addresses and the zero address are nobody's and are answered with [`Learned::Full`].
     #[inline]
     pub fn learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
-        self.learn_elsewhere(&self.probe_key(Key::new(network, mac)), port, now)
+        self.learn_key(self.hash(Key::new(network, mac)), port, now)
     }
 
-    /// The same for an address that is not in its first bucket, or has to be learnt.
+    /// The same for an address that was hashed.
     #[inline(never)]
-    fn learn_elsewhere(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+    fn learn_key(&self, probe: Hash, port: PortIndex, now: Now) -> Learned {
         match self.find(probe) {
             Some((_, value)) if value == Value::learnt(probe.check(), port, tick(now)) => Learned::Known,
             _ => self.learn_slowly(probe, port, now),
@@ -297,7 +328,7 @@ impl MacTable {
         if !is_station(mac, port) {
             return Learned::Full;
         }
-        let probe = &self.probe_key(Key::new(network, mac));
+        let probe = self.hash(Key::new(network, mac));
         let mine = self.learnt_on(port) as u32;
         let has_share = mine < self.port_learnt_max;
         if let Some((_, value)) = self.find(probe) {
@@ -340,19 +371,19 @@ impl MacTable {
         if !is_station(mac, port) {
             return false;
         }
-        let probe = self.probe_key(Key::new(network, mac));
+        let probe = self.hash(Key::new(network, mac));
         let fixed = Value::fixed(probe.check(), port);
         // Each turn that fails has seen another thread succeed, so this ends as soon as the workers do something else.
         loop {
-            if let Some((slot, value)) = self.find(&probe) {
+            if let Some((slot, value)) = self.find(probe) {
                 if !slot.replace(value, fixed) {
                     continue;
                 }
                 self.release(value);
             } else {
-                let slot = match self.claim(&probe) {
+                let slot = match self.claim(probe) {
                     Some(slot) => slot,
-                    None => match self.victim(&probe, Evict::Any, Tick::of_seconds(0)) {
+                    None => match self.victim(probe, Evict::Any, Tick::of_seconds(0)) {
                         None => return false,
                         Some((slot, value)) if slot.unpublish(value) => {
                             self.release(value);
@@ -364,15 +395,15 @@ impl MacTable {
                 };
                 slot.publish(fixed);
             }
-            self.settle(&probe);
+            self.settle(probe);
             return true;
         }
     }
 
     /// Removes a static address; a learnt one stays.
     pub fn remove_static(&self, network: NetworkIndex, mac: MacAddr) {
-        let probe = self.probe_key(Key::new(network, mac));
-        for (slot, value) in self.all(&probe) {
+        let probe = self.hash(Key::new(network, mac));
+        for (slot, value) in self.all(probe) {
             if value.is_static() {
                 // Only the control side changes static entries, so this does not fail; if it does, somebody removed it.
                 self.remove(slot, value);
@@ -418,7 +449,7 @@ impl MacTable {
         let mut entries = Vec::new();
         for slot in self.buckets.iter().flat_map(Bucket::slots) {
             let key = slot.key();
-            let Some(value) = slot.read(key, self.probe_key(key).check()) else { continue };
+            let Some(value) = slot.read(key, self.hash(key).check()) else { continue };
             if value.is_static() || !self.is_expired(value, tick(now)) {
                 let age_s = if value.is_static() { 0 } else { tick(now).since(value.tick()) };
                 let (network, mac) = (key.network(), key.mac());
@@ -439,39 +470,39 @@ impl MacTable {
     }
 
     #[inline]
-    fn probe_key(&self, key: Key) -> Probe {
-        Probe { key, hash: self.hash(key) }
-    }
-
-    #[inline]
-    fn hash(&self, key: Key) -> u64 {
+    fn hash(&self, key: Key) -> Hash {
         // A folded multiply: both halves of the product, so that every bit of the key reaches every bit of the hash.
         let product = u128::from(key.0 ^ self.seed) * u128::from(self.multiplier);
-        product as u64 ^ (product >> 64) as u64
+        Hash { key, bits: product as u64 ^ (product >> 64) as u64 }
     }
 
-    /// The bucket in which most keys lie: bits 0 to 23 of the hash choose it.
+    /// Whether there are so many addresses that the near part would overflow: then their homes are far.
     #[inline]
-    fn first(&self, probe: &Probe) -> &Bucket {
-        let buckets = &self.buckets[..];
-        &buckets[probe.hash as usize & (buckets.len() - 1)]
-    }
-
-    /// The other one, and never the same: bits 25 to 48 choose it. The top 14 are the tag.
-    #[inline]
-    fn second(&self, probe: &Probe) -> &Bucket {
-        let buckets = &self.buckets[..];
-        let mask = buckets.len() - 1;
-        &buckets[(probe.hash as usize ^ ((probe.hash >> 25) as usize & 0xff_ffff | 1)) & mask]
+    fn is_crowded(&self) -> bool {
+        self.learnt.load(Ordering::Relaxed) > self.near_max
     }
 
     #[inline]
-    fn pair(&self, probe: &Probe) -> [&Bucket; 2] {
-        [self.first(probe), self.second(probe)]
+    fn near_len(&self) -> usize {
+        self.buckets.len().min(NEAR)
+    }
+
+    /// The buckets a key may lie in, the near one and the far one.
+    #[inline]
+    fn pair(&self, probe: Hash) -> [&Bucket; 2] {
+        let [near, far] = [(probe.bits, self.near_len()), (probe.far(), self.buckets.len())];
+        [near, far].map(|(bits, len)| &self.buckets[bits as usize & (len - 1)])
+    }
+
+    /// The same, first its home, where most keys are.
+    #[inline]
+    fn home_first(&self, probe: Hash) -> [&Bucket; 2] {
+        let [near, far] = self.pair(probe);
+        if self.is_crowded() { [far, near] } else { [near, far] }
     }
 
     /// The valid slots with the key; more than one only while threads race.
-    fn all<'t>(&'t self, probe: &Probe) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
+    fn all<'t>(&'t self, probe: Hash) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
         let (key, check) = (probe.key, probe.check());
         let pair = self.pair(probe);
         let mut mask = pair[0].matches(key) | pair[1].matches(key) << WAYS;
@@ -490,14 +521,14 @@ impl MacTable {
 
     /// The entry of the key.
     ///
-    /// Most keys lie in their first bucket ([`MacTable::claim`] sees to it), so that this branch is guessed right and the
+    /// Most keys lie at home ([`MacTable::claim`] sees to it), so that this branch is guessed right and the
     /// second line is not read. Reading both always, without a branch, took 40 % longer.
     #[inline]
-    fn find(&self, probe: &Probe) -> Option<(Slot<'_>, Value)> {
-        let mut bucket = self.first(probe);
+    fn find(&self, probe: Hash) -> Option<(Slot<'_>, Value)> {
+        let [mut bucket, other] = self.home_first(probe);
         let mut mask = bucket.matches(probe.key);
         if mask == 0 {
-            bucket = self.second(probe);
+            bucket = other;
             mask = bucket.matches(probe.key);
             if mask == 0 {
                 return None;
@@ -513,7 +544,7 @@ impl MacTable {
     /// The same where a slot is changing hands or two threads race: a static entry before a learnt one.
     #[cold]
     fn find_slowly(&self, key: Key) -> Option<(Slot<'_>, Value)> {
-        let mut all = self.all(&self.probe_key(key));
+        let mut all = self.all(self.hash(key));
         let first = all.next()?;
         if first.1.is_static() { Some(first) } else { all.find(|(_, value)| value.is_static()).or(Some(first)) }
     }
@@ -524,7 +555,7 @@ impl MacTable {
     }
 
     #[cold]
-    fn learn_slowly(&self, probe: &Probe, port: PortIndex, now: Now) -> Learned {
+    fn learn_slowly(&self, probe: Hash, port: PortIndex, now: Now) -> Learned {
         if !is_station(probe.key.mac(), port) {
             return Learned::Full;
         }
@@ -568,7 +599,7 @@ impl MacTable {
     }
 
     /// Brings an entry up to date; `None` if another thread changed it first.
-    fn update(&self, probe: &Probe, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
+    fn update(&self, probe: Hash, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
         let new = Value::learnt(probe.check(), port, tick(now));
         match self.judge(value, port, now) {
             Judgement::Keep(learned) => Some(learned),
@@ -585,7 +616,7 @@ impl MacTable {
     }
 
     /// Puts in a new entry; `None` if another thread was in the way.
-    fn insert(&self, probe: &Probe, port: PortIndex, now: Now) -> Option<Learned> {
+    fn insert(&self, probe: Hash, port: PortIndex, now: Now) -> Option<Learned> {
         let mine = &self.ports[port.as_usize()].learnt;
         // The books are filled in before the entry stands and cleared after it is gone: no bound is ever exceeded.
         let has_share = reserve(mine, self.port_learnt_max);
@@ -617,10 +648,10 @@ impl MacTable {
         slot.read(probe.key, probe.check()).map(|_| Learned::New)
     }
 
-    /// Claims a free slot: in the first bucket while it is at most half full, else in the emptier one, which keeps pairs
+    /// Claims a free slot: at home while that is at most half full, else in the emptier one, which keeps pairs
     /// from filling up.
-    fn claim(&self, probe: &Probe) -> Option<Slot<'_>> {
-        let mut pair = self.pair(probe);
+    fn claim(&self, probe: Hash) -> Option<Slot<'_>> {
+        let mut pair = self.home_first(probe);
         let [first, second] = pair.map(Bucket::occupied);
         if first > WAYS as u32 / 2 && second < first {
             pair.reverse();
@@ -629,7 +660,7 @@ impl MacTable {
     }
 
     /// The entry of the key's two buckets that should give way first; of equals the oldest.
-    fn victim(&self, probe: &Probe, evict: Evict, tick: Tick) -> Option<(Slot<'_>, Value)> {
+    fn victim(&self, probe: Hash, evict: Evict, tick: Tick) -> Option<(Slot<'_>, Value)> {
         let mut best = None;
         for slot in self.pair(probe).into_iter().flat_map(Bucket::slots) {
             let value = slot.value();
@@ -660,7 +691,7 @@ impl MacTable {
     }
 
     /// Removes all but one of the key's entries, after one was published: a static one stays, else the first.
-    fn settle(&self, probe: &Probe) {
+    fn settle(&self, probe: Hash) {
         // Of two threads that each publish, fence and look, at least one sees the other's entry. Whoever sees two removes
         // the same one, whosever it is.
         fence(Ordering::SeqCst);

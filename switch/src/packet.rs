@@ -97,8 +97,15 @@ pub struct Packet {
     pub offload: Offload,
     /// Where the headers are; written by the parse stage.
     pub headers: Headers,
+    /// Keeps the frame's first byte at the begin of a cache line.
+    _pad: [u8; HEAD_PAD],
     head: [u8; HEADROOM + HEAD_MAX],
 }
+
+/// Bytes between the meta data and the head.
+const HEAD_PAD: usize = 4;
+const _: () = assert!((std::mem::offset_of!(Packet, head) + HEADROOM).is_multiple_of(64));
+const _: () = assert!(std::mem::offset_of!(Packet, head) == 64, "the meta data is one cache line");
 
 impl Packet {
     pub(crate) const fn empty() -> Packet {
@@ -124,6 +131,7 @@ impl Packet {
                 l4_protocol: 0,
                 is_fragment: false,
             },
+            _pad: [0; HEAD_PAD],
             head: [0; HEADROOM + HEAD_MAX],
         }
     }
@@ -146,7 +154,8 @@ impl Packet {
     /// The private head: the first bytes of the frame.
     #[inline]
     pub fn head(&self) -> &[u8] {
-        &self.head[self.head_start as usize..][..self.head_len as usize]
+        let start = usize::from(self.head_start);
+        &self.head[start..start + usize::from(self.head_len)]
     }
 
     /// The first `N` bytes of the head; `None` if it has fewer.
@@ -161,7 +170,8 @@ impl Packet {
     /// The private head, to rewrite.
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.head[self.head_start as usize..][..self.head_len as usize]
+        let start = usize::from(self.head_start);
+        &mut self.head[start..start + usize::from(self.head_len)]
     }
 
     /// Room for `len` more bytes at the end of the head, now part of it; `None` if the head cannot hold them.

@@ -128,7 +128,7 @@ impl<'s, T> Hashed<'s, T> {
     /// The item for a hash.
     #[inline(always)]
     pub fn get(&self, hash: u64) -> &'s T {
-        // SAFETY: what is masked by `len - 1` is at most that, and `len` items were made and live for `'s`.
+        // SAFETY: what is masked by `len - 1` is at most that, and at least `len` items were made and live for `'s`.
         // Why unsafe: the compiler does not see it and would compare on each of several looks a packet.
         unsafe { &*self.items.add(hash as usize & self.mask) }
     }
@@ -152,11 +152,12 @@ impl<T> HugeSlice<T> {
         HugeSlice { items, len, map, map_len, pages }
     }
 
-    /// A view that is indexed by hashes: by as many of their low bits as the length has, if it is a power of two.
+    /// A view of the first `len` items that is indexed by hashes: by as many of their low bits as `len` has, if it is a power
+    /// of two.
     #[inline]
-    pub fn hashed(&self) -> Hashed<'_, T> {
-        assert!(self.len > 0, "a hash table has a place");
-        Hashed { items: self.items.as_ptr(), mask: self.len - 1, held: PhantomData }
+    pub fn hashed(&self, len: usize) -> Hashed<'_, T> {
+        assert!(0 < len && len <= self.len, "a hash table has a place, and no more than there are");
+        Hashed { items: self.items.as_ptr(), mask: len - 1, held: PhantomData }
     }
 
     /// What pages it lies in.

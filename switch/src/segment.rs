@@ -27,10 +27,15 @@ pub struct SegmentMut<'r> {
     held: PhantomData<&'r ()>,
 }
 
-impl<'r> Segment<'r> {
-    /// No byte at all.
-    pub const EMPTY: Segment<'r> = Segment { base: std::ptr::null(), len: 0, held: PhantomData };
+impl Default for Segment<'_> {
+    /// No bytes at all.
+    #[inline]
+    fn default() -> Self {
+        Segment { base: std::ptr::null(), len: 0, held: PhantomData }
+    }
+}
 
+impl<'r> Segment<'r> {
     /// Describes `len` bytes at `base`.
     ///
     /// # Safety
@@ -148,10 +153,15 @@ impl<'r> From<&'r [u8]> for Segment<'r> {
     }
 }
 
-impl<'r> SegmentMut<'r> {
+impl Default for SegmentMut<'_> {
     /// No room at all.
-    pub const EMPTY: SegmentMut<'r> = SegmentMut { base: std::ptr::null_mut(), len: 0, held: PhantomData };
+    #[inline]
+    fn default() -> Self {
+        SegmentMut { base: std::ptr::null_mut(), len: 0, held: PhantomData }
+    }
+}
 
+impl<'r> SegmentMut<'r> {
     /// Describes `len` writable bytes at `base`.
     ///
     /// # Safety

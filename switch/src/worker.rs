@@ -25,9 +25,9 @@ pub const ROUND_BYTES: usize = 256 * 1024;
 
 /// Bytes one burst may cause to be copied by floods; copies beyond are dropped as `flood_limited`. Without it a few
 /// 64 KiB broadcasts into a large network would hold a worker for a tenth of a second and its other guests with it. A
-/// burst of the shortest frames to every port a switch can have stays below.
+/// burst of the shortest frames to half the ports that a switch can have stays below.
 pub const BURST_FLOOD_BYTES: usize = 8 << 20;
-const _: () = assert!(BURST * 64 * PORTS_MAX <= BURST_FLOOD_BYTES);
+const _: () = assert!(BURST * 64 * PORTS_MAX / 2 <= BURST_FLOOD_BYTES);
 
 /// In one round of this many the worker times its queues apart, with a clock reading each. A sample tells the control
 /// side which queue costs what; in every round the readings would be a tenth of the work at low load. A prime, so that
@@ -76,13 +76,24 @@ pub trait Pipeline: 'static {
     fn trace(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String>;
 }
 
-/// The packets of the batch that go to one port: a cache line.
+/// The packets of the batch that go to one port.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Picks {
     len: u8,
     list: [u8; BURST],
 }
+
+/// The picks of a port that gets the whole batch.
+const EVERYONE: [u8; BURST] = {
+    let mut list = [0; BURST];
+    let mut index = 0;
+    while index < BURST {
+        list[index] = index as u8;
+        index += 1;
+    }
+    list
+};
 
 /// Where the packets of a batch go: one list of picks a port, reused for ever.
 pub struct EgressLists {
@@ -150,6 +161,16 @@ impl<'s> Egress<'s> {
         }
         picks.list[picks.len as usize] = packet as u8;
         picks.len += 1;
+        self.cost_bytes += bytes;
+    }
+
+    /// All `packets` of the batch, `bytes` together, go to `port`, and none of them anywhere else.
+    #[inline]
+    pub fn forward_all(&mut self, packets: usize, bytes: usize, port: PortIndex) {
+        let picks = &mut self.lists.by_port[port.as_usize()];
+        assert!(picks.len == 0 && packets <= BURST, "an outcome for each packet, and once");
+        *picks = Picks { len: packets as u8, list: EVERYONE };
+        self.lists.touched.push(port);
         self.cost_bytes += bytes;
     }
 

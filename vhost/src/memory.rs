@@ -12,6 +12,7 @@ use crate::chain::Descriptor;
 use crate::message::{REGIONS_MAX, RegionInfo};
 use rustix::fs::{FileType, fcntl_get_seals, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,9 +200,60 @@ struct Region {
     user: u64,
 }
 
+impl Region {
+    #[inline(always)]
+    fn window<'m>(&self) -> Window<'m> {
+        Window { guest: self.guest, len: self.len, host: self.host, held: PhantomData }
+    }
+}
+
 /// Where the last translation was found; the next one is most likely there too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RegionHint(u32);
+
+/// One region, taken out of the table: a run of buffers is translated from registers.
+#[derive(Clone, Copy)]
+pub struct Window<'m> {
+    guest: u64,
+    len: u64,
+    host: *mut u8,
+    held: PhantomData<&'m GuestMemory>,
+}
+
+impl<'m> Window<'m> {
+    /// The host address of `address`, and how many bytes follow it; at least one. `None` if it is in another region, or nowhere.
+    #[inline(always)]
+    fn translate(&self, address: u64) -> Option<(*mut u8, u64)> {
+        let offset = address.wrapping_sub(self.guest);
+        if offset >= self.len {
+            return None;
+        }
+        // SAFETY: `offset` is below the region's length, so the pointer stays inside its mapping.
+        // Why unsafe: pointer arithmetic on memory that no slice may cover.
+        Some((unsafe { self.host.add(offset as usize) }, self.len - offset))
+    }
+
+    /// Like [`GuestMemory::readable`], of this region only.
+    #[inline(always)]
+    pub fn readable(&self, address: u64, len: u32) -> Option<Segment<'m>> {
+        let (host, room) = self.translate(address)?;
+        let len = u64::from(len).min(room) as u32;
+        // SAFETY: `host` has at least `len` bytes in its mapping, which lives as long as the memory, so for `'m`. Should the
+        // file be cut short, zero pages take their place.
+        // Why unsafe: this memory is shared with another process; no safe type describes it.
+        Some(unsafe { Segment::new(host, len) })
+    }
+
+    /// Like [`GuestMemory::writable`], of this region only.
+    #[inline(always)]
+    pub fn writable(&self, address: u64, len: u32) -> Option<SegmentMut<'m>> {
+        let (host, room) = self.translate(address)?;
+        let len = u64::from(len).min(room) as u32;
+        // SAFETY: as in `readable`; the mapping is writable, and no Rust reference ever covers it.
+        // Why unsafe: as in `readable`.
+        Some(unsafe { SegmentMut::new(host, len) })
+    }
+}
 
 /// All memory of one guest, mapped. Immutable.
 pub struct GuestMemory {
@@ -293,58 +345,50 @@ impl GuestMemory {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// The host address of `address`, and how many bytes follow it in its region; at least one.
-    #[inline]
-    fn translate(&self, hint: &mut RegionHint, address: u64) -> Option<(*mut u8, u64)> {
-        if let Some(region) = self.regions.get(hint.0 as usize) {
-            let offset = address.wrapping_sub(region.guest);
-            if offset < region.len {
-                // SAFETY: `offset` is below the region's length, so the pointer stays inside its mapping.
-                // Why unsafe: pointer arithmetic on memory that no slice may cover.
-                return Some((unsafe { region.host.add(offset as usize) }, region.len - offset));
-            }
-        }
-        self.translate_slowly(hint, address)
+    /// The region where the last translation was found; an empty one before the first.
+    #[inline(always)]
+    pub fn window(&self, hint: RegionHint) -> Window<'_> {
+        let none = Window { guest: 0, len: 0, host: std::ptr::null_mut(), held: PhantomData };
+        self.regions.get(hint.0 as usize).map_or(none, Region::window)
     }
 
+    /// The region that has `address`, remembered in `hint`.
     #[cold]
-    fn translate_slowly(&self, hint: &mut RegionHint, address: u64) -> Option<(*mut u8, u64)> {
+    fn search(&self, hint: &mut RegionHint, address: u64) -> Option<Window<'_>> {
         let index = self.regions.iter().position(|region| address.wrapping_sub(region.guest) < region.len)?;
         hint.0 = index as u32;
-        let region = &self.regions[index];
-        let offset = address - region.guest;
-        // SAFETY: as in `translate`.
-        // Why unsafe: as in `translate`.
-        Some((unsafe { region.host.add(offset as usize) }, region.len - offset))
+        Some(self.window(*hint))
+    }
+
+    /// Of the region that has `address`, what `part` finds there.
+    #[inline(always)]
+    fn part<'m, T>(&'m self, hint: &mut RegionHint, address: u64, part: impl Fn(Window<'m>) -> Option<T>) -> Option<T> {
+        if let Some(region) = self.regions.get(hint.0 as usize)
+            && let Some(found) = part(region.window())
+        {
+            return Some(found);
+        }
+        part(self.search(hint, address)?)
     }
 
     /// The guest's bytes from `address` on, to read: `len` of them, or fewer if the region ends before. `None` if not
     /// even the first one is there.
     #[inline]
     pub fn readable<'m>(&'m self, hint: &mut RegionHint, address: u64, len: u32) -> Option<Segment<'m>> {
-        let (host, room) = self.translate(hint, address)?;
-        let len = u64::from(len).min(room) as u32;
-        // SAFETY: `host` has at least `len` bytes in its mapping, which lives as long as `self`, so for `'m`. Should the
-        // file be cut short, zero pages take their place.
-        // Why unsafe: this memory is shared with another process; no safe type describes it.
-        Some(unsafe { Segment::new(host, len) })
+        self.part(hint, address, |window| window.readable(address, len))
     }
 
     /// The guest's bytes from `address` on, to write: `len` of them, or fewer if the region ends before. `None` if not
     /// even the first one is there.
     #[inline]
     pub fn writable<'m>(&'m self, hint: &mut RegionHint, address: u64, len: u32) -> Option<SegmentMut<'m>> {
-        let (host, room) = self.translate(hint, address)?;
-        let len = u64::from(len).min(room) as u32;
-        // SAFETY: as in `readable`; the mapping is writable, and no Rust reference ever covers it.
-        // Why unsafe: as in `readable`.
-        Some(unsafe { SegmentMut::new(host, len) })
+        self.part(hint, address, |window| window.writable(address, len))
     }
 
     /// Asks the processor to bring the first two cache lines at `address` near: header and addresses of a frame.
     #[inline]
     pub fn prefetch(&self, hint: &mut RegionHint, address: u64) {
-        if let Some((host, _)) = self.translate(hint, address) {
+        if let Some((host, _)) = self.part(hint, address, |window| window.translate(address)) {
             switch::segment::prefetch(host);
             switch::segment::prefetch(host.wrapping_add(64));
         }
@@ -353,7 +397,7 @@ impl GuestMemory {
     /// The same for a buffer that is about to be written.
     #[inline]
     pub fn prefetch_to_write(&self, hint: &mut RegionHint, address: u64) {
-        if let Some((host, _)) = self.translate(hint, address) {
+        if let Some((host, _)) = self.part(hint, address, |window| window.translate(address)) {
             switch::segment::prefetch_to_write(host);
             switch::segment::prefetch_to_write(host.wrapping_add(64));
         }

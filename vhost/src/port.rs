@@ -17,6 +17,7 @@
 //! whatever the guest makes of them: of the frames it sends, one with a chain that is too wide ends the call; of those it
 //! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is [`SPARE_READS`].
 
+mod ahead;
 mod queue;
 mod rx;
 mod tx;
@@ -44,9 +45,6 @@ pub const PAIRS_MAX: usize = 16;
 pub const PIECES_MAX: usize = 512;
 /// Bytes of the longest frame: a 65,535-byte IP packet behind Ethernet and two VLAN tags.
 pub const FRAME_MAX: usize = 65_535 + switch::config::L2_OVERHEAD_MAX;
-/// Frames whose buffers are found and sent for together, while those before are worked on: two lines each, and no more than
-/// the processor can wait for at once.
-const STRETCH: usize = 8;
 /// Bytes of the shortest frame: an Ethernet header.
 const FRAME_MIN: u32 = 14;
 /// Descriptors that the receiver of a burst may have us read beyond what its frames may cost: one chain that is too wide.

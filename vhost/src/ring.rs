@@ -184,6 +184,9 @@ pub trait Layout: Sized + Send + Sync + 'static {
     /// The memory it lies in.
     fn memory(&self) -> &GuestMemory;
 
+    /// Whether there is nothing to take.
+    fn is_empty(&self, place: &Self::Place) -> bool;
+
     /// Reads the first descriptors of the chains that are available and not taken, as many as `entries` holds; answers how
     /// many there are. Stops early behind one that is linked, since where the next begins is known only at its end.
     ///

@@ -19,43 +19,65 @@ struct Oracle<'a> {
     learnt: HashMap<(NetworkIndex, MacAddr), PortIndex>,
 }
 
+/// A frame that got in.
+struct Admitted {
+    network: NetworkIndex,
+    destination: MacAddr,
+    payload_len: usize,
+}
+
+/// Where a copy of a frame ends up: received by a port, or dropped at a port on its way in (true) or out.
+type End = Result<PortIndex, (PortIndex, bool, DropReason)>;
+
 impl Oracle<'_> {
-    /// Where each copy of the frame ends up: received by a port, or dropped at a port on its way in or out.
-    fn frame(&mut self, ingress: PortIndex, bytes: &[u8]) -> Vec<Result<PortIndex, (PortIndex, bool, DropReason)>> {
-        let drop = |reason| vec![Err((ingress, true, reason))];
+    fn members(&self, network: NetworkIndex) -> impl Iterator<Item = &PortConfig> {
+        self.config.ports().iter().filter(move |member| member.network == Some(network))
+    }
+
+    fn fixed(&self, network: NetworkIndex, mac: MacAddr) -> Option<PortIndex> {
+        self.members(network).find(|member| member.macs.contains(&mac)).map(|member| member.index)
+    }
+
+    /// Whether the frame gets in; if so, its source is learnt.
+    fn admit(&mut self, ingress: PortIndex, bytes: &[u8]) -> Result<Admitted, DropReason> {
         let mut header_len = 14;
         while header_len < 22 && matches!(bytes.get(header_len - 2..header_len), Some([0x81, 0x00] | [0x88, 0xa8])) {
             header_len += 4;
         }
         if bytes.len() < header_len {
-            return drop(DropReason::Truncated);
+            return Err(DropReason::Truncated);
         }
         let port = self.config.port(ingress).unwrap();
-        let Some(network) = port.network else { return drop(DropReason::NoNetwork) };
+        let network = port.network.ok_or(DropReason::NoNetwork)?;
         if !port.is_admin_up {
-            return drop(DropReason::PortAdminDown);
+            return Err(DropReason::PortAdminDown);
         }
         let payload_len = bytes.len() - header_len;
         if payload_len > usize::from(port.mtu) {
-            return drop(DropReason::OverMtu);
+            return Err(DropReason::OverMtu);
         }
         let destination = MacAddr(bytes[..6].try_into().unwrap());
         let source = MacAddr(bytes[6..12].try_into().unwrap());
         if source.0[0] % 2 == 1 || source.0 == [0; 6] {
-            return drop(DropReason::BadSourceMac);
+            return Err(DropReason::BadSourceMac);
         }
         if !port.macs.is_empty() && !port.macs.contains(&source) {
-            return drop(DropReason::SpoofedMac);
+            return Err(DropReason::SpoofedMac);
         }
         if destination.0[..5] == [1, 0x80, 0xc2, 0, 0] && destination.0[5] < 16 {
-            return drop(DropReason::LinkLocalMulticast);
+            return Err(DropReason::LinkLocalMulticast);
         }
-        let members = || self.config.ports().iter().filter(|member| member.network == Some(network));
-        let fixed = |mac| members().find(|member| member.macs.contains(&mac)).map(|member| member.index);
-        if fixed(source).is_none() {
+        if self.fixed(network, source).is_none() {
             self.learnt.insert((network, source), ingress);
         }
-        let home = fixed(destination).or_else(|| self.learnt.get(&(network, destination)).copied());
+        Ok(Admitted { network, destination, payload_len })
+    }
+
+    /// Where each copy ends up.
+    fn deliver(&self, ingress: PortIndex, frame: &Admitted) -> Vec<End> {
+        let &Admitted { network, destination, payload_len } = frame;
+        let drop = |reason| vec![Err((ingress, true, reason))];
+        let home = self.fixed(network, destination).or_else(|| self.learnt.get(&(network, destination)).copied());
         let arrive = |member: &PortConfig| {
             if payload_len > usize::from(member.mtu) {
                 Err((member.index, false, DropReason::OverMtu))
@@ -74,19 +96,25 @@ impl Oracle<'_> {
                 }
             }
             None => {
-                let copies: Vec<_> =
-                    members().filter(|member| member.is_admin_up && member.index != ingress).map(arrive).collect();
+                let receives = |member: &&PortConfig| member.is_admin_up && member.index != ingress;
+                let copies: Vec<_> = self.members(network).filter(receives).map(arrive).collect();
                 if copies.is_empty() { drop(DropReason::NoReceiver) } else { copies }
             }
         }
     }
 
+    /// One burst: all its sources are learnt before any of its destinations is looked up.
     fn step(&mut self, ingress: PortIndex, frames: &[Vec<u8>]) -> Outcome {
+        let admitted: Vec<_> = frames.iter().map(|frame| self.admit(ingress, frame)).collect();
         let mut received: BTreeMap<PortIndex, Vec<Vec<u8>>> = BTreeMap::new();
         let mut drops: BTreeMap<(PortIndex, bool, usize), u64> = BTreeMap::new();
-        for frame in frames {
-            for outcome in self.frame(ingress, frame) {
-                match outcome {
+        for (frame, admitted) in frames.iter().zip(&admitted) {
+            let ends = match admitted {
+                Ok(admitted) => self.deliver(ingress, admitted),
+                Err(reason) => vec![Err((ingress, true, *reason))],
+            };
+            for end in ends {
+                match end {
                     Ok(port) => received.entry(port).or_default().push(frame.clone()),
                     // Ways in are listed before ways out.
                     Err((port, is_rx, reason)) => *drops.entry((port, !is_rx, reason as usize)).or_default() += 1,

@@ -259,6 +259,15 @@ impl Slot<'_> {
         (value.fits(check) && self.key.load(Ordering::Relaxed) == key.0).then_some(value)
     }
 
+    /// The port of the value, if that is `key`'s and says the same as `like`, which is for this key, but perhaps for the port. The
+    /// caller has seen `key` in the slot.
+    #[inline(always)]
+    pub(super) fn read_like(self, key: Key, like: Value) -> Option<PortIndex> {
+        // Acquire: as in `read`.
+        let value = Value(self.value.load(Ordering::Acquire));
+        (value.is_like(like) && self.key.load(Ordering::Relaxed) == key.0).then_some(value.port())
+    }
+
     /// Whatever key the slot holds.
     pub(super) fn key(self) -> Key {
         Key(self.key.load(Ordering::Acquire))

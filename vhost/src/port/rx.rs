@@ -1,9 +1,9 @@
 //! What a guest sends, into a batch: the front of each frame into the private head, the rest left where it lies.
 
+use super::ahead::{Ahead, Finder};
 use super::queue::{Queue, State};
-use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet, STRETCH};
+use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
-use crate::memory::RegionHint;
 use crate::net::{RARP_LEN, rarp};
 use crate::ring::{Entry, Layout, Overrun, Taken};
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use switch::segment::Segment;
 /// In the first eight bytes of a header, the bits by which a driver asks for something: one flag, and the whole type of cut.
 const ASKS: u64 = F_NEEDS_CSUM as u64 | 0xff << 8;
 
-/// Finds the buffers of entries and sends for their fronts.
-#[inline(always)]
-fn find_buffers<'q, L: Layout>(ring: &'q L, hint: &mut RegionHint, entries: &[Entry], buffers: &mut [Segment<'q>]) {
-    for (entry, buffer) in entries.iter().zip(buffers) {
-        *buffer = ring.memory().readable(hint, entry.address, entry.len).unwrap_or(Segment::EMPTY);
-        buffer.prefetch_front();
-    }
+/// Why a frame was not put into the batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// The batch has no room.
+    Full,
+    /// It does not lie in one buffer, or that is broken.
+    Unusual,
 }
 
 impl<L: Layout> RingSet<L> {
@@ -38,7 +38,10 @@ impl<L: Layout> RingSet<L> {
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
         let ring = &queue.ring;
-        let header_len = self.dialect.header_len as u32;
+        if ring.is_empty(&state.place) {
+            // Most queues are, most of the time, and need no list of entries made for them.
+            return Ok(());
+        }
         let mut entries = [Entry::default(); BURST];
         let mut left = BURST;
         loop {
@@ -48,55 +51,75 @@ impl<L: Layout> RingSet<L> {
                 return Ok(());
             }
             left -= count;
-            let (entries, mut buffers) = (&entries[..count], [Segment::EMPTY; BURST]);
-            // Of those from `first` on, `taken` were taken, with `bytes`, and not given back.
-            let (mut first, mut taken, mut bytes) = (0, 0, 0);
+            let entries = &entries[..count];
             let give_back = |state: &mut State<L>, tally: &mut Tally, entries: &[Entry], bytes: usize| {
                 ring.take_all::<true>(&mut state.place, entries);
                 tally.moved_many(entries.len(), bytes);
             };
-            let mut end = count.min(STRETCH);
-            find_buffers(ring, &mut state.hint, &entries[..end], &mut buffers[..end]);
-            let mut start = 0;
-            while start < end {
-                let next = count.min(end + STRETCH);
-                find_buffers(ring, &mut state.hint, &entries[end..next], &mut buffers[end..next]);
-                for (entry, buffer) in entries[start..end].iter().zip(&buffers[start..end]) {
-                    let frame_len = entry.len.wrapping_sub(header_len);
-                    // Too short for a frame wraps to a length that is too long.
-                    if entry.flags & (NEXT | INDIRECT | WRITE) == 0
-                        && frame_len.wrapping_sub(FRAME_MIN) <= FRAME_MAX as u32 - FRAME_MIN
-                        && buffer.len() == entry.len
-                        && let Some((low, high)) = buffer.words()
-                    {
-                        let frame = buffer.skip(header_len);
-                        let has_room = if low & ASKS == 0 {
-                            batch.put(from.0, from.1, frame, OffloadClaim::default())
-                        } else {
-                            batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
-                        };
-                        if !has_room {
-                            give_back(state, tally, &entries[first..first + taken], bytes);
-                            return Ok(());
-                        }
-                        taken += 1;
-                        bytes += frame_len as usize;
-                    } else {
-                        give_back(state, tally, &entries[first..first + taken], bytes);
-                        (first, taken, bytes) = (first + taken + 1, 0, 0);
-                        if !self.receive_slowly(queue, state, from, batch, tally)? {
-                            return Ok(());
-                        }
-                    }
+            // The frames of entries before `first` were given back, those of the others before `at` are in the batch, which
+            // had `bytes` before them.
+            let (mut first, mut at, mut bytes) = (0, 0, batch.bytes());
+            let mut buffers = Ahead::new(entries, |entry| Finder::new(ring.memory(), &mut state.hint).readable(entry));
+            loop {
+                let (stopped, pause) = self.put_frames(
+                    from,
+                    (entries, at),
+                    Finder::new(ring.memory(), &mut state.hint),
+                    &mut buffers,
+                    batch,
+                );
+                at = stopped;
+                let Some(pause) = pause else { break };
+                give_back(state, tally, &entries[first..at], batch.bytes() - bytes);
+                if pause == Pause::Full || !self.receive_slowly(queue, state, from, batch, tally)? {
+                    return Ok(());
                 }
-                (start, end) = (end, next);
+                at += 1;
+                (first, bytes) = (at, batch.bytes());
             }
-            give_back(state, tally, &entries[first..], bytes);
+            give_back(state, tally, &entries[first..], batch.bytes() - bytes);
             // A packed ring is looked at as far as the first linked chain, and there may be more behind it; else this was all.
             if entries[count - 1].flags & NEXT == 0 {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts the frames of entries from `at` on into the batch, each of which lies in one buffer, as long as that goes; answers
+    /// where it stopped, and why it was not at the end. A function of its own, so that all it works on stays in registers.
+    #[inline(never)]
+    fn put_frames<'r>(
+        &self,
+        from: (PortIndex, QueueIndex),
+        (entries, at): (&[Entry], usize),
+        mut finder: Finder<'r, '_>,
+        buffers: &mut Ahead<Segment<'r>>,
+        batch: &mut Batch<'r>,
+    ) -> (usize, Option<Pause>) {
+        let header_len = self.dialect.header_len as u32;
+        for (at, entry) in entries.iter().enumerate().skip(at) {
+            let buffer = buffers.next(entries, at, |entry| finder.readable(entry));
+            // Too short for a frame wraps to a length that is too long.
+            let frame_len = entry.len.wrapping_sub(header_len);
+            if entry.flags & (NEXT | INDIRECT | WRITE) == 0
+                && frame_len.wrapping_sub(FRAME_MIN) <= FRAME_MAX as u32 - FRAME_MIN
+                && buffer.len() == entry.len
+                && let Some((low, high)) = buffer.words()
+            {
+                let frame = buffer.skip(header_len);
+                let has_room = if low & ASKS == 0 {
+                    batch.put(from.0, from.1, frame, OffloadClaim::default())
+                } else {
+                    batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
+                };
+                if !has_room {
+                    return (at, Some(Pause::Full));
+                }
+            } else {
+                return (at, Some(Pause::Unusual));
+            }
+        }
+        (entries.len(), None)
     }
 
     /// One frame that is no single buffer, or a broken one: the long way. False if the batch has no room, or the chain was so

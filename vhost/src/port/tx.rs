@@ -1,9 +1,9 @@
 //! Packets of a batch into a guest's buffers.
 
+use super::ahead::{AHEAD, Ahead, Finder};
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, SPARE_READS, STRETCH};
+use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, SPARE_READS};
 use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
-use crate::memory::{GuestMemory, RegionHint};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
 use switch::ledger::{DropReason, Tally};
@@ -42,11 +42,12 @@ impl<L: Layout> RingSet<L> {
                 tally.drop_many(DropReason::RxRingFull, picks.len() as u32);
                 return Ok(());
             }
-            let (memory, entries) = (queue.ring.memory(), &mut entries[..count]);
+            let entries = &mut entries[..count];
+            let finder = Finder::new(queue.ring.memory(), &mut state.hint);
             let Run { done, pause } = if self.dialect.header_len == VNET_HEADER_MRG_LEN {
-                self.send_run::<VNET_HEADER_MRG_LEN>(memory, &mut state.hint, entries, batch, picks)
+                self.send_run::<VNET_HEADER_MRG_LEN>(finder, entries, batch, picks)
             } else {
-                self.send_run::<VNET_HEADER_LEN>(memory, &mut state.hint, entries, batch, picks)
+                self.send_run::<VNET_HEADER_LEN>(finder, entries, batch, picks)
             };
             if let Some(log) = &self.log {
                 entries[..done].iter().for_each(|entry| log.mark(entry.address, entry.len.into()));
@@ -58,61 +59,54 @@ impl<L: Layout> RingSet<L> {
             if let Some(fit) = pause {
                 picks = self.send_otherwise(queue, state, batch, picks, fit, tally)?;
                 // There may be more like it, and what was looked at behind it was in vain.
-                reach = STRETCH;
+                reach = AHEAD;
             }
         }
         Ok(())
     }
 
     /// Puts frames into the buffers of `entries`, each into one, as long as that goes; each entry then holds the bytes written.
-    #[inline(always)]
-    fn send_run<'m, const HEADER: usize>(
+    /// A function of its own, so that all it works on stays in registers.
+    #[inline(never)]
+    fn send_run<const HEADER: usize>(
         &self,
-        memory: &'m GuestMemory,
-        hint: &mut RegionHint,
+        mut finder: Finder<'_, '_>,
         entries: &mut [Entry],
         batch: &mut Batch<'_>,
         picks: &[u8],
     ) -> Run {
-        let mut rooms = [const { SegmentMut::<'m>::EMPTY }; BURST];
-        let count = entries.len().min(picks.len()).min(BURST);
-        let mut done = 0;
-        let (mut start, mut end) = (0, count.min(STRETCH));
-        find_rooms(memory, hint, &entries[..end], &mut rooms[..end]);
-        while start < end {
-            let next = count.min(end + STRETCH);
-            find_rooms(memory, hint, &entries[end..next], &mut rooms[end..next]);
-            let stretch = entries[start..end].iter_mut().zip(&rooms[start..end]).zip(&picks[start..end]);
-            for ((entry, room), &pick) in stretch {
-                let pick = usize::from(pick);
-                let made;
-                let header = match self.dialect.plain_header(batch.offload(pick)) {
-                    Some(header) => header,
-                    None => match self.fit(batch, pick) {
-                        Ok(header) => {
-                            made = header;
-                            &made
-                        }
-                        Err(fit) => return Run { done, pause: Some(fit) },
-                    },
-                };
-                let header = header.first_chunk::<HEADER>().expect("ten or twelve of twelve");
-                let (packet, tail) = batch.frame(pick);
-                if !send_shortly(entry, room, header, packet, tail) {
-                    return Run { done, pause: Some(Fit::AsIs) };
-                }
-                done += 1;
+        let mut rooms = Ahead::new(entries, |entry| finder.writable(entry));
+        for (at, &pick) in picks.iter().enumerate().take(entries.len()) {
+            let room = rooms.next(entries, at, |entry| finder.writable(entry));
+            let entry = &mut entries[at];
+            let (packet, tail) = batch.frame(pick.into());
+            let is_sent = match self.dialect.plain_header(&packet.offload) {
+                Some(header) => send_shortly(entry, &room, first_chunk::<HEADER>(header), packet, tail),
+                None => false,
+            };
+            if !is_sent && let Err(fit) = self.send_fitted::<HEADER>(entry, &room, batch, pick.into()) {
+                return Run { done: at, pause: Some(fit) };
             }
-            (start, end) = (end, next);
         }
-        Run { done, pause: None }
+        Run { done: entries.len().min(picks.len()), pause: None }
     }
 
-    /// Makes a frame that carries offloads fit the guest; answers its header, or how else it must be sent.
+    /// Makes a frame fit the guest and puts it into the buffer; or says how else it must be sent.
     #[inline(never)]
-    fn fit(&self, batch: &mut Batch<'_>, pick: usize) -> Result<[u8; VNET_HEADER_MRG_LEN], Fit> {
+    fn send_fitted<const HEADER: usize>(
+        &self,
+        entry: &mut Entry,
+        room: &SegmentMut<'_>,
+        batch: &mut Batch<'_>,
+        pick: usize,
+    ) -> Result<(), Fit> {
         match batch.fit(pick, self.dialect.egress) {
-            Fit::AsIs => Ok(self.dialect.header(batch.offload(pick))),
+            Fit::AsIs => {
+                let (packet, tail) = batch.frame(pick);
+                let header = self.dialect.header(&packet.offload);
+                let is_sent = send_shortly(entry, room, first_chunk::<HEADER>(&header), packet, tail);
+                if is_sent { Ok(()) } else { Err(Fit::AsIs) }
+            }
             other => Err(other),
         }
     }
@@ -266,6 +260,12 @@ impl<L: Layout> RingSet<L> {
     }
 }
 
+/// The part of a header that a guest without mergeable buffers has, or all of it.
+#[inline]
+fn first_chunk<const HEADER: usize>(header: &[u8; VNET_HEADER_MRG_LEN]) -> &[u8; HEADER] {
+    header.first_chunk().expect("ten or twelve of twelve")
+}
+
 /// One frame into one buffer: the short way; the entry then holds the bytes written. False if it does not go, and nothing was
 /// written.
 #[inline(always)]
@@ -285,18 +285,6 @@ fn send_shortly<const HEADER: usize>(
     }
     entry.len = (HEADER + packet.len()) as u32;
     true
-}
-
-/// Finds the buffers of entries and sends for their fronts.
-#[inline(always)]
-fn find_rooms<'m>(memory: &'m GuestMemory, hint: &mut RegionHint, entries: &[Entry], rooms: &mut [SegmentMut<'m>]) {
-    for (entry, room) in entries.iter().zip(rooms) {
-        *room = SegmentMut::EMPTY;
-        if let Some(found) = memory.writable(hint, entry.address, entry.len) {
-            found.prefetch_front();
-            *room = found;
-        }
-    }
 }
 
 /// Puts the pieces of the chain that was just walked behind those reserved; answers its capacity, bytes.

@@ -328,6 +328,12 @@ impl Layout for PackedRing {
     }
 
     #[inline]
+    fn is_empty(&self, place: &PackedPlace) -> bool {
+        let (_, _, flags) = self.state(place.next.index);
+        !PackedRing::is_available(place.next, flags)
+    }
+
+    #[inline]
     fn look(&self, place: &mut PackedPlace, entries: &mut [Entry]) -> Result<usize, Overrun> {
         let mut at = place.next;
         let mut count = 0;

@@ -263,6 +263,11 @@ impl Layout for SplitRing {
     }
 
     #[inline]
+    fn is_empty(&self, place: &SplitPlace) -> bool {
+        place.next == place.end && place.next == self.available_index()
+    }
+
+    #[inline]
     fn look(&self, place: &mut SplitPlace, entries: &mut [Entry]) -> Result<usize, Overrun> {
         let mut ready = place.end.wrapping_sub(place.next);
         if usize::from(ready) < entries.len() {
