@@ -2,6 +2,7 @@
 
 use allocation_counter::measure;
 use benches::{NOW, Rig};
+use switch::batch::BURST;
 
 #[test]
 fn a_round_allocates_and_frees_nothing() {
@@ -14,7 +15,7 @@ fn a_round_allocates_and_frees_nothing() {
             assert_eq!((counted.count_total, counted.bytes_total), (0, 0), "frames of {size} bytes");
             rig.take();
         }
-        assert_eq!(moved, 200 * 64);
+        assert_eq!(moved, 200 * 2 * BURST);
     }
     // The counter counts: else the test above would pass whatever happens.
     assert_eq!(measure(|| drop(Box::new(7u64))).count_total, 1);
