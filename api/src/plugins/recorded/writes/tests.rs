@@ -8,6 +8,29 @@ use std::thread::{self, Scope as Threads, ScopedJoinHandle};
 
 type Outcome = Result<bool, StoreFailed>;
 
+/// Where a writer waits. It gives up the queue's lock only once it waits, so who sees it there knows that it does.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// It leads, and is in its commit.
+    Leading,
+    /// It is the last of so many that gather behind the commit.
+    Gathering(usize),
+    /// It has nothing to write, and its answer rests on the commit.
+    Resting,
+}
+
+impl Place {
+    fn is_taken(self, queue: &Queue) -> bool {
+        match self {
+            Place::Leading => queue.committing.is_some(),
+            // Each of them has one change.
+            Place::Gathering(count) => queue.changes.len() == count,
+            // The queue has the group, its leader has it twice (as its writer, too), and the one that rests.
+            Place::Resting => queue.committing.as_ref().is_some_and(|group| Arc::strong_count(group) == 4),
+        }
+    }
+}
+
 struct Rig {
     disk: Arc<Failing>,
     writes: Writes<Arc<Failing>>,
@@ -28,17 +51,16 @@ impl Rig {
         })
     }
 
-    /// Makes it on another thread; returns when that waits for a group with `writers` in it.
+    /// Makes it on another thread; returns when that waits in this place.
     fn make_aside<'s>(
         &'s self,
         threads: &'s Threads<'s, '_>,
         id: &'static str,
-        writers: usize,
+        place: Place,
     ) -> ScopedJoinHandle<'s, Outcome> {
         let thread = threads.spawn(move || self.make(id));
-        // The queue itself has the group, too.
-        let is_waiting = || self.writes.queue().newest().is_some_and(|group| Arc::strong_count(&group) >= writers + 2);
-        while !is_waiting() && !thread.is_finished() {
+        while !place.is_taken(&self.writes.queue()) {
+            assert!(!thread.is_finished(), "{id} did not wait as {place:?}");
             thread::yield_now();
         }
         thread
@@ -58,8 +80,9 @@ fn writers_who_come_during_a_commit_are_committed_together() {
     let rig = Rig::new();
     thread::scope(|threads| {
         let held = rig.disk.gate.lock().unwrap();
-        let first = rig.make_aside(threads, "first", 2);
-        let others = [("b", 1), ("c", 2), ("d", 3)].map(|(id, writers)| rig.make_aside(threads, id, writers));
+        let first = rig.make_aside(threads, "first", Place::Leading);
+        let others =
+            [("b", 1), ("c", 2), ("d", 3)].map(|(id, count)| rig.make_aside(threads, id, Place::Gathering(count)));
         assert_eq!(rig.ids(), Vec::<String>::new(), "nothing is told that is not durable");
         drop(held);
         assert_eq!(first.join().unwrap(), Ok(true));
@@ -75,8 +98,8 @@ fn who_gathered_behind_a_commit_that_fails_fails_too_and_the_next_goes_on() {
     thread::scope(|threads| {
         rig.disk.is_failing.store(true, Ordering::Relaxed);
         let held = rig.disk.gate.lock().unwrap();
-        let first = rig.make_aside(threads, "first", 2);
-        let behind = rig.make_aside(threads, "behind", 1);
+        let first = rig.make_aside(threads, "first", Place::Leading);
+        let behind = rig.make_aside(threads, "behind", Place::Gathering(1));
         drop(held);
         assert!(first.join().unwrap().is_err());
         assert!(behind.join().unwrap().is_err());
@@ -92,8 +115,8 @@ fn an_answer_that_rests_on_a_write_waits_for_it() {
     let rig = Rig::new();
     thread::scope(|threads| {
         let held = rig.disk.gate.lock().unwrap();
-        let first = rig.make_aside(threads, "same", 2);
-        let second = rig.make_aside(threads, "same", 3);
+        let first = rig.make_aside(threads, "same", Place::Leading);
+        let second = rig.make_aside(threads, "same", Place::Resting);
         assert!(!second.is_finished());
         drop(held);
         assert_eq!((first.join().unwrap(), second.join().unwrap()), (Ok(true), Ok(false)));
@@ -107,8 +130,8 @@ fn an_answer_that_rested_on_a_write_that_failed_is_thought_over() {
     thread::scope(|threads| {
         rig.disk.is_failing_once.store(true, Ordering::Relaxed);
         let held = rig.disk.gate.lock().unwrap();
-        let first = rig.make_aside(threads, "same", 2);
-        let second = rig.make_aside(threads, "same", 3);
+        let first = rig.make_aside(threads, "same", Place::Leading);
+        let second = rig.make_aside(threads, "same", Place::Resting);
         drop(held);
         assert!(first.join().unwrap().is_err());
         assert_eq!(second.join().unwrap(), Ok(true));
@@ -122,8 +145,8 @@ fn a_leader_that_breaks_leaves_nobody_waiting() {
     thread::scope(|threads| {
         rig.disk.is_breaking.store(true, Ordering::Relaxed);
         let held = rig.disk.gate.lock().unwrap();
-        let leader = rig.make_aside(threads, "same", 2);
-        let waiter = rig.make_aside(threads, "other", 1);
+        let leader = rig.make_aside(threads, "same", Place::Leading);
+        let waiter = rig.make_aside(threads, "other", Place::Gathering(1));
         drop(held);
         assert!(leader.join().is_err(), "the test broke it");
         rig.disk.is_breaking.store(false, Ordering::Relaxed);
