@@ -287,8 +287,19 @@ fn the_packaged_example_names_every_setting_with_its_default() {
     let keys = |map: &BTreeMap<String, Value>| map.keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(keys(&named), keys(&known), "left: tools/packaging/qvs.toml; right: the daemon");
     // The test sets these, or they follow from what it sets, or from the host.
-    let own =
-        ["state_dir", "run_dir", "api.listen", "admin.socket", "switch.workers", "vhost.dir", "store.url", "node.host"];
+    let own = [
+        "state_dir",
+        "run_dir",
+        "api.listen",
+        "admin.socket",
+        "switch.workers",
+        "vhost.dir",
+        "store.url",
+        "store.seal_key",
+        "identity.tokens",
+        "keystone.password_file",
+        "node.host",
+    ];
     for (key, value) in &named {
         // The daemon tells an empty text as nothing.
         let actual = if known[key].is_null() { &json!("") } else { &known[key] };
