@@ -63,7 +63,8 @@ pub trait Port: Any + Send + Sync {
 pub enum Link {
     /// They can.
     Up,
-    /// They cannot.
+    /// They cannot, or not by all of the guest's rings: one that had to be stopped loses what is put there, though others
+    /// may go on.
     Down,
 }
 

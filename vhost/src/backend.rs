@@ -424,8 +424,9 @@ impl Thread {
         let mut status = self.shared.status();
         let link = if view.is_running { Link::Up } else { Link::Down };
         status.state.is_ready = self.listener.is_some() || view.has_read_features;
-        if !session.note().is_empty() {
-            session.note().clone_into(&mut status.state.reason);
+        let note = session.note();
+        if !note.is_empty() {
+            status.state.reason = note;
         } else if link == Link::Up {
             status.state.reason.clear();
         }

@@ -51,7 +51,7 @@ const RINGS: usize = 2 * PAIRS_MAX;
 pub(crate) struct SessionView {
     /// The peer has asked for our features.
     pub(crate) has_read_features: bool,
-    /// A ring of each direction runs.
+    /// A ring of each direction runs, and none that the guest has switched on has been stopped for what the guest did.
     pub(crate) is_running: bool,
 }
 
@@ -88,7 +88,6 @@ pub(crate) struct Session {
     rings: [Setup; RINGS],
     published: Option<Arc<dyn Rings>>,
     announce: Arc<AtomicU64>,
-    note: String,
     /// Said once a session: a peer decides how often it sends what we would log.
     has_warned_of_mtu: bool,
 }
@@ -113,7 +112,6 @@ impl Session {
             rings: Default::default(),
             published: None,
             announce: Arc::default(),
-            note: String::new(),
             has_warned_of_mtu: false,
         };
         session.publish::<SplitRing>(Vec::new());
@@ -124,13 +122,22 @@ impl Session {
     pub(crate) fn view(&self) -> SessionView {
         SessionView {
             has_read_features: self.has_read_features,
-            is_running: self.published.as_ref().is_some_and(|set| set.is_running()),
+            is_running: self.published.as_ref().is_some_and(|set| set.is_running()) && self.stopped().next().is_none(),
         }
     }
 
-    /// Something a reader should know though the session goes on; empty if there is nothing.
-    pub(crate) fn note(&self) -> &str {
-        &self.note
+    /// Something a reader should know though the session goes on: each ring that had to be stopped, and why; empty if there is
+    /// nothing.
+    pub(crate) fn note(&self) -> String {
+        let sentences: Vec<String> =
+            self.stopped().map(|(ring, why)| format!("{} stopped: {why}", name(ring))).collect();
+        sentences.join("; ")
+    }
+
+    /// The rings that had to be stopped and that the guest has not given up: what it puts there goes nowhere.
+    fn stopped(&self) -> impl Iterator<Item = (usize, &'static str)> + '_ {
+        let rings = self.rings.iter().enumerate().filter(|(_, setup)| setup.usage == Use::On);
+        rings.filter_map(|(index, setup)| Some((index, setup.broken?)))
     }
 
     /// Lets one message act; answers the bytes to send back, if any.
@@ -177,16 +184,14 @@ impl Session {
             return Err(SessionError::LogCutShort);
         }
         let broken: Vec<usize> = (0..RINGS)
-            .filter(|&index| set.alarm().has(Fault::Ring(index as u8)) && !self.rings[index].is_broken)
+            .filter(|&index| set.alarm().has(Fault::Ring(index as u8)) && self.rings[index].broken.is_none())
             .collect();
         for index in broken {
             self.stop();
-            self.rings[index].is_broken = true;
-            let why = match self.features & F_RING_PACKED {
+            self.rings[index].broken = Some(match self.features & F_RING_PACKED {
                 0 => "its available index is ahead by more than the ring holds",
                 _ => "a chain in it has no end that a frame's could have, or was taken back",
-            };
-            self.note = format!("{} stopped: {why}", name(index));
+            });
             if let Some(error) = &self.rings[index].error {
                 error.signal_from_control();
             }
@@ -227,7 +232,6 @@ impl Session {
                     *setup = Setup { call, error, ..Setup::default() };
                 }
                 (self.features, self.status) = (0, 0);
-                self.note.clear();
             }
             Request::SetMemTable(table) => {
                 self.stop();
@@ -293,7 +297,7 @@ impl Session {
                 let setup = self.still(code, index)?;
                 // The ring is stopped until another kick is set (specification, "Starting and stopping rings").
                 setup.kick = None;
-                setup.is_broken = false;
+                setup.broken = None;
                 let value = setup.base;
                 // From now on the frontend knows.
                 self.forget(index as usize);
@@ -356,7 +360,7 @@ impl Session {
                     self.forget_all();
                     for setup in &mut self.rings {
                         setup.kick = None;
-                        setup.is_broken = false;
+                        setup.broken = None;
                     }
                 }
                 self.status = status;
@@ -432,9 +436,6 @@ impl Session {
         }
         for &index in &wanted {
             self.interrupt(index);
-        }
-        if self.view().is_running && !self.rings.iter().any(|setup| setup.is_broken) {
-            self.note.clear();
         }
         Ok(())
     }

@@ -27,8 +27,8 @@ pub(super) struct Setup {
     pub(super) error: Option<Call>,
     /// What SET_VRING_ENABLE made of it; rings begin disabled, unless there are no protocol features.
     pub(super) usage: Use,
-    /// Its available index was impossible; it stands still until it is started anew.
-    pub(super) is_broken: bool,
+    /// What the guest did with it that cannot be; it stands still until it is started anew.
+    pub(super) broken: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -43,7 +43,7 @@ impl Default for Setup {
             call: None,
             error: None,
             usage: Use::Still,
-            is_broken: false,
+            broken: None,
         }
     }
 }
@@ -51,6 +51,6 @@ impl Default for Setup {
 impl Setup {
     /// Whether it could run.
     pub(super) fn is_whole(&self) -> bool {
-        self.size > 0 && self.addresses.is_some() && self.kick.is_some() && !self.is_broken
+        self.size > 0 && self.addresses.is_some() && self.kick.is_some() && self.broken.is_none()
     }
 }

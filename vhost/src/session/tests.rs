@@ -290,7 +290,37 @@ fn a_ring_that_breaks_is_named_and_the_others_go_on() {
     assert!(rig.session.note().contains("send ring 1 stopped"), "{}", rig.session.note());
     rig.post(1);
     assert_eq!(rig.rx(0).packets, 1);
-    assert!(rig.session.view().is_running);
+}
+
+#[test]
+fn a_guest_of_which_one_ring_of_many_stopped_is_not_told_to_run_until_it_mends_or_gives_up_that_ring() {
+    let mut rig = Rig::running(3);
+    let is_told = |rig: &Rig, rings: &[&str]| {
+        let note = rig.session.note();
+        assert_eq!(rig.session.view().is_running, rings.is_empty(), "{note}");
+        assert_eq!(note.matches("stopped").count(), rings.len(), "{note}");
+        assert!(rings.iter().all(|ring| note.contains(ring)), "{note}");
+    };
+    is_told(&rig, &[]);
+    for ring in [3, 5] {
+        rig.write(ring, 1, 2, &99u16.to_le_bytes());
+        assert_eq!(rig.rx(ring as u16 / 2).packets, 0);
+        rig.session.look_after_faults().unwrap();
+    }
+    is_told(&rig, &["send ring 1 ", "send ring 2 "]);
+    // It goes on with one pair less, and takes it up again.
+    rig.enable(5, false);
+    is_told(&rig, &["send ring 1 "]);
+    rig.enable(5, true);
+    is_told(&rig, &["send ring 1 ", "send ring 2 "]);
+    for ring in [3, 5] {
+        rig.write(ring, 1, 2, &0u16.to_le_bytes());
+        rig.tell(&Request::GetVringBase(ring));
+        rig.start(ring);
+    }
+    is_told(&rig, &[]);
+    rig.post(3);
+    assert_eq!(rig.rx(1).packets, 1);
 }
 
 #[test]
