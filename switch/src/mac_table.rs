@@ -42,7 +42,13 @@ pub const PORT_SHARE: usize = 2;
 const ATTEMPTS: usize = 4;
 /// Buckets of the near part: 1 MiB, so that the addresses of an ordinary host take few pages of memory, however many the table
 /// was made for. Where those are small the processor would else spend much of a packet on finding them.
-const NEAR: usize = if cfg!(test) { 64 } else { 1 << 14 };
+const NEAR: usize = if cfg!(loom) {
+    2
+} else if cfg!(test) {
+    64
+} else {
+    1 << 14
+};
 /// Ports the table knows; the model checker cannot carry more.
 const PORTS: usize = if cfg!(loom) { 4 } else { PORTS_MAX };
 

@@ -1,11 +1,12 @@
 //! loom tries every interleaving (up to three preemptions) of short races on the real table, in a small form: two buckets
-//! of two slots, four ports, a fixed hash seed.
+//! of two slots, or four of which two are near, four ports, a fixed hash seed.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p switch --release --lib --target-dir target/loom loom_`.
 
 use super::*;
 use loom::sync::Arc;
 use loom::thread;
+use std::sync::OnceLock;
 
 const RED: NetworkIndex = NetworkIndex(0);
 const BLUE: NetworkIndex = NetworkIndex(1);
@@ -16,11 +17,37 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const NOW: Now = Now { ns: 0 };
 
+/// Bound to be `max` learnt entries, with the seed of all models.
+fn seeded(max: usize) -> MacTable {
+    MacTable::seeded(max, 300, [0x1234_5678_9abc_def1, 0x9e37_79b9_7f4a_7c15])
+}
+
 /// Four slots in all: every key lies in the same pair of buckets.
 fn table(max: usize) -> Arc<MacTable> {
-    let table = MacTable::seeded(max, 300, [0x1234_5678_9abc_def1, 0x9e37_79b9_7f4a_7c15]);
+    let table = seeded(max);
     assert_eq!(table.buckets.len(), 2);
     Arc::new(table)
+}
+
+/// Four buckets, two of them near: with the second learnt entry it is crowded, and homes are far from then on.
+fn table_that_fills() -> Arc<MacTable> {
+    let table = seeded(3);
+    assert_eq!((table.buckets.len(), table.near_len(), table.near_max), (4, 2, 1));
+    Arc::new(table)
+}
+
+/// Another address of the network with the tag and the home of `mac`: no check of a value tells the two apart. To be found
+/// once, for it takes a while.
+fn twin(mac: MacAddr) -> MacAddr {
+    let table = seeded(1);
+    let what_counts = |mac| {
+        let hash = table.hash(Key::new(RED, mac));
+        (hash.bits >> 50, hash.bits & 1)
+    };
+    let wanted = what_counts(mac);
+    let others = (0..1 << 20).map(|number: u64| MacAddr::from_u64(0x0600_0000_0000 | number));
+    let mut twins = others.filter(|&other| what_counts(other) == wanted);
+    twins.next().expect("one of 32,768 is")
 }
 
 fn check(race: impl Fn() + Sync + Send + 'static) {
@@ -141,6 +168,93 @@ fn loom_a_move_and_a_flush_of_the_old_port_count_the_entry_once() {
         let learned = worker.join().unwrap();
         assert!(matches!(learned, Learned::Moved | Learned::New));
         assert_eq!(table.lookup(RED, MAC, NOW), Some(B));
+        assert_sound(&table);
+    });
+}
+
+/// A slot goes from one address to another of its network that has the same tag, so that nothing but the order of key and
+/// value tells the two apart.
+#[test]
+fn loom_a_burst_never_meets_an_address_with_the_value_of_the_next_one_in_its_slot() {
+    // Nothing of the table can be had outside a model.
+    static TWIN: OnceLock<MacAddr> = OnceLock::new();
+    check(move || {
+        let twin = *TWIN.get_or_init(|| twin(MAC));
+        let table = table(1);
+        table.learn(RED, MAC, A, NOW);
+        let worker = thread::spawn({
+            let table = table.clone();
+            move || {
+                let burst = table.burst(RED, X, NOW);
+                let [mac, twin] = [MAC, twin].map(|mac| burst.probe(mac.into()));
+                assert!(matches!(burst.lookup(&mac), None | Some(A)));
+                assert!(matches!(burst.lookup(&twin), None | Some(B)));
+            }
+        });
+        table.flush_network(RED);
+        table.learn(RED, twin, B, NOW);
+        worker.join().unwrap();
+        assert_sound(&table);
+    });
+}
+
+/// What a worker does with a burst, while another one's burst makes the table crowded: all sources, then all destinations.
+#[test]
+fn loom_what_a_burst_has_learnt_it_finds_though_homes_move_meanwhile() {
+    check(|| {
+        let table = table_that_fills();
+        let other = thread::spawn({
+            let table = table.clone();
+            move || {
+                let burst = table.burst(RED, B, NOW);
+                let [mine, theirs] = [OTHER, MAC].map(|mac| burst.probe(mac.into()));
+                assert_eq!(burst.learn(&mine), Learned::New);
+                assert_eq!(burst.lookup(&mine), Some(B));
+                assert!(matches!(burst.lookup(&theirs), None | Some(A)));
+            }
+        });
+        let burst = table.burst(RED, A, NOW);
+        let [mine, theirs] = [MAC, OTHER].map(|mac| burst.probe(mac.into()));
+        assert!(burst.is_known(&mine) || burst.learn(&mine) == Learned::New);
+        assert_eq!(burst.lookup(&mine), Some(A));
+        assert!(matches!(burst.lookup(&theirs), None | Some(B)));
+        // The next frame from there: known at home, or at the home that it had before.
+        assert!(burst.is_known(&mine) || burst.learn(&mine) == Learned::Known);
+        other.join().unwrap();
+        // The old view and a new one, whose homes are others, find both.
+        for view in [burst, table.burst(RED, X, NOW)] {
+            let found = [MAC, OTHER].map(|mac| view.lookup(&view.probe(mac.into())));
+            assert_eq!(found, [Some(A), Some(B)]);
+        }
+        assert!(table.is_crowded());
+        assert_sound(&table);
+    });
+}
+
+/// One of the two looks for its home before the table is crowded, the other may do so after.
+#[test]
+fn loom_two_bursts_that_learn_one_address_at_its_two_homes_leave_one_entry() {
+    check(|| {
+        let table = table_that_fills();
+        table.learn(RED, OTHER, X, NOW);
+        let other = thread::spawn({
+            let table = table.clone();
+            move || {
+                let burst = table.burst(RED, B, NOW);
+                burst.learn(&burst.probe(MAC.into()))
+            }
+        });
+        let burst = table.burst(RED, A, NOW);
+        let mine = burst.learn(&burst.probe(MAC.into()));
+        // A look that passes one slot before the entry stands there and the other after it is gone misses both: that frame is
+        // flooded.
+        let is_either = |found| matches!(found, Some(A | B));
+        let meanwhile = burst.lookup(&burst.probe(MAC.into()));
+        assert!(meanwhile.is_none() || is_either(meanwhile));
+        let theirs = other.join().unwrap();
+        assert!(is_either(burst.lookup(&burst.probe(MAC.into()))));
+        assert!(mine == Learned::New || theirs == Learned::New);
+        assert_eq!(burst.lookup(&burst.probe(OTHER.into())), Some(X));
         assert_sound(&table);
     });
 }
