@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 client for one server: one connection a question, plain or TLS by rustls. For Keystone, which is asked
-//! seldom because answers are remembered; whoever calls sets the time limit.
+//! seldom because answers are remembered, and for commands, which ask once; whoever calls sets the time limit.
 
 use axum::http::uri::{Authority, PathAndQuery, Scheme};
-use axum::http::{HeaderValue, Method, Request, Response, Uri, header};
+use axum::http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -15,11 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+pub use axum::http::{HeaderValue, Method, StatusCode, header};
+
 /// Why a server cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// No URL of ours.
-    #[error("{0:?} must be a URL like https://keystone.example:5000/v3")]
+    #[error("{0:?} must be a URL like https://name.example:5000/v3")]
     Url(String),
     /// The certificates that vouch for it.
     #[error("{path}: {why}")]

@@ -2,6 +2,7 @@
 
 mod capture;
 mod tap;
+mod tenant;
 mod uso;
 mod workers;
 
@@ -26,11 +27,7 @@ const SOON: Duration = Duration::from_secs(10);
 fn members_of_a_network_reach_each_other_under_overlapping_addresses() {
     let world = TwoTenants::new();
     for (from, to) in [("red-1", "10.0.0.2"), ("red-2", "10.0.0.1"), ("blue-1", "10.0.0.2"), ("blue-2", "10.0.0.1")] {
-        assert!(
-            world.namespace(from).pings_within(to, SOON),
-            "{from} does not reach {to}\n{}",
-            world.daemon.log_tail()
-        );
+        assert!(world.namespace(from).pings_within(to, SOON), "{from} to {to}\n{}", world.daemon.log_tail());
     }
     // The same address is another machine in the other network.
     let before = Counters::read(&world.daemon);

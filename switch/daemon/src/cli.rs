@@ -3,6 +3,10 @@
 //! The text here is what `--help` prints; the golden files in `tests/golden/help` hold it still. Wrong usage exits with
 //! status 2 (clap's own), like wrong settings.
 
+mod tenant;
+
+pub(crate) use tenant::{AttachCommand, FormArgs, NetArgs, NetCommand, PortArgs, PortCommand, ServiceArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -45,6 +49,47 @@ pub(crate) enum Command {
     Store(StoreCommand),
     /// Check whether this host can run the switch, with the remedy for what is missing
     Check(CheckArgs),
+    /// Networks, as the tenant who owns them, by the API
+    #[command(subcommand, after_help = TENANT_HELP)]
+    Net(NetCommand),
+    /// Ports of networks, as the tenant, by the API
+    #[command(subcommand, after_help = TENANT_HELP)]
+    Port(PortCommand),
+    /// What is attached to ports, as the tenant, by the API
+    #[command(subcommand, after_help = TENANT_HELP)]
+    Attach(AttachCommand),
+    /// Print what makes a shell complete `qvs` commands
+    Completions(CompletionsArgs),
+}
+
+/// What the tenants' commands have in common.
+const TENANT_HELP: &str = "\
+These ask the API, here or on another host, as a tenant. An operator's `qvs plug` ties an interface id to a device of its \
+host; a tenant's `qvs attach plug` says which port it is on. Either may come first.
+
+Example:
+  export QVS_TENANT=acme QVS_TOKEN=$(qvs token acme)
+  qvs net create blue
+  qvs port create blue --attach vif-1
+  qvs port list";
+
+/// `qvs completions`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The Debian package has them installed. By hand, for bash:
+  qvs completions bash > /etc/bash_completion.d/qvs")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: ShellArg,
+}
+
+/// A shell that completes.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ShellArg {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `qvs run`
@@ -417,58 +462,4 @@ pub(crate) struct CheckArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("qvs").chain(line.split_whitespace()))
-    }
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn wrong_usage_exits_with_2() {
-        for line in [
-            "",
-            "plug",
-            "plug vm1",
-            "plug vm1 --tap t --vhost-user /x",
-            "plug vm1 --tap t --role client",
-            "plug vm1 --vhost-user /x --netns n",
-            "plug vm1 --vhost-user /x --queues 2",
-            "plug vm1 --tap t --queues many",
-            "plug vm1 --tap t --mtu 70000",
-            "plug vm1 --tap t --admin /a --config /c",
-            "show",
-            "show cats",
-            "trace vm1",
-            "capture",
-            "capture vm1 -c 0",
-            "capture vm1 -s 0",
-            "capture vm1 -s 70000",
-            "capture vm1 -i sideways",
-            "capture vm1 --buffer 65",
-            "capture vm1 --counters -w x",
-            "capture vm1 --lines -w x",
-            "run --log xml",
-            "token",
-            "token acme --days 0",
-        ] {
-            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_plug_takes_one_device_and_many_macs() {
-        let Command::Plug(args) = parse("plug vm1 --tap t1 --netns red --mac a --mac b --replace").unwrap().command
-        else {
-            panic!("not a plug");
-        };
-        assert_eq!(args.device.tap.as_deref(), Some("t1"));
-        assert_eq!((args.netns.as_deref(), args.mac.len(), args.replace), (Some("red"), 2, true));
-    }
-}
+mod tests;

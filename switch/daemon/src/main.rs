@@ -11,6 +11,7 @@ mod capture;
 mod check;
 mod cli;
 mod client;
+mod completions;
 mod control;
 mod demo;
 mod devices;
@@ -28,6 +29,8 @@ mod run;
 mod service;
 mod settings;
 mod show;
+mod table;
+mod tenant;
 mod token;
 mod view;
 
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
             }
             Err(error) => Err((WRONG, error.to_string())),
         },
+        Command::Net(command) => tenant::net(command),
+        Command::Port(command) => tenant::port(command),
+        Command::Attach(command) => tenant::attach(command),
+        Command::Completions(args) => Ok(completions::script(args.shell)),
     };
     match outcome {
         Ok(text) => {

@@ -1,16 +1,11 @@
 //! Printing what the daemon tells: tables for people, JSON for programs.
-//!
-//! Ids and names are other people's text: in tables control characters are shown as escapes, so that no tenant can drive
-//! an operator's terminal.
 
 use crate::cli::What;
 use crate::rebalance::{QueueMove, Rebalance};
+use crate::table::{NOTHING, Table, or_nothing};
 use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, QueueRow, WorkerRow};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// What is printed where there is nothing.
-const NOTHING: &str = "-";
 
 /// The text of `answer`, which the daemon gave for `show what`.
 ///
@@ -193,44 +188,6 @@ fn flatten(name: &str, value: &Value, text: &mut String) {
             text.push('\n');
         }
     }
-}
-
-fn or_nothing(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| NOTHING.into())
-}
-
-/// Columns as wide as their widest cell, two spaces apart.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(head: &[&str]) -> Table {
-        Table { rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
-    }
-
-    fn row(&mut self, cells: &[String]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
-    }
-
-    fn text(&self) -> String {
-        let columns = self.rows[0].len();
-        let width = |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let line: Vec<String> =
-                std::iter::zip(row, &widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-            text.push_str(line.join("  ").trim_end());
-            text.push('\n');
-        }
-        text
-    }
-}
-
-/// Text without control characters, spaces kept.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

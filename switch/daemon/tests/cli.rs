@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn qvs(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_qvs")).args(args).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qvs"));
+    for variable in ["QVS_URL", "QVS_TENANT", "QVS_TOKEN", "QVS_CACERT"] {
+        command.env_remove(variable);
+    }
+    command.args(args).output().unwrap()
 }
 
 /// A directory of its own for a test, with this settings file in it.
@@ -39,6 +43,24 @@ fn the_help_of_every_command_is_as_written_down() {
         "store export",
         "store import",
         "check",
+        "net",
+        "net list",
+        "net show",
+        "net create",
+        "net rename",
+        "net delete",
+        "port",
+        "port list",
+        "port show",
+        "port create",
+        "port up",
+        "port down",
+        "port delete",
+        "attach",
+        "attach show",
+        "attach plug",
+        "attach unplug",
+        "completions",
     ] {
         let args: Vec<&str> = command.split(' ').chain(["--help"]).filter(|arg| !arg.is_empty()).collect();
         let output = qvs(&args);
@@ -107,6 +129,45 @@ fn without_a_daemon_commands_say_so_and_exit_with_1() {
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.starts_with("qvs: no daemon answers at /nonexistent/admin.sock"), "{message}");
         assert_eq!(message.lines().count(), 1);
+    }
+}
+
+#[test]
+fn tenants_commands_say_in_one_line_why_nobody_was_asked() {
+    let directory = settings("tenant", "").with_file_name("");
+    let token = directory.join("token");
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&token, text).unwrap();
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let list = ["net", "list", "--tenant", "t", "--token-file", token.to_str().unwrap(), "--url"];
+    let url = "http://127.0.0.1:1";
+    for (text, mode, url, status, expected) in [
+        ("secret\n", 0o600, url, 1, "qvs: http://127.0.0.1:1: it cannot be reached: Connection refused"),
+        ("secret\n", 0o644, url, 2, "mode 0644"),
+        ("two lines\n", 0o600, url, 2, "holds no token"),
+        ("", 0o600, url, 2, "holds no token"),
+        ("secret", 0o600, "ftp://127.0.0.1", 2, "must be a URL like"),
+        ("secret", 0o600, "https://localhost/dev/null", 2, "qvs: /nonexistent: "),
+    ] {
+        write(text, mode);
+        let (actual, said) = told(&[&list[..], &[url, "--cacert", "/nonexistent"]].concat());
+        assert_eq!(actual, Some(status), "{said}");
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let output = qvs(&["net", "list", "--url", url]);
+    assert_eq!(output.status.code(), Some(2), "no tenant is named");
+}
+
+#[test]
+fn completions_know_every_command() {
+    for (shell, sign) in [("bash", "complete -F _qvs"), ("zsh", "#compdef qvs"), ("fish", "complete -c qvs")] {
+        let (status, script) = told(&["completions", shell]);
+        assert_eq!(status, Some(0));
+        for word in [sign, "capture", "vhost-user", "attach", "unplug", "token-file", "quantum-essex"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
     }
 }
 

@@ -24,6 +24,13 @@ const FILES: &[(&str, &str, u32)] = &[
     ("tools/packaging/postrm", "DEBIAN/postrm", 0o755),
 ];
 
+/// What shells complete commands by: the shell, and the place of the script that the program prints for it.
+const COMPLETIONS: &[(&str, &str)] = &[
+    ("bash", "usr/share/bash-completion/completions/qvs"),
+    ("zsh", "usr/share/zsh/vendor-completions/_qvs"),
+    ("fish", "usr/share/fish/vendor_completions.d/qvs.fish"),
+];
+
 /// Debian's name of the architecture that programs are built for here.
 fn architecture() -> Result<&'static str> {
     match std::env::consts::ARCH {
@@ -48,6 +55,11 @@ pub(crate) fn build() -> Result<PathBuf> {
     install(&program, &stage.join("usr/bin/qvs"), 0o755)?;
     for &(source, place, mode) in FILES {
         install(&repository().join(source), &stage.join(place), mode)?;
+    }
+    for &(shell, place) in COMPLETIONS {
+        let script = output(Command::new(&program).args(["completions", shell]))?;
+        make_parents(&stage.join(place))?;
+        write(&stage.join(place), &script)?;
     }
     let size_kib = size_of(&stage)?.div_ceil(1024);
     let libc = newest_glibc(&fs::read(&program)?);
@@ -86,6 +98,11 @@ pub(crate) fn build_and_check() -> Result<()> {
     }
     let version = output(Command::new(unpacked.join("usr/bin/qvs")).arg("--version"))?;
     ensure!(version.trim() == format!("qvs {}", version_of("qvs")?), "the packaged program says {version:?}");
+    for &(shell, place) in COMPLETIONS {
+        let script = fs::read_to_string(unpacked.join(place)).with_context(|| format!("the package lacks {place}"))?;
+        ensure!(script.contains("token-file"), "{place} of the package completes no command of ours for {shell}");
+    }
+    run(Command::new("bash").arg("-n").arg(unpacked.join(COMPLETIONS[0].1)))?;
     for field in ["Package", "Depends", "Installed-Size"] {
         let value = output(Command::new("dpkg-deb").arg("--field").arg(&package).arg(field))?;
         ensure!(!value.trim().is_empty(), "the package has no {field}");
@@ -99,6 +116,14 @@ pub(crate) fn build_and_check() -> Result<()> {
 }
 
 fn install(source: &Path, place: &Path, mode: u32) -> Result<()> {
+    make_parents(place)?;
+    fs::copy(source, place).with_context(|| format!("cannot copy {}", source.display()))?;
+    fs::set_permissions(place, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+/// Makes the directory of a file of the package, and those above it.
+fn make_parents(place: &Path) -> Result<()> {
     let parent = place.parent().context("a file has a directory")?;
     fs::create_dir_all(parent)?;
     let mut dir = Some(parent);
@@ -107,8 +132,6 @@ fn install(source: &Path, place: &Path, mode: u32) -> Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         dir = path.parent();
     }
-    fs::copy(source, place).with_context(|| format!("cannot copy {}", source.display()))?;
-    fs::set_permissions(place, fs::Permissions::from_mode(mode))?;
     Ok(())
 }
 
