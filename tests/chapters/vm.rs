@@ -2,6 +2,7 @@
 //!
 //! Guests run on CPU 0 under emulation, the switch on the last CPU. Nothing here is a measurement; limits are wide.
 
+mod deaths;
 mod ecn;
 
 use std::process::{Command, Stdio};

@@ -80,11 +80,13 @@ pub struct Extras {
     pub properties: Vec<String>,
     /// Further arguments of QEMU.
     pub arguments: Vec<String>,
+    /// Programs of ours that it gets, at the paths they have here.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Default for Extras {
     fn default() -> Extras {
-        Extras { queue_pairs: 1, properties: Vec::new(), arguments: Vec::new() }
+        Extras { queue_pairs: 1, properties: Vec::new(), arguments: Vec::new(), programs: Vec::new() }
     }
 }
 
@@ -111,6 +113,24 @@ pub struct Guest {
 struct Image {
     kernel: PathBuf,
     initramfs: PathBuf,
+}
+
+impl Image {
+    /// The archive with more programs behind it: a kernel unpacks one archive after another.
+    fn with(&self, programs: &[PathBuf], dir: &TempDir) -> PathBuf {
+        if programs.is_empty() {
+            return self.initramfs.clone();
+        }
+        let mut cpio = Cpio::default();
+        for program in programs {
+            cpio.program(program);
+        }
+        let mut bytes = fs::read(&self.initramfs).expect("it was just built");
+        bytes.extend(cpio.finish());
+        let place = dir.join("initramfs");
+        fs::write(&place, bytes).expect("there is room for a guest's files");
+        place
+    }
 }
 
 /// Builds the archive once a process.
@@ -221,13 +241,14 @@ impl Guest {
     pub fn start_with(name: &str, nics: &[Nic], extras: &Extras) -> StartingGuest {
         let image = image();
         let dir = TempDir::new();
+        let initramfs = image.with(&extras.programs, &dir);
         let listener = UnixListener::bind(dir.join("control")).expect("our own short path");
         listener.set_nonblocking(true).expect("a fresh socket");
         let mut command = Command::new("taskset");
         command.args(["-c", "0", "qemu-system-x86_64", "-accel", "tcg", "-smp", "1"]);
         command.args(memory_arguments());
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
+        command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&initramfs);
         command.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off net.ifnames=0"]);
         command.arg("-serial").arg(format!("file:{}", dir.join("console").display()));
         command.arg("-chardev").arg(format!("socket,id=control,path={}", dir.join("control").display()));

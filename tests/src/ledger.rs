@@ -34,6 +34,12 @@ impl Counters {
         self.0.get(name).copied().unwrap_or(0)
     }
 
+    /// Frames dropped for any reason in one direction of one interface: `web.rx`.
+    pub fn drops(&self, flow: &str) -> u64 {
+        let prefix = format!("{flow}.drops.");
+        self.0.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(_, count)| count).sum()
+    }
+
     /// How much a counter has grown since `before`.
     pub fn grown(&self, before: &Counters, name: &str) -> u64 {
         self.get(name) - before.get(name)
