@@ -5,6 +5,9 @@
 //! as they leave, and one at the far end, where it takes the outermost VLAN tag out of the bytes. For tunnels the frame goes
 //! into a VXLAN device over the veth. Frames are chosen by chance; a failure prints its seed.
 
+mod compared;
+
+use compared::Compared;
 use pipelines::parse;
 use std::time::Duration;
 use switch::af_packet::RawSocket;
@@ -32,6 +35,10 @@ const UDP_SEGMENTS: usize = 128;
 const PAYLOAD_MAX: usize = 65_000;
 /// Bytes of receive buffer: all segments of a frame, with what the kernel adds.
 const RECEIVE_BUFFER: usize = 32 << 20;
+/// Tags of a frame at most, and of one in a tunnel: one with two the kernel cuts before the tunnel, so that each segment would
+/// get outer headers of its own.
+const VLAN_MAX: usize = 2;
+const VLAN_MAX_INNER: usize = 1;
 /// Whom the frames are for: nobody here, so that no stack answers.
 const TO: [u8; 6] = [2, 0, 0, 0xfa, 0, 2];
 const FROM: [u8; 6] = [2, 0, 0, 0xfa, 0, 1];
@@ -352,8 +359,16 @@ fn compare(what: &str, sample: &Sample, ours: &[Piece], kernels: &[Piece]) {
 }
 
 /// One sample through a veth and through our segmentation.
-fn compare_plain(wire: &Wire, entry: &RawSocket, chance: &mut Chance, is_large: bool, egress: EgressOffloads) {
-    let sample = sample(chance, is_large, 2);
+fn compare_plain(
+    wire: &Wire,
+    entry: &RawSocket,
+    chance: &mut Chance,
+    is_large: bool,
+    egress: EgressOffloads,
+    compared: &mut Compared,
+) {
+    let sample = sample(chance, is_large, VLAN_MAX);
+    compared.add(&sample);
     let ours = ours(chance, &sample, egress, None);
     let [near, far] = wire.kernels(entry, &sample, ours.len());
     compare("as it leaves", &sample, &ours, &near);
@@ -369,7 +384,11 @@ mod soaked {
         let wire = Wire::new("seg-plain", false);
         let entry = wire.socket("v0");
         entry.use_vnet_header().expect("a kernel with vnet headers");
-        for_seeds(400, |mut chance| compare_plain(&wire, &entry, &mut chance, true, EgressOffloads::default()));
+        let mut compared = Compared::default();
+        for_seeds(400, |mut chance| {
+            compare_plain(&wire, &entry, &mut chance, true, EgressOffloads::default(), &mut compared);
+        });
+        compared.assert_all(true, VLAN_MAX);
     }
 
     #[test]
@@ -378,7 +397,9 @@ mod soaked {
         let entry = wire.socket("v0");
         entry.use_vnet_header().expect("a kernel with vnet headers");
         let egress = EgressOffloads { checksum: true, ..EgressOffloads::default() };
-        for_seeds(200, |mut chance| compare_plain(&wire, &entry, &mut chance, true, egress));
+        let mut compared = Compared::default();
+        for_seeds(200, |mut chance| compare_plain(&wire, &entry, &mut chance, true, egress, &mut compared));
+        compared.assert_all(true, VLAN_MAX);
     }
 
     #[test]
@@ -386,7 +407,11 @@ mod soaked {
         let wire = Wire::new("seg-small", false);
         let entry = wire.socket("v0");
         entry.use_vnet_header().expect("a kernel with vnet headers");
-        for_seeds(400, |mut chance| compare_plain(&wire, &entry, &mut chance, false, EgressOffloads::default()));
+        let mut compared = Compared::default();
+        for_seeds(400, |mut chance| {
+            compare_plain(&wire, &entry, &mut chance, false, EgressOffloads::default(), &mut compared);
+        });
+        compared.assert_all(false, VLAN_MAX);
     }
 
     #[test]
@@ -419,19 +444,21 @@ mod soaked {
                 (*l3, entry)
             })
             .collect();
+        let mut compared = Compared::default();
         for_seeds(200, |mut chance| {
             let (l3, entry) = chance.pick(&tunnels);
-            compare_tunnelled(&wire, entry, *l3, &mut chance);
+            compare_tunnelled(&wire, entry, *l3, &mut chance, &mut compared);
         });
+        compared.assert_all(true, VLAN_MAX_INNER);
     }
 }
 
 /// One sample through a VXLAN device over the veth, and through our segmentation behind the same outer headers.
-fn compare_tunnelled(wire: &Wire, entry: &RawSocket, l3: L3, chance: &mut Chance) {
+fn compare_tunnelled(wire: &Wire, entry: &RawSocket, l3: L3, chance: &mut Chance, compared: &mut Compared) {
     const VXLAN_LEN: usize = 8 + 8;
     let is_large = chance.below(8) > 0;
-    // A frame with two tags the kernel cuts before the tunnel, so that each segment would get outer headers of its own.
-    let sample = sample(chance, is_large, 1);
+    let sample = sample(chance, is_large, VLAN_MAX_INNER);
+    compared.add(&sample);
     let payload_len = sample.frame.len() - sample.header_len;
     let count = if is_large { payload_len.div_ceil(usize::from(sample.claim.gso_size)) } else { 1 };
     let [near, far] = wire.kernels(entry, &sample, count);

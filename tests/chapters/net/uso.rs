@@ -1,9 +1,10 @@
-//! Large UDP frames of a guest, as its driver hands them over with `VIRTIO_NET_F_HOST_USO`, into the host's own UDP.
+//! Large UDP frames of a guest, as its driver hands them over with `VIRTIO_NET_F_HOST_USO`: into the host's own UDP, which takes
+//! them whole, and to a guest that takes nothing unfinished.
 //!
 //! The guest is our own driver: QEMU knows the feature from 8.1 on.
 
 use super::SOON;
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 use switch::offload::{F_NEEDS_CSUM, GSO_UDP_L4};
 use tests::checksum::sum;
@@ -16,32 +17,147 @@ use vhost::net::{F_CSUM, F_HOST_USO};
 
 /// Where the frames come from.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+/// The guest that they are cut for.
+const PLAIN: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
 /// Bytes of payload of the longest frame.
 const LARGE: usize = 60_000;
 /// Bytes of receive buffer: all datagrams of a frame, with what the kernel adds.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// A UDP datagram from 10.0.0.1 to 10.0.0.2, its checksum left to be completed.
-fn datagram(to: [u8; 6], payload: &[u8]) -> Vec<u8> {
-    let len = (8 + payload.len()) as u16;
-    let mut header = [0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-    header[2..4].copy_from_slice(&(20 + len).to_be_bytes());
-    let checksum = !sum(&header);
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-    // The sum of the pseudo-header alone (virtio 1.2 section 5.1.6.2).
-    let pseudo = sum(&[&header[12..], &[0, 17], &len.to_be_bytes()].concat());
-    let udp = [5000u16, 6000, len, pseudo].map(u16::to_be_bytes).concat();
-    [&to[..], &MAC, &[8, 0], &header, &udp, payload].concat()
+/// The kinds of frames, by what stands around UDP.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    is_ipv4: bool,
+    vlan: Option<u16>,
 }
 
-/// What the driver leaves to be done: a frame to be cut into datagrams of `size` bytes.
-fn header(size: usize) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[..2].copy_from_slice(&[F_NEEDS_CSUM, GSO_UDP_L4]);
-    for (at, word) in [(2, 42), (4, size as u16), (6, 34), (8, 6)] {
-        header[at..at + 2].copy_from_slice(&u16::to_le_bytes(word));
+/// All of them.
+const KINDS: [Kind; 4] = [
+    Kind { is_ipv4: true, vlan: None },
+    Kind { is_ipv4: false, vlan: None },
+    Kind { is_ipv4: true, vlan: Some(7) },
+    Kind { is_ipv4: false, vlan: Some(7) },
+];
+
+impl Kind {
+    /// The address of a station, 1 or 2: each VLAN is a subnet.
+    fn address(self, station: u8) -> IpAddr {
+        let subnet = self.vlan.unwrap_or(0);
+        match self.is_ipv4 {
+            true => Ipv4Addr::new(10, 0, subnet as u8, station).into(),
+            false => Ipv6Addr::new(0xfd00, subnet, 0, 0, 0, 0, 0, station.into()).into(),
+        }
     }
-    header
+
+    /// Bytes before UDP.
+    fn l4_offset(self) -> usize {
+        14 + if self.vlan.is_some() { 4 } else { 0 } + if self.is_ipv4 { 20 } else { 40 }
+    }
+
+    /// A UDP datagram from station 1 to station 2; `is_whole`, or with its checksum left to be completed. Of IPv4, with this id.
+    fn datagram(self, to: [u8; 6], payload: &[u8], id: u16, is_whole: bool) -> Vec<u8> {
+        let len = (8 + payload.len()) as u16;
+        let addresses = [1, 2].map(|station| match self.address(station) {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        });
+        let addresses = addresses.concat();
+        let mut frame = [to, MAC].concat();
+        if let Some(vlan) = self.vlan {
+            frame.extend([0x81, 0]);
+            frame.extend(vlan.to_be_bytes());
+        }
+        if self.is_ipv4 {
+            let mut header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0].to_vec();
+            header[2..4].copy_from_slice(&(20 + len).to_be_bytes());
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            header.extend(&addresses);
+            let checksum = !sum(&header);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            frame.extend([8, 0]);
+            frame.extend(header);
+        } else {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend(len.to_be_bytes());
+            frame.extend([17, 64]);
+            frame.extend(&addresses);
+        }
+        // The sum of the pseudo-header alone (virtio 1.2 section 5.1.6.2), or over all (RFC 768; RFC 8200 section 8.1).
+        let pseudo = [&addresses[..], &[0, 17], &len.to_be_bytes()].concat();
+        let ports = [5000u16, 6000, len].map(u16::to_be_bytes).concat();
+        let checksum = match !sum(&[&pseudo[..], &ports, &[0, 0], payload].concat()) {
+            _ if !is_whole => sum(&pseudo),
+            0 => 0xffff,
+            checksum => checksum,
+        };
+        [&frame[..], &ports, &checksum.to_be_bytes(), payload].concat()
+    }
+
+    /// What the driver leaves to be done: a frame to be cut into datagrams of `size` bytes.
+    fn header(self, size: usize) -> [u8; 12] {
+        let mut header = [0; 12];
+        header[..2].copy_from_slice(&[F_NEEDS_CSUM, GSO_UDP_L4]);
+        for (at, word) in [(2, self.l4_offset() + 8), (4, size), (6, self.l4_offset()), (8, 6)] {
+            header[at..at + 2].copy_from_slice(&(word as u16).to_le_bytes());
+        }
+        header
+    }
+}
+
+/// Bytes that differ from datagram to datagram.
+fn payload(len: usize, size: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 + at / 251 + size) as u8).collect()
+}
+
+/// A guest that sends large frames, at the socket of an interface.
+fn sending_guest(daemon: &Daemon, interface: &str) -> Driver {
+    let mut config = DriverConfig::new(daemon.path(interface));
+    config.features |= F_CSUM | F_HOST_USO;
+    config.send_buffer_len = 1 << 16;
+    let mut guest = Driver::new(config).unwrap();
+    guest.start().unwrap();
+    assert_eq!(guest.features & F_HOST_USO, F_HOST_USO, "it is offered");
+    wait_until("the guest runs", SOON, || daemon.interface(interface)["link"] == "up");
+    guest
+}
+
+/// The address of a namespace's TAP.
+fn tap_mac(host: &Namespace) -> [u8; 6] {
+    let text = host.mac("tap0");
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// A socket in the namespace for datagrams of a kind.
+fn receiver(host: &Namespace, kind: Kind) -> UdpSocket {
+    let receiver = host.inside(|| UdpSocket::bind((kind.address(2), 6000)).unwrap());
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, RECEIVE_BUFFER).unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    receiver
+}
+
+/// Sends a large frame and takes its datagrams from the socket.
+fn assert_arrives(
+    daemon: &Daemon,
+    guest: &mut Driver,
+    receiver: &UdpSocket,
+    kind: Kind,
+    to: [u8; 6],
+    sizes: [usize; 2],
+) {
+    let [len, size] = sizes;
+    let payload = payload(len, size);
+    let before = Counters::read(daemon);
+    assert!(guest.sender.send_with(&kind.header(size), &kind.datagram(to, &payload, 7, false)));
+    let mut buffer = vec![0; 1 << 16];
+    for (number, expected) in payload.chunks(size).enumerate() {
+        let (count, from) = receiver.recv_from(&mut buffer).unwrap_or_else(|error| {
+            let changes = Counters::read(daemon).changes(&before);
+            panic!("{kind:?}, datagram {number} of {len} bytes in {size}: {error}: {changes:?}")
+        });
+        assert_eq!(from, (kind.address(1), 5000).into());
+        assert!(buffer[..count] == *expected, "{kind:?}, datagram {number} of {len} bytes in {size}: {count} bytes");
+    }
 }
 
 #[test]
@@ -51,46 +167,72 @@ fn a_large_udp_frame_of_a_guest_reaches_a_socket_as_the_datagrams_it_stands_for(
     let network = tenant.network("lan");
     let host = Namespace::new("host");
     super::attached_tap(&daemon, &tenant, &network, "host", &host, "10.0.0.2/24");
-    let socket = daemon.path("guest");
-    daemon.must(&format!("plug guest --vhost-user {}", socket.display()));
+    daemon.must(&format!("plug guest --vhost-user {}", daemon.path("guest").display()));
     tenant.attached_port(&network, "guest");
     daemon.wait_up(&["host", "guest"]);
 
-    let mut config = DriverConfig::new(socket);
-    config.features |= F_CSUM | F_HOST_USO;
-    config.send_buffer_len = 1 << 16;
-    let mut guest = Driver::new(config).unwrap();
-    guest.start().unwrap();
-    assert_eq!(guest.features & F_HOST_USO, F_HOST_USO, "it is offered");
-    wait_until("the guest runs", SOON, || daemon.interface("guest")["link"] == "up");
-
-    let receiver = host.inside(|| UdpSocket::bind(("10.0.0.2", 6000)).unwrap());
-    rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, RECEIVE_BUFFER).unwrap();
-    receiver.set_read_timeout(Some(SOON)).unwrap();
-    let text = host.mac("tap0");
-    let to: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    let to: [u8; 6] = to.try_into().unwrap();
+    let mut guest = sending_guest(&daemon, "guest");
+    let kind = KINDS[0];
+    let receiver = receiver(&host, kind);
+    let to = tap_mac(&host);
     let before = Counters::read(&daemon);
-    let mut frames = 0;
     // Whole datagrams and a shorter last one, the most that Ethernet takes and the most that the kernel takes, and two.
-    for (len, size) in
-        [(LARGE, 1400), (LARGE, 1472), (LARGE, 1000), (LARGE, LARGE.div_ceil(128)), (101, 100), (200, 100)]
-    {
-        let payload: Vec<u8> = (0..len).map(|at| (at * 7 + at / 251 + size) as u8).collect();
-        assert!(guest.sender.send_with(&header(size), &datagram(to, &payload)));
-        frames += 1;
-        let mut buffer = vec![0; 1 << 16];
-        for (number, expected) in payload.chunks(size).enumerate() {
-            let (count, from) = receiver.recv_from(&mut buffer).unwrap_or_else(|error| {
-                let changes = Counters::read(&daemon).changes(&before);
-                panic!("datagram {number} of {len} bytes in {size}: {error}: {changes:?}")
-            });
-            assert_eq!(from, ([10, 0, 0, 1], 5000).into());
-            assert!(buffer[..count] == *expected, "datagram {number} of {len} bytes in {size}: {count} bytes");
-        }
+    let all = [[LARGE, 1400], [LARGE, 1472], [LARGE, 1000], [LARGE, LARGE.div_ceil(128)], [101, 100], [200, 100]];
+    for sizes in all {
+        assert_arrives(&daemon, &mut guest, &receiver, kind, to, sizes);
     }
     receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(receiver.recv(&mut [0; 1]).is_err(), "there is no more");
     // They went to the kernel whole, each at once.
+    let frames = all.len();
     expect(&daemon, &before, &[&format!("guest.rx.packets +{frames}"), &format!("host.tx.packets +{frames}")]);
+}
+
+#[test]
+fn large_udp_frames_of_either_family_reach_sockets_and_guests_as_their_datagrams_tagged_ones_too() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("red");
+    let network = tenant.network("lan");
+    let host = Namespace::new("host");
+    super::attached_tap(&daemon, &tenant, &network, "host", &host, "10.0.0.2/24");
+    for name in ["guest", "plain"] {
+        daemon.must(&format!("plug {name} --vhost-user {}", daemon.path(name).display()));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&["host", "guest", "plain"]);
+    host.must("echo 0 > /proc/sys/net/ipv6/conf/tap0/disable_ipv6; ip addr add fd00::2/64 dev tap0 nodad");
+
+    let mut guest = sending_guest(&daemon, "guest");
+    // One that takes nothing unfinished.
+    let mut plain = Driver::new(DriverConfig::new(daemon.path("plain"))).unwrap();
+    plain.start().unwrap();
+    wait_until("the other guest runs", SOON, || daemon.interface("plain")["link"] == "up");
+    for kind in KINDS {
+        // Not every kernel can untag.
+        if kind.vlan.is_none() {
+            let receiver = receiver(&host, kind);
+            for sizes in [[LARGE, 1400], [LARGE, 1440], [101, 100], [200, 100]] {
+                assert_arrives(&daemon, &mut guest, &receiver, kind, tap_mac(&host), sizes);
+            }
+        }
+        for [len, size] in [[LARGE, 1400], [LARGE, LARGE.div_ceil(128)], [101, 100], [200, 100]] {
+            let payload = payload(len, size);
+            assert!(guest.sender.send_with(&kind.header(size), &kind.datagram(PLAIN, &payload, 0xfffe, false)));
+            let datagrams: Vec<Vec<u8>> = (0u16..)
+                .zip(payload.chunks(size))
+                .map(|(number, chunk)| kind.datagram(PLAIN, chunk, 0xfffe_u16.wrapping_add(number), true))
+                .collect();
+            let mut received = Vec::new();
+            wait_until("all datagrams have come", SOON, || {
+                plain.receiver.recv_burst(256, |_, frame| {
+                    // The host says of itself what comes with IPv6.
+                    if frame[..6] == PLAIN {
+                        received.push(frame.to_vec());
+                    }
+                });
+                received.len() >= datagrams.len()
+            });
+            assert!(received == datagrams, "{kind:?}, {len} bytes in {size}: {} datagrams", received.len());
+        }
+    }
 }
