@@ -1,6 +1,7 @@
 //! Recorded over a store in memory that fails when told.
 
 use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -15,7 +16,11 @@ pub(super) struct Failing {
     pub(super) is_breaking: AtomicBool,
     pub(super) is_written_before_failing: AtomicBool,
     pub(super) is_unreadable: AtomicBool,
+    /// Putting in force panics.
+    pub(super) is_unable: AtomicBool,
     pub(super) in_force_count: AtomicUsize,
+    /// How often everything was put in force.
+    pub(super) all_in_force_count: AtomicUsize,
     pub(super) commit_count: AtomicUsize,
     /// Held by a test to hold up commits.
     pub(super) gate: Mutex<()>,
@@ -46,8 +51,12 @@ impl Backing for Arc<Failing> {
         Ok(Some(self.disk.lock().unwrap().clone()))
     }
 
-    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {
+    fn put_in_force(&self, _model: &Model, scope: Scope<'_>) {
+        assert!(!self.is_unable.load(Ordering::Relaxed), "a test breaks it");
         self.in_force_count.fetch_add(1, Ordering::Relaxed);
+        if let Scope::All = scope {
+            self.all_in_force_count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn op_status(&self, _model: &Model, _port: &LogicalPort) -> OpStatus {
@@ -112,6 +121,30 @@ fn after_a_failure_nothing_is_written_before_the_state_was_read_back() {
     backing.is_unreadable.store(false, Ordering::Relaxed);
     plugin.create_network("red", Some("second".into())).unwrap();
     assert_eq!(names(&plugin), ["first", "second"]);
+}
+
+#[test]
+fn what_broke_off_on_its_way_into_force_is_there_before_anything_else_is_written() {
+    let (plugin, backing) = plugin();
+    let breaks_off = |act: &dyn Fn()| catch_unwind(AssertUnwindSafe(act)).is_err();
+    let all_count = || backing.all_in_force_count.load(Ordering::Relaxed);
+    backing.is_unable.store(true, Ordering::Relaxed);
+    assert!(breaks_off(&|| drop(plugin.create_network("red", Some("first".into())))));
+    assert_eq!(names(&plugin), ["first"], "it is durable, and told");
+    // As long as that cannot be put in force, nothing is put on top of it.
+    assert!(breaks_off(&|| drop(plugin.create_network("red", Some("refused".into())))));
+    assert_eq!((names(&plugin), all_count()), (vec!["first".to_owned()], 0));
+    backing.is_unable.store(false, Ordering::Relaxed);
+    plugin.create_network("red", Some("second".into())).unwrap();
+    assert_eq!((names(&plugin), all_count()), (vec!["first".to_owned(), "second".to_owned()], 1));
+    // The same when it was the operator's turn.
+    backing.is_unable.store(true, Ordering::Relaxed);
+    assert!(breaks_off(&|| plugin.put_in_force()));
+    backing.is_unable.store(false, Ordering::Relaxed);
+    plugin.create_network("red", Some("third".into())).unwrap();
+    assert_eq!(all_count(), 2);
+    plugin.create_network("red", Some("fourth".into())).unwrap();
+    assert_eq!(all_count(), 2, "once is enough");
 }
 
 #[test]

@@ -43,6 +43,8 @@ struct Queue {
     is_taken: bool,
     /// A commit failed and the durable state was not read back since: the model may differ from it.
     is_stale: bool,
+    /// What is in force may differ from the model: putting it in force broke off.
+    is_behind: bool,
 }
 
 /// Writes that are committed together.
@@ -63,6 +65,11 @@ impl<B> Drop for Turn<'_, B> {
     fn drop(&mut self) {
         let mut queue = self.writes.queue();
         queue.is_taken = false;
+        if std::thread::panicking() {
+            // Nobody knows how far it came. Before the next write the state is read back and put in force as a whole.
+            queue.is_stale = true;
+            queue.is_behind = true;
+        }
         if let Some(group) = queue.committing.take() {
             if group.outcome.get().is_none() {
                 // The leader panicked; its writers must not wait for ever, and nobody knows what is durable.
@@ -111,6 +118,7 @@ impl<B: Backing> Writes<B> {
             committing: None,
             is_taken: false,
             is_stale: false,
+            is_behind: false,
         };
         Writes { backing, model: RwLock::new(model), queue: Mutex::new(queue), is_free: Condvar::new() }
     }
@@ -202,15 +210,19 @@ impl<B: Backing> Writes<B> {
         if self.queue().is_stale { self.reload().map_err(|error| store_failed(&error)) } else { Ok(()) }
     }
 
-    /// Makes the state what the store says, and puts it in force if that is something else. The caller has the turn, and
-    /// no write waits.
+    /// Makes the state what the store says, and puts it in force if that is something else or may not be. The caller has
+    /// the turn, and no write waits.
     fn reload(&self) -> Result<(), StoreError> {
         if let Some(durable) = self.backing.reload()? {
             let before = self.snapshot();
             if durable.networks != before.networks || durable.ports != before.ports {
                 *self.model.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(durable);
-                self.backing.put_in_force(&self.snapshot(), Scope::All);
+                self.queue().is_behind = true;
             }
+        }
+        if self.queue().is_behind {
+            self.backing.put_in_force(&self.snapshot(), Scope::All);
+            self.queue().is_behind = false;
         }
         let mut queue = self.queue();
         queue.planned = self.snapshot();
