@@ -10,7 +10,6 @@
 //! told none.
 
 mod credential;
-#[cfg(any(test, feature = "testing"))]
 mod foxnsox;
 mod legacy;
 mod multiport;
@@ -90,6 +89,7 @@ const ALL: &[&Extension] = &[
     &novatenant::EXTENSION,
     &multiport::EXTENSION,
     &credential::EXTENSION,
+    &foxnsox::EXTENSION,
 ];
 
 /// Where records are in the store, by kind.
@@ -132,6 +132,8 @@ pub struct ExtensionsConfig {
     pub key: Option<SealKey>,
     /// This host's name.
     pub host: String,
+    /// Whether there is also the one that the original has for its tests: when recordings of it are replayed.
+    pub has_foxnsox: bool,
 }
 
 /// Why there are no extensions.
@@ -174,24 +176,7 @@ impl Extensions {
     /// # Errors
     /// [`ExtensionsError`].
     pub fn new(plugin: &dyn Plugin, config: ExtensionsConfig) -> Result<Extensions, ExtensionsError> {
-        Extensions::among(ALL, plugin, config)
-    }
-
-    /// The same with the extension for tests.
-    ///
-    /// # Errors
-    /// [`ExtensionsError`].
-    #[cfg(any(test, feature = "testing"))]
-    pub fn with_foxnsox(plugin: &dyn Plugin, config: ExtensionsConfig) -> Result<Extensions, ExtensionsError> {
-        Extensions::among(&[ALL, &[&foxnsox::EXTENSION]].concat(), plugin, config)
-    }
-
-    fn among(
-        all: &[&'static Extension],
-        plugin: &dyn Plugin,
-        config: ExtensionsConfig,
-    ) -> Result<Extensions, ExtensionsError> {
-        let can = || all.iter().copied().filter(|extension| (extension.is_for)(plugin, &config));
+        let can = || ALL.iter().copied().filter(|extension| (extension.is_for)(plugin, &config));
         let find = |name: &String| {
             can().find(|extension| extension.alias == name).ok_or_else(|| ExtensionsError::Unknown {
                 name: name.clone(),
@@ -202,7 +187,7 @@ impl Extensions {
             Some(named) => named.iter().map(find).collect::<Result<_, _>>()?,
             None => can().collect(),
         };
-        let ExtensionsConfig { named, store, host, key } = config;
+        let ExtensionsConfig { named, store, host, key, has_foxnsox: _ } = config;
         let kept = Kept {
             profiles: Records::load(PROFILES, store.as_ref())?,
             qos: Records::load(QOS, store.as_ref())?,
@@ -239,10 +224,9 @@ impl Extensions {
     /// Does what `POST /{collection}/{id}/action` asks for. `None`: nobody has such an action.
     pub(super) fn act(&self, call: &Call<'_>, method: &str) -> Option<Result<Answer, Refusal>> {
         let request = call.request;
-        let stem = route::stem(&request.path);
-        let mut segments = stem.trim_start_matches('/').split('/');
+        let mut segments = request.path.strip_prefix('/')?.split('/');
         let (collection, _id, word) = (segments.next()?, segments.next()?, segments.next()?);
-        if method != "POST" || word != "action" || segments.next().is_some() {
+        if method != "POST" || !route::is_last_word(word, "action") || segments.next().is_some() {
             return None;
         }
         let actions = self.served.iter().flat_map(|extension| extension.actions);
@@ -323,12 +307,16 @@ mod tests {
     use crate::plugins::FakePlugin;
 
     fn named(alias: &str) -> ExtensionsConfig {
-        ExtensionsConfig { named: Some(vec![alias.to_owned()]), ..ExtensionsConfig::default() }
+        ExtensionsConfig { named: Some(vec![alias.to_owned()]), ..all() }
+    }
+
+    fn all() -> ExtensionsConfig {
+        ExtensionsConfig { has_foxnsox: true, ..ExtensionsConfig::default() }
     }
 
     #[test]
     fn aliases_names_and_rows_of_extensions_are_all_different() {
-        let all = Extensions::with_foxnsox(&FakePlugin::new(), ExtensionsConfig::default()).unwrap();
+        let all = Extensions::new(&FakePlugin::new(), all()).unwrap();
         let aliases: std::collections::BTreeSet<_> = all.served.iter().map(|extension| extension.alias).collect();
         assert_eq!(aliases.len(), all.served.len());
         let rows = all.tables().iter().flat_map(|table| table.iter());
@@ -338,11 +326,13 @@ mod tests {
 
     #[test]
     fn an_extension_that_is_not_there_is_named_with_those_that_are() {
-        let refused = Extensions::with_foxnsox(&FakePlugin::new(), named("pie")).err().unwrap();
+        let refused = Extensions::new(&FakePlugin::new(), named("pie")).err().unwrap();
+        let without = ExtensionsConfig { has_foxnsox: false, ..named("FOXNSOX") };
+        assert!(Extensions::new(&FakePlugin::new(), without).is_err());
         assert!(refused.to_string().starts_with("there is no extension \"pie\" for this plugin; it has: portstats"));
-        let some = Extensions::with_foxnsox(&FakePlugin::new(), named("portstats")).unwrap();
+        let some = Extensions::new(&FakePlugin::new(), named("portstats")).unwrap();
         assert_eq!(some.listed(Dialect::StrictEssex).len(), 1);
-        let all = Extensions::with_foxnsox(&FakePlugin::new(), ExtensionsConfig::default()).unwrap();
+        let all = Extensions::new(&FakePlugin::new(), all()).unwrap();
         assert_eq!(all.listed(Dialect::StrictEssex).len(), 0);
         assert!(all.listed(Dialect::Plain).len() > 1);
     }

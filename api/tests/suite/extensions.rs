@@ -12,6 +12,11 @@ use std::sync::Arc;
 /// The older format's media type of a text.
 const HTML: &str = "text/html; charset=UTF-8";
 
+/// All extensions that a plugin can carry, the one for tests included.
+fn with_foxnsox() -> ExtensionsConfig {
+    ExtensionsConfig { has_foxnsox: true, ..ExtensionsConfig::default() }
+}
+
 /// A server with all extensions that the plugin can carry, the one for tests included.
 fn start(driver: Driver) -> Server {
     let scratch = Scratch::new();
@@ -19,7 +24,7 @@ fn start(driver: Driver) -> Server {
         Driver::Fake => Arc::new(FakePlugin::new()),
         Driver::Native => Arc::new(native(&scratch.store())),
     };
-    let extensions = Arc::new(Extensions::with_foxnsox(&*plugin, ExtensionsConfig::default()).unwrap());
+    let extensions = Arc::new(Extensions::new(&*plugin, with_foxnsox()).unwrap());
     Server::over(plugin, ServerConfig { extensions, ..ServerConfig::default() }, scratch)
 }
 
@@ -109,12 +114,12 @@ fn the_original_dialect_lists_nothing_that_was_not_named_and_of_one_tells_the_da
         let reply = answer(&plugin, extensions, &Caller::Anyone, &request);
         (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
     };
-    let all = Extensions::with_foxnsox(&plugin, ExtensionsConfig::default()).unwrap();
+    let all = Extensions::new(&plugin, with_foxnsox()).unwrap();
     assert_eq!(ask(&all, "/extensions", "application/json"), (200, r#"{"extensions": []}"#.to_owned()));
     assert_eq!(ask(&all, "/extensions/FOXNSOX", "application/json").0, 404);
     assert_eq!(ask(&all, "/foxnsocks", "application/json").0, 200);
-    let named = ExtensionsConfig { named: Some(vec!["FOXNSOX".to_owned()]), ..ExtensionsConfig::default() };
-    let one = Extensions::with_foxnsox(&plugin, named).unwrap();
+    let named = ExtensionsConfig { named: Some(vec!["FOXNSOX".to_owned()]), ..with_foxnsox() };
+    let one = Extensions::new(&plugin, named).unwrap();
     assert_eq!(ask(&one, "/extensions", "application/xml").1.matches("<extension>").count(), 1);
     let date = "<updated>2011-01-22T13:25:27-06:00</updated>";
     assert_eq!(ask(&one, "/extensions/FOXNSOX", "application/xml"), (200, date.to_owned()));

@@ -162,6 +162,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         store: (settings.plugin.driver == Driver::Native).then_some(store),
         key: Some(SealKey::open(&settings.store.seal_key).map_err(anyhow::Error::from)?),
         host: settings.node.host.clone(),
+        // Asked for by name, where recordings are replayed, and nowhere else.
+        has_foxnsox: settings.api.strict_essex && settings.plugin.extensions.is_some(),
     };
     let extensions = Extensions::new(&*plugin, kept).map_err(|error| match error {
         ExtensionsError::Unknown { .. } => {

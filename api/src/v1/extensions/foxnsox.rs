@@ -1,4 +1,4 @@
-//! The original's extension for tests, which has one of each kind. Not in the product: feature `testing`.
+//! The original's extension for tests, which has one of each kind. Served only to replay recordings of it.
 
 use super::{Amendment, Extension, NamedAction, legacy};
 use crate::document::Value;
@@ -11,7 +11,7 @@ pub(super) const EXTENSION: Extension = Extension {
     description: "The Fox In Socks Extension",
     namespace: "http://www.fox.in.socks/api/ext/pie/v1.0",
     updated: "2011-01-22T13:25:27-06:00",
-    is_for: |_, _| true,
+    is_for: |_, config| config.has_foxnsox,
     rows: &[Row::new("GET", "/foxnsocks", |_| Ok(legacy::said("Try to say this Mr. Knox, sir...")))],
     actions: &[
         NamedAction {
