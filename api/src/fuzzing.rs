@@ -12,10 +12,9 @@ use crate::model::{Model, NetworkId, PortId};
 use crate::plugin::Plugin;
 use crate::plugins::FakePlugin;
 use crate::reply::Reply;
-use crate::server::{Target as Place, percent_decode, target};
+use crate::url::{Target as Place, decoded_path, query_pairs, target};
 use crate::v1::{Dialect, Extensions, ExtensionsConfig, Request, Version, answer, suffix};
 use crate::{versions, xml};
-use axum::extract::Query;
 use axum::http::Uri;
 use axum::http::uri::Authority;
 use serde_json::Value;
@@ -43,7 +42,8 @@ impl Default for Target {
         let other = plugin.create_port(TENANT, &network, "ACTIVE").expect(MADE);
         plugin.plug_interface(TENANT, &network, &other, "vif").expect(MADE);
         let extensions =
-            Extensions::with_foxnsox(&plugin, ExtensionsConfig::default()).expect("none is asked for by name");
+            Extensions::new(&plugin, ExtensionsConfig { has_foxnsox: true, ..ExtensionsConfig::default() })
+                .expect("none is asked for by name");
         Target { plugin, extensions, network, port }
     }
 }
@@ -95,7 +95,7 @@ impl Target {
         let Some((&choice, url)) = input.split_first() else { return 0 };
         let text = String::from_utf8_lossy(url).replace("$n", &self.network).replace("$p", &self.port);
         let Ok(uri) = Uri::try_from(text) else { return 400 };
-        let Some(path) = percent_decode(uri.path()) else { return 400 };
+        let Some(path) = decoded_path(uri.path()) else { return 400 };
         let dialect = if choice & 0x80 == 0 { Dialect::Plain } else { Dialect::StrictEssex };
         let before = self.plugin.snapshot();
         let reply = match target(&path, dialect) {
@@ -104,13 +104,12 @@ impl Target {
                 versions::list(&host, Format::negotiate(suffix(&path), None, None))
             }
             Place::V1(version, rest) => {
-                let query = Query::<Vec<(String, String)>>::try_from_uri(&uri).map(|query| query.0);
                 let request = Request {
                     version,
                     dialect,
                     method: METHODS[usize::from(choice & 0x3f) % METHODS.len()].to_owned(),
                     path: rest.to_owned(),
-                    query: query.unwrap_or_default(),
+                    query: query_pairs(uri.query().unwrap_or_default()),
                     content_type: None,
                     accept: (choice & 0x40 != 0).then(|| XML.to_owned()),
                     body: Vec::new(),

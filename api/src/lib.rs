@@ -5,6 +5,7 @@
 //! each API version maps them. This crate knows the switch's config types and nothing of its ports or workers.
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod audit;
 pub mod claim;
 pub mod document;
@@ -26,6 +27,7 @@ pub mod sealed;
 pub mod server;
 pub mod shared;
 pub mod store;
+mod url;
 pub mod v1;
 pub mod versions;
 pub mod watched;

@@ -65,6 +65,28 @@ pub struct NetworkRow {
     pub op_status: Option<OpStatus>,
 }
 
+/// What an update may write over a port's row in the original's dialect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortRow {
+    /// The state's name.
+    pub state: Text,
+    /// A new id.
+    pub id: Option<PortId>,
+    /// Another network.
+    pub network: Option<NetworkId>,
+    /// Another attachment, or none.
+    pub attachment: Option<Option<InterfaceId>>,
+    /// An op-status to be told from now on.
+    pub op_status: Option<OpStatus>,
+}
+
+impl PortRow {
+    /// The state alone.
+    pub fn of_state(state: Text) -> PortRow {
+        PortRow { state, id: None, network: None, attachment: None, op_status: None }
+    }
+}
+
 /// What passed a port one way.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Flow {
@@ -162,6 +184,14 @@ pub trait Plugin: Send + Sync {
     /// # Errors
     /// [`UpdatePortError`].
     fn update_port(&self, tenant: &str, network: &str, port: &str, state: &str) -> Result<(), UpdatePortError>;
+
+    /// The same of a port's row, asked instead of [`Plugin::update_port`].
+    ///
+    /// # Errors
+    /// [`UpdatePortError`].
+    fn overwrite_port(&self, tenant: &str, network: &str, port: &str, row: &PortRow) -> Result<(), UpdatePortError> {
+        self.update_port(tenant, network, port, &row.state)
+    }
 
     /// Removes a port.
     ///

@@ -4,6 +4,7 @@
 //! JSON is written as the original did: `", "` and `": "` between, everything outside ASCII escaped (specification
 //! section 4). Pure.
 
+use crate::accept::{PageForm, page_form};
 use crate::format::JSON;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -48,17 +49,16 @@ impl Reply {
     /// A page of the border in front of the API versions, in the form that the Accept header asks for, and it alone.
     /// `message` is our own text; `detail` may quote the client.
     pub fn page(status: StatusCode, accept: Option<&str>, is_head: bool, message: &str, detail: &str) -> Reply {
-        let accept = accept.unwrap_or_default();
         let title = status.canonical_reason().unwrap_or_default();
         let code = format!("{} {title}", status.as_str());
-        let is_json = accept.contains(JSON) && !is_head;
-        let (content_type, body) = if is_json {
-            let message = format!("{message}<br /><br />\n{detail}\n\n");
-            (JSON, to_json(&PageView { message: &message, code: &code, title }))
-        } else if is_head || accept.contains("text/html") || accept.contains("*/*") {
-            ("text/html; charset=UTF-8", html_page(&code, message, detail).into_bytes())
-        } else {
-            ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n {detail}  ").into_bytes())
+        let form = if is_head { Some(PageForm::Html) } else { page_form(accept.unwrap_or_default()) };
+        let (content_type, body) = match form {
+            Some(PageForm::Json) => {
+                let message = format!("{message}<br /><br />\n{detail}\n\n");
+                (JSON, to_json(&PageView { message: &message, code: &code, title }))
+            }
+            Some(PageForm::Html) => ("text/html; charset=UTF-8", html_page(&code, message, detail).into_bytes()),
+            None => ("text/plain; charset=UTF-8", format!("{code}\n\n{message}\n\n {detail}  ").into_bytes()),
         };
         Reply::new(status, content_type, body)
     }

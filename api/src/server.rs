@@ -12,11 +12,12 @@ use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
-use crate::v1::{Dialect, Extensions, Version};
+use crate::url::{Target, decoded_path, query_pairs, target};
+use crate::v1::{Dialect, Extensions};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::service::service_fn;
@@ -327,7 +328,7 @@ async fn answer(app: &App, request: Request) -> Answered {
     let text = |name| header_text(&parts.headers, name);
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
-    let Some(path) = percent_decode(parts.uri.path()) else {
+    let Some(path) = decoded_path(parts.uri.path()) else {
         return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.").into();
     };
     let target = target(&path, app.dialect);
@@ -350,13 +351,12 @@ async fn answer(app: &App, request: Request) -> Answered {
             versions::list(&host, format)
         }
         Target::V1(version, rest) => {
-            let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0);
             let request = v1::Request {
                 version,
                 dialect: app.dialect,
                 method: parts.method.as_str().to_owned(),
                 path: rest.to_owned(),
-                query: query.unwrap_or_default(),
+                query: query_pairs(parts.uri.query().unwrap_or_default()),
                 content_type: text(header::CONTENT_TYPE),
                 accept,
                 body,
@@ -388,28 +388,6 @@ fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
     Answered { response, caller }
 }
 
-/// What the first segment of a path leads to.
-pub(crate) enum Target<'a> {
-    Versions,
-    V1(Version, &'a str),
-    Nowhere,
-}
-
-/// Where a path leads. In the original's dialect everything outside the versions is the list (specification section 1).
-pub(crate) fn target(path: &str, dialect: Dialect) -> Target<'_> {
-    let Some(name) = path.strip_prefix('/') else { return Target::Nowhere };
-    for version in Version::ALL {
-        match name.strip_prefix(version.id()) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => return Target::V1(version, rest),
-            _ => {}
-        }
-    }
-    // The suffix rule holds for the list too: `/.json`.
-    let is_root = (name.is_empty() || name.starts_with('.')) && !name.contains('/');
-    let is_list = is_root || dialect == Dialect::StrictEssex;
-    if is_list { Target::Versions } else { Target::Nowhere }
-}
-
 /// Reads a whole body within its limits.
 async fn read_body(body: Body, time_max: Duration) -> Result<Vec<u8>, Reply> {
     let too_large = || Reply::error(StatusCode::PAYLOAD_TOO_LARGE, "The request body is longer than 65536 bytes.");
@@ -429,62 +407,4 @@ async fn read_body(body: Body, time_max: Duration) -> Result<Vec<u8>, Reply> {
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     let lines: Option<Vec<_>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
     lines.filter(|lines| !lines.is_empty()).map(|lines| lines.join(", "))
-}
-
-/// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays. `None` if the outcome is not UTF-8.
-pub(crate) fn percent_decode(path: &str) -> Option<String> {
-    let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let pair = if first == b'%' { tail.first().and_then(hex).zip(tail.get(1).and_then(hex)) } else { None };
-        match pair {
-            Some((high, low)) => {
-                bytes.push(high << 4 | low);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percent_decoding_keeps_what_is_no_escape_and_refuses_what_is_no_text() {
-        assert_eq!(percent_decode("/a%20b%2Fc%c3%a9").as_deref(), Some("/a b/cé"));
-        assert_eq!(percent_decode("/%/%4/%zz%").as_deref(), Some("/%/%4/%zz%"));
-        assert_eq!(percent_decode("/%00").as_deref(), Some("/\0"));
-        assert_eq!(percent_decode("/%ff"), None);
-    }
-
-    #[test]
-    fn only_the_root_lists_versions_and_only_a_whole_segment_is_a_version() {
-        for path in ["/", "/.json", "/.xml"] {
-            assert!(matches!(target(path, Dialect::Plain), Target::Versions), "{path}");
-        }
-        for (path, version, rest) in [
-            ("/v1.1", Version::V1_1, ""),
-            ("/v1.1/", Version::V1_1, "/"),
-            ("/v1.1//tenants", Version::V1_1, "//tenants"),
-            ("/v1.0", Version::V1_0, ""),
-            ("/v1.0/tenants", Version::V1_0, "/tenants"),
-        ] {
-            for dialect in [Dialect::Plain, Dialect::StrictEssex] {
-                let found = target(path, dialect);
-                assert!(matches!(found, Target::V1(which, found) if (which, found) == (version, rest)), "{path}");
-            }
-        }
-        for path in ["", "*", "/v1.1.json", "/v1.10", "/v1.0x", "/v1", "/v2.0", "/foo", "//", "//v1.1", "/./x"] {
-            assert!(matches!(target(path, Dialect::Plain), Target::Nowhere), "{path}");
-            let is_path = path.starts_with('/');
-            assert_eq!(matches!(target(path, Dialect::StrictEssex), Target::Versions), is_path, "{path}");
-        }
-    }
 }

@@ -20,7 +20,7 @@ use crate::document::Value;
 use crate::format::Format;
 use crate::identity::Caller;
 use crate::model::TEXT_BYTES_MAX;
-use crate::plugin::{Fault, Forbidden, Plugin};
+use crate::plugin::{Fault, Forbidden, Plugin, Ports};
 use crate::policy::Action;
 use crate::reply::Reply;
 use axum::http::StatusCode;
@@ -94,6 +94,25 @@ impl<'a> Call<'a> {
         self.ids[2]
     }
 
+    /// Refuses a body where the core has no use for one. Of the details the original took none to heart.
+    fn check_body(&self, row: &Row<Handler>) -> Result<(), Refusal> {
+        if row.path.starts_with(CORE) && matches!(row.method, "GET" | "DELETE") {
+            body::no_body(self, row.path.ends_with("/detail"))?;
+        }
+        Ok(())
+    }
+
+    /// What a body said, or what is wrong with it if all that the path names is there; else what is not.
+    fn told_if_there<T>(&self, said: body::Said<T>) -> Result<T, Refusal> {
+        said.or_else(|bad| {
+            match self.port() {
+                "" => drop(self.plugin.get_network_details(self.tenant(), self.network(), Ports::Omitted)?),
+                port => drop(self.plugin.get_port_details(self.tenant(), self.network(), port)?),
+            }
+            Err(bad.into())
+        })
+    }
+
     /// Whether the policy lets the caller do this to things of an extension. Those of the plugin are behind a guard.
     fn may(&self, action: Action) -> bool {
         self.caller.may_enter(self.tenant()) && self.caller.may(action)
@@ -119,7 +138,9 @@ enum Answer {
 /// What answers a row.
 type Handler = fn(&Call<'_>) -> Result<Answer, Refusal>;
 
-/// All rows; the first that fits answers.
+/// Where all paths of the core begin, and none of an extension.
+const CORE: &str = "/tenants/";
+/// All rows of the core; the first that fits answers.
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
 /// Answers a request.
@@ -138,14 +159,14 @@ pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, req
     let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
         Some(Err(BadRequest::Unusable.into()))
     } else if let Some(found) = found {
-        let mut outcome = (found.row.handler)(&call);
+        let mut outcome = call.check_body(found.row).and_then(|()| (found.row.handler)(&call));
         outcome.iter_mut().for_each(|answer| extensions.amend(&call, found.row, answer));
         Some(outcome)
     } else {
         extensions.act(&call, &method)
     };
     let Some(outcome) = outcome else {
-        return Reply::not_found(request.accept.as_deref(), method == "HEAD", "");
+        return Reply::not_found(request.accept.as_deref(), request.method == "HEAD", "");
     };
     match outcome {
         Ok(Answer::Told(root, value)) => version.tell(StatusCode::OK, root, value, format),
@@ -178,19 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn words_that_were_rows_once_are_no_ids() {
+    fn words_that_were_rows_once_are_nowhere() {
         for path in [
             "/new",
-            "/new/ports",
             "/n/edit",
             "/n/ports/new",
             "/n/ports/p/edit",
-            "/detail/ports",
-            "/n/ports/detail/attachment",
-            "/n/ports/new/attachment",
             "/n/ports/p/attachment/",
             "/n/ports/p/attachment/detail",
-            "/n/ports/p/attachment/a/b",
         ] {
             let path = format!("/tenants/t/networks{path}");
             assert!(route::find(TABLES, "GET", &path).is_none(), "{path}");
@@ -202,11 +218,8 @@ mod tests {
             ("PATCH", "/n"),
             ("HEAD", ""),
             ("OPTIONS", ""),
-            ("PUT", "/detail"),
-            ("DELETE", "/detail"),
+            ("POST", "/detail"),
             ("PUT", "/n/detail"),
-            ("PUT", "/n/ports/detail"),
-            ("DELETE", "/n/ports/new"),
             ("POST", "/n/ports/p/attachment"),
         ] {
             let path = format!("/tenants/t/networks{path}");

@@ -1,7 +1,8 @@
 //! The plugin that keeps records in memory and drives nothing: every op-status is UP. For trying the API and for tests.
 //!
-//! It answers in the order of the original sample plugin: an attachment is looked for among the ports of the same
-//! network first, then the port must be vacant, then the attachment must be nowhere else (specification section 5).
+//! It answers in the order of the original sample plugin: the port must be there, then an attachment is looked for among
+//! the ports of the same network, then the port must be vacant, then the attachment must be nowhere else (specification
+//! section 5).
 //! It copies the sample's update across tenants only for `api.strict_essex` (section 19).
 
 use super::recorded::{Backing, Recorded, check_vacant, port_on};
@@ -66,10 +67,10 @@ impl Backing for FakeBacking {
             network: network.id.clone(),
             holder: holder.id.clone(),
         };
+        let found = port_on(model, network, port)?;
         if let Some(holder) = holder.filter(|holder| holder.network == network.id) {
             return Err(refuse(holder).into());
         }
-        let found = port_on(model, network, port)?;
         check_vacant(found)?;
         match holder {
             None => Ok(found),

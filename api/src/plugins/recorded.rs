@@ -13,8 +13,8 @@ use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, O
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
     GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
-    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortStats, Ports,
-    StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
+    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow, PortStats,
+    Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::store::StoreError;
 use overwrite::Overwritten;
@@ -101,10 +101,14 @@ impl<B: Backing> Recorded<B> {
     }
 
     fn tell_port(&self, model: &Model, port: &LogicalPort) -> PortDetails {
+        let own = self.writes.backing.op_status(model, port);
+        // What was written does not hide that a port was set DOWN where that is told.
+        let is_set_down = port.state == AdminState::Down && own == OpStatus::Down;
+        let written = self.overwritten.op_status(&port.id).filter(|_| !is_set_down);
         PortDetails {
             id: port.id.clone(),
             state: port.state,
-            op_status: self.writes.backing.op_status(model, port),
+            op_status: written.unwrap_or(own),
             attachment: port.attachment.clone(),
         }
     }
@@ -218,12 +222,18 @@ impl<B: Backing> Plugin for Recorded<B> {
         })
     }
 
+    fn overwrite_port(&self, tenant: &str, network: &str, port: &str, row: &PortRow) -> Result<(), UpdatePortError> {
+        self.overwrite_row_of_port(tenant, network, port, row)
+    }
+
     fn delete_port(&self, tenant: &str, network: &str, port: &str) -> Result<(), DeletePortError> {
         self.writes.write(|model| {
             let port = own_port(model, tenant, network, port)?;
             check_vacant(port)?;
-            Ok((vec![Change::RemovePort(port.id.clone())], ()))
-        })
+            Ok::<_, DeletePortError>((vec![Change::RemovePort(port.id.clone())], ()))
+        })?;
+        self.overwritten.forget(port);
+        Ok(())
     }
 
     fn get_port_details(&self, tenant: &str, network: &str, port: &str) -> Result<PortDetails, GetPortError> {

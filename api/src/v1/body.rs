@@ -7,19 +7,17 @@
 use super::{Call, Dialect, essex};
 use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
-use crate::plugin::NetworkRow;
+use crate::plugin::{NetworkRow, PortRow};
 use crate::xml;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// The state of a port whose creator or updater names none.
 const STATE_DEFAULT: &str = "DOWN";
-/// A key beside a resource that says what the path says; the original cannot take it.
-const CLASHES: [&str; 1] = ["tenant_id"];
-/// The same beside a new network.
-const NETWORK_CLASHES: [&str; 2] = ["tenant_id", "net_name"];
+/// Keys beside a new network that the original took for parameters of its own.
+const NETWORK_CLASHES: [&str; 3] = ["tenant_id", "net_name", "self"];
 /// The same beside a new port.
-const PORT_CLASHES: [&str; 3] = ["tenant_id", "net_id", "port_state"];
+const PORT_CLASHES: [&str; 4] = ["tenant_id", "net_id", "port_state", "self"];
 
 /// Why a request's text is refused with 400.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,59 +40,75 @@ pub(super) enum BadRequest {
 
 type Object = Map<String, Value>;
 
+/// What a body says, or what is wrong with it that the original did not mind or failed on: it is told only if what the
+/// path names is there.
+pub(super) type Said<T> = Result<T, BadRequest>;
+
 /// The name of a network to be made; the empty one is none.
 pub(super) fn new_network(call: &Call<'_>) -> Result<Option<Text>, BadRequest> {
-    let body = parse(call)?;
-    let name = name(call, resource(&body, "network")?)?;
+    let body = parse(call, "network")?;
+    let network = resource(&body, "network")?;
+    required(network, "name")?;
     refuse_keys(&body, &NETWORK_CLASHES)?;
-    Ok(name)
+    name(call, network)
 }
 
 /// The new name of a network; the empty one is none. In the original's dialect also what else goes over its row.
-pub(super) fn network_update(call: &Call<'_>) -> Result<NetworkRow, BadRequest> {
-    let body = parse(call)?;
+pub(super) fn network_update(call: &Call<'_>) -> Result<Said<NetworkRow>, BadRequest> {
+    let body = parse(call, "network")?;
     let network = resource(&body, "network")?;
-    let name = name(call, network)?;
-    refuse_keys(&body, &CLASHES)?;
+    required(network, "name")?;
+    let name = name(call, network);
     Ok(match call.request.dialect {
-        Dialect::Plain => NetworkRow { name, id: None, op_status: None },
+        Dialect::Plain => name.map(|name| NetworkRow { name, id: None, op_status: None }),
         Dialect::StrictEssex => {
-            essex::check_network_attributes(network)?;
-            essex::network_row(network, name)
+            refuse_keys(network, &essex::NETWORK_CLASHES)?;
+            name.map(|name| essex::network_row(network, name))
         }
     })
 }
 
 /// The state of a port to be made; without a body DOWN.
-pub(super) fn new_port(call: &Call<'_>) -> Result<Text, BadRequest> {
+pub(super) fn new_port(call: &Call<'_>) -> Result<Said<Text>, BadRequest> {
     if call.request.body.is_empty() {
-        return Ok(STATE_DEFAULT.into());
+        return Ok(Ok(STATE_DEFAULT.into()));
     }
-    let body = parse(call)?;
-    let state = state(call, resource(&body, "port")?)?;
+    let body = parse(call, "port")?;
+    let port = resource(&body, "port")?;
     refuse_keys(&body, &PORT_CLASHES)?;
-    Ok(state)
+    Ok(state(call, port))
 }
 
-/// The new state of a port.
-pub(super) fn port_update(call: &Call<'_>) -> Result<Text, BadRequest> {
-    let body = parse(call)?;
+/// The new state of a port. In the original's dialect also what else goes over its row.
+pub(super) fn port_update(call: &Call<'_>) -> Result<Said<PortRow>, BadRequest> {
+    let body = parse(call, "port")?;
     let port = resource(&body, "port")?;
-    let state = state(call, port)?;
-    refuse_keys(&body, &CLASHES)?;
-    if call.request.dialect == Dialect::StrictEssex {
-        essex::check_port_attributes(port)?;
-    }
-    Ok(state)
+    let state = state(call, port);
+    Ok(match call.request.dialect {
+        Dialect::Plain => state.map(PortRow::of_state),
+        Dialect::StrictEssex => {
+            refuse_keys(port, &essex::PORT_CLASHES)?;
+            state.map(|state| essex::port_row(port, state))
+        }
+    })
 }
 
 /// The id in an attachment's body.
-pub(super) fn attachment_id(call: &Call<'_>) -> Result<Text, BadRequest> {
-    let body = parse(call)?;
-    let id = text(call, resource(&body, "attachment")?, "id", essex::stored)?.filter(|id| !id.is_empty());
-    let id = id.map(Text::from).ok_or(BadRequest::NotSpecified("id"))?;
-    refuse_keys(&body, &CLASHES)?;
-    Ok(id)
+pub(super) fn attachment_id(call: &Call<'_>) -> Result<Said<Text>, BadRequest> {
+    let body = parse(call, "attachment")?;
+    let attachment = resource(&body, "attachment")?;
+    required(attachment, "id")?;
+    let id = text(call, attachment, "id", essex::stored);
+    Ok(id.and_then(|id| id.filter(|id| !id.is_empty()).map(Text::from).ok_or(BadRequest::NotSpecified("id"))))
+}
+
+/// Refuses a body where none belongs: one that is none, and any unless it `is_ignored`.
+pub(super) fn no_body(call: &Call<'_>, is_ignored: bool) -> Result<(), BadRequest> {
+    if call.request.body.is_empty() {
+        return Ok(());
+    }
+    read(call)?;
+    if is_ignored { Ok(()) } else { Err(BadRequest::Unusable) }
 }
 
 fn name(call: &Call<'_>, network: &Object) -> Result<Option<Text>, BadRequest> {
@@ -108,20 +122,33 @@ fn state(call: &Call<'_>, port: &Object) -> Result<Text, BadRequest> {
     Ok(state.map_or(STATE_DEFAULT.into(), Text::from))
 }
 
-fn parse(call: &Call<'_>) -> Result<Object, BadRequest> {
-    let body = &call.request.body;
-    if body.is_empty() {
+fn parse(call: &Call<'_>, resource: &str) -> Result<Object, BadRequest> {
+    if call.request.body.is_empty() {
         return Err(BadRequest::Unusable);
     }
-    let value = match call.format {
-        Format::Json => serde_json::from_slice(body).map_err(|_| BadRequest::Malformed)?,
-        Format::Xml => {
-            Value::Object(xml::read(body).map(|root| [root].into_iter().collect()).ok_or(BadRequest::Malformed)?)
-        }
-    };
-    match value {
+    match read(call)? {
         Value::Object(object) => Ok(object),
+        // A body of null says as much as an empty resource.
+        Value::Null => Ok([(resource.to_owned(), Value::Object(Object::new()))].into_iter().collect()),
         _ => Err(BadRequest::Unusable),
+    }
+}
+
+fn read(call: &Call<'_>) -> Result<Value, BadRequest> {
+    let body = &call.request.body;
+    match call.format {
+        Format::Json => serde_json::from_slice(body).map_err(|_| BadRequest::Malformed),
+        Format::Xml => {
+            let root = xml::read(body).ok_or(BadRequest::Malformed)?;
+            Ok(Value::Object([root].into_iter().collect()))
+        }
+    }
+}
+
+fn required(resource: &Object, name: &'static str) -> Result<(), BadRequest> {
+    match resource.get(name) {
+        None | Some(Value::Null) => Err(BadRequest::NotSpecified(name)),
+        Some(_) => Ok(()),
     }
 }
 

@@ -3,19 +3,18 @@
 //! have [`Plugin::overwrite_network`](crate::plugin::Plugin::overwrite_network).
 
 use super::Request;
-use super::body::BadRequest;
-use crate::model::{OpStatus, Text};
-use crate::plugin::NetworkRow;
-use axum::extract::Query;
+use crate::model::{OpStatus, TEXT_BYTES_MAX, Text};
+use crate::plugin::{NetworkRow, PortRow};
+use crate::url::query_pairs;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// The key that replaces a request's method.
 const METHOD_KEY: &str = "_method";
 /// Attributes of an updated network that the original took for parameters of its own.
-const NETWORK_CLASHES: [&str; 2] = ["tenant_id", "net_id"];
+pub(super) const NETWORK_CLASHES: [&str; 3] = ["tenant_id", "net_id", "self"];
 /// The same of an updated port.
-const PORT_CLASHES: [&str; 3] = ["tenant_id", "net_id", "port_id"];
+pub(super) const PORT_CLASHES: [&str; 4] = ["tenant_id", "net_id", "port_id", "self"];
 
 /// The method a request is treated as: the last `_method` of its query, or of the form that a POST carries.
 pub(super) fn method(request: &Request) -> Cow<'_, str> {
@@ -28,50 +27,129 @@ pub(super) fn method(request: &Request) -> Cow<'_, str> {
             == Some("application/x-www-form-urlencoded");
     let form = || {
         let text = std::str::from_utf8(&request.body).ok().filter(|_| is_form)?;
-        let uri = format!("/?{text}").parse().ok()?;
-        named(&Query::<Vec<(String, String)>>::try_from_uri(&uri).ok()?.0)
+        named(&query_pairs(text))
     };
     named(&request.query).or_else(form).unwrap_or(Cow::Borrowed(&request.method))
 }
 
-/// A value that is no text as the text that the original stored for it: of what is false nothing, `true` as SQL has it.
+/// A value that is no text as the text that the original's database kept: of what is false nothing, `true` as SQL has it.
 /// Arrays and objects with something in them were its failure and stay refused.
 pub(super) fn stored(value: &Value) -> Option<Cow<'static, str>> {
     match value {
         Value::Bool(true) => Some("1".into()),
-        Value::Number(number) if number.as_f64() != Some(0.0) => Some(number.to_string().into()),
-        Value::Null | Value::Bool(false) | Value::Number(_) => Some("".into()),
-        Value::Array(items) if items.is_empty() => Some("".into()),
-        Value::Object(fields) if fields.is_empty() => Some("".into()),
-        Value::Array(_) | Value::Object(_) | Value::String(_) => None,
+        Value::Number(number) if !is_empty(value) => Some(match number.as_f64().filter(|_| number.is_f64()) {
+            Some(real) => pointed(real, &format!("{real:.14e}"), 15, true).into(),
+            None => number.to_string().into(),
+        }),
+        _ if is_empty(value) => Some("".into()),
+        _ => None,
     }
 }
 
-/// The same as a port state, which is looked at before it is stored, as Python would write it.
+/// The same as a port state, which is looked at before it is kept, as Python would write it.
 pub(super) fn as_state(value: &Value) -> Option<Cow<'static, str>> {
-    if value == &Value::Bool(true) { Some("True".into()) } else { stored(value) }
+    Some(if is_empty(value) { "".into() } else { in_python(value, false).into() })
 }
 
-/// Refuses attributes of an updated network that the original could not take.
-pub(super) fn check_network_attributes(network: &Map<String, Value>) -> Result<(), BadRequest> {
-    refuse(network, &NETWORK_CLASHES)
+/// What Python takes for false.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
 }
 
-/// Refuses attributes of an updated port that the original could not take.
-pub(super) fn check_port_attributes(port: &Map<String, Value>) -> Result<(), BadRequest> {
-    refuse(port, &PORT_CLASHES)
+/// A value as Python 2 writes it, alone or inside another. Of its order of keys only that of one key is known.
+fn in_python(value: &Value, is_inside: bool) -> String {
+    let list = |parts: Vec<String>| parts.join(", ");
+    match value {
+        Value::Null => "None".to_owned(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(real) if is_inside => pointed(real, &format!("{real:e}"), 16, false),
+            Some(real) => pointed(real, &format!("{real:.11e}"), 12, false),
+            None => number.to_string(),
+        },
+        Value::String(text) if is_inside => quoted(text),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", list(items.iter().map(|item| in_python(item, true)).collect())),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| format!("{}: {}", quoted(key), in_python(value, true));
+            format!("{{{}}}", list(fields.iter().map(field).collect()))
+        }
+    }
 }
 
-fn refuse(object: &Map<String, Value>, keys: &[&str]) -> Result<(), BadRequest> {
-    if keys.iter().any(|key| object.contains_key(*key)) { Err(BadRequest::Unusable) } else { Ok(()) }
+/// A text as Python 2 writes it inside a value.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = format!("u{quote}");
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            c if (c as u32) < 0x100 => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// A number with the digits that it has as `scientific`, without the zeros that end it: with an exponent below -4 and from
+/// `exponent_max` on, else with a point. `is_always_pointed`: before an exponent too.
+fn pointed(real: f64, scientific: &str, exponent_max: i32, is_always_pointed: bool) -> String {
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+    if exponent < -4 || exponent >= exponent_max {
+        let point = if is_always_pointed && !mantissa.contains('.') { ".0" } else { "" };
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{mantissa}{point}e{sign}{:02}", exponent.abs());
+    }
+    let decimals = mantissa.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let places = i32::try_from(decimals).unwrap_or_default() - exponent;
+    format!("{real:.*}", usize::try_from(places).unwrap_or_default().max(1))
 }
 
 /// What an update writes over a network's row. `name` was checked.
 pub(super) fn network_row(network: &Map<String, Value>, name: Option<Text>) -> NetworkRow {
-    let text = |key| network.get(key).and_then(Value::as_str);
-    let op_status = text("op_status").and_then(OpStatus::from_name);
-    let is_usable = |id: &&str| !id.is_empty() && id.len() <= crate::model::TEXT_BYTES_MAX && !id.contains('\0');
-    NetworkRow { name, id: text("uuid").filter(is_usable).map(Text::from), op_status }
+    NetworkRow { name, id: row_text(network, "uuid"), op_status: op_status(network) }
+}
+
+/// What an update writes over a port's row. `state` was checked.
+pub(super) fn port_row(port: &Map<String, Value>, state: Text) -> PortRow {
+    PortRow {
+        id: row_text(port, "uuid"),
+        network: row_text(port, "network_id"),
+        attachment: port.get("interface_id").map(|_| row_text(port, "interface_id")),
+        op_status: op_status(port),
+        ..PortRow::of_state(state)
+    }
+}
+
+fn op_status(row: &Map<String, Value>) -> Option<OpStatus> {
+    row.get("op_status").and_then(Value::as_str).and_then(OpStatus::from_name)
+}
+
+/// A text of the row that can be one's id.
+fn row_text(row: &Map<String, Value>, key: &str) -> Option<Text> {
+    let is_usable = |id: &Cow<'_, str>| !id.is_empty() && id.len() <= TEXT_BYTES_MAX && !id.contains('\0');
+    let text = match row.get(key)? {
+        Value::String(text) => Some(Cow::Borrowed(text.as_str())),
+        value => stored(value),
+    };
+    text.filter(is_usable).map(Text::from)
 }
 
 #[cfg(test)]
@@ -116,7 +194,14 @@ mod tests {
             (json!(12), Some("12")),
             (json!(true), Some("1")),
             (json!(1.5), Some("1.5")),
+            (json!(-2.0), Some("-2.0")),
+            (json!(123456.0), Some("123456.0")),
+            (json!(0.00012), Some("0.00012")),
+            (json!(0.1 + 0.2), Some("0.3")),
+            (json!(1e20), Some("1.0e+20")),
+            (json!(2.5e-7), Some("2.5e-07")),
             (json!(0), Some("")),
+            (json!(0.0), Some("")),
             (json!(false), Some("")),
             (json!({}), Some("")),
             (json!([]), Some("")),
@@ -125,8 +210,27 @@ mod tests {
         ] {
             assert_eq!(stored(&value).as_deref(), wanted, "{value}");
         }
-        assert_eq!(as_state(&json!(true)).as_deref(), Some("True"));
-        assert_eq!(as_state(&json!(1)).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn states_that_are_no_text_are_told_as_python_wrote_them() {
+        for (value, wanted) in [
+            (json!(true), "True"),
+            (json!(1), "1"),
+            (json!(1.5), "1.5"),
+            (json!(1e20), "1e+20"),
+            (json!(0.1 + 0.2), "0.3"),
+            (json!([0.1 + 0.2]), "[0.30000000000000004]"),
+            (json!([]), ""),
+            (json!(["ACTIVE", 1, null, true, 1.5]), "[u'ACTIVE', 1, None, True, 1.5]"),
+            (json!({"a": {"b": "c"}}), "{u'a': {u'b': u'c'}}"),
+            (
+                json!(["it's", "a\"'", "é\u{1f980}\u{20ac}\n\\"]),
+                "[u\"it's\", u'a\"\\'', u'\\xe9\\U0001f980\\u20ac\\n\\\\']",
+            ),
+        ] {
+            assert_eq!(as_state(&value).as_deref(), Some(wanted), "{value}");
+        }
     }
 
     #[test]
@@ -136,7 +240,16 @@ mod tests {
         assert_eq!(all, NetworkRow { name: Some("n".into()), id: Some("x".into()), op_status: Some(OpStatus::Down) });
         let none = NetworkRow { name: Some("n".into()), id: None, op_status: None };
         assert_eq!(row(json!({"uuid": "", "op_status": "BROKEN"})), none);
-        assert_eq!(row(json!({"uuid": 1, "op_status": null})), none);
+        assert_eq!(row(json!({"uuid": null, "op_status": null})), none);
         assert_eq!(row(json!({"uuid": "a\0"})), none);
+        assert_eq!(row(json!({"uuid": 5})).id.as_deref(), Some("5"));
+        let row = |port: Value| port_row(port.as_object().unwrap(), "DOWN".into());
+        let all = row(json!({"uuid": "p", "network_id": "n", "interface_id": "v", "op_status": "UP"}));
+        assert_eq!((all.id.as_deref(), all.network.as_deref()), (Some("p"), Some("n")));
+        assert_eq!((all.attachment, all.op_status), (Some(Some("v".into())), Some(OpStatus::Up)));
+        for nothing in [json!(null), json!(""), json!(false)] {
+            assert_eq!(row(json!({"interface_id": nothing})).attachment, Some(None));
+        }
+        assert_eq!(row(json!({})), PortRow::of_state("DOWN".into()));
     }
 }

@@ -34,7 +34,7 @@ fn show(call: &Call<'_>, ports: Ports) -> Result<Answer, Refusal> {
 }
 
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let row = body::network_update(call)?;
+    let row = call.told_if_there(body::network_update(call)?)?;
     match call.request.dialect {
         Dialect::Plain => call.plugin.update_network(call.tenant(), call.network(), row.name)?,
         Dialect::StrictEssex => call.plugin.overwrite_network(call.tenant(), call.network(), &row)?,

@@ -1,7 +1,7 @@
 //! The operations on logical ports and on what is plugged into them.
 
 use super::route::Row;
-use super::{Answer, Call, Handler, Refusal, Version, body, filters};
+use super::{Answer, Call, Dialect, Handler, Refusal, Version, body, filters};
 use crate::document::{Fields, Value};
 use crate::plugin::PortDetails;
 
@@ -29,7 +29,7 @@ fn list(call: &Call<'_>, view: View) -> Result<Answer, Refusal> {
 }
 
 fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let state = body::new_port(call)?;
+    let state = call.told_if_there(body::new_port(call)?)?;
     let id = call.plugin.create_port(call.tenant(), call.network(), &state)?;
     Ok(Answer::Made("port", Value::Object(vec![("id", Value::Attribute(id))])))
 }
@@ -40,8 +40,11 @@ fn show(call: &Call<'_>, view: View) -> Result<Answer, Refusal> {
 }
 
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let state = body::port_update(call)?;
-    call.plugin.update_port(call.tenant(), call.network(), call.port(), &state)?;
+    let row = call.told_if_there(body::port_update(call)?)?;
+    match call.request.dialect {
+        Dialect::Plain => call.plugin.update_port(call.tenant(), call.network(), call.port(), &row.state)?,
+        Dialect::StrictEssex => call.plugin.overwrite_port(call.tenant(), call.network(), call.port(), &row)?,
+    }
     Ok(Answer::Done)
 }
 
@@ -57,7 +60,7 @@ fn show_attachment(call: &Call<'_>) -> Result<Answer, Refusal> {
 }
 
 fn plug(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let attachment = body::attachment_id(call)?;
+    let attachment = call.told_if_there(body::attachment_id(call)?)?;
     call.plugin.plug_interface(call.tenant(), call.network(), call.port(), &attachment)?;
     Ok(Answer::Done)
 }

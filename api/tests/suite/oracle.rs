@@ -101,10 +101,10 @@ impl Oracle {
     ) -> Result<(), &'static str> {
         self.network(tenant, network)?;
         let holder_network = self.holder(attachment).map(|holder| holder.network.clone());
+        let port = self.port(tenant, network, id)?;
         if driver == Driver::Fake && holder_network.as_deref() == Some(network) {
             return Err("AlreadyAttached");
         }
-        let port = self.port(tenant, network, id)?;
         if port.attachment.is_some() {
             return Err("PortInUse");
         }

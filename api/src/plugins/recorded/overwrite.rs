@@ -1,32 +1,37 @@
-//! Writing over a network's row as the original did (specification section 5): the id and the op-status too. For replaying
-//! recordings with `api.strict_essex`; nothing else comes here.
+//! Writing over a network's or port's row as the original did (specification section 5): id, op-status, a port's network
+//! and attachment too. For replaying recordings with `api.strict_essex`; nothing else comes here.
 //!
-//! A new id is a change like any other and is stored. An op-status is no part of the records, because nothing else may
-//! store it: it is kept here, in memory, until its network goes.
+//! What the records cannot hold is not written: an id or an attachment that is taken, a network that is not there. A new
+//! id is a change like any other and is stored. An op-status is no part of the records, because nothing else may store
+//! it: it is kept here, in memory, until its network or port goes.
 
-use super::{Backing, Recorded, own_network};
-use crate::model::{Change, LogicalPort, Model, Network, NetworkId, OpStatus};
-use crate::plugin::{NetworkRow, UpdateNetworkError};
+use super::{Backing, Recorded, admin_state, own_network, own_port};
+use crate::model::{Change, LogicalPort, Model, Network, NetworkId, OpStatus, Text};
+use crate::plugin::{NetworkRow, PortRow, UpdateNetworkError, UpdatePortError};
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-/// The op-statuses that clients wrote.
+/// The op-statuses that clients wrote, by the id of the network or port.
 #[derive(Default)]
-pub(super) struct Overwritten(RwLock<HashMap<NetworkId, OpStatus>>);
+pub(super) struct Overwritten(RwLock<HashMap<Text, OpStatus>>);
 
 impl Overwritten {
-    /// The op-status to tell of a network instead of its own.
-    pub(super) fn op_status(&self, network: &NetworkId) -> Option<OpStatus> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(network).copied()
+    /// The op-status to tell of a network or port instead of its own.
+    pub(super) fn op_status(&self, id: &str) -> Option<OpStatus> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 
-    /// The network is gone, or gone by that id.
-    pub(super) fn forget(&self, network: &str) -> Option<OpStatus> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(network)
+    /// The network or port is gone, or gone by that id.
+    pub(super) fn forget(&self, id: &str) -> Option<OpStatus> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
-    fn set(&self, network: &NetworkId, op_status: OpStatus) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(network.clone(), op_status);
+    /// The row is told by `after` from now on, and as `op_status` if that was written.
+    fn follow(&self, before: &str, after: &Text, op_status: Option<OpStatus>) {
+        let known = if **after == *before { None } else { self.forget(before) };
+        if let Some(op_status) = op_status.or(known) {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(after.clone(), op_status);
+        }
     }
 }
 
@@ -43,10 +48,35 @@ impl<B: Backing> Recorded<B> {
             let id = row.id.clone().filter(|id| !is_taken(id)).unwrap_or_else(|| old.id.clone());
             Ok((changes(model, old, &id, row), id))
         })?;
-        let before = if *id == *network { None } else { self.overwritten.forget(network) };
-        if let Some(op_status) = row.op_status.or(before) {
-            self.overwritten.set(&id, op_status);
-        }
+        self.overwritten.follow(network, &id, row.op_status);
+        Ok(())
+    }
+
+    /// See [`crate::plugin::Plugin::overwrite_port`].
+    pub(super) fn overwrite_row_of_port(
+        &self,
+        tenant: &str,
+        network: &str,
+        port: &str,
+        row: &PortRow,
+    ) -> Result<(), UpdatePortError> {
+        let id = self.writes.write(|model| -> Result<_, UpdatePortError> {
+            let old = own_port(model, tenant, network, port)?;
+            let state = admin_state(&row.state)?;
+            let id = row.id.clone().filter(|id| model.ports.get(id).is_none()).unwrap_or_else(|| old.id.clone());
+            let moved = row.network.as_ref().and_then(|network| model.networks.get(network));
+            let network = moved.map_or_else(|| old.network.clone(), |network| network.id.clone());
+            let is_free = |attachment: &Option<Text>| {
+                attachment.as_ref().is_none_or(|interface| model.port_by_attachment(interface).is_none())
+            };
+            let attachment = row.attachment.clone().filter(is_free).unwrap_or_else(|| old.attachment.clone());
+            let new = Change::PutPort(LogicalPort { id: id.clone(), network, state, attachment, serial: old.serial });
+            // A port in place keeps its id and its network.
+            let is_in_place = matches!(&new, Change::PutPort(new) if new.id == old.id && new.network == old.network);
+            let gone = (!is_in_place).then(|| Change::RemovePort(old.id.clone()));
+            Ok((gone.into_iter().chain([new]).collect(), id))
+        })?;
+        self.overwritten.follow(port, &id, row.op_status);
         Ok(())
     }
 }
