@@ -11,6 +11,7 @@ mod clients;
 mod concurrency;
 mod conformance;
 mod crash;
+mod dialects;
 mod extensions;
 mod golden;
 mod hostile;
