@@ -37,7 +37,7 @@ pub struct Plug {
     pub device: DeviceSpec,
     /// The only source MACs it may use, as text; empty: any.
     pub macs: Vec<String>,
-    /// Bytes of L3 payload; `None`: 1500.
+    /// Bytes of L3 payload; `None`: 1500, or what a device that somebody else made has at each moment.
     pub mtu: Option<u16>,
     /// The only tenant whose networks it may join; `None`: any.
     pub tenant: Option<String>,
@@ -70,6 +70,24 @@ pub enum DeviceSpec {
         #[serde(default = "one", skip_serializing_if = "is_one")]
         queues: u16,
     },
+    /// A network interface that somebody else made.
+    Device {
+        /// Its name.
+        name: String,
+        /// A name under /run/netns or an absolute path; `None`: the daemon's own namespace.
+        netns: Option<String>,
+        /// How its frames are moved; `None`: as suits its kind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        driver: Option<DeviceDriver>,
+    },
+}
+
+/// How the frames of a device are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceDriver {
+    /// Packet sockets.
+    AfPacket,
 }
 
 /// The number of queues of a TAP that was plugged without one, or before there was a number.

@@ -6,7 +6,7 @@
 //! plug never stops the others. What is in force wins over what is new. The control thread owns it; it costs time in
 //! proportion to plugs, not to networks or ports nobody plugged (benches/lowering.rs).
 
-use crate::host::Plug;
+use crate::host::{DeviceSpec, Plug};
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -132,7 +132,7 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
             interface: candidate.plug.interface.clone(),
             network: network.map(index_of),
             is_admin_up: candidate.claim.is_none_or(|(port, _)| port.state == AdminState::Active),
-            mtu: candidate.plug.mtu.unwrap_or(MTU_DEFAULT).clamp(MTU_MIN, MTU_MAX),
+            mtu: mtu(candidate.plug),
             macs: candidate.macs.take().unwrap_or_default(),
         })
     });
@@ -140,6 +140,13 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
     let config = Config::new(networks.collect(), ports.collect())
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
     Lowered { config, unbound }
+}
+
+/// The MTU of a plug's port. A device that somebody else made says itself which frames it takes, and its MTU may change at
+/// any time: without a limit of the operator's there is none here.
+fn mtu(plug: &Plug) -> u16 {
+    let default = if matches!(plug.device, DeviceSpec::Device { .. }) { MTU_MAX } else { MTU_DEFAULT };
+    plug.mtu.unwrap_or(default).clamp(MTU_MIN, MTU_MAX)
 }
 
 impl<'a> Candidate<'a> {

@@ -8,19 +8,32 @@
 //! Once open, the socket stays in its namespace, whatever thread uses it: any thread may own it. Its bounds are the
 //! kernel's: a full receive buffer loses frames, which [`RawSocket::lost`] counts.
 //! The interface must be up: the kernel reports one that is down as `ENETDOWN` on the next receive, once.
+//!
+//! What a port does with such sockets is in [`port`]; its bursts are received and sent here ([`Inbox`], [`send_packets`]),
+//! because they hand the kernel addresses.
 
+pub(crate) mod port;
+
+use crate::batch::{BURST, Batch};
 use crate::ids::MacAddr;
+use crate::offload::{VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
+use crate::packet::{Packet, SEGMENTS_MAX};
+use crate::pool::Area;
+use crate::segment::Segment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::size_of;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of the hardware address of an Ethernet interface.
 const MAC_SIZE: usize = 6;
 /// Asks for every protocol (`ETH_P_ALL`), in network byte order as packet(7) wants it.
 const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
+/// Hears nothing.
+const NO_PROTOCOL: u16 = 0;
 
 /// Most frames of one call of [`RawSocket::send_burst`] and [`RawSocket::receive_burst`]: their headers lie on the stack.
 pub const BURST_MAX: usize = 64;
@@ -64,6 +77,15 @@ impl RawSocket {
     /// # Errors
     /// [`RawSocketError`]: no such interface, not an Ethernet one, or the system's refusal.
     pub fn open(interface: &str) -> Result<RawSocket, RawSocketError> {
+        RawSocket::open_prepared(interface, EVERY_PROTOCOL, |_| Ok(()))
+    }
+
+    /// The same with options that hold from the first frame on.
+    fn open_prepared(
+        interface: &str,
+        protocol: u16,
+        prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> Result<RawSocket, RawSocketError> {
         let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
         // Protocol 0 hears nothing, so no frame of another interface slips in before `bind`.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
@@ -73,7 +95,8 @@ impl RawSocket {
             Err(rustix::io::Errno::NODEV) => return Err(RawSocketError::NoInterface { name: interface.to_owned() }),
             Err(e) => return Err(io("looking up the interface")(e.into())),
         };
-        bind(socket.as_fd(), index).map_err(io("binding the packet socket"))?;
+        prepare(socket.as_fd()).map_err(io("setting up the packet socket"))?;
+        bind(socket.as_fd(), index, protocol).map_err(io("binding the packet socket"))?;
         let address = local_address(socket.as_fd()).map_err(io("asking for the interface's address"))?;
         if address.sll_hatype != libc::ARPHRD_ETHER || usize::from(address.sll_halen) != MAC_SIZE {
             return Err(RawSocketError::NotEthernet { name: interface.to_owned() });
@@ -88,24 +111,7 @@ impl RawSocket {
     /// # Errors
     /// The system's, from a kernel that is older.
     pub fn ignore_outgoing(&self) -> io::Result<()> {
-        self.switch_on(libc::PACKET_IGNORE_OUTGOING)
-    }
-
-    /// Switches one of the options on that are a C int.
-    fn switch_on(&self, option: libc::c_int) -> io::Result<()> {
-        let on: libc::c_int = 1;
-        // SAFETY: the option's value is one readable C int, and its size is the one given; the fd is open, we own it.
-        // Why unsafe: no safe crate of ours knows these options.
-        let result = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                option,
-                (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        switch_on(self.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING)
     }
 
     /// Puts a `virtio_net_hdr` of 10 bytes, little-endian, before every frame in both directions (`PACKET_VNET_HDR`): the
@@ -114,7 +120,7 @@ impl RawSocket {
     /// # Errors
     /// The system's.
     pub fn use_vnet_header(&self) -> io::Result<()> {
-        self.switch_on(libc::PACKET_VNET_HDR)
+        switch_on(self.as_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR)
     }
 
     /// Makes the receive buffer `bytes` large, beyond the system's limit. Needs CAP_NET_ADMIN.
@@ -169,7 +175,7 @@ impl RawSocket {
     /// # Errors
     /// The system's.
     pub fn bypass_queueing(&self) -> io::Result<()> {
-        self.switch_on(libc::PACKET_QDISC_BYPASS)
+        switch_on(self.as_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS)
     }
 
     /// Sends the first of `frames`, at most [`BURST_MAX`], in one system call and without waiting; answers how many went.
@@ -279,6 +285,21 @@ fn moved(answer: libc::c_int) -> io::Result<usize> {
     })
 }
 
+/// Switches an option on that is a C int.
+fn switch_on(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    set_option(socket, level, option, &1i32.to_ne_bytes())
+}
+
+/// Sets an option from the bytes of its C type.
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads at most the length given of the value, which is a slice of that length.
+    // Why unsafe: no safe crate of ours knows these options.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// An empty link-layer address: the kernel reads and writes it whole.
 fn link_address() -> libc::sockaddr_ll {
     libc::sockaddr_ll {
@@ -292,9 +313,10 @@ fn link_address() -> libc::sockaddr_ll {
     }
 }
 
-/// Binds the packet socket to the interface with this index, for every protocol.
-fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+/// Binds the packet socket to the interface with this index, for a protocol or for every one.
+fn bind(socket: BorrowedFd<'_>, index: u32, protocol: u16) -> io::Result<()> {
     let mut address = link_address();
+    address.sll_protocol = protocol;
     address.sll_ifindex = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: the pointer is to a whole `sockaddr_ll` that outlives the call, and the length is its size.
     // Why unsafe: rustix has no link-layer address.
@@ -314,195 +336,205 @@ fn local_address(socket: BorrowedFd<'_>) -> io::Result<libc::sockaddr_ll> {
     if result == 0 { Ok(address) } else { Err(io::Error::last_os_error()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::netns;
-    use rustix::fs::{Mode, OFlags};
-    use std::time::Instant;
+/// What the kernel tells of a frame besides its bytes (`struct tpacket_auxdata`, packet(7)), in a control message, and how
+/// many frames it lost (`SO_RXQ_OVFL`, socket(7)), in another: header and value of each, aligned.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_SIZE]);
 
-    const RIGHTS: &str = "these tests make a network namespace: run them as root";
-    /// Long enough for a frame to cross the kernel on a busy machine.
-    const SOON: Duration = Duration::from_secs(2);
+/// Bytes of `struct cmsghdr`, of `struct tpacket_auxdata`, and of both messages.
+const CONTROL_HEADER: usize = size_of::<libc::cmsghdr>();
+const AUXDATA_SIZE: usize = 20;
+const CONTROL_SIZE: usize = CONTROL_HEADER + AUXDATA_SIZE.next_multiple_of(8) + CONTROL_HEADER + 8;
+// linux/if_packet.h
+const PACKET_AUXDATA: libc::c_int = 8;
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
+/// The TPID of a tag of which nothing is said (IEEE 802.1Q).
+const TPID_DEFAULT: u16 = 0x8100;
 
-    /// Runs `body` in a new network namespace with nothing but its loopback interface, which is down.
-    fn in_new_namespace<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-        let namespace = netns::create().expect(RIGHTS);
-        netns::within(Some(namespace.as_fd()), body).expect(RIGHTS)
+/// A frame in an [`Inbox`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Arrival {
+    /// Bytes written to its slot, vnet header included.
+    len: usize,
+    /// Whether it was longer than its slot.
+    is_cut: bool,
+    /// The outermost VLAN tag, TPID and control information, if the kernel took it out of the frame.
+    tag: Option<(u16, u16)>,
+    /// Frames lost since the socket was opened; `None`: none, or not told.
+    lost: Option<u32>,
+}
+
+/// Where a burst is received to: slots of an area, each with its control messages.
+struct Inbox {
+    /// Keeps the memory that `pieces` point into.
+    _area: Arc<Area>,
+    /// Made anew for each call, of the elements of the same number of the other two.
+    messages: Box<[libc::mmsghdr; BURST]>,
+    pieces: Box<[libc::iovec; BURST]>,
+    controls: Box<[Control; BURST]>,
+}
+
+// SAFETY: its pointers lead to memory that it owns itself, wherever it goes.
+// Why unsafe: raw pointers are not `Send` by default.
+unsafe impl Send for Inbox {}
+
+impl Inbox {
+    /// An inbox with a slot of `size` bytes at `offset` of every `stride` bytes of the area.
+    fn new(area: Arc<Area>, offset: usize, size: usize, stride: usize) -> Inbox {
+        assert!(offset + (BURST - 1) * stride + size <= area.len(), "the slots lie inside their area");
+        let mut pieces = Box::new([libc::iovec { iov_base: std::ptr::null_mut(), iov_len: size }; BURST]);
+        for (slot, piece) in pieces.iter_mut().enumerate() {
+            piece.iov_base = area.as_ptr().wrapping_add(offset + slot * stride).cast();
+        }
+        let controls = Box::new([const { Control([0; CONTROL_SIZE]) }; BURST]);
+        Inbox { _area: area, messages: Box::new([EMPTY_MESSAGE; BURST]), pieces, controls }
     }
 
-    /// A TAP without vnet header in the calling thread's namespace, up: what is written to it, the interface receives.
-    fn tap(name: &str) -> OwnedFd {
-        let tap = rustix::fs::open("/dev/net/tun", OFlags::RDWR, Mode::empty()).expect("these tests need /dev/net/tun");
-        let control = netns::control_socket().unwrap();
-        let flags = |flags: libc::c_int| {
-            // SAFETY: all zeros is a legal `ifreq`.
-            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-                *to = from as libc::c_char;
-            }
-            request.ifr_ifru.ifru_flags = flags as libc::c_short;
-            request
+    /// Receives what is there, at most `count` frames, without waiting, to the first slots; answers how many.
+    fn receive(&mut self, socket: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+        let count = count.min(BURST);
+        for ((message, piece), control) in
+            self.messages.iter_mut().zip(&mut *self.pieces).zip(&mut *self.controls).take(count)
+        {
+            message.msg_hdr.msg_iov = &raw mut *piece;
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = CONTROL_SIZE as _;
+        }
+        // SAFETY: the first `count` messages name a slot each, which is inside the area (checked by `new`) that we keep, and
+        // control memory of our own of the size told. No reference covers the area; whoever reads it does so by segments.
+        // Why unsafe: rustix has no such call, and no slice may cover memory that others look at meanwhile.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.messages.as_mut_ptr(),
+                count as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
         };
-        // SAFETY: both calls take a pointer to a whole `ifreq` that outlives them.
-        unsafe {
-            assert_eq!(libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &flags(libc::IFF_TAP | libc::IFF_NO_PI)), 0);
-            assert_eq!(libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &flags(libc::IFF_UP)), 0);
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// What the last [`Inbox::receive`] put into a slot.
+    fn arrival(&self, slot: usize) -> Arrival {
+        let message = &self.messages[slot];
+        let told = message.msg_hdr.msg_controllen.min(CONTROL_SIZE);
+        let mut arrival = Arrival {
+            len: message.msg_len as usize,
+            is_cut: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            tag: None,
+            lost: None,
+        };
+        for (level, kind, value) in controls(&self.controls[slot].0[..told]) {
+            match (level, kind) {
+                (libc::SOL_PACKET, PACKET_AUXDATA) if value.len() >= AUXDATA_SIZE => {
+                    let status = word(value, 0);
+                    let [tci, tpid] = [16, 18].map(|at| u16::from_ne_bytes([value[at], value[at + 1]]));
+                    let tpid = if status & TP_STATUS_VLAN_TPID_VALID != 0 { tpid } else { TPID_DEFAULT };
+                    arrival.tag = (status & TP_STATUS_VLAN_VALID != 0).then_some((tpid, tci));
+                }
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if value.len() >= 4 => arrival.lost = Some(word(value, 0)),
+                _ => {}
+            }
         }
-        tap
-    }
-
-    fn frame(mark: u8) -> Vec<u8> {
-        let mut frame = vec![mark; 60];
-        frame[..14].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, mark, 0x88, 0xb5]);
-        frame
-    }
-
-    /// The first frame of ours that the socket gets within `timeout`; an interface that comes up also talks by itself.
-    fn next(socket: &RawSocket, timeout: Duration) -> Option<Vec<u8>> {
-        let mut buffer = [0; 2048];
-        let begun = Instant::now();
-        while let Some(left) = timeout.checked_sub(begun.elapsed()) {
-            if let Some(len) = socket.receive(&mut buffer, left).unwrap()
-                && buffer[12..14] == [0x88, 0xb5]
-            {
-                return Some(buffer[..len].to_vec());
-            }
-        }
-        None
-    }
-
-    #[test]
-    fn frames_come_in_and_go_out_whole() {
-        in_new_namespace(|| {
-            let tap = tap("qvs-t");
-            let socket = RawSocket::open("qvs-t").unwrap();
-            assert!(!socket.mac().is_zero() && !socket.mac().is_group());
-            rustix::io::write(&tap, &frame(1)).unwrap();
-            assert_eq!(next(&socket, SOON), Some(frame(1)));
-            socket.send(&frame(2)).unwrap();
-            let mut buffer = [0; 2048];
-            loop {
-                let len = rustix::io::read(&tap, &mut buffer).unwrap();
-                if buffer[12..14] == [0x88, 0xb5] {
-                    assert_eq!(buffer[..len], frame(2));
-                    break;
-                }
-            }
-            assert_eq!(socket.lost().unwrap(), 0);
-        });
-    }
-
-    #[test]
-    fn bursts_come_in_and_go_out_whole_and_in_order() {
-        in_new_namespace(|| {
-            let tap = tap("qvs-t");
-            let socket = RawSocket::open("qvs-t").unwrap();
-            socket.ignore_outgoing().unwrap();
-            socket.bypass_queueing().unwrap();
-            let frames: Vec<_> = (0..BURST_MAX as u8 + 1).map(frame).collect();
-            let slices: Vec<_> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
-            let sent = socket.send_burst(&slices).unwrap();
-            assert!((1..=BURST_MAX).contains(&sent), "{sent}");
-            let mut buffer = [0; 2048];
-            let mut went = Vec::new();
-            while went.len() < sent {
-                let len = rustix::io::read(&tap, &mut buffer).unwrap();
-                went.extend((buffer[12..14] == [0x88, 0xb5]).then(|| buffer[..len].to_vec()));
-            }
-            assert_eq!(went, frames[..sent]);
-
-            for frame in &frames[..3] {
-                rustix::io::write(&tap, frame).unwrap();
-            }
-            let (mut room, mut sizes, mut came) = ([[0; 40]; 8], [0; 8], Vec::new());
-            while came.len() < 3 {
-                let mut buffers = room.each_mut().map(|buffer| IoSliceMut::new(buffer));
-                let count = socket.receive_burst(&mut buffers, &mut sizes).unwrap();
-                let ours = (0..count).filter(|&at| room[at][12..14] == [0x88, 0xb5]);
-                came.extend(ours.map(|at| (room[at].to_vec(), sizes[at])));
-            }
-            let expected: Vec<_> = frames[..3].iter().map(|frame| (frame[..40].to_vec(), 60)).collect();
-            assert_eq!(came, expected, "cut, and their sizes told whole");
-        });
-    }
-
-    #[test]
-    fn own_frames_are_shown_unless_left_out() {
-        in_new_namespace(|| {
-            let _tap = tap("qvs-t");
-            let sender = RawSocket::open("qvs-t").unwrap();
-            let (all, others) = (RawSocket::open("qvs-t").unwrap(), RawSocket::open("qvs-t").unwrap());
-            others.ignore_outgoing().unwrap();
-            sender.send(&frame(3)).unwrap();
-            assert_eq!(next(&all, SOON), Some(frame(3)));
-            assert_eq!(next(&others, Duration::from_millis(50)), None);
-        });
-    }
-
-    #[test]
-    fn a_partial_checksum_comes_and_goes_in_a_vnet_header() {
-        in_new_namespace(|| {
-            let tap = tap("qvs-t");
-            let (sender, receiver) = (RawSocket::open("qvs-t").unwrap(), RawSocket::open("qvs-t").unwrap());
-            sender.use_vnet_header().unwrap();
-            receiver.use_vnet_header().unwrap();
-            // From byte 20 on, to be written to bytes 20 and 21, which hold the sum of nothing yet.
-            let mut bytes = frame(5);
-            bytes[20..22].fill(0);
-            let header = [1, 0, 0, 0, 0, 0, 20, 0, 0, 0];
-            sender.send(&[&header[..], &bytes].concat()).unwrap();
-            // The device takes no partial checksums, so the kernel completes this one: 19 words of 0x0505.
-            bytes[20..22].copy_from_slice(&(!(19 * 0x0505u16)).to_be_bytes());
-            let mut buffer = [0; 2048];
-            loop {
-                let len = rustix::io::read(&tap, &mut buffer).unwrap();
-                if buffer[12..14] == [0x88, 0xb5] {
-                    assert_eq!(buffer[..len], bytes);
-                    break;
-                }
-            }
-            rustix::io::write(&tap, &bytes).unwrap();
-            loop {
-                let len = receiver.receive(&mut buffer, SOON).unwrap().expect("a frame");
-                if buffer[22..24] == [0x88, 0xb5] && buffer[10..len] == bytes {
-                    break;
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn a_full_buffer_counts_what_it_lost() {
-        in_new_namespace(|| {
-            let tap = tap("qvs-t");
-            let socket = RawSocket::open("qvs-t").unwrap();
-            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
-            for _ in 0..100 {
-                rustix::io::write(&tap, &frame(4)).unwrap();
-            }
-            let lost = socket.lost().unwrap();
-            assert!((1..=100).contains(&lost), "{lost}");
-            assert_eq!(socket.lost().unwrap(), 0, "a loss is told once");
-        });
-    }
-
-    #[test]
-    fn a_name_that_no_interface_has_is_refused_by_name() {
-        let error = in_new_namespace(|| RawSocket::open("qvs-none").unwrap_err());
-        assert_eq!(error.to_string(), r#"no interface named "qvs-none" in this network namespace"#);
-    }
-
-    #[test]
-    fn an_interface_that_is_not_ethernet_is_refused() {
-        // Loopback is ARPHRD_LOOPBACK.
-        let error = in_new_namespace(|| RawSocket::open("lo").unwrap_err());
-        assert!(matches!(error, RawSocketError::NotEthernet { .. }), "{error}");
-    }
-
-    #[test]
-    fn a_name_too_long_for_an_interface_is_refused_without_a_panic() {
-        let error = in_new_namespace(|| RawSocket::open("an-interface-name-longer-than-the-kernel-takes").unwrap_err());
-        assert!(matches!(error, RawSocketError::NoInterface { .. } | RawSocketError::Io { .. }), "{error}");
+        arrival
     }
 }
+
+/// The control messages of a received frame: level, type and value.
+fn controls(mut bytes: &[u8]) -> impl Iterator<Item = (libc::c_int, libc::c_int, &[u8])> {
+    std::iter::from_fn(move || {
+        // A `size_t` and two ints (cmsg(3)).
+        let len = usize::from_ne_bytes(*bytes.get(..CONTROL_HEADER)?.first_chunk()?);
+        let [level, kind] = [CONTROL_HEADER - 8, CONTROL_HEADER - 4].map(|at| word(bytes, at).cast_signed());
+        let value = bytes.get(CONTROL_HEADER..len)?;
+        bytes = bytes.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+        Some((level, kind, value))
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Most frames of one call of [`send_packets`], and most pieces they may have together: what is told to the kernel lies on the
+/// stack.
+const SEND_FRAMES: usize = 32;
+const SEND_PIECES: usize = 128;
+const _: () = assert!(SEND_PIECES >= 2 + SEGMENTS_MAX, "every frame fits");
+
+/// Sends the first of the picked packets, each behind its vnet header, without waiting; answers how many went, at least one.
+///
+/// # Errors
+/// The system's, for the first one.
+fn send_packets(socket: BorrowedFd<'_>, batch: &Batch<'_>, picks: &[u8]) -> io::Result<usize> {
+    send_frames(socket, picks.iter().map(|&pick| batch.look(usize::from(pick))))
+}
+
+/// The same for any frames: head and tail of each.
+fn send_frames<'p, 'r: 'p>(
+    socket: BorrowedFd<'_>,
+    frames: impl Iterator<Item = (&'p Packet, &'p [Segment<'r>])>,
+) -> io::Result<usize> {
+    const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let mut headers = [[0u8; VNET_HEADER_MRG_LEN]; SEND_FRAMES];
+    let mut pieces = [EMPTY; SEND_PIECES];
+    let mut messages = [EMPTY_MESSAGE; SEND_FRAMES];
+    let mut room = &mut pieces[..];
+    let mut count = 0;
+    for ((packet, tail), (header, message)) in frames.zip(headers.iter_mut().zip(&mut messages)) {
+        let len = 2 + tail.len();
+        if len > room.len() {
+            break;
+        }
+        let (own, rest) = std::mem::take(&mut room).split_at_mut(len);
+        room = rest;
+        *header = packet.offload.to_bytes();
+        own[0] = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: VNET_HEADER_LEN };
+        let head = packet.head();
+        own[1] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+        for (piece, segment) in own[2..].iter_mut().zip(tail) {
+            let base = segment.as_ptr().cast_mut().cast();
+            *piece = libc::iovec { iov_base: base, iov_len: segment.len() as usize };
+        }
+        message.msg_hdr.msg_iov = own.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = len as _;
+        count += 1;
+    }
+    // SAFETY: the first `count` messages name pieces above, each in a part of its own, which lead to a header above, a
+    // packet's head and segments that are mapped for `'r`; all of them outlive the call, which only reads them. Where a guest
+    // has cut its memory file short under us the kernel answers EFAULT and sends nothing.
+    // Why unsafe: tails may be shared with another process, so no slice may cover them; rustix has no such call.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// A TAP without vnet header in the calling thread's namespace, up: what is written to it, the interface receives.
+#[cfg(test)]
+fn bare_tap(name: &str) -> OwnedFd {
+    use rustix::fs::{Mode, OFlags};
+    let tap = rustix::fs::open("/dev/net/tun", OFlags::RDWR, Mode::empty()).expect("these tests need /dev/net/tun");
+    let control = crate::netns::control_socket().unwrap();
+    let flags = |flags: libc::c_int| {
+        // SAFETY: all zeros is a legal `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        request
+    };
+    // SAFETY: both calls take a pointer to a whole `ifreq` that outlives them.
+    unsafe {
+        assert_eq!(libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &flags(libc::IFF_TAP | libc::IFF_NO_PI)), 0);
+        assert_eq!(libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &flags(libc::IFF_UP)), 0);
+    }
+    tap
+}
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,13 @@ impl<'r> Batch<'r> {
         (packet, tail)
     }
 
+    /// The same, to look at several at a time.
+    #[inline]
+    pub fn look(&self, index: usize) -> (&Packet, &[Segment<'r>]) {
+        let packet = &self.packets()[index];
+        (packet, &self.segments[packet.tail_range()])
+    }
+
     /// Starts the next packet; `None` if the batch has no room. Without [`PacketBuilder::commit`] it is forgotten.
     #[inline]
     pub fn start(&mut self, ingress: PortIndex, queue: QueueIndex) -> Option<PacketBuilder<'_, 'r>> {
@@ -265,6 +272,12 @@ impl<'r> PacketBuilder<'_, 'r> {
     #[inline]
     pub fn head_len(&mut self) -> usize {
         self.packet().head().len()
+    }
+
+    /// The bytes that the head holds so far.
+    #[inline]
+    pub fn head_so_far(&mut self) -> &[u8] {
+        self.packet().head()
     }
 
     /// Room for `len` more bytes of the frame in the head; all of them must be written. `None` if they do not fit.

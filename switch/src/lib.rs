@@ -19,8 +19,11 @@ pub mod capture;
 pub mod checksum;
 pub mod clock;
 pub mod config;
+pub mod device;
+mod doze;
 pub mod ids;
 pub mod ledger;
+pub mod link;
 pub mod mac_table;
 pub mod netns;
 pub mod offload;
@@ -40,4 +43,7 @@ pub mod sync;
 pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "test code")]
+mod tests;
 pub mod worker;

@@ -1,13 +1,18 @@
-//! Large tables in huge pages.
+//! Large tables in huge pages, and memory for frames that the kernel fills.
 //!
 //! A table of some megabytes that is read at random misses the TLB on nearly every access when it lies in pages of 4 KiB,
 //! and under a hypervisor such a miss costs more than the cache miss beside it. [`HugeSlice`] takes pages of 2 MiB that
 //! were set aside if enough of them are free; else ordinary memory, aligned so that the kernel can make transparent huge
 //! pages of it; where it does not, small ones serve as well, only slower. Its length is fixed; it is made and dropped on
 //! control threads and read by all.
+//!
+//! An [`Area`] is plain bytes that somebody else writes while we look, the kernel mostly: no reference ever covers it, it hands
+//! out [`Segment`]s.
 
+use crate::segment::{Segment, SegmentMut};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -84,14 +89,14 @@ fn map_huge(bytes: usize) -> Option<Mapped> {
 }
 
 /// Maps `bytes` in ordinary pages, and asks for transparent huge ones.
-fn map_small(bytes: usize) -> Mapped {
+fn map_small(bytes: usize) -> io::Result<Mapped> {
     // Room to begin at a huge page's boundary; what is not touched costs nothing.
-    let map_len = bytes.checked_add(HUGE_PAGE).expect("a table fits the address space");
+    let map_len = bytes.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a fresh anonymous mapping at a place the kernel chooses overlaps nothing.
     // Why unsafe: mapping memory has no safe spelling.
-    let map = unsafe { mmap_anonymous(std::ptr::null_mut(), map_len, ProtFlags::READ | ProtFlags::WRITE, flags) };
-    let map = map.ok().and_then(NonNull::new).expect("the kernel has memory for a table");
+    let map = unsafe { mmap_anonymous(std::ptr::null_mut(), map_len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
+    let map = NonNull::new(map).ok_or(io::ErrorKind::OutOfMemory)?;
     let offset = map.as_ptr().align_offset(HUGE_PAGE);
     // SAFETY: `offset` is below HUGE_PAGE, so `bytes` from there lie inside the mapping. Advice changes no content.
     // Why unsafe: pointer arithmetic and advice on raw memory.
@@ -100,7 +105,7 @@ fn map_small(bytes: usize) -> Mapped {
         (start, madvise(start.as_ptr(), bytes, Advice::LinuxHugepage))
     };
     let pages = if advised.is_ok() && is_transparent() { Pages::Transparent } else { Pages::Small };
-    Mapped { map, map_len, start, pages }
+    Ok(Mapped { map, map_len, start, pages })
 }
 
 /// Whether the kernel makes huge pages of ordinary ones where it is asked to. It takes the advice in any case.
@@ -142,7 +147,8 @@ impl<T> HugeSlice<T> {
     pub fn new(len: usize, mut make: impl FnMut() -> T) -> HugeSlice<T> {
         assert!(align_of::<T>() <= HUGE_PAGE, "no type is aligned to more");
         let bytes = size_of::<T>().checked_mul(len).expect("a table fits the address space");
-        let Mapped { map, map_len, start, pages } = map_huge(bytes).unwrap_or_else(|| map_small(bytes));
+        let Mapped { map, map_len, start, pages } =
+            map_huge(bytes).unwrap_or_else(|| map_small(bytes).expect("the kernel has memory for a table"));
         let items = start.cast::<T>();
         for index in 0..len {
             // SAFETY: `index` is below `len`, and `len` items fit; the place is aligned and holds no value yet.
@@ -186,6 +192,109 @@ impl<T> Drop for HugeSlice<T> {
             // It cannot fail on a mapping of our own; if it did, the memory would stay.
             let _ = munmap(self.map.as_ptr(), self.map_len);
         }
+    }
+}
+
+/// A fixed number of bytes that no Rust reference covers: the kernel may write them at any time. Zero at first.
+pub struct Area {
+    start: NonNull<u8>,
+    len: usize,
+    map: NonNull<c_void>,
+    map_len: usize,
+    pages: Pages,
+}
+
+// SAFETY: it owns its mapping, and what it hands out is made for memory that others write meanwhile.
+// Why unsafe: raw pointers are neither by default.
+unsafe impl Send for Area {}
+// SAFETY: as above.
+// Why unsafe: as above.
+unsafe impl Sync for Area {}
+
+impl Area {
+    /// `len` bytes in ordinary pages, each of which comes with its first use.
+    ///
+    /// # Errors
+    /// The system's, if it has no memory.
+    pub fn new(len: usize) -> io::Result<Area> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh anonymous mapping at a place the kernel chooses overlaps nothing.
+        // Why unsafe: mapping memory has no safe spelling.
+        let map = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
+        let map = NonNull::new(map).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Area { start: map.cast(), len, map, map_len: len, pages: Pages::Small })
+    }
+
+    /// `len` bytes in huge pages if the kernel has them.
+    ///
+    /// # Errors
+    /// The system's, if it has no memory.
+    pub fn huge(len: usize) -> io::Result<Area> {
+        let Mapped { map, map_len, start, pages } = match map_huge(len) {
+            Some(mapped) => mapped,
+            None => map_small(len)?,
+        };
+        Ok(Area { start: start.cast(), len, map, map_len, pages })
+    }
+
+    /// Its first byte: for system calls that are told where to write.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What pages it lies in.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// The `len` bytes from `at` on, to read.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    #[inline]
+    pub fn segment(&self, at: usize, len: usize) -> Segment<'_> {
+        self.assert_inside(at, len);
+        // SAFETY: the range is inside the mapping, which lives as long as `self` is borrowed, and no reference covers it.
+        // Why unsafe: a segment's promise cannot be checked by the compiler.
+        unsafe { Segment::new(self.start.as_ptr().add(at), len as u32) }
+    }
+
+    /// The `len` bytes from `at` on, to write.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    #[inline]
+    pub fn segment_mut(&self, at: usize, len: usize) -> SegmentMut<'_> {
+        self.assert_inside(at, len);
+        // SAFETY: the range is inside the mapping, which lives as long as `self` is borrowed, is writable, and no
+        // reference covers it. Whoever reads it meanwhile does so through a segment, which allows that.
+        // Why unsafe: a segment's promise cannot be checked by the compiler.
+        unsafe { SegmentMut::new(self.start.as_ptr().add(at), len as u32) }
+    }
+
+    #[inline]
+    fn assert_inside(&self, at: usize, len: usize) {
+        let is_inside = at.checked_add(len).is_some_and(|end| end <= self.len) && len <= u32::MAX as usize;
+        assert!(is_inside, "a segment reaches beyond its area");
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is the one that was made with it, and no segment borrows it any more. It cannot fail on a
+        // mapping of our own; if it did, the memory would stay.
+        // Why unsafe: unmapping has no safe spelling.
+        let _ = unsafe { munmap(self.map.as_ptr(), self.map_len) };
     }
 }
 
@@ -248,7 +357,7 @@ mod tests {
 
     #[test]
     fn ordinary_pages_serve_as_well() {
-        let Mapped { map, map_len, start, pages } = map_small(HUGE_PAGE);
+        let Mapped { map, map_len, start, pages } = map_small(HUGE_PAGE).unwrap();
         assert!(pages != Pages::Huge);
         assert_eq!(start.as_ptr() as usize % HUGE_PAGE, 0);
         // SAFETY: the mapping just made; one byte of it is written and read before it goes.
@@ -258,6 +367,27 @@ mod tests {
             assert_eq!(start.cast::<u8>().read(), 1);
             munmap(map.as_ptr(), map_len).unwrap();
         }
+    }
+
+    #[test]
+    fn an_area_is_zero_at_first_and_holds_what_is_written() {
+        for area in [Area::new(HUGE_PAGE).unwrap(), Area::huge(HUGE_PAGE).unwrap()] {
+            let mut bytes = [7; 4];
+            assert_eq!(area.segment(HUGE_PAGE - 4, 4).read(&mut bytes), 4);
+            assert_eq!(bytes, [0; 4]);
+            assert_eq!(area.segment_mut(HUGE_PAGE - 4, 4).write(b"last"), 4);
+            area.segment(HUGE_PAGE - 4, 4).read(&mut bytes);
+            assert_eq!(&bytes, b"last");
+        }
+    }
+
+    #[test]
+    fn a_segment_beyond_its_area_is_refused() {
+        let area = Area::new(4096).unwrap();
+        for (at, len) in [(4096, 1), (4095, 2), (usize::MAX, 1), (0, 4097)] {
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| area.segment(at, len))).is_err());
+        }
+        assert_eq!(area.segment(4096, 0).len(), 0);
     }
 
     #[test]

@@ -12,11 +12,11 @@
 //!
 //! A TAP has one queue each way, or several (`IFF_MULTI_QUEUE`), each a descriptor of its own, over which the kernel spreads
 //! its flows. The rx of each belongs to one worker; tx keeps no state and may be called by all of them. To ask an empty
-//! queue costs a system call, so one that stays empty dozes, if the worker watches it: rx answers at once until the worker
-//! rouses it. Bounds: [`RX_BUFFER`] bytes of tails a round and queue, of which small frames touch only the first pages.
+//! queue costs a system call, so one that stays empty dozes (`doze.rs`). Bounds: [`RX_BUFFER`] bytes of tails a round and queue, of which small frames touch only the first pages.
 //! The file is long because it is the one address of the unsafe code that a TAP needs: ioctls and vectored calls alike.
 
 use crate::batch::{BURST, Batch, Fit};
+use crate::doze::Doze;
 use crate::ids::{PortIndex, QUEUES_MAX, QueueIndex};
 use crate::ledger::{DropReason, Tally};
 use crate::netns::{self, Origin};
@@ -47,9 +47,6 @@ const TAIL_MAX: usize = 65_536 + 14 + 2 * 4 + 1;
 const RX_BUFFER: usize = (ROUND_BYTES + TAIL_MAX).next_multiple_of(4096) + BURST * TAIL_ALIGN;
 /// Tails start on cache lines of their own.
 const TAIL_ALIGN: usize = 64;
-/// Looks in a row that find a queue empty before it dozes. Under load a queue is never empty for so long, so that frames
-/// which follow each other closely wait for nobody to rouse it.
-const DOZE_AFTER: u32 = 64;
 
 /// What failed when no namespace could be entered.
 const ENTERING: &str = "entering the network namespace (needs CAP_SYS_ADMIN)";
@@ -220,8 +217,7 @@ struct TapPort {
 /// One queue, both ways.
 struct TapQueue {
     fd: OwnedFd,
-    /// Whether rx answers without a look. Only the worker that polls the queue reads or writes it.
-    is_dozing: AtomicBool,
+    doze: Doze,
     rx: Mutex<RxQueue>,
 }
 
@@ -230,20 +226,12 @@ struct RxQueue {
     buffer: Mapping,
     /// Bytes handed out since the last `rx_done`.
     used: usize,
-    /// Looks in a row that found nothing; kept at 0 while nobody watches the descriptor.
-    empty: u32,
-    /// Whether the worker watches the descriptor and would rouse us.
-    is_watched: bool,
 }
 
 impl TapQueue {
     fn new(fd: OwnedFd) -> io::Result<TapQueue> {
-        let rx = RxQueue { buffer: Mapping::new()?, used: 0, empty: 0, is_watched: false };
-        Ok(TapQueue { fd, is_dozing: AtomicBool::new(false), rx: Mutex::new(rx) })
-    }
-
-    fn is_dozing(&self) -> bool {
-        self.is_dozing.load(Ordering::Relaxed)
+        let rx = RxQueue { buffer: Mapping::new()?, used: 0 };
+        Ok(TapQueue { fd, doze: Doze::default(), rx: Mutex::new(rx) })
     }
 
     /// Which of the events, or errors, are there now.
@@ -349,7 +337,7 @@ impl Port for TapPort {
 
     fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
         let queue = self.queue(index);
-        if queue.is_dozing() || self.is_gone() {
+        if queue.doze.is_dozing() || self.is_gone() {
             return;
         }
         let Some(mut rx) = queue.try_rx() else { return };
@@ -378,8 +366,7 @@ impl Port for TapPort {
                 match last_errno() {
                     errno if is_end(errno) => self.is_gone.store(true, Ordering::Relaxed),
                     Errno::AGAIN if tally.packets == 0 => {
-                        rx.empty = if rx.is_watched { rx.empty + 1 } else { 0 };
-                        queue.is_dozing.store(rx.empty >= DOZE_AFTER, Ordering::Relaxed);
+                        queue.doze.found_nothing();
                         return;
                     }
                     _ => {}
@@ -415,8 +402,8 @@ impl Port for TapPort {
         // Only the queue's own worker takes the lock, so it is free.
         if let Some(mut rx) = self.queue(queue).try_rx() {
             rx.used = 0;
-            rx.empty = 0;
         }
+        self.queue(queue).doze.found_something();
     }
 
     fn tx(&self, queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
@@ -447,7 +434,7 @@ impl Port for TapPort {
     /// already, so the answer matters; but a queue that dozes was empty, and every frame since gives an edge of its own.
     fn arm(&self, queue: QueueIndex) -> bool {
         let queue = self.queue(queue);
-        !queue.is_dozing() && queue.poll(PollFlags::IN).contains(PollFlags::IN)
+        !queue.doze.is_dozing() && queue.poll(PollFlags::IN).contains(PollFlags::IN)
     }
 
     fn disarm(&self, _queue: QueueIndex) {}
@@ -457,19 +444,11 @@ impl Port for TapPort {
     }
 
     fn watched(&self, queue: QueueIndex, is_watched: bool) {
-        let queue = self.queue(queue);
-        queue.is_dozing.store(false, Ordering::Relaxed);
-        // Another worker may be in its last call: then the queue stays awake until it is watched anew.
-        if let Some(mut rx) = queue.try_rx() {
-            (rx.is_watched, rx.empty) = (is_watched, 0);
-        }
+        self.queue(queue).doze.watched(is_watched);
     }
 
     fn rouse(&self, queue: QueueIndex) {
-        self.queue(queue).is_dozing.store(false, Ordering::Relaxed);
-        if let Some(mut rx) = self.queue(queue).try_rx() {
-            rx.empty = 0;
-        }
+        self.queue(queue).doze.rouse();
     }
 }
 

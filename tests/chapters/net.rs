@@ -1,7 +1,9 @@
 //! The real daemon, commanded by the real API, with TAPs in real namespaces: what tenants of host processes see.
 
 mod capture;
+mod device;
 mod nova;
+mod rights;
 mod store;
 mod tap;
 mod tenant;
@@ -232,28 +234,6 @@ fn a_second_daemon_on_the_same_store_or_socket_is_refused_with_the_holders_pid()
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&daemon.id().to_string()), "{text}");
-}
-
-#[test]
-fn without_root_it_needs_the_units_capabilities_and_no_more() {
-    let unit = fs::read_to_string(repository().join("tools/packaging/qvs.service")).unwrap();
-    let line = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap().to_lowercase();
-    let capabilities: Vec<&str> = line.split(' ').map(|name| name.strip_prefix("cap_").unwrap()).collect();
-    // In a user namespace there is no other user to become: then all of this chapter ran without root already.
-    let is_root_of_the_host = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
-    let daemon = if is_root_of_the_host { Daemon::start_as_nobody(&capabilities, "") } else { Daemon::start("") };
-    let tenant = daemon.tenant("red");
-    let network = tenant.network("n");
-    let namespaces = ["one", "two"].map(Namespace::new);
-    for (index, namespace) in namespaces.iter().enumerate() {
-        let address = format!("10.0.0.{}/24", index + 1);
-        attached_tap(&daemon, &tenant, &network, namespace.name(), namespace, &address);
-    }
-    daemon.wait_up(&["one", "two"]);
-    assert!(namespaces[0].pings_within("10.0.0.2", SOON), "{}", daemon.log_tail());
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
-    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
-    assert_eq!(status.contains("Uid:\t0"), !is_root_of_the_host, "{status}");
 }
 
 /// The leaves of a tree of settings: `api.listen` and its value.

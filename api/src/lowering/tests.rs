@@ -51,6 +51,19 @@ fn network_of<'a>(lowered: &'a Lowered, interface: &str) -> Option<&'a str> {
 }
 
 #[test]
+fn a_device_of_somebody_elses_has_no_mtu_but_its_own_and_the_operators() {
+    let device = DeviceSpec::Device { name: "eth0".to_owned(), netns: None, driver: None };
+    let bounded = Plug { device: device.clone(), mtu: Some(1400), ..plug("bounded") };
+    let lowered = lower(
+        &Model::default(),
+        &plugs([bounded, Plug { device, ..plug("free") }, plug("tap")]),
+        &mut Indices::default(),
+    );
+    let mtus = ["bounded", "free", "tap"].map(|interface| port_config(&lowered, interface).mtu);
+    assert_eq!(mtus, [1400, MTU_MAX, 1500]);
+}
+
+#[test]
 fn a_plug_is_on_the_network_of_the_port_it_is_attached_to_with_that_ports_state() {
     let model = model(&[0, 0, 1], &[(0, AdminState::Active, Some("a")), (1, AdminState::Down, Some("b"))]);
     let lowered = lower(&model, &plugs([plug("a"), plug("b"), plug("free")]), &mut Indices::default());

@@ -19,6 +19,8 @@ const FILES_PER_PORT: u64 = 24;
 const PORTS_PLANNED: u64 = 1000;
 /// `CAP_NET_ADMIN` (linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
+/// `CAP_NET_RAW`
+const CAP_NET_RAW: u32 = 13;
 /// `CAP_SYS_ADMIN`
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -94,6 +96,7 @@ fn findings(settings: &Settings) -> Vec<Finding> {
     let capabilities = fs::read_to_string("/proc/self/status").ok().and_then(|status| effective_capabilities(&status));
     vec![
         capability(capabilities, CAP_NET_ADMIN),
+        packets(capabilities),
         tun(),
         namespaces(capabilities),
         cpus(settings),
@@ -127,9 +130,21 @@ fn capability(capabilities: Option<u64>, wanted: u32) -> Finding {
         Some(_) => Finding::fail(
             NAME,
             "missing: no TAP can be made",
-            "run as root, or let systemd give it: AmbientCapabilities=CAP_NET_ADMIN CAP_SYS_ADMIN",
+            "run as root, or let systemd give it: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN",
         ),
     }
+}
+
+fn packets(capabilities: Option<u64>) -> Finding {
+    const NAME: &str = "CAP_NET_RAW";
+    if has(capabilities, CAP_NET_RAW) {
+        return Finding::ok(NAME, "interfaces made by others can be plugged");
+    }
+    Finding::warn(
+        NAME,
+        "missing: no interface that others made can be plugged (plug --device)",
+        "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN if that is wanted",
+    )
 }
 
 fn tun() -> Finding {
@@ -150,12 +165,12 @@ fn tun() -> Finding {
 fn namespaces(capabilities: Option<u64>) -> Finding {
     const NAME: &str = "namespaces";
     if has(capabilities, CAP_SYS_ADMIN) {
-        return Finding::ok(NAME, "TAPs can be made in other network namespaces");
+        return Finding::ok(NAME, "other network namespaces can be entered");
     }
     Finding::warn(
         NAME,
-        "without CAP_SYS_ADMIN no TAP can be made in another network namespace (plug --netns)",
-        "AmbientCapabilities=CAP_NET_ADMIN CAP_SYS_ADMIN if that is wanted",
+        "without CAP_SYS_ADMIN no TAP or device of another network namespace can be had (plug --netns)",
+        "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN if that is wanted",
     )
 }
 

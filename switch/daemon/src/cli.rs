@@ -154,13 +154,17 @@ come before or after the tenant's attachment. The same command twice is done onc
 the same device for another id, need --replace. A TAP keeps its addresses then, unless it changes from one queue to several \
 or back, for which it is made anew.
 
+A device (--device) is left as it is: its addresses, MTU and whether it is up are its owner's. It may come, go and come \
+again. Its port is UP while it is there and up. The host's own stack still hears what comes in by it.
+
 --role is always the SWITCH's role. libvirt's <source mode=...> and Nova's vhostuser_mode are QEMU's role, the opposite:
   qvs --role server  =  libvirt mode='client'   the switch listens, QEMU connects (QEMU's reconnect= survives our restart)
   qvs --role client  =  libvirt mode='server'   QEMU listens, the switch connects and reconnects
 
 Examples:
   qvs plug vm1-eth0 --vhost-user /run/qvs/vhost/vm1 --mac 52:54:00:00:00:01
-  qvs plug web --tap tap-web --netns web --tenant red")]
+  qvs plug web --tap tap-web --netns web --tenant red
+  qvs plug box --device veth-box")]
 #[group(skip)]
 pub(crate) struct PlugArgs {
     /// Interface id: the text a tenant plugs as attachment
@@ -169,18 +173,21 @@ pub(crate) struct PlugArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// The switch's role on the socket [default: vhost.role of the settings]
-    #[arg(long, value_enum, conflicts_with = "tap")]
+    #[arg(long, value_enum, conflicts_with_all = ["tap", "device"])]
     pub(crate) role: Option<RoleArg>,
-    /// Namespace of the TAP: a name of `ip netns`, or a path [default: the daemon's own]
+    /// Namespace of the TAP or device: a name of `ip netns`, or a path [default: the daemon's own]
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "vhost_user")]
     pub(crate) netns: Option<String>,
     /// Queues of the TAP each way, 1 to 16: the kernel spreads its flows over them, the switch its workers [default: 1]
-    #[arg(long, value_name = "N", conflicts_with = "vhost_user")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["vhost_user", "device"])]
     pub(crate) queues: Option<u16>,
+    /// How the frames of the device are moved [default: as suits its kind]
+    #[arg(long, value_enum, conflicts_with_all = ["vhost_user", "tap"])]
+    pub(crate) driver: Option<DriverArg>,
     /// A source MAC the interface may use; may be repeated [default: any, learnt]
     #[arg(long, value_name = "MAC")]
     pub(crate) mac: Vec<String>,
-    /// Bytes of L3 payload a frame may have, 68 to 65521 [default: 1500]
+    /// Bytes of L3 payload a frame may have, 68 to 65521 [default: 1500; of a device, what it has]
     #[arg(long, value_name = "N")]
     pub(crate) mtu: Option<u16>,
     /// The only tenant whose networks the interface may join [default: any]
@@ -203,6 +210,17 @@ pub(crate) struct DeviceArgs {
     /// A TAP that the daemon makes: at most 15 bytes
     #[arg(long, value_name = "NAME")]
     pub(crate) tap: Option<String>,
+    /// An interface that is there or will be, made by somebody else: a veth end, QEMU's TAP, a NIC
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+}
+
+/// How the frames of a device are moved.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DriverArg {
+    /// Packet sockets: checksums and large frames stay as they are
+    #[value(name = "af_packet")]
+    AfPacket,
 }
 
 /// Who listens on a vhost-user socket.

@@ -14,7 +14,7 @@
 mod automatic;
 mod host;
 
-use crate::devices::{Connections, Slot, Supervisor, is_same_device, must_be_remade};
+use crate::devices::{Connections, Found, Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
@@ -101,6 +101,8 @@ pub(crate) struct InterfaceView {
     pub(crate) device: DeviceState,
     /// Who connected to it; `None` if nobody can.
     pub(crate) connections: Option<Connections>,
+    /// What was found out of a device of somebody else's.
+    pub(crate) found: Option<Found>,
     /// Why it is kept off its logical port's network.
     pub(crate) unbound: Option<Unbound>,
 }
@@ -442,6 +444,7 @@ impl<P: Pipeline> Control<P> {
             index: state.indices.ports.get(&plug.interface).copied(),
             device: state.slots.get(&plug.interface).map_or_else(absent, |slot| slot.state()),
             connections: state.slots.get(&plug.interface).and_then(|slot| slot.connections()),
+            found: state.slots.get(&plug.interface).and_then(|slot| slot.found()),
             unbound: state.unbound.get(&plug.interface).map(|(_, unbound)| *unbound),
         };
         View {

@@ -32,10 +32,24 @@ pub(crate) struct Connections {
     pub(crate) refused: u64,
 }
 
+/// What a device of somebody else's is, which nobody told us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// Bytes of L3 payload; `None`: it is gone.
+    pub(crate) mtu: Option<u32>,
+    /// How its frames are moved.
+    pub(crate) driver: &'static str,
+}
+
 /// An open device as the supervisor keeps it.
 pub(crate) trait Running: Device {
     /// Whether it is beyond repair and must be opened anew.
     fn is_lost(&self) -> bool;
+
+    /// The MTU that a device of somebody else's has now, and how its frames are moved; `None`: a device of ours.
+    fn found(&self) -> Option<Found> {
+        None
+    }
 
     /// Connections so far; `None` if nobody connects to a device of this kind.
     fn connections(&self) -> Option<Connections> {
@@ -125,6 +139,11 @@ impl Slot {
     /// Connections to the device; `None` if there are none to tell of.
     pub(crate) fn connections(&self) -> Option<Connections> {
         self.condition().running.as_ref().and_then(|running| running.connections())
+    }
+
+    /// What was found out of a device of somebody else's; `None` while it is not open.
+    pub(crate) fn found(&self) -> Option<Found> {
+        self.condition().running.as_ref().and_then(|running| running.found())
     }
 
     /// What the next attempt opens.
@@ -348,18 +367,28 @@ impl Shift {
 pub(crate) fn device_name(device: &DeviceSpec) -> &str {
     match device {
         DeviceSpec::VhostUser { path, .. } => path,
-        DeviceSpec::Tap { name, .. } => name,
+        DeviceSpec::Tap { name, .. } | DeviceSpec::Device { name, .. } => name,
     }
 }
 
-/// Whether two plugs would fight over one device.
+/// The interface that a device is, if it is one: its name and namespace.
+fn interface(device: &DeviceSpec) -> Option<(&str, Option<&str>)> {
+    match device {
+        DeviceSpec::VhostUser { .. } => None,
+        DeviceSpec::Tap { name, netns, .. } | DeviceSpec::Device { name, netns, .. } => Some((name, netns.as_deref())),
+    }
+}
+
+/// Whether two plugs mean one device.
 pub(crate) fn is_same_device(one: &DeviceSpec, other: &DeviceSpec) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other) && do_clash(one, other)
+}
+
+/// Whether two plugs would fight over one device, each as a device of its own kind: a TAP that we make is an interface too.
+pub(crate) fn do_clash(one: &DeviceSpec, other: &DeviceSpec) -> bool {
     match (one, other) {
         (DeviceSpec::VhostUser { path, .. }, DeviceSpec::VhostUser { path: second, .. }) => path == second,
-        (DeviceSpec::Tap { name, netns, .. }, DeviceSpec::Tap { name: second, netns: second_netns, .. }) => {
-            name == second && netns == second_netns
-        }
-        _ => false,
+        _ => interface(one).is_some_and(|one| interface(other) == Some(one)),
     }
 }
 

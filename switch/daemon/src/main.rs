@@ -34,8 +34,9 @@ mod tenant;
 mod token;
 mod view;
 
+use api::host::DeviceDriver;
 use clap::Parser;
-use cli::{Cli, Command, Daemon, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
+use cli::{Cli, Command, Daemon, DriverArg, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
 use client::ClientError;
 use plugs::{DeviceRequest, PlugRequest};
 use protocol::Request;
@@ -109,16 +110,23 @@ fn ask(daemon: &Daemon, request: Request) -> Result<Value, (u8, String)> {
 }
 
 fn plug(args: PlugArgs) -> Outcome {
-    let device = match (args.device.vhost_user, args.device.tap) {
-        (Some(path), _) => DeviceRequest::VhostUser {
+    let device = match (args.device.vhost_user, args.device.tap, args.device.device) {
+        (Some(path), _, _) => DeviceRequest::VhostUser {
             path: path.into_os_string().into_string().map_err(|_| (WRONG, "the path is not UTF-8".into()))?,
             role: args.role.map(|role| match role {
                 RoleArg::Server => settings::Role::Server,
                 RoleArg::Client => settings::Role::Client,
             }),
         },
-        (None, Some(name)) => DeviceRequest::Tap { name, netns: args.netns, queues: args.queues },
-        (None, None) => return Err((WRONG, "name a device".into())),
+        (None, Some(name), _) => DeviceRequest::Tap { name, netns: args.netns, queues: args.queues },
+        (None, None, Some(name)) => DeviceRequest::Device {
+            name,
+            netns: args.netns,
+            driver: args.driver.map(|driver| match driver {
+                DriverArg::AfPacket => DeviceDriver::AfPacket,
+            }),
+        },
+        (None, None, None) => return Err((WRONG, "name a device".into())),
     };
     let request = PlugRequest {
         interface: args.id,

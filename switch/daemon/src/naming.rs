@@ -60,11 +60,11 @@ fn is_plain(bytes: &[u8]) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
-/// Whether an operator may give a TAP this name: what `dev_valid_name` of Linux takes, without control characters.
+/// Whether an operator may give a TAP or another interface this name: what `dev_valid_name` of Linux takes, without control characters.
 ///
 /// # Errors
 /// One line saying why not.
-pub(crate) fn check_tap_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_interface_name(name: &str) -> Result<(), String> {
     let is_valid = (1..=INTERFACE_NAME_MAX).contains(&name.len())
         && name != "."
         && name != ".."
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn tap_names_are_what_the_kernel_takes() {
+    fn interface_names_are_what_the_kernel_takes() {
         for name in ["t", "tap-web", "fifteen-bytes-x", "é"] {
-            assert!(check_tap_name(name).is_ok(), "{name}");
+            assert!(check_interface_name(name).is_ok(), "{name}");
         }
         for name in ["", ".", "..", "a/b", "a b", "tap%d", "a:1", "sixteen-bytes-xx", "a\0b"] {
-            assert!(check_tap_name(name).is_err(), "{name:?}");
+            assert!(check_interface_name(name).is_err(), "{name:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Opening the real devices of a plug: vhost-user sockets and TAPs.
+//! Opening the real devices of a plug: vhost-user sockets, TAPs, and interfaces that somebody else made.
 //!
 //! The hard part is to take only what is ours. A TAP outlives us, so after a restart a device of the wanted name is there and
 //! must be reopened; but a stranger's device of that name must not be touched. So before a TAP is made we write down where
@@ -7,8 +7,8 @@
 //! this is written before the device is made, kill -9 at any moment leaves no device that nobody knows.
 //! Owned by the supervisor thread.
 
-use crate::devices::{Connections, OpenError, Opener, Running};
-use api::host::{DeviceSpec, Plug, SocketRole};
+use crate::devices::{Connections, Found, OpenError, Opener, Running};
+use api::host::{DeviceDriver, DeviceSpec, Plug, SocketRole};
 use api::model::InterfaceId;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +16,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use switch::config::MTU_DEFAULT;
+use switch::device::{DeviceConfig, Driver, HostDevice};
 use switch::netns;
 use switch::port::{Device, Place};
 use switch::tap::{Tap, TapConfig, TapError};
@@ -166,6 +167,21 @@ impl HostOpener {
     }
 }
 
+fn open_device(
+    name: &str,
+    netns: Option<&str>,
+    driver: Option<DeviceDriver>,
+    place: Arc<dyn Place>,
+) -> Result<Box<dyn Running>, OpenError> {
+    let handle = netns.map(|path| netns::open(path).map_err(|error| namespace_failed(path, &error))).transpose()?;
+    let driver = driver.map(|driver| match driver {
+        DeviceDriver::AfPacket => Driver::AfPacket,
+    });
+    let config = DeviceConfig { name: name.to_owned(), netns: handle, driver };
+    let device = HostDevice::open(config, place).map_err(|error| failed(error.to_string()))?;
+    Ok(Box::new(device))
+}
+
 fn failed(reason: impl Into<String>) -> OpenError {
     OpenError { reason: reason.into(), is_name_taken: false }
 }
@@ -185,7 +201,8 @@ pub(crate) fn check_is_free(device: &DeviceSpec) -> Result<(), String> {
             Ok(found) if !found.file_type().is_socket() => Err(format!("{path:?} exists already and is no socket")),
             _ => Ok(()),
         },
-        DeviceSpec::VhostUser { role: SocketRole::Client, .. } => Ok(()),
+        // Somebody else's in any case.
+        DeviceSpec::VhostUser { role: SocketRole::Client, .. } | DeviceSpec::Device { .. } => Ok(()),
         DeviceSpec::Tap { name, netns, .. } => {
             let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
             match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
@@ -205,6 +222,7 @@ impl Opener for HostOpener {
         match &plug.device {
             DeviceSpec::Tap { name, netns, queues } => self.open_tap(plug, name, netns.as_deref(), *queues, place),
             DeviceSpec::VhostUser { path, role } => self.open_socket(plug, path, *role, place),
+            DeviceSpec::Device { name, netns, driver } => open_device(name, netns.as_deref(), *driver, place),
         }
     }
 
@@ -224,6 +242,19 @@ impl Running for Tap {
     fn remove(self: Box<Self>) {
         Tap::remove(*self);
     }
+}
+
+impl Running for HostDevice {
+    fn is_lost(&self) -> bool {
+        self.status().is_none()
+    }
+
+    fn found(&self) -> Option<Found> {
+        Some(Found { mtu: self.status().map(|status| status.mtu), driver: self.driver().name() })
+    }
+
+    /// Nothing of it is ours.
+    fn remove(self: Box<Self>) {}
 }
 
 impl Running for Backend {

@@ -1,9 +1,9 @@
 //! What an operator may plug: the check of one request at the border, and what conflicts with what is there. Pure.
 
-use crate::devices::{device_name, is_same_device};
+use crate::devices::{device_name, do_clash};
 use crate::naming;
 use crate::settings::{Role, check_socket_path};
-use api::host::{DeviceSpec, Plug, SocketRole};
+use api::host::{DeviceDriver, DeviceSpec, Plug, SocketRole};
 use api::model::{InterfaceId, TEXT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,6 +58,17 @@ pub(crate) enum DeviceRequest {
         /// Queues each way; `None`: one.
         #[serde(default)]
         queues: Option<u16>,
+    },
+    /// A network interface that somebody else made.
+    Device {
+        /// Its name.
+        name: String,
+        /// A namespace's name or path.
+        #[serde(default)]
+        netns: Option<String>,
+        /// How its frames are moved; `None`: as suits its kind.
+        #[serde(default)]
+        driver: Option<DeviceDriver>,
     },
 }
 
@@ -126,7 +137,7 @@ pub(crate) fn check(request: PlugRequest, role: Role) -> Result<Plug, PlugError>
             DeviceSpec::VhostUser { path, role }
         }
         DeviceRequest::Tap { name, netns, queues } => {
-            naming::check_tap_name(&name).map_err(PlugError::Invalid)?;
+            naming::check_interface_name(&name).map_err(PlugError::Invalid)?;
             let netns = netns.map(|netns| naming::netns_path(&netns)).transpose().map_err(PlugError::Invalid)?;
             let queues = queues.unwrap_or(1);
             if !(1..=QUEUES_MAX).contains(&usize::from(queues)) {
@@ -134,12 +145,18 @@ pub(crate) fn check(request: PlugRequest, role: Role) -> Result<Plug, PlugError>
             }
             DeviceSpec::Tap { name, netns, queues }
         }
+        DeviceRequest::Device { name, netns, driver } => {
+            naming::check_interface_name(&name).map_err(PlugError::Invalid)?;
+            let netns = netns.map(|netns| naming::netns_path(&netns)).transpose().map_err(PlugError::Invalid)?;
+            DeviceSpec::Device { name, netns, driver }
+        }
     };
     if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
         return Err(PlugError::Invalid(format!("MTU {mtu} must be {MTU_MIN} to {MTU_MAX}")));
     }
     // The default written out is the same plug as the default left out.
-    let mtu = request.mtu.filter(|&mtu| mtu != MTU_DEFAULT);
+    let has_default = !matches!(device, DeviceSpec::Device { .. });
+    let mtu = request.mtu.filter(|&mtu| !has_default || mtu != MTU_DEFAULT);
     Ok(Plug {
         interface: request.interface.into(),
         device,
@@ -189,8 +206,7 @@ pub(crate) fn is_same_request(one: &Plug, other: &Plug) -> bool {
 
 /// The interface that has the device of `plug` under another id.
 pub(crate) fn device_owner<'a>(plugs: &'a BTreeMap<InterfaceId, Plug>, plug: &Plug) -> Option<&'a InterfaceId> {
-    let owner =
-        plugs.values().find(|other| other.interface != plug.interface && is_same_device(&other.device, &plug.device));
+    let owner = plugs.values().find(|other| other.interface != plug.interface && do_clash(&other.device, &plug.device));
     owner.map(|owner| &owner.interface)
 }
 
@@ -218,6 +234,11 @@ mod tests {
         }
     }
 
+    fn device(interface: &str, name: &str, mtu: Option<u16>) -> PlugRequest {
+        let device = DeviceRequest::Device { name: name.into(), netns: None, driver: None };
+        PlugRequest { device, mtu, ..tap(interface, "t", None) }
+    }
+
     fn vhost(path: &str, role: Option<Role>) -> PlugRequest {
         PlugRequest { device: DeviceRequest::VhostUser { path: path.into(), role }, ..tap("vm1", "t", None) }
     }
@@ -243,6 +264,7 @@ mod tests {
             (tap("a\0b", "t", None), "the interface id contains NUL"),
             (tap("vm1", "a/b", None), "\"a/b\" is no interface name"),
             (tap("vm1", "t", Some("../x")), "\"../x\" is no name of a namespace"),
+            (device("vm1", "eth%d", None), "\"eth%d\" is no interface name"),
             (vhost("relative", None), "\"relative\" must be an absolute path"),
             (vhost(&format!("/{}", "x".repeat(107)), None), "\"/xxx"),
             (vhost("/a\0b", None), "\"/a\\0b\" must be an absolute path"),
@@ -271,6 +293,22 @@ mod tests {
             ..tap("vm1", "t", Some("/run/netns/red"))
         };
         assert_eq!(check(one, Role::Server).unwrap(), check(other, Role::Server).unwrap());
+    }
+
+    #[test]
+    fn a_device_has_no_mtu_but_the_one_it_was_given() {
+        let plug = |mtu| check(device("vm1", "eth0", mtu), Role::Server).unwrap();
+        assert_eq!((plug(None).mtu, plug(Some(1500)).mtu), (None, Some(1500)));
+    }
+
+    #[test]
+    fn a_tap_and_a_device_of_one_name_are_one_interface() {
+        let plug = |request| check(request, Role::Server).unwrap();
+        let plugs = BTreeMap::from([("vm1".into(), plug(tap("vm1", "eth0", None)))]);
+        let taken = conflict(&plugs, &plug(device("vm2", "eth0", None)));
+        assert!(matches!(taken, Some(PlugError::DeviceTaken { .. })), "{taken:?}");
+        assert!(matches!(conflict(&plugs, &plug(device("vm1", "eth0", None))), Some(PlugError::OtherArguments { .. })));
+        assert_eq!(conflict(&plugs, &plug(device("vm2", "eth1", None))), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use api::host::{DeviceSpec, SocketRole};
 use api::model::{AdminState, LogicalPort, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use switch::config::{MTU_DEFAULT, MTU_MAX};
 use switch::ids::PortIndex;
 use switch::ledger::FlowTotals;
 use switch::port::Link;
@@ -40,14 +41,17 @@ impl From<FlowTotals> for FlowRow {
 pub(crate) struct PortRow {
     /// The interface id: plugged, attached, or both; `None`: a logical port without attachment.
     pub(crate) interface: Option<String>,
-    /// `vhost-user` or `tap`; `None`: no device.
+    /// `vhost-user`, `tap` or `device`; `None`: no device.
     pub(crate) kind: Option<String>,
-    /// The socket's path or the TAP's name.
+    /// The socket's path or the interface's name.
     pub(crate) path: Option<String>,
     /// The switch's role on the socket.
     pub(crate) role: Option<String>,
-    /// The TAP's namespace; `None`: the daemon's.
+    /// The interface's namespace; `None`: the daemon's.
     pub(crate) netns: Option<String>,
+    /// How the frames of a `device` are moved; `None`: it is not open, or of another kind.
+    #[serde(default)]
+    pub(crate) driver: Option<String>,
     /// The logical port.
     pub(crate) port: Option<String>,
     /// Its network.
@@ -64,7 +68,7 @@ pub(crate) struct PortRow {
     pub(crate) reason: String,
     /// The source MACs fixed for it; empty: any.
     pub(crate) macs: Vec<String>,
-    /// Bytes of L3 payload; `None`: no device.
+    /// Bytes of L3 payload; `None`: no device, or one of somebody else's that is not there.
     pub(crate) mtu: Option<u16>,
     /// Whether `attach.auto` made it.
     pub(crate) automatic: bool,
@@ -207,6 +211,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             path: None,
             role: None,
             netns: None,
+            driver: None,
             link: "down".into(),
             reason: reason.into(),
             macs: Vec::new(),
@@ -232,6 +237,13 @@ fn interface_row<P: Pipeline>(
         DeviceSpec::VhostUser { role: SocketRole::Server, .. } => ("vhost-user", Some("server"), None),
         DeviceSpec::VhostUser { role: SocketRole::Client, .. } => ("vhost-user", Some("client"), None),
         DeviceSpec::Tap { netns, .. } => ("tap", None, netns.clone()),
+        DeviceSpec::Device { netns, .. } => ("device", None, netns.clone()),
+    };
+    let mtu = match interface.found {
+        // The smaller of what the operator allows and what the device does.
+        Some(found) => found.mtu.map(|mtu| mtu.min(plug.mtu.unwrap_or(MTU_MAX).into()) as u16),
+        None if kind == "device" => plug.mtu,
+        None => Some(plug.mtu.unwrap_or(MTU_DEFAULT)),
     };
     let reason = interface.unbound.map_or_else(|| interface.device.reason.clone(), |why| why.reason().to_owned());
     PortRow {
@@ -240,10 +252,11 @@ fn interface_row<P: Pipeline>(
         path: Some(device_name(&plug.device).to_owned()),
         role: role.map(str::to_owned),
         netns,
+        driver: interface.found.map(|found| found.driver.to_owned()),
         link: if interface.device.link == Link::Up { "up" } else { "down" }.into(),
         reason,
         macs: plug.macs.clone(),
-        mtu: Some(plug.mtu.unwrap_or(switch::config::MTU_DEFAULT)),
+        mtu,
         automatic: plug.is_automatic,
         sessions: interface.connections.map(|connections| connections.sessions),
         refused: interface.connections.map(|connections| connections.refused),
@@ -266,6 +279,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         path: None,
         role: None,
         netns: None,
+        driver: None,
         port: port.map(|port| port.id.to_string()),
         network: port.map(|port| port.network.to_string()),
         tenant: network.map(|network| network.tenant.to_string()),

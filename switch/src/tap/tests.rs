@@ -4,62 +4,15 @@
 
 use super::*;
 use crate::af_packet::RawSocket;
-use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
-use crate::offload::{Gso, GsoKind, Offload, PartialChecksum};
-use crate::packet::Packet;
+use crate::doze::DOZE_AFTER;
+use crate::offload::{F_NEEDS_CSUM, GSO_UDP_L4};
 use crate::port_contract::{self, Arrived, Rig};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use crate::tests::*;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const NEEDS: &str = "the TAP tests need root and /dev/net/tun";
 const MTU: u16 = 9000;
-
-/// A place that remembers what stands there.
-#[derive(Default)]
-struct TestPlace {
-    port: Mutex<Option<Arc<dyn Port>>>,
-}
-
-impl Place for TestPlace {
-    fn publish(&self, port: Arc<dyn Port>) {
-        *self.port.lock().unwrap() = Some(port);
-    }
-
-    fn withdraw(&self) {
-        *self.port.lock().unwrap() = None;
-    }
-}
-
-impl TestPlace {
-    fn port(&self) -> Option<Arc<dyn Port>> {
-        self.port.lock().unwrap().clone()
-    }
-}
-
-/// A namespace where nobody but the test speaks.
-fn quiet_netns() -> OwnedFd {
-    let netns = netns::create().expect(NEEDS);
-    within(&netns, || {
-        // Missing where the kernel has no IPv6: quiet as well.
-        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    });
-    netns
-}
-
-fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
-    netns::within(Some(netns.as_fd()), work).expect(NEEDS)
-}
-
-/// Runs ip(8) in the namespace; answers what it printed.
-fn ip(netns: &OwnedFd, arguments: &str) -> String {
-    let output = within(netns, || Command::new("ip").args(arguments.split(' ')).output());
-    let output = output.expect("the TAP tests need ip(8) of iproute2");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn config(netns: &OwnedFd, name: &str, reopen: bool) -> TapConfig {
     TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: MTU, queues: 1, reopen }
@@ -76,33 +29,6 @@ fn refuse(config: TapConfig) -> TapError {
     let error = Tap::open(config, place.clone()).map(drop).expect_err("it must not open");
     assert!(place.port().is_none(), "a port was published for a TAP that did not open");
     error
-}
-
-fn exists(netns: &OwnedFd, name: &str) -> bool {
-    netns::has_interface(Some(netns.as_fd()), name).unwrap()
-}
-
-/// The device's condition once the kernel has told everybody: `is_ready`, link, reason.
-fn state_becomes(tap: &Tap, is_ready: bool, link: Link, reason: &str) {
-    let wanted = DeviceState { is_ready, link, reason: reason.to_owned() };
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while tap.state() != wanted {
-        assert!(Instant::now() < deadline, "state stays {:?}, wanted {wanted:?}", tap.state());
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Sends one small frame and answers why it was dropped, if it was.
-fn tx_one(port: &dyn Port) -> Option<DropReason> {
-    let frame = [0xffu8; 60];
-    let mut batch = Batch::new();
-    let mut packet = batch.start(PortIndex(0), QueueIndex(0)).unwrap();
-    packet.head(frame.len()).unwrap().copy_from_slice(&frame);
-    packet.commit(OffloadClaim::default());
-    let mut tally = Tally::default();
-    port.tx(QueueIndex(0), &mut batch, &[0], &mut tally);
-    assert_eq!(tally.packets + tally.dropped, 1);
-    tally.drops().next().map(|(reason, _)| reason)
 }
 
 struct TapRig {
@@ -384,28 +310,6 @@ fn rx_notices_a_deleted_device_by_itself() {
     }
 }
 
-/// A namespace with a name, which goes away with the value.
-struct Named(String);
-
-impl Named {
-    fn new() -> Named {
-        let name = format!("qvs-test-{}", std::process::id());
-        let status = Command::new("ip").args(["netns", "add", &name]).status();
-        assert!(status.expect("the TAP tests need ip(8)").success(), "ip netns add: {NEEDS}");
-        Named(name)
-    }
-
-    fn delete(&self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(Stdio::null()).status();
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        self.delete();
-    }
-}
-
 #[test]
 fn a_tap_tells_when_its_namespace_lost_its_name() {
     let named = Named::new();
@@ -434,45 +338,8 @@ fn a_tail_in_memory_that_vanished_drops_the_frame_and_nothing_else() {
     assert_eq!(tx_one(&*port), None);
 }
 
-/// What the parse stage makes of a claim of our own kernel, which need not be checked.
-fn believe(packet: &mut Packet) {
-    let claim = packet.claim;
-    let kind = match claim.gso_type & !GSO_ECN {
-        GSO_TCPV4 => Some(GsoKind::Tcp4),
-        GSO_TCPV6 => Some(GsoKind::Tcp6),
-        GSO_UDP_L4 => Some(GsoKind::UdpL4),
-        _ => None,
-    };
-    let ecn = claim.gso_type & GSO_ECN != 0;
-    packet.offload = Offload {
-        checksum: (claim.flags & F_NEEDS_CSUM != 0)
-            .then_some(PartialChecksum { start: claim.csum_start, offset: claim.csum_offset }),
-        gso: kind.map(|kind| Gso { kind, size: claim.gso_size, header_len: claim.hdr_len, ecn }),
-        checksum_valid: false,
-    };
-}
-
-/// One burst from `from` to `to`, as a worker would; answers the length of the longest frame.
-fn shovel(from: &dyn Port, to: &dyn Port) -> usize {
-    let mut batch = Batch::new();
-    batch.clear(BURST, ROUND_BYTES);
-    let mut tally = Tally::default();
-    from.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
-    assert_eq!(tally.dropped, 0);
-    batch.packets_mut().iter_mut().for_each(believe);
-    let picks: Vec<u8> = (0..batch.len() as u8).collect();
-    tally.clear();
-    to.tx(QueueIndex(0), &mut batch, &picks, &mut tally);
-    assert_eq!(tally.dropped, 0, "{:?}", tally.drops().collect::<Vec<_>>());
-    let longest = batch.packets().iter().map(Packet::len).max().unwrap_or(0);
-    from.rx_done(QueueIndex(0));
-    longest
-}
-
 #[test]
 fn tcp_of_two_kernels_passes_uncut_and_whole() {
-    const BYTES: usize = 64 << 20;
-    let sent: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
     for (address_a, address_b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
         let (a, b) = (netns::create().expect(NEEDS), netns::create().expect(NEEDS));
         let opened = [(&a, address_a), (&b, address_b)].map(|(netns, address)| {
@@ -483,61 +350,9 @@ fn tcp_of_two_kernels_passes_uncut_and_whole() {
             (tap, place)
         });
         let [port_a, port_b] = [&opened[0], &opened[1]].map(|(_, place)| place.port().unwrap());
-        let is_over = AtomicBool::new(false);
-        let longest = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // With an end of its own, so that a failed assertion below does not hang the test.
-                let deadline = Instant::now() + Duration::from_secs(60);
-                while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
-                    let there = shovel(&*port_a, &*port_b);
-                    let back = shovel(&*port_b, &*port_a);
-                    longest.fetch_max(there.max(back), Ordering::Relaxed);
-                    if there + back == 0 {
-                        std::thread::yield_now();
-                    }
-                }
-            });
-            let listener = within(&b, || TcpListener::bind((address_b, 0)).unwrap());
-            let (a, sent, address) = (&a, &sent, listener.local_addr().unwrap());
-            scope.spawn(move || {
-                let mut stream = within(a, || TcpStream::connect(address).unwrap());
-                for _ in 0..BYTES / sent.len() {
-                    stream.write_all(sent).unwrap();
-                }
-            });
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let mut got = vec![0u8; sent.len()];
-            for _ in 0..BYTES / sent.len() {
-                stream.read_exact(&mut got).unwrap();
-                assert!(got == *sent, "bytes changed");
-            }
-            is_over.store(true, Ordering::Relaxed);
-        });
-        let longest = longest.load(Ordering::Relaxed);
+        let longest = transfer(&a, &b, address_b, &*port_a, &*port_b);
         assert!(longest > 20_000, "{address_a}: the longest frame had {longest} bytes, so TCP was cut");
     }
-}
-
-/// Looks at one queue; answers the frames it had.
-fn look(port: &dyn Port, queue: u16) -> Vec<Vec<u8>> {
-    let mut batch = Batch::new();
-    batch.clear(BURST, ROUND_BYTES);
-    let mut tally = Tally::default();
-    port.rx(PortIndex(0), QueueIndex(queue), &mut batch, &mut tally);
-    let frames = (0..batch.len()).map(|at| {
-        let (packet, tail) = batch.frame(at);
-        let mut frame = packet.head().to_vec();
-        frame.resize(packet.len(), 0);
-        tail.iter().fold(packet.head().len(), |used, segment| used + segment.read(&mut frame[used..]));
-        frame
-    });
-    let frames = frames.collect();
-    if tally.packets > 0 {
-        port.rx_done(QueueIndex(queue));
-    }
-    frames
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! this runs under the control's state lock, as part of putting a change in force.
 
 use super::{Control, State};
-use crate::devices::is_same_device;
+use crate::devices::do_clash;
 use crate::naming::{self, NoDevice};
 use crate::plugs;
 use crate::settings::{Auto, Role};
@@ -107,7 +107,7 @@ impl<P: Pipeline> Control<P> {
             is_automatic: true,
             made: None,
         };
-        let is_reserved = state.reserved.as_ref().is_some_and(|wanted| is_same_device(&wanted.device, &plug.device));
+        let is_reserved = state.reserved.as_ref().is_some_and(|wanted| do_clash(&wanted.device, &plug.device));
         if is_reserved || plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
             return Err(NoDevice::NameTaken);
         }
@@ -120,6 +120,8 @@ fn is_there(device: &DeviceSpec) -> bool {
     match device {
         DeviceSpec::VhostUser { path, .. } => std::fs::symlink_metadata(path).is_ok(),
         // A doubt is told by the device itself when it is opened.
-        DeviceSpec::Tap { name, .. } => switch::netns::has_interface(None, name).unwrap_or(false),
+        DeviceSpec::Tap { name, .. } | DeviceSpec::Device { name, .. } => {
+            switch::netns::has_interface(None, name).unwrap_or(false)
+        }
     }
 }

@@ -1,0 +1,166 @@
+//! A network interface that somebody else made and keeps: a veth end of a container, a TAP that QEMU or Nova holds, a NIC.
+//!
+//! What makes it harder than it looks: it comes and goes as others like. We open it when it is there, follow what becomes of
+//! it ([`crate::link`]), and say that it is gone when it was deleted, renamed or moved away, so that its keeper waits for the
+//! next one of its name. Nothing of it is ours: addresses, MTU and whether it is up are left alone. What was switched on
+//! for us ends with our descriptors, whatever becomes of the process.
+//!
+//! Control side only. Descriptors keep its namespace alive, so that one that loses its name is told too.
+
+use crate::af_packet::RawSocketError;
+use crate::af_packet::port::PacketPort;
+use crate::link::{LinkStatus, LinkWatch};
+use crate::netns::{self, Origin};
+use crate::port::{Device, DeviceState, Link, Place, Port};
+use rustix::fd::{AsFd, OwnedFd};
+use std::io;
+use std::sync::Arc;
+
+/// How the frames of a device are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// Packet sockets, which keep partial checksums and uncut TCP.
+    AfPacket,
+}
+
+impl Driver {
+    /// Its name in `plug --driver`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::AfPacket => "af_packet",
+        }
+    }
+}
+
+/// What is needed to open a device.
+#[derive(Debug)]
+pub struct DeviceConfig {
+    /// Interface name.
+    pub name: String,
+    /// The network namespace it lives in; `None`: the caller's.
+    pub netns: Option<OwnedFd>,
+    /// How its frames are moved; `None`: as suits its kind.
+    pub driver: Option<Driver>,
+}
+
+/// Why a device could not be opened; it may be there the next time.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// There is none of that name.
+    #[error("there is no interface named {name:?}")]
+    Absent {
+        /// The name.
+        name: String,
+    },
+    /// It does not speak Ethernet.
+    #[error("interface {name:?} is not an Ethernet interface")]
+    NotEthernet {
+        /// The name.
+        name: String,
+    },
+    /// The system said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What we tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl From<RawSocketError> for DeviceError {
+    fn from(error: RawSocketError) -> DeviceError {
+        match error {
+            RawSocketError::NoInterface { name } => DeviceError::Absent { name },
+            RawSocketError::NotEthernet { name } => DeviceError::NotEthernet { name },
+            RawSocketError::Io { what, source } => DeviceError::Io { what, source },
+        }
+    }
+}
+
+/// An open device's control side. Dropping it withdraws the port and closes what was opened.
+pub struct HostDevice {
+    watch: LinkWatch,
+    driver: Driver,
+    origin: Option<Origin>,
+    place: Arc<dyn Place>,
+}
+
+impl HostDevice {
+    /// Opens the device and publishes its port at `place`. Needs CAP_NET_RAW and CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter
+    /// `config.netns`.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the caller retries.
+    pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, DeviceError> {
+        let io = |what| move |source: io::Error| DeviceError::Io { what, source };
+        let DeviceConfig { name, netns, driver } = config;
+        let netns = netns.as_ref().map(AsFd::as_fd);
+        let origin = netns.and_then(Origin::of);
+        let absent = || DeviceError::Absent { name: name.clone() };
+        let (watch, driver, port) = netns::within(netns, || {
+            let watch = LinkWatch::open(&name).map_err(io("asking for the interface"))?.ok_or_else(absent)?;
+            let status = watch.status().ok_or_else(absent)?;
+            if !status.is_ethernet {
+                return Err(DeviceError::NotEthernet { name: name.clone() });
+            }
+            let driver = driver.unwrap_or_else(|| suits(&status));
+            let port = match driver {
+                Driver::AfPacket => {
+                    let port = PacketPort::open(&name)?;
+                    // Between the two looks another may have taken the name.
+                    if port.interface_index() != status.index {
+                        return Err(absent());
+                    }
+                    Arc::new(port) as Arc<dyn Port>
+                }
+            };
+            Ok((watch, driver, port))
+        })
+        .map_err(io("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
+        place.publish(port);
+        Ok(HostDevice { watch, driver, origin, place })
+    }
+
+    /// How its frames are moved.
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// How the interface is now; `None` if it is gone for ever, or its namespace is.
+    pub fn status(&self) -> Option<LinkStatus> {
+        self.watch.status().filter(|_| self.has_namespace())
+    }
+
+    fn has_namespace(&self) -> bool {
+        self.origin.as_ref().is_none_or(Origin::is_there)
+    }
+}
+
+/// The driver that suits an interface.
+fn suits(_status: &LinkStatus) -> Driver {
+    Driver::AfPacket
+}
+
+impl Drop for HostDevice {
+    fn drop(&mut self) {
+        self.place.withdraw();
+    }
+}
+
+impl Device for HostDevice {
+    fn state(&self) -> DeviceState {
+        let down = |is_ready, reason: &str| DeviceState { is_ready, link: Link::Down, reason: reason.to_owned() };
+        match self.watch.status() {
+            _ if !self.has_namespace() => down(false, "the network namespace is gone"),
+            None => down(false, "the device is gone"),
+            Some(status) if !status.is_up => down(false, "the interface is down"),
+            Some(status) if !status.has_carrier => down(true, "the interface has no carrier"),
+            Some(_) => DeviceState { is_ready: true, link: Link::Up, reason: String::new() },
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "test code")]
+mod tests;

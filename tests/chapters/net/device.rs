@@ -1,0 +1,244 @@
+//! Interfaces that somebody else made: veth ends of containers, which come and go as their owner likes.
+
+use super::SOON;
+use crate::topology::attached_tap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use tests::daemon::Daemon;
+use tests::http::Tenant;
+use tests::ledger::{Counters, expect};
+use tests::namespace::Namespace;
+use tests::process::{output_of, wait_until};
+
+/// Runs ip(8) where the daemon is.
+fn ip(line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    output_of("ip", &words);
+}
+
+fn exists(interface: &str) -> bool {
+    Command::new("ip").args(["link", "show", "dev", interface]).output().unwrap().status.success()
+}
+
+/// A pair of veth as container managers make it: `host` here and `eth0` in the container, both up.
+fn veth(host: &str, container: &Namespace, address: &str) {
+    ip(&format!("link add {host} type veth peer name eth0 netns {}", container.name()));
+    ip(&format!("link set {host} up"));
+    container.must("ip link set eth0 up");
+    container.address("eth0", address);
+}
+
+/// Two containers `one` and `two` on one network, plugged by their veth ends `veth-one` and `veth-two`; both UP.
+struct Containers {
+    daemon: Daemon,
+    tenant: Tenant,
+    network: String,
+    spaces: [Namespace; 2],
+}
+
+impl Containers {
+    fn new() -> Containers {
+        let daemon = Daemon::start("");
+        let tenant = daemon.tenant("red");
+        let network = tenant.network("lan");
+        let spaces = ["one", "two"].map(Namespace::new);
+        for (space, address) in spaces.iter().zip(["10.0.0.1/24", "10.0.0.2/24"]) {
+            let name = space.name();
+            veth(&format!("veth-{name}"), space, address);
+            assert_eq!(daemon.must(&format!("plug {name} --device veth-{name}")), "plugged\n");
+            tenant.attached_port(&network, name);
+        }
+        daemon.wait_up(&["one", "two"]);
+        Containers { daemon, tenant, network, spaces }
+    }
+
+    fn ping(&self) {
+        assert!(self.spaces[0].pings_within("10.0.0.2", SOON), "{}", self.daemon.log_tail());
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        for space in &self.spaces {
+            let _ = Command::new("ip").args(["link", "del", &format!("veth-{}", space.name())]).output();
+        }
+    }
+}
+
+#[test]
+fn frames_between_two_devices_are_counted_once_each() {
+    let world = Containers::new();
+    world.ping();
+    let before = Counters::read(&world.daemon);
+    assert!(world.spaces[0].pings("10.0.0.2"));
+    // An ARP question and its answer, an echo and its answer.
+    expect(
+        &world.daemon,
+        &before,
+        &["one.rx.packets +2", "one.tx.packets +2", "two.rx.packets +2", "two.tx.packets +2"],
+    );
+    let row = world.daemon.interface("one");
+    assert_eq!(
+        (&row["kind"], &row["path"], &row["driver"]),
+        (&"device".into(), &"veth-one".into(), &"af_packet".into())
+    );
+    assert_eq!((&row["link"], &row["mtu"], &row["reason"]), (&"up".into(), &1500.into(), &"".into()));
+}
+
+#[test]
+fn tcp_between_containers_with_default_offloads_arrives_whole_and_in_large_frames() {
+    const BYTES: usize = 256 << 20;
+    let world = Containers::new();
+    world.ping();
+    let before = Counters::read(&world.daemon);
+    let listener = world.spaces[1].inside(|| TcpListener::bind(("10.0.0.2", 5000)).unwrap());
+    let chunk: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = world.spaces[0].inside(|| TcpStream::connect(("10.0.0.2", 5000)).unwrap());
+            stream.set_write_timeout(Some(SOON)).unwrap();
+            for _ in 0..BYTES / chunk.len() {
+                stream.write_all(&chunk).unwrap();
+            }
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut got = vec![0; chunk.len()];
+        for _ in 0..BYTES / chunk.len() {
+            stream.read_exact(&mut got).unwrap();
+            assert!(got == chunk, "bytes changed");
+        }
+    });
+    let after = Counters::read(&world.daemon);
+    let [packets, bytes] = ["packets", "bytes"].map(|what| after.grown(&before, &format!("one.rx.{what}")));
+    assert!(bytes as usize >= BYTES && bytes / packets > 10_000, "{bytes} bytes in {packets} frames: TCP was cut");
+    let strange: Vec<_> = after
+        .changes(&before)
+        .into_iter()
+        .filter(|change| change.contains(".drops.") && !change.contains("rx_ring_full"))
+        .collect();
+    assert!(strange.is_empty(), "{strange:?}");
+}
+
+#[test]
+fn a_device_and_a_tap_on_one_network_reach_each_other() {
+    let world = Containers::new();
+    let host = Namespace::new("host");
+    attached_tap(&world.daemon, &world.tenant, &world.network, "tap", &host, "10.0.0.3/24");
+    world.daemon.wait_up(&["tap"]);
+    assert!(host.pings_within("10.0.0.1", SOON), "{}", world.daemon.log_tail());
+    assert!(world.spaces[1].pings_within("10.0.0.3", SOON), "{}", world.daemon.log_tail());
+}
+
+#[test]
+fn a_device_may_come_late_go_and_come_again_and_survives_kill_9() {
+    let mut world = Containers::new();
+    let late = Namespace::new("late");
+    let said = world.daemon.must("plug late --device veth-late");
+    assert_eq!(said, "plugged; waiting for the device: there is no interface named \"veth-late\"\n");
+    let port = world.tenant.attached_port(&world.network, "late");
+    assert_eq!(world.tenant.op_status(&world.network, &port), "DOWN");
+    for round in 0..2 {
+        veth("veth-late", &late, "10.0.0.9/24");
+        world.daemon.wait_up(&["late"]);
+        assert!(world.spaces[0].pings_within("10.0.0.9", SOON), "{round}: {}", world.daemon.log_tail());
+        ip("link del veth-late");
+        wait_until("the port is down", SOON, || world.daemon.interface("late")["op_status"] == "DOWN");
+        wait_until("the reason is told", SOON, || {
+            world.daemon.interface("late")["reason"] == "there is no interface named \"veth-late\""
+        });
+        assert!(world.spaces[0].pings("10.0.0.2"), "the others are not touched");
+    }
+    veth("veth-late", &late, "10.0.0.9/24");
+    world.daemon.wait_up(&["late"]);
+    world.daemon.kill_and_restart();
+    world.daemon.wait_up(&["one", "two", "late"]);
+    assert!(world.spaces[0].pings_within("10.0.0.9", SOON), "{}", world.daemon.log_tail());
+    assert_eq!(world.daemon.must("unplug late"), "unplugged\n");
+    assert!(exists("veth-late"), "a device of somebody else's was removed");
+    ip("link del veth-late");
+}
+
+#[test]
+fn state_carrier_and_mtu_of_a_device_are_followed() {
+    let world = Containers::new();
+    world.ping();
+    let becomes = |key: &str, value: serde_json::Value| {
+        wait_until(&format!("{key} is {value}"), SOON, || world.daemon.interface("two")[key] == value);
+    };
+    world.spaces[1].must("ip link set eth0 down");
+    becomes("link", "down".into());
+    becomes("reason", "the interface has no carrier".into());
+    assert_eq!(world.daemon.interface("two")["op_status"], "UP", "bound, there and up");
+    world.spaces[1].must("ip link set eth0 up");
+    becomes("link", "up".into());
+    ip("link set veth-two down");
+    becomes("op_status", "DOWN".into());
+    becomes("reason", "the interface is down".into());
+    ip("link set veth-two up");
+    world.daemon.wait_up(&["one", "two"]);
+    world.ping();
+
+    // Larger at both ends, without a word to the switch.
+    for space in &world.spaces {
+        ip(&format!("link set veth-{} mtu 9000", space.name()));
+        space.must("ip link set eth0 mtu 9000");
+    }
+    becomes("mtu", 9000.into());
+    assert!(world.spaces[0].run("busybox ping -c 1 -W 2 -s 8000 10.0.0.2").status.success());
+    // Smaller at one: what does not fit is told.
+    ip("link set veth-two mtu 2000");
+    becomes("mtu", 2000.into());
+    assert!(!world.spaces[0].run("busybox ping -c 1 -W 1 -s 8000 10.0.0.2").status.success());
+    assert_eq!(world.daemon.interface("two")["tx"]["drops"]["over_mtu"], 1);
+    // And an operator may allow less than the device does.
+    world.daemon.must("plug one --device veth-one --mtu 1000 --replace");
+    becomes("op_status", "UP".into());
+    world.daemon.wait_up(&["one"]);
+    assert_eq!(world.daemon.interface("one")["mtu"], 1000);
+    assert!(!world.spaces[0].run("busybox ping -c 1 -W 1 -s 1200 10.0.0.2").status.success());
+    assert_eq!(world.daemon.interface("one")["rx"]["drops"]["over_mtu"], 1);
+}
+
+#[test]
+fn a_device_in_another_namespace_is_plugged_there_and_waits_for_its_name() {
+    let world = Containers::new();
+    let far = Namespace::new("far");
+    world.daemon.must("plug far --device inner --netns hidden");
+    world.tenant.attached_port(&world.network, "far");
+    assert_eq!(world.daemon.interface("far")["reason"], "the network namespace /run/netns/hidden is gone");
+    let hidden = Namespace::new("hidden");
+    hidden.must("ip link add inner type veth peer name eth0 netns far");
+    hidden.must("ip link set inner up");
+    far.must("ip link set eth0 up");
+    far.address("eth0", "10.0.0.8/24");
+    world.daemon.wait_up(&["far"]);
+    assert!(far.pings_within("10.0.0.1", SOON), "{}", world.daemon.log_tail());
+    drop(hidden);
+    wait_until("the port is down", SOON, || world.daemon.interface("far")["op_status"] == "DOWN");
+    // Not kept alive by the switch, and its devices go with it.
+    wait_until("the far end is gone", SOON, || !far.run("ip link show dev eth0").status.success());
+}
+
+#[test]
+fn one_interface_belongs_to_one_id_whether_plugged_as_device_or_as_tap() {
+    let world = Containers::new();
+    let refused = |line: &str| {
+        let output = world.daemon.command(line);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refused("plug other --device veth-one").contains("belongs to interface \"one\""));
+    assert!(refused("plug other --tap veth-one").contains("belongs to interface \"one\""));
+    assert!(refused("plug one --device veth-two").contains("belongs to interface \"two\""));
+    assert!(refused("plug one --device veth-one --mtu 1400").contains("--replace"));
+    assert_eq!(world.daemon.must("plug one --device veth-one"), "plugged\n");
+    world.daemon.must("plug own --tap own-tap");
+    assert!(refused("plug other --device own-tap").contains("belongs to interface \"own\""));
+    assert!(refused("plug one --tap veth-one --replace").contains("exists already and is not ours"));
+    // What was a TAP of ours and is a device now was given up: it is gone, and whoever makes another is waited for.
+    world.daemon.must("plug own --device own-tap --replace");
+    assert!(!exists("own-tap"));
+    world.ping();
+}
