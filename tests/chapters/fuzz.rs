@@ -15,7 +15,7 @@ use std::time::Duration;
 use tests::chance::{Chance, for_seeds};
 use tests::daemon::Daemon;
 use tests::generator::{count, run};
-use tests::hostile::{Class, misbehave};
+use tests::hostile::{Class, Load, misbehave};
 use tests::http::Connection;
 use tests::ledger::Counters;
 use tests::process::wait_until;
@@ -214,7 +214,7 @@ fn a_guest_that_breaks_every_rule_costs_a_healthy_pair_no_frame() {
         let before = Counters::read(&daemon);
         let is_over = AtomicBool::new(false);
         let (report, deeds) = thread::scope(|scope| {
-            let guest = scope.spawn(|| misbehave(&sockets[2], class, features, 0, &is_over));
+            let guest = scope.spawn(|| misbehave(&sockets[2], class, features, Load::FULL, &is_over));
             let report = run(&format!("{pair} --macs 10 --rate 1kpps --seconds 1 --verify"));
             is_over.store(true, Ordering::Relaxed);
             (report, guest.join().unwrap())

@@ -1,5 +1,10 @@
-//! What a guest that misbehaves costs a healthy pair: beside each class of misbehaviour, a polite guest that takes as much
-//! of the first CPU and sends at the same turns.
+//! What a guest that misbehaves costs a healthy pair: beside each class of misbehaviour, a polite guest of equal load.
+//!
+//! Equal is what the switch and the pair's generator get to feel, but for the misbehaviour: as many frames a second that the switch
+//! takes from it, and as much of the first CPU, on which the generator runs too, by the guest's own thread and by the
+//! switch's thread for its socket. A guest whose ring has been stopped sends less than one that is well; beside it, the worker's
+//! rounds are shorter, the pair's frames come in smaller batches, and each costs more of what a round costs: just so
+//! beside a guest that sends less because it has less to say.
 //!
 //! All three are members of one network. The pair sends a million frames a second through one worker; what its two queues cost
 //! that worker comes from the switch's own books, which sample them.
@@ -8,14 +13,15 @@ use crate::frames::Layout;
 use crate::options::Options;
 use crate::peers::Peer;
 use crate::report::{Figure, Page, Sample, load};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
 use tests::generator::run;
-use tests::hostile::{Class, Deeds, misbehave};
+use tests::hostile::{Class, Deeds, Load, misbehave};
 use vhost::net::F_RING_PACKED;
 
 /// The pair, and the guest beside it.
@@ -27,6 +33,8 @@ const FRAMES: &str = "qvs_port_packets_total{";
 const BUSY_NS: &str = "qvs_queue_busy_nanoseconds_total{";
 const WORKER_FRAMES: &str = "qvs_worker_packets_total{";
 const WORKER_BATCHES: &str = "qvs_worker_batches_total{";
+/// The name of the switch's threads for sockets.
+const SESSION_THREAD: &str = "vhost-session";
 /// Layouts of the rings of the guest beside the pair, whose own are split.
 pub(crate) const LAYOUTS: [Layout; 2] = [Layout::Split, Layout::Packed];
 
@@ -49,6 +57,8 @@ struct Found {
     loss: f64,
     offered_mpps: f64,
     deeds: Deeds,
+    /// What a polite guest is to do to be its equal.
+    load: Load,
 }
 
 /// Samples of one side.
@@ -58,6 +68,8 @@ struct Samples {
     fill: Sample,
     loss: Sample,
     turns: Sample,
+    beside: Sample,
+    cpu: Sample,
 }
 
 impl Samples {
@@ -66,6 +78,8 @@ impl Samples {
         found.fill.into_iter().for_each(|fill| self.fill.add(fill));
         self.loss.add(found.loss);
         self.turns.add(found.deeds.turns as f64);
+        self.beside.add(found.load.frames / 1e3);
+        self.cpu.add(found.load.cpu_permille as f64 / 10.0);
     }
 
     fn cells(&self, digits: usize) -> String {
@@ -73,9 +87,13 @@ impl Samples {
     }
 }
 
-/// What the switch says of the pair's queues so far.
+/// What the switch says so far.
 #[derive(Clone, Copy)]
 struct Books {
+    at: Instant,
+    /// Of the guest beside the pair.
+    beside: f64,
+    /// Of the pair's queues.
     frames: f64,
     /// Time that these frames took.
     ns: f64,
@@ -103,21 +121,34 @@ impl Books {
             line.rsplit(' ').next()?.parse::<f64>().ok()
         };
         let (all, batches) = (of_worker(WORKER_FRAMES)?, of_worker(WORKER_BATCHES)?);
-        Some(Books { frames: sum(FRAMES)?, ns: sum(BUSY_NS)?, all, batches })
+        let beside = value(FRAMES, BESIDE)?;
+        Some(Books { at: Instant::now(), beside, frames: sum(FRAMES)?, ns: sum(BUSY_NS)?, all, batches })
     }
 }
 
+/// CPU time so far of the threads that serve sockets, ns (Documentation/scheduler/sched-stats.rst).
+fn session_ns(daemon: &Daemon) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("the daemon runs").flatten();
+    let sessions = tasks
+        .filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == SESSION_THREAD));
+    let spent = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("schedstat")).ok()?.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    sessions.filter_map(spent).sum()
+}
+
 /// The pair at its rate, with a guest of this class beside it.
-fn measure_once(daemon: &Daemon, class: Class, layout: Layout, cpu_permille: u64, seconds: f64) -> Found {
+fn measure_once(daemon: &Daemon, class: Class, layout: Layout, load: Load, seconds: f64) -> Found {
     let features = if layout == Layout::Packed { F_RING_PACKED } else { 0 };
     let [first, second] = PAIR.map(|name| daemon.path(name).display().to_string());
     let rate = "--huge-pages --rate 500kpps --discard-off-cpu --warm-up 0.2";
     let line = format!("{first} {second} {rate} --seconds {seconds}");
     let is_over = AtomicBool::new(false);
+    let (begun, session_before) = (Instant::now(), session_ns(daemon));
     let (report, deeds, books) = thread::scope(|scope| {
         let guest = scope.spawn(|| {
             switch::affinity::pin(0).expect("CPU 0 is ours");
-            misbehave(&daemon.path(BESIDE), class, features, cpu_permille, &is_over)
+            misbehave(&daemon.path(BESIDE), class, features, load, &is_over)
         });
         let generator = scope.spawn(|| run(&line));
         // The books close when the pair leaves.
@@ -130,6 +161,7 @@ fn measure_once(daemon: &Daemon, class: Class, layout: Layout, cpu_permille: u64
         let report = generator.join().expect("it does not panic");
         (report, guest.join().expect("it does not panic"), books)
     });
+    let session_share = (session_ns(daemon) - session_before) as f64 / begun.elapsed().as_nanos() as f64;
     let mhz = daemon.show("workers")[0]["cpu_mhz"].as_f64();
     let cycles = books.first().zip(books.last()).zip(mhz).and_then(|((begin, end), mhz)| {
         let frames = end.frames - begin.frames;
@@ -139,8 +171,14 @@ fn measure_once(daemon: &Daemon, class: Class, layout: Layout, cpu_permille: u64
         let batches = end.batches - begin.batches;
         (batches > 0.0).then(|| (end.all - begin.all) / batches)
     });
+    let beside = books.first().zip(books.last()).map_or(0.0, |(begin, end)| {
+        let seconds = (end.at - begin.at).as_secs_f64();
+        if seconds > 0.0 { (end.beside - begin.beside) / seconds } else { 0.0 }
+    });
+    let cpu_permille = deeds.cpu_permille + (session_share * 1e3) as u64;
     let figure = |name: &str| report[name].as_f64().expect("a report has it");
-    Found { cycles, fill, loss: figure("loss"), offered_mpps: figure("offered_mpps"), deeds }
+    let load = Load { cpu_permille, frames: beside };
+    Found { cycles, fill, loss: figure("loss"), offered_mpps: figure("offered_mpps"), deeds, load }
 }
 
 /// The table of classes.
@@ -149,10 +187,11 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
         "A guest that misbehaves beside a healthy pair",
         "The pair sends 0.5 million frames a second each way, one worker, one network; cycles of the nominal clock that \
          the worker spends on a frame of the pair, and the pair's loss, where generator and sink were on their CPU. The \
-         polite guest burns as much of that CPU as the other took. At most 10 % more cycles and no additional loss are \
-         aimed at. A guest that sends less leaves the worker shorter rounds, so that the pair's frames come in smaller batches \
-         and each costs more of what a round costs: frames a batch, of all three, tell how much of a difference is that.",
-        "| class | rings | polite: cycles | loss | misbehaving: cycles | loss | ratio | frames a batch, polite | misbehaving | turns, polite and not | offered Mpps | load |",
+         polite guest sends as many frames a second as the switch took from the other, and burns as much of the generator's \
+         CPU as that guest and the switch's thread for its socket took. At most 10 % more cycles and no additional loss are aimed \
+         at. Beside a guest that sends less, frames of the pair come in smaller batches and each costs more of what a \
+         round costs: frames a batch are those of all three.",
+        "| class | rings | polite: cycles | loss | misbehaving: cycles | loss | ratio | frames a batch, polite | misbehaving | frames a second from that guest, thousands, polite | misbehaving | CPU, %, polite | misbehaving | turns, polite and not | offered Mpps | load |",
     );
     let daemon = Daemon::start("poll = \"always\"");
     let tenant = daemon.tenant("compare");
@@ -166,8 +205,8 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
     for (class, layout) in Class::HOSTILE.into_iter().flat_map(|class| LAYOUTS.map(|layout| (class, layout))) {
         let (mut polite, mut hostile, mut offered) = (Samples::default(), Samples::default(), Sample::default());
         for _ in 0..options.rounds {
-            let found = measure_once(&daemon, class, layout, 0, options.seconds);
-            let control = measure_once(&daemon, Class::Polite, layout, found.deeds.cpu_permille, options.seconds);
+            let found = measure_once(&daemon, class, layout, Load::FULL, options.seconds);
+            let control = measure_once(&daemon, Class::Polite, layout, found.load, options.seconds);
             hostile.add(&found);
             polite.add(&control);
             offered.add(found.offered_mpps);
@@ -182,11 +221,15 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
             format!("{:.2}", hostile.cycles.median() / polite.cycles.median())
         };
         page.line(&format!(
-            "| {class:?} | {layout:?} | {} | {} | {ratio} | {} | {} | {:.0}, {:.0} | {} | {} |",
+            "| {class:?} | {layout:?} | {} | {} | {ratio} | {} | {} | {} | {} | {} | {} | {:.0}, {:.0} | {} | {} |",
             polite.cells(6),
             hostile.cells(6),
             polite.fill.brief(2),
             hostile.fill.brief(2),
+            polite.beside.brief(0),
+            hostile.beside.brief(0),
+            polite.cpu.brief(0),
+            hostile.cpu.brief(0),
             polite.turns.median(),
             hostile.turns.median(),
             offered.brief(2),

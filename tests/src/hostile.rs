@@ -1,4 +1,5 @@
-//! A guest that misbehaves on purpose, one class of misbehaviour at a time, and a polite one of equal load to compare with.
+//! A guest that misbehaves on purpose, one class of misbehaviour at a time, and a polite one of equal load to compare with: it
+//! takes as much CPU time and has the switch take as many frames from it.
 //!
 //! Each turn of it is a burst of wrongs followed by what a driver would have to do to go on, so that the switch sees the
 //! class again and again and not one broken ring that lies still. A guest whose session was ended connects anew. Turns
@@ -21,6 +22,8 @@ use vhost::net::{F_MRG_RXBUF, F_RING_PACKED};
 const TURN: Duration = Duration::from_micros(200);
 /// Chains posted, or frames sent, in a turn.
 const BURST: u16 = 32;
+/// Bursts that a polite guest whose ring was full may be behind, so that none of them follow each other for long.
+const OWED_MAX: f64 = 8.0;
 /// Kicks of a storm in a turn.
 const KICKS: usize = 200;
 /// Pause before a new connection: a guest takes longer to boot, and making its memory should not be most of its work.
@@ -59,6 +62,25 @@ impl Class {
     ];
 }
 
+/// How much a guest does besides its class.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Load {
+    /// Part of a CPU that it takes at least, in thousandths: what is missing is burnt.
+    pub cpu_permille: u64,
+    /// Frames a second that a polite guest sends, in bursts, as far as turns allow.
+    pub frames: f64,
+}
+
+impl Load {
+    /// No more CPU time than it needs, and a burst in every turn.
+    pub const FULL: Load = Load { cpu_permille: 0, frames: f64::INFINITY };
+
+    /// Bursts of a polite guest by turn; one at most.
+    fn bursts(self) -> f64 {
+        (self.frames * TURN.as_secs_f64() / f64::from(BURST)).min(1.0)
+    }
+}
+
 /// What a guest got to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deeds {
@@ -76,16 +98,16 @@ fn cpu_time() -> Duration {
     time.try_into().expect("a thread's CPU time is not negative")
 }
 
-/// Misbehaves at the socket, with these features besides those of any driver, until it is over; burns CPU time beside it until it took `cpu_permille` thousandths of a CPU.
+/// Misbehaves at the socket, with these features besides those of any driver, until it is over.
 ///
 /// # Panics
 /// If there is no memory for a guest.
-pub fn misbehave(path: &Path, class: Class, features: u64, cpu_permille: u64, is_over: &AtomicBool) -> Deeds {
+pub fn misbehave(path: &Path, class: Class, features: u64, load: Load, is_over: &AtomicBool) -> Deeds {
     let (begun, cpu_before) = (Instant::now(), cpu_time());
-    let share = cpu_permille as f64 / 1000.0;
+    let share = load.cpu_permille as f64 / 1000.0;
     let burner = Burner { begun, cpu_before, share };
     let (path, chance, deeds) = (path.to_owned(), Chance::new(1), Deeds::default());
-    let mut guest = Guest { path, features, chance, deeds, burner };
+    let mut guest = Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0 };
     while !is_over.load(Ordering::Relaxed) {
         let mut driver = guest.driver();
         let begun = driver.start();
@@ -125,6 +147,9 @@ struct Guest {
     chance: Chance,
     deeds: Deeds,
     burner: Burner,
+    /// Bursts of a polite guest by turn, and what it owes of one.
+    bursts: f64,
+    owed: f64,
 }
 
 impl Guest {
@@ -158,7 +183,13 @@ impl Guest {
             self.deeds.turns += 1;
             self.burner.burn();
             match class {
-                Class::Polite => self.talk(driver),
+                Class::Polite => {
+                    // What its ring had no room for it sends later.
+                    self.owed = (self.owed + self.bursts).min(OWED_MAX);
+                    if self.owed >= 1.0 {
+                        self.owed -= self.talk(driver) as f64 / f64::from(BURST);
+                    }
+                }
                 Class::BadDescriptors if self.is_packed() => self.post_bad_packed(driver)?,
                 Class::BadDescriptors => self.post_bad(driver),
                 Class::IndexJumps => self.jump(driver)?,
@@ -181,12 +212,13 @@ impl Guest {
         Ok(())
     }
 
-    /// A burst of good frames to itself, which the switch looks up and drops, and whatever arrived.
-    fn talk(&mut self, driver: &mut Driver) {
+    /// A burst of good frames to itself, which the switch looks up and drops, and whatever arrived; answers how many were sent.
+    fn talk(&mut self, driver: &mut Driver) -> usize {
         let mut frame = [0; 60];
         frame[..14].copy_from_slice(&[2, 0, 0, 0, 0xee, 1, 2, 0, 0, 0, 0xee, 1, 0x88, 0xb5]);
-        driver.sender.send_burst(&[&frame[..]; BURST as usize]);
+        let sent = driver.sender.send_burst(&[&frame[..]; BURST as usize]);
         driver.receiver.drain(BURST);
+        sent
     }
 
     /// A burst of chains of which each is forbidden in its own way.
