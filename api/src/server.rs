@@ -2,8 +2,9 @@
 //!
 //! Clients are hostile: every read, every write and every count has a bound here, and what exceeds it gets its status or
 //! its connection closed, so that others are served. Plugins block on disks, so their calls run on the runtime's
-//! blocking threads; there are never more of them than [`Limits::connections`]. A write that began is finished
-//! even if its client hangs up.
+//! blocking threads; there are never more of them than [`Limits::connections`]. A request that came is answered apart
+//! from its connection: if its client hangs up, a write is still finished and audited, and the connection's slot stays
+//! taken until then, so that hanging up gets nobody more than a slot's worth of work.
 
 use crate::audit::{self, Who};
 use crate::claim::{Claim, Registry};
@@ -28,7 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::Service;
@@ -176,12 +177,12 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = run_connection(stream, peer, app.clone(), limits, stopped.clone());
+                let from = Origin { peer, _slot: Arc::new(slot) };
+                let connection = run_connection(stream, from, app.clone(), limits, stopped.clone());
                 connections.spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%peer, %error, "API connection failed");
                     }
-                    drop(slot);
                 });
             }
             Err(error) => {
@@ -192,7 +193,12 @@ pub async fn serve(
     }
     drop(listener);
     drop(stop);
-    let all_done = async { while connections.join_next().await.is_some() {} };
+    let all_done = async {
+        while connections.join_next().await.is_some() {}
+        // Requests whose clients hung up hold slots too.
+        let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+        drop(slots.acquire_many(all).await);
+    };
     if timeout(limits.shutdown_time, all_done).await.is_err() {
         tracing::warn!("API connections were still busy at shutdown and are cut");
     }
@@ -202,7 +208,7 @@ pub async fn serve(
 /// Serves one connection to its end. When the other half of `stopped` is gone, the request in flight is the last.
 async fn run_connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    from: Origin,
     app: Router,
     limits: Limits,
     mut stopped: watch::Receiver<()>,
@@ -212,8 +218,9 @@ async fn run_connection(
     rustix::net::sockopt::set_tcp_user_timeout(&stream, write_ms)?;
     // hyper closes what it is given. The copy keeps the socket for a proper end.
     let rest = rustix::io::fcntl_dupfd_cloexec(&stream, 0)?;
+    let peer = from.peer;
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(from.clone());
         let mut app = app.clone();
         async move { Service::call(&mut app, request).await }
     });
@@ -263,8 +270,12 @@ async fn linger(stream: std::net::TcpStream) -> io::Result<()> {
 }
 
 /// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-struct Peer(SocketAddr);
+#[derive(Clone, Debug)]
+struct Origin {
+    peer: SocketAddr,
+    /// The connection's, given back when neither it nor a request of it is there any more.
+    _slot: Arc<OwnedSemaphorePermit>,
+}
 
 /// What every request needs.
 struct App {
@@ -280,15 +291,29 @@ struct App {
 /// The service of one server. Quantum's paths follow rules of their own (suffixes, 404 for a wrong method), so they are
 /// the fallback; an API with ordinary paths is nested beside it.
 fn app(app: App) -> Router {
-    Router::new().fallback(log_and_answer).with_state(Arc::new(app))
+    Router::new().fallback(answer_detached).with_state(Arc::new(app))
 }
 
-async fn log_and_answer(State(app): State<Arc<App>>, request: Request) -> Result<Response<Body>, Infallible> {
+/// Answers in a task of its own, which goes on when the client hangs up and this future is dropped.
+async fn answer_detached(State(app): State<Arc<App>>, request: Request) -> Result<Response<Body>, Infallible> {
+    let task = tokio::spawn(async move { log_and_answer(&app, request).await });
+    Ok(task.await.unwrap_or_else(|error| broke(&error).into()))
+}
+
+/// The answer to a request whose task panicked.
+fn broke(error: &tokio::task::JoinError) -> Reply {
+    tracing::error!(%error, "an API request broke");
+    Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")
+}
+
+async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     let begin = Instant::now();
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    // Held to the end: the slot is in it.
+    let from = request.extensions().get::<Origin>().cloned();
+    let peer = from.as_ref().map(|from| from.peer);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let Answered { mut response, caller } = answer(&app, request).await;
+    let Answered { mut response, caller } = answer(app, request).await;
     let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
     if audit::is_write(&method) {
@@ -304,7 +329,7 @@ async fn log_and_answer(State(app): State<Arc<App>>, request: Request) -> Result
     if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    response
 }
 
 /// An answer, and who asked if that was found out.
@@ -367,10 +392,7 @@ async fn answer(app: &App, request: Request) -> Answered {
             }
             let (extensions, of_task) = (app.extensions.clone(), caller.clone());
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
-            task.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "an API request broke");
-                Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")
-            })
+            task.await.unwrap_or_else(|error| broke(&error))
         }
         Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
     };

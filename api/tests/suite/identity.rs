@@ -250,7 +250,7 @@ fn with_identity_any_valid_host_may_be_called_and_without_only_ours() {
 
 /// Events of the target `audit`, as text, from all servers of this process.
 #[derive(Clone, Default)]
-struct Audits(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Audits(Arc<Mutex<Vec<String>>>);
 
 struct Fields(String);
 
@@ -282,12 +282,12 @@ impl tracing::Subscriber for Audits {
 }
 
 /// What was written down of requests whose path has this word.
-fn audits(word: &str) -> Vec<String> {
+pub(crate) fn audits(word: &str) -> Vec<String> {
     let audits = audit_log().0.lock().unwrap();
     audits.iter().filter(|line| line.contains(word)).cloned().collect()
 }
 
-fn audit_log() -> &'static Audits {
+pub(crate) fn audit_log() -> &'static Audits {
     static AUDITS: OnceLock<Audits> = OnceLock::new();
     AUDITS.get_or_init(|| {
         let audits = Audits::default();

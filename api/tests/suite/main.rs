@@ -14,6 +14,7 @@ mod crash;
 mod dialects;
 mod extensions;
 mod golden;
+mod hangup;
 mod hostile;
 mod identity;
 mod keystone;
