@@ -23,8 +23,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// Longest token looked at, bytes. Keystone's signed ones of old had several thousand; a Fernet one has about 250.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Longest token looked at, bytes. A Fernet one has about 250; a longer one than this would not get past the limits that
+/// web servers in front of Keystone have for a header.
+pub const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// The headers that carry a token; the second is of the original middleware's time (specification section 11).
 const TOKEN_HEADERS: [&str; 2] = ["x-auth-token", "x-storage-token"];
 
@@ -37,6 +38,8 @@ pub struct Identity {
     pub project: Option<Text>,
     /// Names of the user's roles in that project, in any case.
     pub roles: Vec<Text>,
+    /// Whether no role opens other tenants: the roles are for this project only.
+    pub is_confined: bool,
 }
 
 /// Why a token got nobody in.
@@ -233,7 +236,7 @@ mod tests {
     fn mode() -> Mode {
         let of = |project: Option<&str>, role: &str| {
             let project = project.map(Text::from);
-            Ok(Arc::new(Identity { user: "somebody".into(), project, roles: vec![role.into()] }))
+            Ok(Arc::new(Identity { user: "somebody".into(), project, roles: vec![role.into()], is_confined: false }))
         };
         let down = Err(Denied::Unavailable { why: "it rains", retry_after_s: 3 });
         let known = [

@@ -99,7 +99,11 @@ impl Policy {
     }
 
     /// Whether somebody may do this. Roles are compared without regard to case, as Keystone does.
+    /// What reaches beyond a project is not for those who are confined to it.
     pub fn lets(&self, identity: &Identity, action: Action) -> bool {
+        if identity.is_confined && action == Action::AnyTenant {
+            return false;
+        }
         let allowed = self.rules.get(&action).map(Vec::as_slice).unwrap_or_default();
         allowed
             .iter()
@@ -155,7 +159,7 @@ mod tests {
 
     fn somebody(roles: &[&str]) -> Identity {
         let roles = roles.iter().map(|role| (*role).into()).collect();
-        Identity { user: "u".into(), project: Some("p".into()), roles }
+        Identity { user: "u".into(), project: Some("p".into()), roles, is_confined: false }
     }
 
     #[test]

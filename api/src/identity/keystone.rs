@@ -3,16 +3,22 @@
 //! We ask as a service user, whose own token is got by password and got again when Keystone no longer takes it. A valid
 //! token is not asked about again for `cache`, which therefore bounds how long a revoked one still opens; past that it is,
 //! and holds on until its own expiry only if Keystone does not answer. While Keystone is away it is asked at most every
-//! two seconds, so that those who are known do not wait for time-outs of those who are not. Answers are bounded in size,
-//! questions in time. Redirects are not followed: the service token goes to the configured host only.
+//! two seconds, so that those who are known do not wait for time-outs of those who are not. A token is a stranger's text:
+//! what Keystone says to it, or to its length, is about that token and never about Keystone. So when a question for a
+//! token fails without a verdict, the same question for our own token tells which of both it is. Answers are bounded in
+//! size, questions in time. Redirects are not followed: the service token goes to the configured host only.
+//!
+//! Roles count where they were given: those of a token for a domain are about that domain and open nothing here, and
+//! where Keystone says that a project is not the admin project, roles in it open no other tenant.
 
-use super::remembered::{Good, Remembered};
+use super::remembered::{Good, NotGood, Remembered};
 use super::wall::{WallClock, parse_utc};
 use super::{Denied, Identity, Verified, Verifier};
 use crate::http_client::{Endpoint, EndpointError};
 use crate::watched::{FileError, Rights, read};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -26,6 +32,8 @@ const TURNS: usize = 8;
 const AWAY_PAUSE: Duration = Duration::from_secs(2);
 /// When clients are told to ask again then, seconds.
 const RETRY_AFTER_S: u32 = 5;
+/// Pause between two lines of the log about tokens that could not be checked while others can.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 /// Longest answer read, bytes; without its catalogue a token has about 2 KB.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -67,7 +75,11 @@ pub enum KeystoneError {
 enum Trouble {
     /// The token is nobody's.
     Invalid,
-    /// Keystone is away, or answers what no Keystone says, or does not take us.
+    /// No verdict on this token, and only on this one.
+    Doubt(String),
+    /// The question failed, by the token or by Keystone.
+    Unanswered(String),
+    /// Keystone is away, or does not take us.
     Away(String),
 }
 
@@ -87,6 +99,8 @@ pub struct Keystone {
     service: tokio::sync::Mutex<Option<HeaderValue>>,
     /// Until then Keystone is not asked; `None`: it answered last time.
     away_until: Mutex<Option<Instant>>,
+    /// Until then nothing is said of tokens that could not be checked.
+    quiet_until: Mutex<Option<Instant>>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +112,8 @@ struct Body {
 struct TokenView {
     user: IdView,
     project: Option<IdView>,
+    domain: Option<IgnoredAny>,
+    is_admin_project: Option<bool>,
     #[serde(default)]
     roles: Vec<RoleView>,
     expires_at: String,
@@ -131,14 +147,16 @@ impl Keystone {
             remembered: Remembered::new(TURNS),
             service: tokio::sync::Mutex::default(),
             away_until: Mutex::default(),
+            quiet_until: Mutex::default(),
         })
     }
 
-    async fn check(&self, token: &str) -> Result<Good, Denied> {
-        let away = Denied::Unavailable { why: "Keystone does not answer", retry_after_s: RETRY_AFTER_S };
+    async fn check(&self, token: &str) -> Result<Good, NotGood> {
+        let denied = |why| Denied::Unavailable { why, retry_after_s: RETRY_AFTER_S };
+        let away = || NotGood::Away(denied("Keystone does not answer"));
         let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
         if away_until.is_some_and(|until| Instant::now() < until) {
-            return Err(away);
+            return Err(away());
         }
         let answer = timeout(self.config.timeout, self.ask(token)).await;
         let answer = answer.unwrap_or_else(|_| Err(Trouble::Away(format!("no answer in {:?}", self.config.timeout))));
@@ -147,46 +165,73 @@ impl Keystone {
             let mut until = self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *until, is_away.then(|| Instant::now() + AWAY_PAUSE)).is_some()
         };
+        if was_away && !is_away {
+            tracing::info!(url = self.config.url, "Keystone answers again");
+        }
         match answer {
-            Ok(good) => {
-                if was_away {
-                    tracing::info!(url = self.config.url, "Keystone answers again");
+            Ok(good) => Ok(good),
+            Err(Trouble::Invalid) => Err(NotGood::Invalid),
+            Err(Trouble::Doubt(error) | Trouble::Unanswered(error)) => {
+                let mut quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+                if quiet_until.is_none_or(|until| until <= Instant::now()) {
+                    *quiet_until = Some(Instant::now() + DOUBT_PAUSE);
+                    tracing::warn!(url = self.config.url, error, "Keystone gives no verdict on a token");
                 }
-                Ok(good)
+                Err(NotGood::Doubt(denied("Keystone gives no verdict on this token")))
             }
-            Err(Trouble::Invalid) => Err(Denied::Invalid),
             Err(Trouble::Away(error)) => {
                 // Said once; asked again every two seconds.
                 if !was_away {
                     tracing::error!(url = self.config.url, error, "Keystone cannot be asked; known tokens hold");
                 }
-                Err(away)
+                Err(away())
             }
         }
     }
 
     async fn ask(&self, token: &str) -> Result<Good, Trouble> {
         let token = HeaderValue::from_str(token).map_err(|_| Trouble::Invalid)?;
+        match self.ask_about(&token).await {
+            Err(Trouble::Unanswered(error)) => {
+                let ours = self.service_token(None).await?;
+                match self.validate(&ours, &ours).await {
+                    Err(Trouble::Unanswered(_)) => Err(Trouble::Away(error)),
+                    Err(away @ Trouble::Away(_)) => Err(away),
+                    _ => Err(Trouble::Doubt(error)),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn ask_about(&self, token: &HeaderValue) -> Result<Good, Trouble> {
         let service = self.service_token(None).await?;
-        let mut answer = self.validate(&token, &service).await?;
+        let mut answer = self.validate(token, &service).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             let service = self.service_token(Some(&service)).await?;
-            answer = self.validate(&token, &service).await?;
+            answer = self.validate(token, &service).await?;
         }
         match answer.status() {
             StatusCode::OK => self.read_token(answer.body()),
-            // 404: no such token, expired or revoked. 400: it cannot be one.
-            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(Trouble::Invalid),
-            status => Err(Trouble::Away(format!("it answers {status} to the question for a token"))),
+            // 404: no such token, expired or revoked. 400: it cannot be one. The others: it is too long to be one.
+            StatusCode::NOT_FOUND
+            | StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Err(Trouble::Invalid),
+            status => Err(Trouble::Doubt(format!("it answers {status} to the question for a token"))),
         }
     }
 
     fn read_token(&self, body: &[u8]) -> Result<Good, Trouble> {
         let body: Body = serde_json::from_slice(body)
-            .map_err(|error| Trouble::Away(format!("its description of a token cannot be read: {error}")))?;
-        let TokenView { user, project, roles, expires_at } = body.token;
+            .map_err(|error| Trouble::Doubt(format!("its description of a token cannot be read: {error}")))?;
+        let TokenView { user, project, domain, is_admin_project, mut roles, expires_at } = body.token;
+        if domain.is_some() {
+            roles.clear();
+        }
         let expires = parse_utc(&expires_at)
-            .ok_or_else(|| Trouble::Away(format!("a token that expires at {expires_at:?} cannot be understood")))?;
+            .ok_or_else(|| Trouble::Doubt(format!("a token that expires at {expires_at:?} cannot be understood")))?;
         let left = u64::try_from(expires - (self.clock)()).ok().filter(|left| *left > 0).ok_or(Trouble::Invalid)?;
         let now = Instant::now();
         // A day is as good as for ever, and no sum overflows.
@@ -195,6 +240,7 @@ impl Keystone {
             user: user.id.into(),
             project: project.map(|project| project.id.into()),
             roles: roles.into_iter().map(|role| role.name.into()).collect(),
+            is_confined: is_admin_project == Some(false),
         };
         Ok(Good { identity: Arc::new(identity), fresh_until: expires.min(now + self.config.cache), expires })
     }
@@ -203,7 +249,14 @@ impl Keystone {
         let mut request = self.endpoint.request(Method::GET, "/auth/tokens?nocatalog", Vec::new());
         request.headers_mut().insert("x-auth-token", service.clone());
         request.headers_mut().insert("x-subject-token", token.clone());
-        Ok(self.endpoint.send(request, ANSWER_BYTES_MAX).await?)
+        let answer = self.endpoint.send(request, ANSWER_BYTES_MAX).await.map_err(|error| match error {
+            EndpointError::Http(_) | EndpointError::Answer => Trouble::Unanswered(error.to_string()),
+            unreachable => unreachable.into(),
+        })?;
+        if answer.status().is_server_error() {
+            return Err(Trouble::Unanswered(format!("it answers {} to the question for a token", answer.status())));
+        }
+        Ok(answer)
     }
 
     /// Our own token; a new one if there is none or Keystone did not take `refused`.
@@ -243,7 +296,8 @@ impl Keystone {
 
 impl Verifier for Keystone {
     fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
-        Box::pin(self.remembered.verify(token, async || self.check(token).await))
+        let check = async |_turn| self.check(token).await;
+        Box::pin(self.remembered.verify(token, None, self.remembered.generation(), check))
     }
 
     fn challenge(&self) -> HeaderValue {

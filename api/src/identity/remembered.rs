@@ -2,25 +2,29 @@
 //!
 //! A verification is dear (Argon2, or a question to Keystone), and anybody can ask for one with a token made up on the
 //! spot. So no more than a few run at a time and no more than [`WAITING_MAX`] wait; whoever comes then is told to come
-//! again. Good tokens known before do not wait at all, whatever strangers do: their memory is apart from that of bad ones.
+//! again. One token is verified once however many ask, and one subject (an entry of a file) has one verification at a
+//! time, so that wrong secrets for one hold up nobody else. Good tokens known before do not wait at all, whatever
+//! strangers do: their memory is apart from that of bad ones, and where they are to be checked again they queue apart.
+//! Whoever verifies holds a [`Turn`] and keeps it as long as the work lasts, also if nobody waits for its outcome.
 //! Tokens are kept only as a hash under a key of this process's own, so that neither a dump of this memory nor the time
 //! a lookup takes tells one.
 
 use super::{Denied, Identity, Verified};
+use crate::model::Text;
 use ring::hmac;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Good tokens remembered; beyond, the one to expire first is forgotten.
+/// Good tokens remembered; beyond, the user with the most loses the one to expire first.
 const GOOD_MAX: usize = 10_000;
 /// Bad tokens remembered; a stranger can fill this and only this.
 const BAD_MAX: usize = 4_096;
 /// How long a bad token is remembered: Keystone may come to know it, a file may be changed.
 const BAD_TIME: Duration = Duration::from_secs(5);
-/// Verifications that may wait for their turn.
+/// Verifications that may run or wait for their turn, of strangers and of known tokens each.
 const WAITING_MAX: usize = 64;
 /// What a client is told that finds no place to wait.
 const TOO_MANY: Denied = Denied::Unavailable { why: "too many unknown tokens are being checked", retry_after_s: 1 };
@@ -38,86 +42,153 @@ pub(super) struct Good {
     pub(super) expires: Instant,
 }
 
+/// Why a verification found nobody.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum NotGood {
+    /// The token is nobody's.
+    Invalid,
+    /// Nothing was found out about this token.
+    Doubt(Denied),
+    /// Who would tell is not there. A token that was good before stays good until it expires.
+    Away(Denied),
+}
+
+struct Kept {
+    good: Good,
+    subject: Option<Text>,
+}
+
 #[derive(Default)]
 struct Memory {
-    good: HashMap<Key, Good>,
+    good: HashMap<Key, Kept>,
     bad: HashMap<Key, Instant>,
-    /// Counts the times that everything was forgotten.
+    /// Counts the times that something was forgotten.
     generation: u64,
+    /// Verifications under way, and of which generation; each tells its outcome to those who wait for the same.
+    flights: HashMap<Key, (u64, watch::Receiver<Option<Verified>>)>,
 }
 
 /// What is known of tokens.
 pub(super) struct Remembered {
     key: hmac::Key,
     memory: Mutex<Memory>,
-    turns: Semaphore,
-    waiting: AtomicUsize,
+    strangers: Lane,
+    known: Lane,
+    /// Subjects of verifications under way.
+    subjects: Arc<Mutex<HashSet<Text>>>,
 }
 
 impl Remembered {
-    /// Nothing is known; `turns` verifications may run at a time.
+    /// Nothing is known; `turns` verifications of strangers may run at a time, and as many of tokens known before.
     pub(super) fn new(turns: usize) -> Remembered {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new());
         Remembered {
             key: key.expect("the kernel gives random bytes"),
             memory: Mutex::default(),
-            turns: Semaphore::new(turns),
-            waiting: AtomicUsize::new(0),
+            strangers: Lane::new(turns),
+            known: Lane::new(turns),
+            subjects: Arc::default(),
         }
     }
 
-    /// Forgets everything, also what is being verified now.
-    pub(super) fn clear(&self) {
+    /// Forgets the good tokens of these subjects, all bad ones, and what is being verified now.
+    pub(super) fn forget(&self, is_changed: impl Fn(&str) -> bool) {
         let mut memory = self.memory();
-        *memory = Memory { generation: memory.generation + 1, ..Memory::default() };
+        memory.generation += 1;
+        memory.bad.clear();
+        memory.good.retain(|_, kept| !kept.subject.as_deref().is_none_or(&is_changed));
     }
 
-    /// Whose a token is: as remembered, else as `check` says. A token that cannot be checked just now and was good before
-    /// stays good until it expires.
-    pub(super) async fn verify(&self, token: &str, check: impl AsyncFnOnce() -> Result<Good, Denied>) -> Verified {
+    /// Counts the times that something was forgotten. Who reads what a verification rests on reads this first.
+    pub(super) fn generation(&self) -> u64 {
+        self.memory().generation
+    }
+
+    /// Whose a token is: as remembered, else as `check` says, which rests on what was the case at `generation`. `check`
+    /// keeps its turn as long as it works.
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        subject: Option<&Text>,
+        generation: u64,
+        check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
+    ) -> Verified {
         let tag = hmac::sign(&self.key, token.as_bytes());
         let key: Key = tag.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        let stale = match self.look(&key, Instant::now()) {
-            Known::Fresh(verified) => return verified,
-            Known::Stale(identity) => Some(identity),
-            Known::Unknown => None,
+        let (flight, stale) = loop {
+            let stale = match self.look(&key, Instant::now()) {
+                Known::Fresh(verified) => return verified,
+                Known::Stale(identity) => Some(identity),
+                Known::Unknown => None,
+            };
+            match self.begin(key, generation) {
+                Ok(flight) => break (flight, stale),
+                Err(mut same) => {
+                    // Its own end without an outcome: whoever led it gave up, and the next one leads.
+                    if let Ok(outcome) = same.wait_for(Option::is_some).await.map(|outcome| outcome.clone())
+                        && let Some(outcome) = outcome
+                    {
+                        return outcome;
+                    }
+                }
+            }
         };
-        let or_stale = |denied| stale.clone().ok_or(denied);
-        let place = Place::take(&self.waiting);
-        if place.number >= WAITING_MAX {
-            return or_stale(TOO_MANY);
-        }
-        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
-        // While this one waited, another may have found out.
-        if let Known::Fresh(verified) = self.look(&key, Instant::now()) {
-            return verified;
-        }
-        let generation = self.memory().generation;
-        let found = check().await;
+        let outcome = self.lead(key, subject, generation, stale, check).await;
+        let _ = flight.outcome.send(Some(outcome.clone()));
+        outcome
+    }
+
+    async fn lead(
+        &self,
+        key: Key,
+        subject: Option<&Text>,
+        generation: u64,
+        stale: Option<Arc<Identity>>,
+        check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
+    ) -> Verified {
+        let lane = if stale.is_some() { &self.known } else { &self.strangers };
+        let place = Place::take(&lane.waiting).ok_or(TOO_MANY)?;
+        let subject_taken = subject.map(|subject| Taken::take(&self.subjects, subject).ok_or(TOO_MANY)).transpose()?;
+        let permit = lane.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let found = check(Turn { _permit: permit, _place: place, _subject: subject_taken }).await;
         let mut memory = self.memory();
         let is_current = memory.generation == generation;
         match found {
             Ok(good) => {
                 let identity = good.identity.clone();
                 if is_current {
-                    memory.remember_good(key, good);
+                    memory.remember_good(key, Kept { good, subject: subject.cloned() });
                 }
                 Ok(identity)
             }
-            Err(Denied::Invalid) => {
+            Err(NotGood::Invalid) => {
                 memory.good.remove(&key);
                 if is_current {
                     memory.remember_bad(key, Instant::now());
                 }
                 Err(Denied::Invalid)
             }
-            Err(denied @ Denied::Unavailable { .. }) => or_stale(denied),
+            Err(NotGood::Doubt(denied)) => Err(denied),
+            Err(NotGood::Away(denied)) => stale.ok_or(denied),
+        }
+    }
+
+    /// Begins a verification, unless one that rests on the same is under way.
+    fn begin(&self, key: Key, generation: u64) -> Result<Flight<'_>, watch::Receiver<Option<Verified>>> {
+        let mut memory = self.memory();
+        match memory.flights.get(&key) {
+            Some((of, same)) if *of == generation => Err(same.clone()),
+            _ => {
+                let (outcome, told) = watch::channel(None);
+                memory.flights.insert(key, (generation, told));
+                Ok(Flight { remembered: self, key, generation, outcome })
+            }
         }
     }
 
     fn look(&self, key: &Key, now: Instant) -> Known {
         let memory = self.memory();
-        if let Some(good) = memory.good.get(key).filter(|good| now < good.expires) {
+        if let Some(good) = memory.good.get(key).map(|kept| &kept.good).filter(|good| now < good.expires) {
             let identity = good.identity.clone();
             return if now < good.fresh_until { Known::Fresh(Ok(identity)) } else { Known::Stale(identity) };
         }
@@ -133,13 +204,19 @@ impl Remembered {
 }
 
 impl Memory {
-    fn remember_good(&mut self, key: Key, good: Good) {
+    fn remember_good(&mut self, key: Key, kept: Kept) {
         self.bad.remove(&key);
         if self.good.len() >= GOOD_MAX && !self.good.contains_key(&key) {
-            let first = self.good.iter().min_by_key(|(_, good)| good.expires).map(|(key, _)| *key);
-            first.map(|key| self.good.remove(&key));
+            let mut counts = HashMap::<&Text, usize>::new();
+            for kept in self.good.values() {
+                *counts.entry(&kept.good.identity.user).or_default() += 1;
+            }
+            let count = |kept: &Kept| counts.get(&kept.good.identity.user).copied().unwrap_or_default();
+            let last = self.good.iter().max_by_key(|(_, kept)| (count(kept), std::cmp::Reverse(kept.good.expires)));
+            let last = last.map(|(key, _)| *key);
+            last.map(|key| self.good.remove(&key));
         }
-        self.good.insert(key, good);
+        self.good.insert(key, kept);
     }
 
     fn remember_bad(&mut self, key: Key, now: Instant) {
@@ -158,138 +235,78 @@ enum Known {
     Unknown,
 }
 
-/// A place among those who wait; given back when dropped, also if the client hangs up.
-struct Place<'a> {
-    taken: &'a AtomicUsize,
-    number: usize,
+/// A queue for verifications.
+struct Lane {
+    turns: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
 }
 
-impl Place<'_> {
-    fn take(taken: &AtomicUsize) -> Place<'_> {
-        Place { taken, number: taken.fetch_add(1, Ordering::Relaxed) }
+impl Lane {
+    fn new(turns: usize) -> Lane {
+        Lane { turns: Arc::new(Semaphore::new(turns)), waiting: Arc::default() }
     }
 }
 
-impl Drop for Place<'_> {
+/// A verification under way; over when dropped.
+struct Flight<'a> {
+    remembered: &'a Remembered,
+    key: Key,
+    generation: u64,
+    outcome: watch::Sender<Option<Verified>>,
+}
+
+impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+        let mut memory = self.remembered.memory();
+        // A later one may have taken its place after something was forgotten.
+        if memory.flights.get(&self.key).is_some_and(|(of, _)| *of == self.generation) {
+            memory.flights.remove(&self.key);
+        }
+    }
+}
+
+/// The turn to verify. It goes where the work is done and is dropped when that ends.
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _place: Place,
+    _subject: Option<Taken>,
+}
+
+/// A place among those who run or wait.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(taken: &Arc<AtomicUsize>) -> Option<Place> {
+        let place = Place(taken.clone());
+        // Given back at once if there is none.
+        (taken.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The one verification of a subject.
+struct Taken {
+    all: Arc<Mutex<HashSet<Text>>>,
+    subject: Text,
+}
+
+impl Taken {
+    fn take(all: &Arc<Mutex<HashSet<Text>>>, subject: &Text) -> Option<Taken> {
+        let is_free = all.lock().unwrap_or_else(PoisonError::into_inner).insert(subject.clone());
+        is_free.then(|| Taken { all: all.clone(), subject: subject.clone() })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.subject);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-    const DOWN: Denied = Denied::Unavailable { why: "down", retry_after_s: 1 };
-
-    fn good(fresh: Duration, valid: Duration) -> Good {
-        let now = Instant::now();
-        let identity = Identity { user: "u".into(), project: None, roles: Vec::new() };
-        Good { identity: Arc::new(identity), fresh_until: now + fresh, expires: now + valid }
-    }
-
-    fn run<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-    }
-
-    /// Verifies and tells whether anybody was asked.
-    fn ask(known: &Remembered, token: &str, answer: Result<Good, Denied>) -> (bool, bool) {
-        let asked = Cell::new(false);
-        let outcome = run(known.verify(token, async || {
-            asked.set(true);
-            answer
-        }));
-        (outcome.is_ok(), asked.get())
-    }
-
-    #[test]
-    fn what_was_found_is_remembered_for_its_time() {
-        let known = Remembered::new(2);
-        assert_eq!(ask(&known, "a", Ok(good(HOUR, HOUR))), (true, true));
-        assert_eq!(ask(&known, "a", Err(Denied::Invalid)), (true, false));
-        assert_eq!(ask(&known, "b", Err(Denied::Invalid)), (false, true));
-        assert_eq!(ask(&known, "b", Ok(good(HOUR, HOUR))), (false, false));
-        known.clear();
-        assert_eq!(ask(&known, "a", Err(Denied::Invalid)), (false, true));
-        assert_eq!(ask(&known, "b", Ok(good(HOUR, HOUR))), (true, true));
-    }
-
-    #[test]
-    fn a_good_token_that_cannot_be_checked_again_stays_good_until_it_expires() {
-        let known = Remembered::new(2);
-        assert_eq!(ask(&known, "a", Ok(good(Duration::ZERO, HOUR))), (true, true));
-        assert_eq!(ask(&known, "a", Err(DOWN)), (true, true));
-        assert_eq!(ask(&known, "new", Err(DOWN)), (false, true));
-        assert_eq!(ask(&known, "new", Ok(good(HOUR, HOUR))), (true, true), "a doubt is not remembered");
-        assert_eq!(ask(&known, "a", Err(Denied::Invalid)), (false, true), "revoked is revoked");
-        assert_eq!(ask(&known, "a", Err(DOWN)), (false, false));
-        assert_eq!(ask(&known, "short", Ok(good(Duration::ZERO, Duration::ZERO))), (true, true));
-        assert_eq!(ask(&known, "short", Err(DOWN)), (false, true), "expired");
-    }
-
-    #[test]
-    fn strangers_wait_in_bounded_number_and_known_tokens_do_not_wait_for_them() {
-        let known = Remembered::new(1);
-        assert_eq!(ask(&known, "known", Ok(good(HOUR, HOUR))), (true, true));
-        run(async {
-            let tokens: Vec<String> = (0..WAITING_MAX + 20).map(|number| format!("stranger-{number}")).collect();
-            let running = Cell::new(0);
-            let mut strangers: Vec<_> = tokens
-                .iter()
-                .map(|token| {
-                    let running = &running;
-                    Box::pin(known.verify(token, async move || {
-                        running.set(running.get() + 1);
-                        std::future::pending().await
-                    }))
-                })
-                .collect();
-            let mut refused = 0;
-            for stranger in &mut strangers {
-                let polled = std::future::poll_fn(|context| std::task::Poll::Ready(stranger.as_mut().poll(context)));
-                refused += usize::from(polled.await.is_ready());
-            }
-            assert_eq!((running.get(), refused), (1, 20));
-            let answer = known.verify("known", async || panic!("it is known")).await;
-            assert!(answer.is_ok());
-            drop(strangers);
-            assert!(known.verify("new", async || Ok(good(HOUR, HOUR))).await.is_ok(), "places are given back");
-        });
-    }
-
-    #[test]
-    fn memory_is_bounded_and_bad_tokens_drive_out_no_good_one() {
-        let mut memory = Memory::default();
-        let key = |number: usize| {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&number.to_be_bytes());
-            key
-        };
-        let now = Instant::now();
-        memory.remember_good(key(0), good(HOUR, HOUR));
-        for number in 1..3 * BAD_MAX {
-            memory.remember_bad(key(number), now);
-        }
-        assert_eq!((memory.good.len(), memory.bad.len()), (1, BAD_MAX));
-        memory.remember_bad(key(9 * BAD_MAX), now + BAD_TIME);
-        assert_eq!(memory.bad.len(), 1, "what is past is forgotten first");
-        for number in 1..=GOOD_MAX {
-            memory.remember_good(key(number), good(HOUR, 2 * HOUR));
-        }
-        assert_eq!(memory.good.len(), GOOD_MAX);
-        assert!(!memory.good.contains_key(&key(0)), "the one to expire first went");
-    }
-
-    #[test]
-    fn what_was_being_checked_when_all_was_forgotten_is_not_remembered() {
-        let known = Remembered::new(2);
-        let outcome = run(known.verify("a", async || {
-            known.clear();
-            Ok(good(HOUR, HOUR))
-        }));
-        assert!(outcome.is_ok());
-        assert_eq!(ask(&known, "a", Err(Denied::Invalid)), (false, true));
-    }
-}
+mod tests;

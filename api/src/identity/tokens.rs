@@ -4,7 +4,7 @@
 //! made up costs one verification, not one for each entry, and one of an unknown id none. The secret has 256 random bits;
 //! the file has only its Argon2id hash. Revoking is taking the entry out: it is in force a second later.
 
-use super::remembered::{Good, Remembered};
+use super::remembered::{Good, NotGood, Remembered, Turn};
 use super::wall::{WallClock, format_utc, parse_utc};
 use super::{Denied, Identity, Verified, Verifier};
 use crate::model::{TEXT_BYTES_MAX, Text};
@@ -56,7 +56,7 @@ struct RawEntry {
 }
 
 /// An entry, checked.
-#[derive(Debug)]
+#[derive(PartialEq, Debug)]
 struct Entry {
     hash: PasswordHash,
     identity: Arc<Identity>,
@@ -66,7 +66,7 @@ struct Entry {
 
 /// The entries by the ids of their tokens.
 #[derive(Debug, Default)]
-struct Entries(HashMap<String, Entry>);
+struct Entries(HashMap<Text, Entry>);
 
 impl Entries {
     /// The entries of a file's text.
@@ -78,7 +78,7 @@ impl Entries {
         })?;
         let mut entries = HashMap::new();
         for raw in file.token {
-            let id = raw.id.clone();
+            let id = Text::from(raw.id.as_str());
             let entry = Entry::check(raw).map_err(|why| format!("token {id:?}: {why}"))?;
             if entries.insert(id.clone(), entry).is_some() {
                 return Err(format!("token {id:?} is there twice"));
@@ -108,7 +108,7 @@ impl Entry {
             parse_utc(text).ok_or_else(|| format!("expires = {text:?} must be a time like \"2030-12-31T00:00:00Z\""))
         });
         let roles = raw.roles.iter().map(|role| role.as_str().into()).collect();
-        let identity = Identity { user: raw.user.into(), project: Some(raw.project.into()), roles };
+        let identity = Identity { user: raw.user.into(), project: Some(raw.project.into()), roles, is_confined: false };
         Ok(Entry { hash, identity: Arc::new(identity), expires: expires.transpose()? })
     }
 }
@@ -149,28 +149,35 @@ impl Tokens {
         Tokens { seen: Mutex::new(file.now()), file, remembered: Remembered::new(TURNS), clock }
     }
 
-    /// The entries now; what was remembered of others is forgotten.
-    fn entries(&self) -> Arc<Entries> {
-        let entries = self.file.now();
+    /// The entries now, and of which generation what they say is; what was remembered of those that changed is forgotten.
+    fn entries(&self) -> (Arc<Entries>, u64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.file.now();
         if !Arc::ptr_eq(&seen, &entries) {
+            self.remembered.forget(|id| seen.0.get(id) != entries.0.get(id));
             *seen = entries.clone();
-            self.remembered.clear();
         }
-        entries
+        // Under the lock: nobody puts others in force between the two.
+        (entries, self.remembered.generation())
     }
 
     async fn verify_token(&self, token: &str) -> Verified {
-        let entries = self.entries();
-        let (id, secret) = split(token).ok_or(Denied::Invalid)?;
-        if !entries.0.contains_key(id) {
-            return Err(Denied::Invalid);
-        }
-        self.remembered.verify(token, async || self.check(entries, id.to_owned(), secret.to_owned()).await).await
+        let (entries, generation) = self.entries();
+        self.verify_with(entries, generation, token).await
     }
 
-    async fn check(&self, entries: Arc<Entries>, id: String, secret: String) -> Result<Good, Denied> {
+    async fn verify_with(&self, entries: Arc<Entries>, generation: u64, token: &str) -> Verified {
+        let (id, secret) = split(token).ok_or(Denied::Invalid)?;
+        let (id, _) = entries.0.get_key_value(id).ok_or(Denied::Invalid)?;
+        let (id, secret) = (id.clone(), secret.to_owned());
+        let check = async |turn| self.check(turn, entries, id.clone(), secret).await;
+        self.remembered.verify(token, Some(&id), generation, check).await
+    }
+
+    async fn check(&self, turn: Turn, entries: Arc<Entries>, id: Text, secret: String) -> Result<Good, NotGood> {
         let task = tokio::task::spawn_blocking(move || {
+            // Held by the work, not by whoever waits for it and may go away.
+            let _turn = turn;
             let entry = entries.0.get(&id)?;
             Argon2::default().verify_password(secret.as_bytes(), &entry.hash).ok()?;
             Some((entry.identity.clone(), entry.expires))
@@ -179,11 +186,11 @@ impl Tokens {
             tracing::error!(%error, "a verification broke");
             None
         });
-        let (identity, expires) = found.ok_or(Denied::Invalid)?;
+        let (identity, expires) = found.ok_or(NotGood::Invalid)?;
         let left = match expires {
             None => FRESH_TIME,
             Some(expires) => {
-                let left = u64::try_from(expires - (self.clock)()).map_err(|_| Denied::Invalid)?;
+                let left = u64::try_from(expires - (self.clock)()).map_err(|_| NotGood::Invalid)?;
                 FRESH_TIME.min(Duration::from_secs(left))
             }
         };
@@ -327,6 +334,47 @@ mod tests {
         assert!(verify(&tokens, &blue).is_ok());
         file.write(&blue_entry.replace("project = \"blue\"", "project = \"green\""));
         assert_eq!(verify(&tokens, &blue).unwrap().project.as_deref(), Some("green"));
+    }
+
+    #[test]
+    fn an_entry_verified_as_it_was_before_the_file_changed_is_not_remembered_so() {
+        let (red, entry) = new("red", "admin", None);
+        let file = TestFile::new(&entry);
+        let tokens = tokens(&file);
+        let (before, generation) = tokens.entries();
+        file.write(&entry.replace("admin", "reader"));
+        tokens.entries();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let late = runtime.block_on(tokens.verify_with(before, generation, &red)).unwrap();
+        assert_eq!(&*late.roles[0], "admin", "it came before the change");
+        assert_eq!(&*verify(&tokens, &red).unwrap().roles[0], "reader");
+    }
+
+    #[test]
+    fn a_verification_whose_client_hung_up_keeps_its_turn_until_it_ends() {
+        let (red, entry) = new("red", "member", None);
+        let file = TestFile::new(&entry);
+        let tokens = tokens(&file);
+        // The one blocking thread is busy, so the verification does not begin.
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (open, opened) = std::sync::mpsc::channel::<()>();
+        let busy = runtime.spawn_blocking(move || opened.recv());
+        let mut hung_up = tokens.verify(&red);
+        let poll = std::future::poll_fn(|context| std::task::Poll::Ready(hung_up.as_mut().poll(context).is_ready()));
+        assert!(!runtime.block_on(poll));
+        drop(hung_up);
+        let other = red[..red.len() - 1].to_owned() + if red.ends_with('0') { "1" } else { "0" };
+        let second = runtime.block_on(async {
+            let mut second = tokens.verify(&other);
+            let poll = std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context)));
+            poll.await
+        });
+        assert!(matches!(second, std::task::Poll::Ready(Err(Denied::Unavailable { .. }))), "{second:?}");
+        drop(open);
+        let _ = runtime.block_on(busy);
+        // Behind the verification on the same thread.
+        runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
+        assert_eq!(runtime.block_on(tokens.verify(&other)), Err(Denied::Invalid));
     }
 
     #[test]

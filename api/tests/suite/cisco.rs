@@ -214,7 +214,12 @@ fn policy_says_who_sees_and_who_changes_what_extensions_keep() {
     };
     let policy = Arc::new(Policy::parse("get_profile = [\"member\", \"reader\"]").unwrap());
     let caller = |project: &str, role: &str| Caller::Known {
-        identity: Arc::new(Identity { user: "u".into(), project: Some(project.into()), roles: vec![role.into()] }),
+        identity: Arc::new(Identity {
+            user: "u".into(),
+            project: Some(project.into()),
+            roles: vec![role.into()],
+            is_confined: false,
+        }),
         policy: policy.clone(),
     };
     let (member, reader, guest) = (caller("red", "member"), caller("red", "reader"), caller("red", "guest"));

@@ -27,7 +27,12 @@ impl Verifier for Scripted {
             }
             let (role, project) = token.split_once('@').ok_or(Denied::Invalid)?;
             let project = Some(project).filter(|project| !project.is_empty()).map(Into::into);
-            Ok(Arc::new(Identity { user: format!("{role}-user").into(), project, roles: vec![role.into()] }))
+            Ok(Arc::new(Identity {
+                user: format!("{role}-user").into(),
+                project,
+                roles: vec![role.into()],
+                is_confined: false,
+            }))
         })
     }
 

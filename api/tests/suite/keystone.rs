@@ -2,7 +2,7 @@
 
 use crate::rig::{Scratch, Server};
 use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
-use api::identity::{Denied, Mode, Verified, Verifier};
+use api::identity::{Caller, Denied, Mode, Verified, Verifier};
 use api::plugins::FakePlugin;
 use api::server::ServerConfig;
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ struct Script {
     is_down: bool,
     is_silent: bool,
     is_babbling: bool,
+    /// What it answers to questions for this token.
+    odd: Option<(&'static str, &'static str)>,
 }
 
 struct Double {
@@ -160,6 +162,14 @@ fn reply(
                 return ("401 Unauthorized", String::new(), Value::Null);
             }
             script.asked += 1;
+            if let Some((token, status)) = script.odd
+                && header("x-subject-token").as_deref() == Some(token)
+            {
+                return (status, String::new(), Value::Null);
+            }
+            if header("x-subject-token") == header("x-auth-token") {
+                return ("200 OK", String::new(), json!({"token": {}}));
+            }
             match script.tokens.get(&header("x-subject-token").unwrap()) {
                 Some(token) => ("200 OK", String::new(), json!({"token": token})),
                 None => ("404 Not Found", String::new(), json!({"error": {"code": 404}})),
@@ -242,6 +252,61 @@ fn while_keystone_is_away_known_tokens_hold_and_others_are_told_to_come_again() 
     let config = KeystoneConfig { url: format!("http://{gone}/v3"), ..double.config(&scratch, HOUR) };
     let verified = verify(&Keystone::new(config, || NOW).unwrap(), "red");
     assert!(is_unavailable(&verified), "{verified:?}");
+}
+
+#[test]
+fn what_keystone_says_to_one_token_is_no_verdict_on_others() {
+    let (double, scratch) = (Double::start(), Scratch::new());
+    let keystone = double.verifier(&scratch, Duration::ZERO);
+    double.give("red", Some("red-id"), "member", IN_AN_HOUR);
+    double.give("blue", Some("blue-id"), "member", IN_AN_HOUR);
+    assert!(verify(&keystone, "red").is_ok());
+    for status in ["403 Forbidden", "418 I'm a teapot", "500 Internal Server Error", "502 Bad Gateway", "301 Moved"] {
+        for odd in ["strange", "red"] {
+            double.script().odd = Some((odd, status));
+            let verified = verify(&keystone, odd);
+            assert!(is_unavailable(&verified), "{status}: {odd} is neither denied nor held good: {verified:?}");
+            double.script().odd = Some(("strange", status));
+            assert!(verify(&keystone, "blue").is_ok(), "{status}");
+        }
+    }
+    double.script().odd = None;
+    assert!(verify(&keystone, "red").is_ok());
+    let lengths = ["413 Content Too Large", "414 URI Too Long", "431 Request Header Fields Too Large"];
+    for (status, token) in std::iter::zip(lengths, ["long-1", "long-2", "long-3"]) {
+        double.script().odd = Some((token, status));
+        assert_eq!(verify(&keystone, token), Err(Denied::Invalid), "{status}");
+        assert!(verify(&keystone, "blue").is_ok(), "{status}");
+    }
+}
+
+#[test]
+fn roles_in_a_domain_open_nothing_and_roles_outside_the_admin_project_open_that_project_only() {
+    let (double, scratch) = (Double::start(), Scratch::new());
+    let keystone = double.verifier(&scratch, HOUR);
+    for token in ["domain", "system", "not-admin", "is-admin", "unsaid"] {
+        let project = ["not-admin", "is-admin", "unsaid"].contains(&token).then_some("red-id");
+        double.give(token, project, "admin", IN_AN_HOUR);
+        let mut script = double.script();
+        let description = script.tokens.get_mut(token).unwrap();
+        match token {
+            "domain" => description["domain"] = json!({"id": "default", "name": "Default"}),
+            "system" => description["system"] = json!({"all": true}),
+            "not-admin" => description["is_admin_project"] = json!(false),
+            "is-admin" => description["is_admin_project"] = json!(true),
+            _ => {}
+        }
+    }
+    for (token, opens_own, opens_all) in [
+        ("domain", false, false),
+        ("system", true, true),
+        ("not-admin", true, false),
+        ("is-admin", true, true),
+        ("unsaid", true, true),
+    ] {
+        let caller = Caller::Known { identity: verify(&keystone, token).unwrap(), policy: Arc::default() };
+        assert_eq!((caller.may_enter("red-id"), caller.may_enter("blue-id")), (opens_own, opens_all), "{token}");
+    }
 }
 
 #[test]
