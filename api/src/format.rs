@@ -18,7 +18,7 @@ pub const XML: &str = "application/xml";
 
 impl Format {
     /// The formats in the order in which they win a tie.
-    const ALL: [Format; 2] = [Format::Json, Format::Xml];
+    pub const ALL: [Format; 2] = [Format::Json, Format::Xml];
 
     /// Its media type.
     pub fn media_type(self) -> &'static str {

@@ -118,7 +118,7 @@ impl Target {
                 check(&reply, &request);
                 reply
             }
-            Place::Nowhere => Reply::not_found(None, false, ""),
+            Place::Description | Place::Nowhere => Reply::not_found(None, false, ""),
         };
         assert!(reply.status.as_u16() < 500);
         self.settle(&before, reply.status.is_success());

@@ -14,7 +14,7 @@ use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
 use crate::url::{Target, decoded_path, query_pairs, target};
-use crate::v1::{Dialect, Extensions};
+use crate::v1::{Dialect, Extensions, reference};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -158,7 +158,8 @@ pub async fn serve(
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
     let ServerConfig { hosts, identity, claims, dialect, extensions, .. } = config;
-    let app = app(App { hosts: Hosts::new(hosts), identity, claims, dialect, extensions, limits, plugin });
+    let description = reference::description(&extensions);
+    let app = app(App { hosts: Hosts::new(hosts), identity, claims, dialect, extensions, description, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -284,6 +285,8 @@ struct App {
     claims: Option<Claims>,
     dialect: Dialect,
     extensions: Arc<Extensions>,
+    /// The OpenAPI description.
+    description: Reply,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
@@ -362,7 +365,7 @@ async fn answer(app: &App, request: Request) -> Answered {
             Ok(caller) => caller,
             Err(refusal) => return refused(&refusal, accept.as_deref(), is_head),
         },
-        Target::Versions | Target::Nowhere => Caller::Anyone,
+        Target::Versions | Target::Description | Target::Nowhere => Caller::Anyone,
     };
     // Only now: a stranger need not be listened to.
     let body = match read_body(body, app.limits.body_time).await {
@@ -394,7 +397,9 @@ async fn answer(app: &App, request: Request) -> Answered {
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
             task.await.unwrap_or_else(|error| broke(&error))
         }
-        Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
+        // It tells nothing but what is public, and how to get in.
+        Target::Description if is_head || parts.method == Method::GET => app.description.clone(),
+        Target::Description | Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
     };
     Answered { response: reply.into(), caller: Some(caller) }
 }

@@ -1,10 +1,11 @@
 //! What a URL says: the decoded path, where it leads, and the pairs of a query (specification sections 1, 2 and 8). Pure.
 
-use crate::v1::{Dialect, Version};
+use crate::v1::{Dialect, Version, reference};
 
 /// What the first segment of a path leads to.
 pub(crate) enum Target<'a> {
     Versions,
+    Description,
     V1(Version, &'a str),
     Nowhere,
 }
@@ -21,7 +22,11 @@ pub(crate) fn target(path: &str, dialect: Dialect) -> Target<'_> {
     // The suffix rule holds for the list too: `/.json`.
     let is_root = (name.is_empty() || name.starts_with('.')) && !name.contains('/');
     let is_list = is_root || dialect == Dialect::StrictEssex;
-    if is_list { Target::Versions } else { Target::Nowhere }
+    match path {
+        _ if is_list => Target::Versions,
+        reference::DESCRIPTION_PATH => Target::Description,
+        _ => Target::Nowhere,
+    }
 }
 
 /// A path as it is looked at: decoded, and every run of slashes made one, as the original's border had it before anything

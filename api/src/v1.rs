@@ -10,6 +10,7 @@ mod extensions;
 mod filters;
 mod networks;
 mod ports;
+pub mod reference;
 mod route;
 mod version;
 

@@ -9,14 +9,14 @@
 //! original's dialect none is told in the list unless the settings name it, because the originals of `native` and `fake`
 //! told none.
 
-mod credential;
+pub(super) mod credential;
 mod foxnsox;
-mod legacy;
+pub(super) mod legacy;
 mod multiport;
 mod novatenant;
-mod portprofile;
+pub(super) mod portprofile;
 mod portstats;
-mod qos;
+pub(super) mod qos;
 mod records;
 
 use super::route::{self, Row};

@@ -50,7 +50,7 @@ pub(super) const EXTENSION: Extension = Extension {
     amendments: &[],
 };
 
-const NOT_FOUND: LegacyFault = LegacyFault {
+pub(in crate::v1) const NOT_FOUND: LegacyFault = LegacyFault {
     code: 451,
     name: "CredentialNotFound",
     reason: Some("Credential Not Found"),

@@ -20,7 +20,7 @@ const XML_FAULT: &str = "application/xml; charset=UTF-8";
 
 /// A fault of the older format.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LegacyFault {
+pub(in crate::v1) struct LegacyFault {
     /// The status.
     pub(super) code: u16,
     /// The one key of the body.
@@ -31,16 +31,18 @@ pub(super) struct LegacyFault {
     pub(super) message: &'static str,
 }
 
-const MALFORMED: LegacyFault = LegacyFault { code: 400, name: "malformedRequest", reason: None, message: NOT_COMPLIED };
+/// A body that is not what is wanted.
+pub(in crate::v1) const MALFORMED: LegacyFault =
+    LegacyFault { code: 400, name: "malformedRequest", reason: None, message: NOT_COMPLIED };
 /// The older format has no name for it.
-pub(super) const PORT_NOT_FOUND: LegacyFault = LegacyFault {
+pub(in crate::v1) const PORT_NOT_FOUND: LegacyFault = LegacyFault {
     code: 430,
     name: "quantumServiceFault",
     reason: Some("Port not Found"),
     message: "Unable to find a port with the specified identifier.",
 };
 /// Not in the original, which had no bound.
-pub(super) const TOO_MANY: LegacyFault = LegacyFault {
+pub(in crate::v1) const TOO_MANY: LegacyFault = LegacyFault {
     code: 409,
     name: "quantumServiceFault",
     reason: None,
@@ -65,13 +67,18 @@ pub(super) fn done(call: &Call<'_>) -> Answer {
 
 /// A fault.
 pub(super) fn refuse(fault: LegacyFault, call: &Call<'_>) -> Refusal {
+    Refusal::Whole(reply(fault, call.format))
+}
+
+/// The answer that a fault is.
+pub(in crate::v1) fn reply(fault: LegacyFault, format: Format) -> Reply {
     let fields =
         vec![("message", Value::Element(fault.message.into())), ("code", Value::ElementNumber(fault.code.into()))];
     let document = Document { root: fault.name, namespace: None, value: Value::Object(fields) };
-    let content_type = if call.format == Format::Xml { XML_FAULT } else { call.format.media_type() };
+    let content_type = if format == Format::Xml { XML_FAULT } else { format.media_type() };
     let status = StatusCode::from_u16(fault.code).expect("the faults' codes are three digits");
-    let reply = Reply::new(status, content_type, document.write(call.format));
-    Refusal::Whole(Reply { reason: fault.reason, ..reply })
+    let reply = Reply::new(status, content_type, document.write(format));
+    Reply { reason: fault.reason, ..reply }
 }
 
 /// Why a record was not written; `not_found` is what its kind calls one that is not there.

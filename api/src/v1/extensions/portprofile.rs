@@ -57,14 +57,14 @@ pub(super) const EXTENSION: Extension = Extension {
     amendments: &[],
 };
 
-const NOT_FOUND: LegacyFault = LegacyFault {
+pub(in crate::v1) const NOT_FOUND: LegacyFault = LegacyFault {
     code: 450,
     name: "PortprofileNotFound",
     reason: Some("Portprofile Not Found"),
     message: "Unable to find a Portprofile with the specified identifier.",
 };
 /// The original has the name and failed with 500 before it came to use it.
-const IN_USE: LegacyFault = LegacyFault {
+pub(in crate::v1) const IN_USE: LegacyFault = LegacyFault {
     code: 421,
     name: "PortprofileInUse",
     reason: Some("Portprofile in Use"),

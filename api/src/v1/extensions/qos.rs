@@ -39,7 +39,7 @@ pub(super) const EXTENSION: Extension = Extension {
     amendments: &[],
 };
 
-const NOT_FOUND: LegacyFault = LegacyFault {
+pub(in crate::v1) const NOT_FOUND: LegacyFault = LegacyFault {
     code: 452,
     name: "QoSNotFound",
     reason: Some("QoS Not Found"),
