@@ -6,6 +6,7 @@ mod fuzz;
 mod house;
 mod keystone;
 mod net;
+mod openapi;
 mod pktgen;
 mod segmentation;
 mod simulation;

@@ -1,5 +1,5 @@
 //! What each operation is, says and answers, told once: the one source of the OpenAPI description ([`openapi`]), of
-//! `api/REFERENCE.md` ([`page`]) and of the examples that a test holds against a running service.
+//! `api/REFERENCE.md` ([`mod@page`]) and of the examples that a test holds against a running service.
 //!
 //! An [`Operation`] stands for a row of the route tables and is found by the row's method and path, so that a row without
 //! one, or one without a row, fails a test. Bodies are described by [`Shape`]s, from which come schemas and, through the

@@ -4,12 +4,17 @@
 //! namespaces, TAPs and guests run one test at a time, because they measure time and share two cores.
 
 use crate::deb;
-use crate::host::{build_executables, cargo, isolated, keystone, prepare, run, target_dir};
+use crate::host::{build_executables, cargo, isolated, prepare, python, run, target_dir};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// The release of Keystone that its chapter was written against.
+const KEYSTONE: &str = "keystone==30.0.0";
+/// The same of schemathesis.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
 /// A chapter of the tests.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +33,8 @@ pub(crate) enum Chapter {
     Vm,
     /// The daemon with a real Keystone
     Keystone,
+    /// The daemon held against its OpenAPI description by schemathesis
+    Openapi,
     /// Instructions of the hot paths, held against those agreed on
     Ratchet,
     /// The release build's own demonstration
@@ -44,7 +51,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Fuzz => &["busybox-static", "iproute2"],
         Chapter::Net => &["busybox-static", "ethtool", "iproute2", "tcpdump"],
         Chapter::Ratchet => &["valgrind"],
-        Chapter::Keystone => &["iproute2", "python3-venv"],
+        Chapter::Keystone | Chapter::Openapi => &["iproute2", "python3-venv"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
 }
@@ -133,7 +140,14 @@ fn run_chapter(chapter: Chapter, may_install: bool) -> Result<()> {
         Chapter::Fuzz => isolated_tests(&["fuzz::"], &[]),
         Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"], &[]),
         Chapter::Vm => isolated_tests(&["vm::"], &[]),
-        Chapter::Keystone => isolated_tests(&["keystone::"], &[("QVS_KEYSTONE", keystone(may_install)?)]),
+        Chapter::Keystone => {
+            let place = python("keystone", KEYSTONE, may_install)?;
+            isolated_tests(&["keystone::"], &[("QVS_KEYSTONE", place)])
+        }
+        Chapter::Openapi => {
+            let place = python("schemathesis", SCHEMATHESIS, may_install)?;
+            isolated_tests(&["openapi::"], &[("QVS_SCHEMATHESIS", place)])
+        }
         Chapter::Ratchet => run(cargo().args(["run", "--release", "--quiet", "-p", "benches", "--", "ratchet"])),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
@@ -218,7 +232,13 @@ mod tests {
         for &chapter in Chapter::value_variants() {
             let needs = matches!(
                 chapter,
-                Chapter::Unit | Chapter::Fuzz | Chapter::Net | Chapter::Vm | Chapter::Keystone | Chapter::Ratchet
+                Chapter::Unit
+                    | Chapter::Fuzz
+                    | Chapter::Net
+                    | Chapter::Vm
+                    | Chapter::Keystone
+                    | Chapter::Openapi
+                    | Chapter::Ratchet
             );
             assert_eq!(needs, !packages(chapter).is_empty(), "{chapter:?}");
         }

@@ -181,26 +181,24 @@ fn fetch_kernel() -> Result<()> {
     Ok(())
 }
 
-/// The Python environment with Keystone in it, under `target/keystone`; made if it may be.
+/// A Python environment of this name under `target` with this package in it; made if it may be.
 ///
 /// # Errors
 /// If it is not there and cannot or may not be made.
-pub(crate) fn keystone(may_install: bool) -> Result<PathBuf> {
-    /// The release that the chapter was written against.
-    const PACKAGE: &str = "keystone==30.0.0";
-    let place = target_dir()?.join("keystone");
+pub(crate) fn python(name: &str, package: &str, may_install: bool) -> Result<PathBuf> {
+    let place = target_dir()?.join(name);
     // Written last, so that half an environment is never taken for one.
     let mark = place.join("installed");
-    if std::fs::read_to_string(&mark).is_ok_and(|found| found == PACKAGE) {
+    if std::fs::read_to_string(&mark).is_ok_and(|found| found == package) {
         return Ok(place);
     }
-    ensure!(may_install, "missing: {PACKAGE} in {}; run without --no-install once", place.display());
+    ensure!(may_install, "missing: {package} in {}; run without --no-install once", place.display());
     if place.exists() {
         std::fs::remove_dir_all(&place)?;
     }
     run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", PACKAGE]))?;
-    std::fs::write(&mark, PACKAGE)?;
+    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", package]))?;
+    std::fs::write(&mark, package)?;
     Ok(place)
 }
 
