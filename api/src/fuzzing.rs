@@ -1,9 +1,10 @@
 //! What the fuzz targets of the API and their short seeded form run: bytes of a stranger as a JSON body, an XML body or a
 //! URL, through everything behind the socket.
 //!
-//! The first byte of the input chooses the operation, the version and the dialect; the rest is the body or the URL. Checked is
-//! what must hold for any of them: a success or a 4xx, an answer that a client can read, a refusal that changed nothing, and
-//! after a success the same text in either format.
+//! The first byte of the input chooses the operation, an extension's among them, the version and the dialect; the rest is
+//! the body or the URL, in which `$n` and `$p` stand for the ids of what is there. Checked is what must hold for any of them:
+//! a success or a 4xx, an answer that a client can read, a refusal that changed nothing, and after a success the same text
+//! in either format.
 
 use crate::document::is_xml_char;
 use crate::format::{Format, JSON, XML};
@@ -54,12 +55,19 @@ impl Target {
         let Some((&choice, body)) = input.split_first() else { return 0 };
         let networks = format!("/tenants/{TENANT}/networks");
         let (network, port) = (self.network.clone(), self.port.clone());
-        let (method, path) = match choice % 5 {
-            0 => ("POST", networks.clone()),
-            1 => ("PUT", format!("{networks}/{network}")),
-            2 => ("POST", format!("{networks}/{network}/ports")),
-            3 => ("PUT", format!("{networks}/{network}/ports/{port}")),
-            _ => ("PUT", format!("{networks}/{network}/ports/{port}/attachment")),
+        let csco = format!("/extensions/csco/tenants/{TENANT}");
+        let (method, path) = match choice & 0x3f {
+            0..8 => ("POST", networks.clone()),
+            8..16 => ("PUT", format!("{networks}/{network}")),
+            16..24 => ("POST", format!("{networks}/{network}/ports")),
+            24..32 => ("PUT", format!("{networks}/{network}/ports/{port}")),
+            32..40 => ("PUT", format!("{networks}/{network}/ports/{port}/attachment")),
+            40..44 => ("POST", format!("{csco}/portprofiles")),
+            44..48 => ("POST", format!("{csco}/qoss")),
+            48..52 => ("POST", format!("{csco}/multiport")),
+            52..56 => ("PUT", format!("{csco}/novatenants/i/associate_port")),
+            56..60 => ("PUT", format!("{csco}/portprofiles/none/associate_portprofile")),
+            _ => ("POST", "/dummy_resources/1/action".to_owned()),
         };
         let mut request = Request {
             version: if choice & 0x40 == 0 { Version::V1_1 } else { Version::V1_0 },
@@ -69,7 +77,7 @@ impl Target {
             query: Vec::new(),
             content_type: Some(format.media_type().to_owned()),
             accept: None,
-            body: body.to_owned(),
+            body: with_ids(body, &network, &port),
         };
         let before = self.plugin.snapshot();
         let reply = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
@@ -133,6 +141,14 @@ impl Target {
         if !is_same {
             *self = Target::default();
         }
+    }
+}
+
+/// The body with `$n` and `$p` as the ids of what is there, which no fuzzer would guess.
+fn with_ids(body: &[u8], network: &str, port: &str) -> Vec<u8> {
+    match std::str::from_utf8(body) {
+        Ok(text) => text.replace("$n", network).replace("$p", port).into_bytes(),
+        Err(_) => body.to_owned(),
     }
 }
 
@@ -227,7 +243,7 @@ mod tests {
         "<!--",
         " xmlns:q=\"n\"",
     ];
-    const VALID: [&str; 8] = [
+    const VALID: [&str; 12] = [
         r#"{"network": {"name": "né"}}"#,
         r#"{"port": {"state": "DOWN", "vm_id": 3}}"#,
         r#"{"attachment": {"id": "other"}}"#,
@@ -236,6 +252,10 @@ mod tests {
         r#"<port state="DOWN"/>"#,
         r#"<attachment><id>other</id></attachment>"#,
         r#"<network name="x" uuid="y"><op_status>DOWN</op_status></network>"#,
+        r#"{"multiport": {"net_id_list": ["$n"], "status": "ACTIVE", "ports_desc": {}}}"#,
+        r#"{"novatenant": {"instance_id": "i", "instance_desc": {"vif_id": "vif"}}}"#,
+        r#"<qos qos_name="x"><qos_desc><rate unit="é">7</rate></qos_desc></qos>"#,
+        r#"<portprofile network-id="$n" port-id="$p"/>"#,
     ];
     const URL_PIECES: [&str; 32] = [
         "/v1.0",
@@ -301,7 +321,7 @@ mod tests {
                 let status = target.lock().unwrap().body(format, &[&[choice], &rest[..]].concat());
                 seen.lock().unwrap().insert(status);
             });
-            assert_saw(&seen, &[200, 202, 204, 400]);
+            assert_saw(&seen, &[200, 202, 204, 400, 404]);
         }
     }
 
