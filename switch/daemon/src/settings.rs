@@ -199,6 +199,14 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     }
     check_socket_path(&socket).map_err(|message| source.fault("admin", "socket", message))?;
 
+    let knows_clients = identity.mode.is_some_and(|mode| mode != IdentityMode::Noauth);
+    if api.strict_essex == Some(true) && knows_clients {
+        // An update then writes whole rows, ids included, as the original let everybody.
+        let message =
+            "recordings are replayed without identity, and with it tenants would write over each other's networks";
+        return Err(source.fault("api", "strict_essex", message));
+    }
+
     Ok(Settings {
         api: resolve_api(api, identity.insecure.unwrap_or(false), &source)?,
         admin: AdminSettings { socket, group: admin.group.unwrap_or_default() },

@@ -119,6 +119,10 @@ fn faults_name_file_line_and_key() {
             "[api]\nlisten = \"0.0.0.0:9696\"\nstrict_essex = true\n[identity]\ninsecure = true",
             "qvs.toml:3: api.strict_essex: the original's oddities are for replaying recordings, on loopback only",
         ),
+        (
+            "[api]\nstrict_essex = true\n[identity]\nmode = \"tokens\"",
+            "qvs.toml:2: api.strict_essex: recordings are replayed without identity",
+        ),
         ("[plugin]\nextensions = 3", "qvs.toml:2: plugin.extensions: must be \"all\" or a list of aliases"),
         ("[plugin]\nextensions = [1]", "qvs.toml:2: plugin.extensions: must be \"all\" or a list of aliases"),
         ("[switch]\nrebalance = 1", "qvs.toml:2: invalid type: integer `1`"),
