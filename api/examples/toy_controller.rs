@@ -59,6 +59,7 @@ impl Device for Driver {
                 network: it["network"].as_str().unwrap_or_default().into(),
                 state: it["state"].as_str().and_then(AdminState::from_name).unwrap_or(AdminState::Down),
                 attachment: it["attachment"].as_str().map(Into::into),
+                pairs: serde_json::from_value(it["pairs"].clone()).unwrap_or_default(),
             };
             let is_up = it["link"] == "up";
             contents.ports.insert(id.as_str().into(), FoundPort { port, is_up });
@@ -74,7 +75,9 @@ impl Device for Driver {
             }),
             Step::PutPort(id, port) => json!({
                 "do": "put", "kind": "ports", "id": id,
-                "value": {"network": port.network, "state": port.state, "attachment": port.attachment},
+                "value": {
+                    "network": port.network, "state": port.state, "attachment": port.attachment, "pairs": &*port.pairs,
+                },
             }),
             Step::RemovePort(id) => json!({"do": "remove", "kind": "ports", "id": id}),
             Step::RemoveNetwork(id) => json!({"do": "remove", "kind": "networks", "id": id}),

@@ -5,6 +5,7 @@
 //! else that is not found, as it is where it does not exist. The tenant was checked at the border; here it is once more,
 //! because nothing but this stands between a wrong route and another tenant's network.
 
+use crate::address_pair::AddressPairs;
 use crate::claim::{Claim, Registry, UNKNOWN};
 use crate::identity::Caller;
 use crate::model::{NetworkId, PortId, Text};
@@ -188,6 +189,17 @@ impl Plugin for Guarded {
         self.plugin.create_port(tenant, network, state)
     }
 
+    fn create_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        state: &str,
+        pairs: &AddressPairs,
+    ) -> Result<PortId, CreatePortError> {
+        self.check_on_network::<CreatePortError>(tenant, network, Action::CreatePort)?;
+        self.plugin.create_port_with_pairs(tenant, network, state, pairs)
+    }
+
     fn update_port(&self, tenant: &str, network: &str, port: &str, state: &str) -> Result<(), UpdatePortError> {
         self.check_on_port::<UpdatePortError>(tenant, network, port, Action::UpdatePort)?;
         self.plugin.update_port(tenant, network, port, state)
@@ -199,6 +211,18 @@ impl Plugin for Guarded {
             Caller::Known { .. } => self.update_port(tenant, network, port, &row.state),
             Caller::Anyone => self.plugin.overwrite_port(tenant, network, port, row),
         }
+    }
+
+    fn update_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        port: &str,
+        state: &str,
+        pairs: &AddressPairs,
+    ) -> Result<(), UpdatePortError> {
+        self.check_on_port::<UpdatePortError>(tenant, network, port, Action::UpdatePort)?;
+        self.plugin.update_port_with_pairs(tenant, network, port, state, pairs)
     }
 
     fn delete_port(&self, tenant: &str, network: &str, port: &str) -> Result<(), DeletePortError> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+pub mod address_pair;
 pub mod audit;
 pub mod claim;
 pub mod document;

@@ -6,6 +6,7 @@
 //! plug never stops the others. What is in force wins over what is new. The control thread owns it; it costs time in
 //! proportion to plugs, not to networks or ports nobody plugged (benches/lowering.rs).
 
+use crate::address_pair::AddressPair;
 use crate::host::{DeviceSpec, Plug};
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -133,6 +134,7 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
             network: network.map(index_of),
             is_admin_up: candidate.claim.is_none_or(|(port, _)| port.state == AdminState::Active),
             mtu: mtu(candidate.plug),
+            allowed_macs: candidate.allowed_macs(),
             macs: candidate.macs.take().unwrap_or_default(),
         })
     });
@@ -163,6 +165,17 @@ impl<'a> Candidate<'a> {
         let is_holder = !plug.macs.is_empty()
             && claim.is_some_and(|(_, network)| bound_with_macs.get(&plug.interface) == Some(&network.id));
         Candidate { plug, index, macs, claim, is_holder }
+    }
+
+    /// The MACs of its port's pairs that are not fixed for it anyway. They are learnt and not fixed: two routers of a
+    /// tenant may share one, which is with the one that speaks.
+    fn allowed_macs(&self) -> Vec<MacAddr> {
+        let pairs = self.claim.iter().flat_map(|(port, _)| port.pairs.iter());
+        let is_fixed = |mac: &MacAddr| self.macs.as_ref().is_some_and(|macs| macs.contains(mac));
+        let mut macs: Vec<MacAddr> = pairs.map(AddressPair::mac).filter(|mac| !is_fixed(mac)).collect();
+        macs.sort_unstable();
+        macs.dedup();
+        macs
     }
 
     /// Whether it may be on `network`; if so its MACs are entered in `fixed`.

@@ -8,6 +8,7 @@
 //! model; the plugin's writer is the only one that changes it. It has no bound of its own: quotas are the API's matter.
 //! A copy shares what did not change ([`crate::shared`]); no question asked here costs more because others have much.
 
+use crate::address_pair::AddressPairs;
 use crate::shared::{SharedList, SharedMap};
 use std::sync::Arc;
 
@@ -108,6 +109,8 @@ pub struct LogicalPort {
     pub state: AdminState,
     /// The interface plugged into it.
     pub attachment: Option<InterfaceId>,
+    /// The addresses it may send from; none: any that its plug allows.
+    pub pairs: AddressPairs,
     /// Position in creation order; lists are in this order.
     pub serial: u64,
 }
@@ -136,7 +139,7 @@ pub enum Change {
     PutNetwork(Network),
     /// A network is gone. Its ports go before it, in the same slice.
     RemoveNetwork(NetworkId),
-    /// A port is new, or has a new state or attachment. Its network and serial never change.
+    /// A port is new, or has a new state, attachment or pairs. Its network and serial never change.
     PutPort(LogicalPort),
     /// A port is gone.
     RemovePort(PortId),

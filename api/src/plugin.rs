@@ -26,6 +26,7 @@ mod filter;
 pub use errors::*;
 pub use filter::{NetworkFilter, PortFilter};
 
+use crate::address_pair::AddressPairs;
 use crate::model::{AdminState, InterfaceId, NetworkId, OpStatus, PortId, Text};
 
 /// A network as a plugin tells it.
@@ -179,7 +180,22 @@ pub trait Plugin: Send + Sync {
     /// [`CreatePortError`].
     fn create_port(&self, tenant: &str, network: &str, state: &str) -> Result<PortId, CreatePortError>;
 
-    /// Gives a port the state of this name. Its attachment stays.
+    /// Makes a port that may send from these addresses and those of its plug only (specification section 16). A plugin
+    /// that cannot see to that need not have it: it makes a port as any, which is what the original's did.
+    ///
+    /// # Errors
+    /// [`CreatePortError`].
+    fn create_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        state: &str,
+        _pairs: &AddressPairs,
+    ) -> Result<PortId, CreatePortError> {
+        self.create_port(tenant, network, state)
+    }
+
+    /// Gives a port the state of this name. Its attachment and its pairs stay.
     ///
     /// # Errors
     /// [`UpdatePortError`].
@@ -191,6 +207,21 @@ pub trait Plugin: Send + Sync {
     /// [`UpdatePortError`].
     fn overwrite_port(&self, tenant: &str, network: &str, port: &str, row: &PortRow) -> Result<(), UpdatePortError> {
         self.update_port(tenant, network, port, &row.state)
+    }
+
+    /// Gives a port the state of this name, and these pairs in the place of those it had.
+    ///
+    /// # Errors
+    /// [`UpdatePortError`].
+    fn update_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        port: &str,
+        state: &str,
+        _pairs: &AddressPairs,
+    ) -> Result<(), UpdatePortError> {
+        self.update_port(tenant, network, port, state)
     }
 
     /// Removes a port.

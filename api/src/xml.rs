@@ -18,6 +18,9 @@ pub const ATTRIBUTES_MAX: usize = 64;
 /// Elements of a body.
 pub const ELEMENTS_MAX: usize = 1024;
 
+/// Elements that hold a list: their children, whatever each is called.
+const LISTS: [&str; 1] = ["allowed_address_pairs"];
+
 /// The name of the root element and what is in it: a text if that is all there is, else an object. `None` if the body is
 /// no XML or more than is read here.
 pub fn read(body: &[u8]) -> Option<(String, Value)> {
@@ -73,6 +76,8 @@ struct Open {
     fields: Map<String, Value>,
     has_children: bool,
     text: String,
+    /// The children, of an element that holds a list.
+    items: Option<Vec<Value>>,
 }
 
 impl Tree {
@@ -97,7 +102,8 @@ impl Tree {
             fields.insert(key.as_ref().to_owned(), Value::String(attribute_value(&attribute)?));
         }
         let name = name.as_ref().to_owned();
-        self.open.push(Open { name, fields, has_children: false, text: String::new() });
+        let items = LISTS.contains(&name.as_str()).then(Vec::new);
+        self.open.push(Open { name, fields, has_children: false, text: String::new(), items });
         Some(())
     }
 
@@ -114,9 +120,16 @@ impl Tree {
         let is_empty = done.fields.is_empty() && !done.has_children && done.text.is_empty();
         match self.open.last_mut() {
             Some(parent) => {
-                let value = if is_text || is_empty { Value::String(done.text) } else { Value::Object(done.fields) };
+                let value = match done.items {
+                    Some(items) if !is_text && done.fields.is_empty() => Value::Array(items),
+                    _ if is_text || is_empty => Value::String(done.text),
+                    _ => Value::Object(done.fields),
+                };
                 parent.has_children = true;
-                parent.fields.insert(done.name, value);
+                match &mut parent.items {
+                    Some(items) => items.push(value),
+                    None => drop(parent.fields.insert(done.name, value)),
+                }
             }
             None => {
                 let value = if is_text { Value::String(done.text) } else { Value::Object(done.fields) };
@@ -192,6 +205,19 @@ mod tests {
             ),
             ("<network name='a\r\nb'><b>a\r\nb</b></network>", json!({"name": "a b", "b": "a\nb"})),
             ("\u{feff}<network name='réseau'/>", json!({"name": "réseau"})),
+            (
+                "<network><allowed_address_pairs><p a='1'/> <p><b>2</b></p><q/></allowed_address_pairs><c/></network>",
+                json!({"allowed_address_pairs": [{"a": "1"}, {"b": "2"}, ""], "c": ""}),
+            ),
+            ("<network><allowed_address_pairs/></network>", json!({"allowed_address_pairs": []})),
+            (
+                "<network><allowed_address_pairs> x</allowed_address_pairs></network>",
+                json!({"allowed_address_pairs": " x"}),
+            ),
+            (
+                "<network><allowed_address_pairs a='b'><c/></allowed_address_pairs></network>",
+                json!({"allowed_address_pairs": {"a": "b"}}),
+            ),
         ];
         for (body, wanted) in rows {
             assert_eq!(read(body.as_bytes()), Some(("network".to_owned(), wanted)), "{body}");

@@ -33,6 +33,7 @@ fn state() -> (Model, BTreeMap<InterfaceId, Plug>) {
         network: uuid(1, at % NETWORKS).into(),
         state: AdminState::Active,
         attachment: Some(uuid(3, at).into()),
+        pairs: [].into(),
         serial: (NETWORKS + at) as u64,
     };
     let plug = |at: usize| Plug {

@@ -77,6 +77,7 @@ impl Bench {
             is_admin_up: true,
             mtu: MTU_DEFAULT,
             macs,
+            allowed_macs: Vec::new(),
         };
         let network = NetworkConfig { index: NetworkIndex(0), id: "blue".into() };
         let macs = if is_fixed { vec![source(0)] } else { Vec::new() };

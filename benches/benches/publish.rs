@@ -25,6 +25,7 @@ fn config(ports: u16) -> Config {
         is_admin_up: true,
         mtu: MTU_DEFAULT,
         macs: vec![],
+        allowed_macs: Vec::new(),
     };
     let networks = (0..ports.div_ceil(MEMBERS)).map(network).collect();
     Config::new(networks, (0..ports).map(port).collect()).expect("a legal config")

@@ -325,6 +325,7 @@ fn switch(pairs: usize, layout: Layout) -> (Arc<Switch<Standard>>, Vec<Worker<St
         is_admin_up: true,
         mtu: MTU_DEFAULT,
         macs: vec![],
+        allowed_macs: Vec::new(),
     };
     let pairs = pairs as u16;
     let networks = (0..pairs).map(network).collect();

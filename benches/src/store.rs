@@ -115,6 +115,7 @@ fn fill(path: &Path, networks: usize, ports: usize) -> Result<()> {
             network: uuid(1, at % networks).into(),
             state: AdminState::Active,
             attachment: Some(uuid(3, at).into()),
+            pairs: [].into(),
             serial: (networks + at) as u64,
         })
     };

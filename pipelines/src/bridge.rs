@@ -102,7 +102,7 @@ pub fn decide_copy(question: &Question, member: Member) -> Option<Verdict> {
 #[inline(always)]
 fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(), Stop> {
     let [from, to] = [notes.source, notes.destination].map(|mac| scope.macs.probe(mac));
-    if !scope.port.has_fixed_macs() {
+    if scope.port.learns {
         scope.macs.prefetch(&from);
     }
     scope.macs.prefetch(&to);
@@ -203,7 +203,7 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
         return;
     }
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
-    if !scope.port.has_fixed_macs() {
+    if scope.port.learns {
         learn(scope.macs, questions);
     }
     let mut ports = [NOWHERE; BURST];
@@ -345,7 +345,7 @@ fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
         return Step::drop(scope, DropReason::LinkLocalMulticast);
     }
     let table = scope.context.mac_table;
-    let learned = (!scope.port.has_fixed_macs()).then(|| table.would_learn(network, source.into(), scope.ingress, now));
+    let learned = scope.port.learns.then(|| table.would_learn(network, source.into(), scope.ingress, now));
     // What `run` would have learnt just before the look-up, a trace must imagine.
     let is_learnt_now = matches!(learned, Some(Learned::New | Learned::Moved));
     let known = if is_learnt_now && source == destination {

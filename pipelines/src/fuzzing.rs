@@ -40,6 +40,7 @@ impl Default for Target {
             is_admin_up: index != 3,
             mtu: if index == 2 { 576 } else { 1500 },
             macs: if index == 1 { vec![MacAddr([2, 0, 0, 0, 0, 1])] } else { Vec::new() },
+            allowed_macs: Vec::new(),
         };
         let networks = [0, 1].map(|index| NetworkConfig { index: NetworkIndex(index), id: "net".into() });
         let ports = [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1)].map(|(index, network)| port(index, network));

@@ -1,10 +1,10 @@
 //! Stage 3, guard: lets a frame pass only if its sender may use the addresses in it.
 //!
 //! A source that is a group address or zero is nobody's (IEEE 802.3 clause 3.2.3: the first bit of a source is 0), and learning
-//! it would poison the table. Where the operator fixed an interface's MACs, no other may be used. This is the one place
+//! it would poison the table. Where the operator fixed an interface's MACs, or the tenant allowed some, no other may be used. This is the one place
 //! where checks of senders stand: those of ARP and IP addresses join here.
 //!
-//! Config read: the ingress port's fixed MACs.
+//! Config read: the ingress port's fixed and allowed MACs.
 //! Drop reasons: `bad_source_mac`, `spoofed_mac`.
 
 use crate::stage::{Notes, Scope, Stage, Step, Stop};

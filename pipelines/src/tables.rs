@@ -15,6 +15,8 @@ pub struct PortEntry {
     pub network: Option<NetworkIndex>,
     /// The logical port's administrative state.
     pub is_admin_up: bool,
+    /// Whether addresses are learnt from its frames: not if all that it may send from are static.
+    pub learns: bool,
     /// Bytes of L3 payload a frame may have, either way.
     pub mtu: u16,
     macs_first: u32,
@@ -24,9 +26,9 @@ pub struct PortEntry {
 impl PortEntry {
     /// What an unused index reads as.
     const ABSENT: PortEntry =
-        PortEntry { network: None, is_admin_up: true, mtu: MTU_MAX, macs_first: 0, macs_count: 0 };
+        PortEntry { network: None, is_admin_up: true, learns: true, mtu: MTU_MAX, macs_first: 0, macs_count: 0 };
 
-    /// Whether its source addresses are fixed.
+    /// Whether it may send from some addresses only.
     #[inline]
     pub fn has_fixed_macs(&self) -> bool {
         self.macs_count > 0
@@ -81,14 +83,15 @@ impl Tables {
         let mut memberships = Vec::with_capacity(config.ports().len());
         for port in config.ports() {
             let macs_first = tables.macs.len();
-            tables.macs.extend(port.macs.iter().map(|mac| mac.to_u64()));
+            tables.macs.extend(port.macs.iter().chain(&port.allowed_macs).map(|mac| mac.to_u64()));
             tables.macs[macs_first..].sort_unstable();
             tables.ports[port.index.as_usize()] = PortEntry {
                 network: port.network,
                 is_admin_up: port.is_admin_up,
+                learns: port.macs.is_empty() || !port.allowed_macs.is_empty(),
                 mtu: port.mtu,
                 macs_first: macs_first as u32,
-                macs_count: port.macs.len() as u32,
+                macs_count: (tables.macs.len() - macs_first) as u32,
             };
             tables.port_names[port.index.as_usize()] = Some(port.interface.clone());
             if let Some(network) = port.network
@@ -122,7 +125,7 @@ impl Tables {
         &self.members[members.first as usize..][..members.count as usize]
     }
 
-    /// Whether a port's fixed addresses include `mac`. The port comes from these tables.
+    /// Whether the addresses that a port may send from include `mac`. The port comes from these tables.
     #[inline]
     pub fn is_fixed_mac(&self, port: &PortEntry, mac: MacBits) -> bool {
         let macs = &self.macs[port.macs_first as usize..][..port.macs_count as usize];
@@ -162,6 +165,7 @@ mod tests {
             is_admin_up: true,
             mtu: 1500,
             macs: Vec::new(),
+            allowed_macs: Vec::new(),
         }
     }
 
@@ -198,6 +202,20 @@ mod tests {
         assert!(is_fixed(0, 7) && is_fixed(1, 3) && is_fixed(1, 5) && is_fixed(1, 9));
         assert!(!is_fixed(0, 3) && !is_fixed(1, 7) && !is_fixed(2, 7));
         assert!(!tables.port(PortIndex(2)).has_fixed_macs());
+    }
+
+    #[test]
+    fn allowed_macs_join_the_fixed_ones_and_make_a_port_learn() {
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let with = |index, macs, allowed_macs| PortConfig { macs, allowed_macs, ..port(index, Some(2)) };
+        let both = with(1, vec![mac(9)], vec![mac(7), mac(3)]);
+        let tables = tables(vec![with(0, vec![], vec![mac(7)]), both, with(2, vec![mac(5)], vec![]), port(3, Some(2))]);
+        let entry = |index| tables.port(PortIndex(index));
+        let may_send = |index, last| tables.is_fixed_mac(&entry(index), mac(last).into());
+        assert!(may_send(0, 7) && [3, 7, 9].iter().all(|&last| may_send(1, last)));
+        assert!(!may_send(0, 9) && !may_send(1, 5) && !may_send(2, 7));
+        assert_eq!([0, 1, 2, 3].map(|index| entry(index).has_fixed_macs()), [true, true, true, false]);
+        assert_eq!([0, 1, 2, 3].map(|index| entry(index).learns), [true, true, false, true]);
     }
 
     #[test]

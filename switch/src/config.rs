@@ -37,8 +37,10 @@ pub struct PortConfig {
     pub is_admin_up: bool,
     /// Bytes of L3 payload a frame may have, either way.
     pub mtu: u16,
-    /// The source MACs it may use, entered as static; empty: any, learnt.
+    /// The source MACs it may use, entered as static; empty: any, learnt, if `allowed_macs` is empty too.
     pub macs: Vec<MacAddr>,
+    /// Source MACs it may use besides, learnt where they are heard: several ports may have one, and it moves.
+    pub allowed_macs: Vec<MacAddr>,
 }
 
 /// A config that has passed the checks.
@@ -133,10 +135,11 @@ impl Config {
             {
                 return Err(ConfigError::NoSuchNetwork { port: port.index, network });
             }
+            let is_no_station = |mac: &&MacAddr| mac.is_group() || mac.is_zero();
+            if let Some(&mac) = port.macs.iter().chain(&port.allowed_macs).find(is_no_station) {
+                return Err(ConfigError::BadMac { port: port.index, mac });
+            }
             for &mac in &port.macs {
-                if mac.is_group() || mac.is_zero() {
-                    return Err(ConfigError::BadMac { port: port.index, mac });
-                }
                 if let Some(network) = port.network
                     && let Some(first) = fixed.insert((network, mac), port.index)
                     && first != port.index
@@ -181,6 +184,7 @@ mod tests {
             is_admin_up: true,
             mtu: MTU_DEFAULT,
             macs: Vec::new(),
+            allowed_macs: Vec::new(),
         }
     }
 
@@ -218,6 +222,16 @@ mod tests {
         let networks = vec![network(0), network(1)];
         assert!(Config::new(networks.clone(), vec![with(0, 0), with(1, 1)]).is_ok());
         assert!(matches!(Config::new(networks, vec![with(0, 1), with(1, 1)]), Err(ConfigError::MacTwice { .. })));
+    }
+
+    #[test]
+    fn an_allowed_mac_may_be_several_ports_but_must_be_a_stations() {
+        let with = |index, mac: &str| PortConfig { allowed_macs: vec![mac.parse().unwrap()], ..port(index, Some(0)) };
+        let config = |one, other| Config::new(vec![network(0)], vec![with(0, one), with(1, other)]);
+        assert!(config("00:00:5e:00:01:07", "00:00:5e:00:01:07").is_ok());
+        for mac in ["01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+            assert!(matches!(config("00:00:5e:00:01:07", mac), Err(ConfigError::BadMac { port: PortIndex(1), .. })));
+        }
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl<P: Pipeline> Switch<P> {
                     self.mac_table.remove_static(network, mac);
                 }
             }
-            if !stays || new.is_some_and(|new| !new.is_admin_up) {
+            if !stays || new.is_some_and(|new| !new.is_admin_up || is_narrower(old, new)) {
                 self.mac_table.flush_port(old.index);
             }
         }
@@ -432,6 +432,13 @@ fn empty_place(workers: usize) -> PortPlace {
 /// The static MAC entries that a port asks for.
 fn fixed(port: &PortConfig) -> impl Iterator<Item = (NetworkIndex, crate::ids::MacAddr)> + '_ {
     port.network.into_iter().flat_map(|network| port.macs.iter().map(move |&mac| (network, mac)))
+}
+
+/// Whether a port may no longer send from a MAC that may have been learnt on it.
+fn is_narrower(old: &PortConfig, new: &PortConfig) -> bool {
+    let is_any = |port: &PortConfig| port.macs.is_empty() && port.allowed_macs.is_empty();
+    let may_not = |mac| !new.macs.contains(mac) && !new.allowed_macs.contains(mac);
+    !is_any(new) && (is_any(old) || old.allowed_macs.iter().any(may_not))
 }
 
 /// One port's place in a switch.

@@ -199,6 +199,7 @@ fn switch(workers: usize, poll: Poll) -> Arc<Switch<Nowhere>> {
         is_admin_up: true,
         mtu: MTU_DEFAULT,
         macs: vec![],
+        allowed_macs: Vec::new(),
     };
     let network = NetworkConfig { index: NetworkIndex(1), id: "net".into() };
     switch.apply(Config::new(vec![network], vec![port(DEAR), port(BUSY)]).unwrap());

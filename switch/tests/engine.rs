@@ -76,6 +76,7 @@ fn config(ports: u16) -> Config {
         is_admin_up: true,
         mtu: MTU_DEFAULT,
         macs: vec![],
+        allowed_macs: Vec::new(),
     };
     Config::new(vec![network], (0..ports).map(port).collect()).unwrap()
 }
@@ -415,6 +416,29 @@ fn fixed_addresses_stay_when_another_network_takes_over_the_index() {
         let found = switch.mac_table().lookup(NetworkIndex(1), mac, switch.clock().now());
         assert_eq!(found, Some(PortIndex(0)), "{id}");
     }
+}
+
+#[test]
+fn what_a_port_may_no_longer_send_from_is_no_longer_sought_there() {
+    let (switch, _worker, _ports) = by_hand(0);
+    let [kept, gone, fixed]: [MacAddr; 3] = [7, 8, 9].map(|last| MacAddr([2, 0, 0, 0, 0, last]));
+    let network = NetworkIndex(1);
+    let apply = |macs: &[MacAddr], allowed: &[MacAddr]| {
+        let port = PortConfig { macs: macs.to_vec(), allowed_macs: allowed.to_vec(), ..config(1).ports()[0].clone() };
+        switch.apply(Config::new(vec![NetworkConfig { index: network, id: "n".into() }], vec![port]).unwrap());
+    };
+    let learnt = |mac| switch.mac_table().lookup(network, mac, switch.clock().now()).is_some();
+    let learn = || [kept, gone].map(|mac| switch.mac_table().learn(network, mac, PortIndex(0), switch.clock().now()));
+    apply(&[fixed], &[kept, gone]);
+    learn();
+    apply(&[fixed], &[gone, kept, MacAddr([2, 0, 0, 0, 0, 1])]);
+    assert_eq!([kept, gone, fixed].map(learnt), [true; 3], "nothing was taken away");
+    apply(&[fixed], &[kept]);
+    assert_eq!([gone, fixed].map(learnt), [false, true]);
+    apply(&[], &[]);
+    learn();
+    apply(&[], &[kept]);
+    assert!(!learnt(gone), "it could send from any before");
 }
 
 #[test]

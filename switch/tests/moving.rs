@@ -191,6 +191,7 @@ impl Rig {
             is_admin_up: true,
             mtu: MTU_DEFAULT,
             macs: vec![],
+            allowed_macs: Vec::new(),
         };
         self.switch.apply(Config::new(vec![network], (0..=SINK.0).map(port).collect()).unwrap());
     }

@@ -3,6 +3,7 @@
 mod capture;
 mod device;
 mod nova;
+mod pairs;
 mod rights;
 mod store;
 mod tap;

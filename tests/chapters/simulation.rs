@@ -122,6 +122,7 @@ impl World {
             is_admin_up: wish.is_admin_up,
             mtu: MTU_DEFAULT,
             macs: wish.macs.clone(),
+            allowed_macs: Vec::new(),
         };
         let ports = self.wishes.iter().enumerate().map(port).collect();
         self.switch.apply(Config::new(networks.collect(), ports).unwrap());

@@ -100,6 +100,7 @@ impl Rig {
             is_admin_up: true,
             mtu: MTU_DEFAULT,
             macs: vec![],
+            allowed_macs: Vec::new(),
         };
         switch.apply(Config::new(vec![network], vec![port(SOURCE), port(SINK)]).unwrap());
         switch.start().unwrap();

@@ -35,6 +35,7 @@ fn model(networks: &[usize], ports: &[(usize, AdminState, Option<&str>)]) -> Mod
         network: format!("n{network}").into(),
         state: *state,
         attachment: attachment.map(Into::into),
+        pairs: [].into(),
         serial: at as u64,
     };
     let networks = networks.iter().enumerate().map(network).collect();
@@ -119,6 +120,29 @@ fn an_interface_with_an_unusable_mac_is_on_no_network_rather_than_unguarded() {
 }
 
 #[test]
+fn the_macs_of_a_ports_pairs_are_allowed_besides_the_plugs_own_and_may_be_shared() {
+    let own = "02:00:00:00:00:01";
+    let fixed = Plug { macs: vec![own.to_owned()], ..plug("a") };
+    let pair = |mac: &str| crate::address_pair::AddressPair::new(mac, Some("10.0.0.1")).unwrap();
+    let (vrrp, other) = ("00:00:5e:00:01:07", "02:00:00:00:00:02");
+    let mut model = model(&[0], &[(0, AdminState::Active, Some("a")), (0, AdminState::Active, Some("b"))]);
+    for (port, pairs) in [("p0", [pair(other), pair(vrrp), pair(own)]), ("p1", [pair(own), pair(vrrp), pair(vrrp)])] {
+        let port = LogicalPort { pairs: pairs.into(), ..model.ports[port].clone() };
+        model.apply(&crate::model::Change::PutPort(port));
+    }
+    let lowered = lower(&model, &plugs([fixed, plug("b"), plug("free")]), &mut Indices::default());
+    assert!(lowered.unbound.is_empty());
+    let macs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<MacAddr>>();
+    let of = |interface| {
+        let port = port_config(&lowered, interface);
+        (port.macs.clone(), port.allowed_macs.clone())
+    };
+    assert_eq!(of("a"), (macs(&[own]), macs(&[vrrp, other])));
+    assert_eq!(of("b"), (macs(&[]), macs(&[vrrp, own])));
+    assert_eq!(of("free"), (macs(&[]), macs(&[])));
+}
+
+#[test]
 fn freed_indices_come_back_oldest_first_and_not_in_the_change_that_freed_them() {
     let mut indices = Indices::default();
     let empty = Model::default();
@@ -163,6 +187,7 @@ fn networks_that_lost_their_ports_give_their_indices_back_when_all_are_taken() {
         network: format!("n{NETWORKS_MAX}").into(),
         state: AdminState::Active,
         attachment: Some("a".into()),
+        pairs: [].into(),
         serial: 1 << 40,
     }));
     let lowered = lower(&model, &plugs([plug("a")]), &mut indices);

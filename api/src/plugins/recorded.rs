@@ -8,6 +8,7 @@
 mod overwrite;
 mod writes;
 
+use crate::address_pair::AddressPairs;
 use crate::host::Scope;
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
 use crate::plugin::{
@@ -200,6 +201,16 @@ impl<B: Backing> Plugin for Recorded<B> {
     }
 
     fn create_port(&self, tenant: &str, network: &str, state: &str) -> Result<PortId, CreatePortError> {
+        self.create_port_with_pairs(tenant, network, state, &AddressPairs::default())
+    }
+
+    fn create_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        state: &str,
+        pairs: &AddressPairs,
+    ) -> Result<PortId, CreatePortError> {
         self.writes.write(|model| {
             let network = own_network(model, tenant, network)?;
             let port = LogicalPort {
@@ -207,6 +218,7 @@ impl<B: Backing> Plugin for Recorded<B> {
                 network: network.id.clone(),
                 state: admin_state(state)?,
                 attachment: None,
+                pairs: pairs.clone(),
                 serial: model.next_serial(),
             };
             let id = port.id.clone();
@@ -224,6 +236,21 @@ impl<B: Backing> Plugin for Recorded<B> {
 
     fn overwrite_port(&self, tenant: &str, network: &str, port: &str, row: &PortRow) -> Result<(), UpdatePortError> {
         self.overwrite_row_of_port(tenant, network, port, row)
+    }
+
+    fn update_port_with_pairs(
+        &self,
+        tenant: &str,
+        network: &str,
+        port: &str,
+        state: &str,
+        pairs: &AddressPairs,
+    ) -> Result<(), UpdatePortError> {
+        self.writes.write(|model| {
+            let old = own_port(model, tenant, network, port)?;
+            let state = admin_state(state)?;
+            Ok((vec![Change::PutPort(LogicalPort { state, pairs: pairs.clone(), ..old.clone() })], ()))
+        })
     }
 
     fn delete_port(&self, tenant: &str, network: &str, port: &str) -> Result<(), DeletePortError> {

@@ -9,6 +9,7 @@
 
 use super::schema::{EXTRAS, NETWORKS, PLUGS, PORTS};
 use super::{Store, StoreError, read_all, records};
+use crate::address_pair::AddressPairs;
 use crate::hex;
 use crate::host::Plug;
 use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network};
@@ -101,6 +102,8 @@ struct PortLine {
     network: String,
     state: AdminState,
     attachment: Option<String>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    allowed_address_pairs: AddressPairs,
     serial: u64,
 }
 
@@ -146,6 +149,7 @@ impl Backup {
                 network: port.network.to_string(),
                 state: port.state,
                 attachment: port.attachment.as_ref().map(ToString::to_string),
+                allowed_address_pairs: port.pairs.clone(),
                 serial: port.serial,
             })
         };
@@ -232,6 +236,7 @@ impl Backup {
                 network: line.network.into(),
                 state: line.state,
                 attachment: line.attachment.map(Into::into),
+                pairs: line.allowed_address_pairs,
                 serial: line.serial,
             }),
             Line::Plug(plug) => self.plugs.push(plug),

@@ -7,6 +7,7 @@
 mod dump;
 
 use super::Backup;
+use crate::address_pair::AddressPairs;
 use crate::model::{AdminState, Inconsistent, LogicalPort, Network, NetworkId, TEXT_BYTES_MAX, Text};
 use dump::{Row, Wrong};
 use std::collections::BTreeMap;
@@ -152,7 +153,8 @@ fn port(row: &Row, serial: u64, notes: &mut Vec<String>) -> Result<LogicalPort, 
         }
         !is_detached
     });
-    Ok(LogicalPort { network: required(row, "network_id")?, id, state, attachment, serial })
+    let network = required(row, "network_id")?;
+    Ok(LogicalPort { network, id, state, attachment, pairs: AddressPairs::default(), serial })
 }
 
 #[cfg(test)]

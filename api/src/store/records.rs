@@ -4,6 +4,7 @@
 //! Fields are only added, and always optional; a reader ignores those it does not know.
 
 use super::StoreError;
+use crate::address_pair::AddressPairs;
 use crate::host::Plug;
 use crate::model::{AdminState, InterfaceId, LogicalPort, Network, NetworkId, Text};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,6 +26,8 @@ struct PortRecord {
     network: NetworkId,
     state: AdminState,
     attachment: Option<InterfaceId>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    allowed_address_pairs: AddressPairs,
     serial: u64,
 }
 
@@ -37,6 +40,7 @@ pub(super) fn of_port(port: &LogicalPort) -> Vec<u8> {
         network: port.network.clone(),
         state: port.state,
         attachment: port.attachment.clone(),
+        allowed_address_pairs: port.pairs.clone(),
         serial: port.serial,
     })
 }
@@ -57,6 +61,7 @@ pub(super) fn port(key: &str, value: &[u8]) -> Result<LogicalPort, StoreError> {
         network: record.network,
         state: record.state,
         attachment: record.attachment,
+        pairs: record.allowed_address_pairs,
         serial: record.serial,
     })
 }

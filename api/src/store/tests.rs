@@ -35,6 +35,7 @@ pub(super) fn port(id: &str, network: &str, serial: u64) -> LogicalPort {
         network: network.into(),
         state: AdminState::Active,
         attachment: Some(format!("vif/{id}").into()),
+        pairs: [].into(),
         serial,
     }
 }

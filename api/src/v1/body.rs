@@ -5,6 +5,7 @@
 //! [`TEXT_BYTES_MAX`] bytes.
 
 use super::{Call, Dialect, essex};
+use crate::address_pair::{self, AddressPairs};
 use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
 use crate::plugin::{NetworkRow, PortRow};
@@ -12,6 +13,8 @@ use crate::xml;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
+/// The attribute of a port that lists what it may send from.
+pub(super) const PAIRS: &str = "allowed_address_pairs";
 /// The state of a port whose creator or updater names none.
 const STATE_DEFAULT: &str = "DOWN";
 /// Keys beside a new network that the original took for parameters of its own.
@@ -20,7 +23,7 @@ const NETWORK_CLASHES: [&str; 3] = ["tenant_id", "net_name", "self"];
 const PORT_CLASHES: [&str; 4] = ["tenant_id", "net_id", "port_state", "self"];
 
 /// Why a request's text is refused with 400.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum BadRequest {
     /// No body where one is required, no object, one that says what the path says; or a path with a bad tenant.
     Unusable,
@@ -36,6 +39,8 @@ pub(super) enum BadRequest {
     TooLong(&'static str),
     /// An attribute has a NUL character.
     HasNul(&'static str),
+    /// A port's pairs are no pairs; what is wrong with them.
+    Pairs(String),
 }
 
 type Object = Map<String, Value>;
@@ -68,29 +73,31 @@ pub(super) fn network_update(call: &Call<'_>) -> Result<Said<NetworkRow>, BadReq
     })
 }
 
-/// The state of a port to be made; without a body DOWN.
-pub(super) fn new_port(call: &Call<'_>) -> Result<Said<Text>, BadRequest> {
+/// The state of a port to be made, without a body DOWN, and its pairs.
+pub(super) fn new_port(call: &Call<'_>) -> Result<Said<(Text, AddressPairs)>, BadRequest> {
     if call.request.body.is_empty() {
-        return Ok(Ok(STATE_DEFAULT.into()));
+        return Ok(Ok((STATE_DEFAULT.into(), AddressPairs::default())));
     }
     let body = parse(call, "port")?;
     let port = resource(&body, "port")?;
     refuse_keys(&body, &PORT_CLASHES)?;
-    Ok(state(call, port))
+    Ok(state(call, port).and_then(|state| Ok((state, pairs(call, port)?.unwrap_or_default()))))
 }
 
-/// The new state of a port. In the original's dialect also what else goes over its row.
-pub(super) fn port_update(call: &Call<'_>) -> Result<Said<PortRow>, BadRequest> {
+/// The new state of a port, and its new pairs if there are to be other ones. In the original's dialect also what else goes
+/// over its row.
+pub(super) fn port_update(call: &Call<'_>) -> Result<Said<(PortRow, Option<AddressPairs>)>, BadRequest> {
     let body = parse(call, "port")?;
     let port = resource(&body, "port")?;
     let state = state(call, port);
-    Ok(match call.request.dialect {
+    let row = match call.request.dialect {
         Dialect::Plain => state.map(PortRow::of_state),
         Dialect::StrictEssex => {
             refuse_keys(port, &essex::PORT_CLASHES)?;
             state.map(|state| essex::port_row(port, state))
         }
-    })
+    };
+    Ok(row.and_then(|row| Ok((row, pairs(call, port)?))))
 }
 
 /// The id in an attachment's body.
@@ -120,6 +127,15 @@ fn name(call: &Call<'_>, network: &Object) -> Result<Option<Text>, BadRequest> {
 fn state(call: &Call<'_>, port: &Object) -> Result<Text, BadRequest> {
     let state = text(call, port, "state", essex::as_state)?.filter(|state| !state.is_empty());
     Ok(state.map_or(STATE_DEFAULT.into(), Text::from))
+}
+
+/// The pairs of a port's body; `None` if it says nothing of them. The original took whatever came and looked at none of it.
+fn pairs(call: &Call<'_>, port: &Object) -> Result<Option<AddressPairs>, BadRequest> {
+    match (port.get(PAIRS).map(address_pair::read).transpose(), call.request.dialect) {
+        (Ok(pairs), _) => Ok(pairs),
+        (Err(why), Dialect::Plain) => Err(BadRequest::Pairs(why)),
+        (Err(_), Dialect::StrictEssex) => Ok(None),
+    }
 }
 
 fn parse(call: &Call<'_>, resource: &str) -> Result<Object, BadRequest> {

@@ -29,8 +29,8 @@ fn list(call: &Call<'_>, view: View) -> Result<Answer, Refusal> {
 }
 
 fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let state = call.told_if_there(body::new_port(call)?)?;
-    let id = call.plugin.create_port(call.tenant(), call.network(), &state)?;
+    let (state, pairs) = call.told_if_there(body::new_port(call)?)?;
+    let id = call.plugin.create_port_with_pairs(call.tenant(), call.network(), &state, &pairs)?;
     Ok(Answer::Made("port", Value::Object(vec![("id", Value::Attribute(id))])))
 }
 
@@ -40,10 +40,15 @@ fn show(call: &Call<'_>, view: View) -> Result<Answer, Refusal> {
 }
 
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
-    let row = call.told_if_there(body::port_update(call)?)?;
-    match call.request.dialect {
-        Dialect::Plain => call.plugin.update_port(call.tenant(), call.network(), call.port(), &row.state)?,
-        Dialect::StrictEssex => call.plugin.overwrite_port(call.tenant(), call.network(), call.port(), &row)?,
+    let (row, pairs) = call.told_if_there(body::port_update(call)?)?;
+    let (tenant, network, port) = (call.tenant(), call.network(), call.port());
+    match (call.request.dialect, pairs) {
+        (Dialect::Plain, None) => call.plugin.update_port(tenant, network, port, &row.state)?,
+        (Dialect::Plain, Some(pairs)) => {
+            call.plugin.update_port_with_pairs(tenant, network, port, &row.state, &pairs)?;
+        }
+        // A row of the original had no place for pairs.
+        (Dialect::StrictEssex, _) => call.plugin.overwrite_port(tenant, network, port, &row)?,
     }
     Ok(Answer::Done)
 }

@@ -1,7 +1,7 @@
 //! What differs between v1.0 and v1.1: names, the status of a creation, op-status in views, and faults (specification
 //! sections 4 to 6). Everything else the versions share.
 
-use super::body::BadRequest;
+use super::body::{BadRequest, PAIRS};
 use crate::document::{Document, Value};
 use crate::format::Format;
 use crate::model::TEXT_BYTES_MAX;
@@ -201,6 +201,7 @@ impl Version {
             BadRequest::NotText(name) => not_parsed(name, "is not text"),
             BadRequest::TooLong(name) => not_parsed(name, &format!("is longer than {TEXT_BYTES_MAX} bytes")),
             BadRequest::HasNul(name) => not_parsed(name, "has a NUL character"),
+            BadRequest::Pairs(why) => not_parsed(PAIRS, &why),
         };
         match self {
             Version::V1_0 => {

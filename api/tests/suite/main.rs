@@ -20,6 +20,7 @@ mod identity;
 mod keystone;
 mod limits;
 mod oracle;
+mod pairs;
 mod reference;
 mod remote;
 mod rig;

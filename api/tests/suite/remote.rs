@@ -2,6 +2,7 @@
 
 use crate::rig::Scratch;
 use crate::unreliable::PACE;
+use api::address_pair::{AddressPair, AddressPairs};
 use api::model::{AdminState, NetworkId, OpStatus, PortId};
 use api::plugin::{NetworkFilter, Plugin, Ports};
 use api::plugins::RemotePlugin;
@@ -115,7 +116,7 @@ impl Device for Handle {
 
     fn keeps(&self) -> Keeps {
         let keeps = !self.0.is_simple;
-        Keeps { networks: keeps, tenants: keeps, names: keeps }
+        Keeps { networks: keeps, tenants: keeps, names: keeps, pairs: keeps }
     }
 }
 
@@ -187,6 +188,23 @@ fn what_the_device_only_started_is_provisioning_until_it_shows_it() {
     }
     scene.settle();
     assert_eq!(scene.status(&network, &port), [OpStatus::Up; 2]);
+}
+
+#[test]
+fn what_a_port_may_send_from_is_told_to_the_device_and_mended_if_it_can_tell_it_again() {
+    for is_simple in [false, true] {
+        let scene = Scene::of(Scripted { is_simple, ..Scripted::default() }, PACE);
+        let network = scene.plugin.create_network("red", None).unwrap();
+        let pairs: AddressPairs = [AddressPair::new("02:00:00:00:00:01", None).unwrap()].into();
+        let port = scene.plugin.create_port_with_pairs("red", &network, "ACTIVE", &pairs).unwrap();
+        scene.settle();
+        let has = || scene.device.inner.lock().unwrap().contents.ports[&port].port.pairs.clone();
+        assert_eq!(has(), pairs);
+        scene.device.inner.lock().unwrap().contents.ports.get_mut(&port).unwrap().port.pairs = [].into();
+        scene.plugin.read_device_again();
+        scene.settle();
+        assert_eq!(has().len(), usize::from(!is_simple));
+    }
 }
 
 #[test]

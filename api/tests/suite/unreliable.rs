@@ -80,7 +80,7 @@ impl Unreliable {
     pub(crate) fn carried(&self) -> Carried {
         let inner = self.0.lock().unwrap();
         let port = |(id, found): (&PortId, &FoundPort)| {
-            let DevicePort { network, state, attachment } = found.port.clone();
+            let DevicePort { network, state, attachment, .. } = found.port.clone();
             (id.clone(), CarriedPort { network, state, attachment })
         };
         Carried {
@@ -104,7 +104,8 @@ impl Inner {
         let network: NetworkId = "foreign".into();
         let foreign = DeviceNetwork { tenant: "green".into(), name: None };
         self.contents.networks.insert(network.clone(), foreign);
-        let port = DevicePort { network, state: AdminState::Active, attachment: Some("vif0".into()) };
+        let attachment = Some("vif0".into());
+        let port = DevicePort { network, state: AdminState::Active, attachment, pairs: [].into() };
         self.contents.ports.insert("foreign".into(), FoundPort { port: port.clone(), is_up: true });
         if let Some(ours) = self.contents.ports.values_mut().next() {
             *ours = FoundPort { port, is_up: true };

@@ -61,7 +61,8 @@ impl Oracle<'_> {
         if source.0[0] % 2 == 1 || source.0 == [0; 6] {
             return Err(DropReason::BadSourceMac);
         }
-        if !port.macs.is_empty() && !port.macs.contains(&source) {
+        let mut may_send = port.macs.iter().chain(&port.allowed_macs).peekable();
+        if may_send.peek().is_some() && may_send.all(|&mac| mac != source) {
             return Err(DropReason::SpoofedMac);
         }
         if destination.0[..5] == [1, 0x80, 0xc2, 0, 0] && destination.0[5] < 16 {
@@ -138,10 +139,13 @@ prop_compose! {
     fn any_port(index: u16)(network in prop_oneof![1 => Just(None), 5 => (1..4u16).prop_map(Some)],
                             is_admin_up in prop::bool::weighted(0.85),
                             mtu in prop_oneof![4 => Just(1500u16), 1 => Just(576), 1 => Just(9000)],
-                            is_fixed in prop::bool::weighted(0.2)) -> PortConfig {
+                            is_fixed in prop::bool::weighted(0.2),
+                            allowed in prop_oneof![3 => Just(vec![]), 1 => proptest::collection::vec(0..8u8, 1..4)])
+                            -> PortConfig {
         // MACs 0 to 7 are in use; each may be fixed for one port only.
         let macs = if is_fixed && index < 4 { vec![mac(index as u8), mac(index as u8 + 4)] } else { Vec::new() };
-        PortConfig { is_admin_up, mtu, macs, ..port(index, network) }
+        let allowed_macs = allowed.into_iter().map(mac).collect();
+        PortConfig { is_admin_up, mtu, macs, allowed_macs, ..port(index, network) }
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn port(index: u16, network: Option<u16>) -> PortConfig {
         is_admin_up: true,
         mtu: 1500,
         macs: Vec::new(),
+        allowed_macs: Vec::new(),
     }
 }
 

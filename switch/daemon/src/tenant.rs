@@ -13,6 +13,9 @@ use api::http_client::Method;
 use serde_json::{Value, json};
 use service::{Service, ServiceError, encode, is_id};
 
+/// The attribute of a port that lists what it may send from.
+const PAIRS: &str = "allowed_address_pairs";
+
 /// `qvs net`
 pub(crate) fn net(command: NetCommand) -> Outcome {
     outcome(match command {
@@ -45,10 +48,14 @@ pub(crate) fn port(command: PortCommand) -> Outcome {
             let port = service.get(&format!("{path}/detail"), "port")?;
             Ok(view::one(&port, &form, |port| view::ports(std::slice::from_ref(port))))
         }),
-        PortCommand::Create { net, down, attach, form, service } => on_net(&service, &net, |service, path| {
+        PortCommand::Create { net, down, attach, allow, form, service } => on_net(&service, &net, |service, path| {
             let state = if down { "DOWN" } else { "ACTIVE" };
             let ports = format!("{path}/ports");
-            let id = service.create(&ports, "port", &json!({"state": state}))?;
+            let mut port = json!({"state": state});
+            if !allow.is_empty() {
+                port[PAIRS] = pairs(&allow);
+            }
+            let id = service.create(&ports, "port", &port)?;
             if let Some(interface) = attach {
                 plug(service, &format!("{ports}/{id}"), &interface).map_err(|error| {
                     // Nobody asked for a port with nothing attached.
@@ -59,6 +66,13 @@ pub(crate) fn port(command: PortCommand) -> Outcome {
                 })?;
             }
             Ok(view::made(&id, &form))
+        }),
+        PortCommand::Allow { port, pairs: allowed, service } => on_port(&service, &port, |service, path| {
+            // An update without a state would set it DOWN.
+            let state = service.get(path, "port")?["state"].take();
+            let body = json!({"port": {"state": state, PAIRS: pairs(&allowed)}});
+            service.ask(Method::PUT, path, Some(&body))?;
+            Ok(format!("{} allowed\n", allowed.len()))
         }),
         PortCommand::Up { port, service } => on_port(&service, &port, |service, path| set(service, path, "ACTIVE")),
         PortCommand::Down { port, service } => on_port(&service, &port, |service, path| set(service, path, "DOWN")),
@@ -204,6 +218,15 @@ fn list_ports(
         }
         Ok(view::list(&ports, form, view::ports))
     })
+}
+
+/// `MAC[,IP]` each, as the API has them; it says itself what is wrong with one.
+fn pairs(words: &[String]) -> Value {
+    let pair = |word: &String| match word.split_once(',') {
+        None => json!({"mac_address": word}),
+        Some((mac, ip)) => json!({"mac_address": mac, "ip_address": ip}),
+    };
+    words.iter().map(pair).collect()
 }
 
 fn set(service: &Service, path: &str, state: &str) -> Result<String, ServiceError> {

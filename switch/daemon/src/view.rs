@@ -5,10 +5,11 @@
 
 use crate::control::{Control, InterfaceView};
 use crate::devices::device_name;
+use api::address_pair::AddressPair;
 use api::host::{DeviceSpec, SocketRole};
 use api::model::{AdminState, LogicalPort, Model};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use switch::config::{MTU_DEFAULT, MTU_MAX};
 use switch::ids::PortIndex;
 use switch::ledger::FlowTotals;
@@ -68,6 +69,9 @@ pub(crate) struct PortRow {
     pub(crate) reason: String,
     /// The source MACs fixed for it; empty: any.
     pub(crate) macs: Vec<String>,
+    /// The source MACs its tenant allowed besides; empty with `macs` empty too: any.
+    #[serde(default)]
+    pub(crate) allowed_macs: Vec<String>,
     /// Bytes of L3 payload; `None`: no device, or one of somebody else's that is not there.
     pub(crate) mtu: Option<u16>,
     /// Whether `attach.auto` made it.
@@ -288,6 +292,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         link: "down".into(),
         reason: String::new(),
         macs: Vec::new(),
+        allowed_macs: port.map(allowed_macs).unwrap_or_default(),
         mtu: None,
         automatic: false,
         sessions: None,
@@ -295,6 +300,12 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         rx: FlowRow::default(),
         tx: FlowRow::default(),
     }
+}
+
+/// The MACs of a port's pairs, each once.
+fn allowed_macs(port: &LogicalPort) -> Vec<String> {
+    let macs: BTreeSet<_> = port.pairs.iter().map(AddressPair::mac).collect();
+    macs.iter().map(ToString::to_string).collect()
 }
 
 /// The rows of `show networks`, in creation order.

@@ -53,6 +53,7 @@ fn the_help_of_every_command_is_as_written_down() {
         "port list",
         "port show",
         "port create",
+        "port allow",
         "port up",
         "port down",
         "port delete",

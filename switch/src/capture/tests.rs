@@ -74,6 +74,7 @@ impl Rig {
             is_admin_up: true,
             mtu: MTU_DEFAULT,
             macs: vec![],
+            allowed_macs: Vec::new(),
         };
         switch.apply(Config::new(vec![network], vec![port(A), port(B)]).unwrap());
         let (a, b) = (MemoryPort::new(), MemoryPort::with(b));

@@ -1,7 +1,7 @@
 //! The tenants' commands, `qvs net|port|attach`, as a user types them, against the running daemon.
 
 use super::SOON;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use tests::daemon::{Daemon, program};
@@ -76,11 +76,20 @@ fn a_tenant_connects_two_interfaces_with_the_commands_alone() {
     assert_eq!(shell.json("port show blue one")["attachment"]["id"], "one");
     assert_eq!(shell.must(&format!("attach show blue {first}")), "one");
 
+    let allowed = |interface: &str| daemon.interface(interface)["allowed_macs"].clone();
+    assert_eq!(shell.must("port allow blue one 02:00:00:00:00:01,10.0.0.1 02:00:00:00:00:02"), "2 allowed");
+    assert_eq!(allowed("one"), json!(["02:00:00:00:00:01", "02:00:00:00:00:02"]));
+    assert!(shell.refused("port allow blue one 02:00").contains("has a mac_address that is no station's"));
+    assert_eq!(shell.must("port allow blue one"), "0 allowed");
+    assert_eq!((allowed("one"), shell.json("port show blue one")["state"].clone()), (json!([]), json!("ACTIVE")));
+    shell.must("port create blue --attach three --allow 02:00:00:00:00:03,fe80::1/64");
+    assert_eq!(allowed("three"), json!(["02:00:00:00:00:03"]));
+
     assert_eq!(shell.must("port down blue two"), "DOWN");
     assert_eq!(shell.json(&format!("port show blue {second}"))["state"], "DOWN");
     assert!(!spaces[0].pings("10.0.0.2"));
     assert!(shell.refused("net delete blue").contains("one or more attachments plugged into its ports"));
-    for name in ["one", "two"] {
+    for name in ["one", "two", "three"] {
         assert_eq!(shell.must(&format!("attach unplug blue {name}")), "detached");
     }
     assert_eq!(shell.must(&format!("attach show blue {first}")), "");

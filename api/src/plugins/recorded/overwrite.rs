@@ -70,7 +70,7 @@ impl<B: Backing> Recorded<B> {
                 attachment.as_ref().is_none_or(|interface| model.port_by_attachment(interface).is_none())
             };
             let attachment = row.attachment.clone().filter(is_free).unwrap_or_else(|| old.attachment.clone());
-            let new = Change::PutPort(LogicalPort { id: id.clone(), network, state, attachment, serial: old.serial });
+            let new = Change::PutPort(LogicalPort { id: id.clone(), network, state, attachment, ..old.clone() });
             // A port in place keeps its id and its network.
             let is_in_place = matches!(&new, Change::PutPort(new) if new.id == old.id && new.network == old.network);
             let gone = (!is_in_place).then(|| Change::RemovePort(old.id.clone()));

@@ -4,6 +4,7 @@
 //! forget, or be changed by others. So it is never told what to change, only how a thing is to be: each [`Step`] may
 //! come again, and [`Device::contents`] is asked whenever there is doubt.
 
+use crate::address_pair::AddressPairs;
 use crate::model::{AdminState, InterfaceId, NetworkId, PortId, Text};
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ pub struct DevicePort {
     pub state: AdminState,
     /// The interface plugged into it.
     pub attachment: Option<InterfaceId>,
+    /// The addresses it may send from; none: any.
+    pub pairs: AddressPairs,
 }
 
 impl DevicePort {
@@ -105,6 +108,8 @@ pub struct Keeps {
     pub tenants: bool,
     /// The names of networks.
     pub names: bool,
+    /// What ports may send from.
+    pub pairs: bool,
 }
 
 /// A device. Both methods are called from one thread, never two at a time. Each must end within a time of its own: while
@@ -124,6 +129,6 @@ pub trait Device: Send + Sync + 'static {
 
     /// What it can tell again.
     fn keeps(&self) -> Keeps {
-        Keeps { networks: true, tenants: true, names: true }
+        Keeps { networks: true, tenants: true, names: true, pairs: true }
     }
 }

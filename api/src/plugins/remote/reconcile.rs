@@ -472,7 +472,13 @@ fn agrees(wanted: &Model, key: &Key, found: &Contents, keeps: Keeps) -> bool {
             }
             (wanted, found) => wanted.is_none() && found.is_none(),
         },
-        Key::Port(id) => wanted.ports.get(id).map(wanted_port).as_ref() == found.ports.get(id).map(|found| &found.port),
+        Key::Port(id) => match (wanted.ports.get(id).map(wanted_port), found.ports.get(id)) {
+            (Some(wanted), Some(found)) => {
+                let pairs = if keeps.pairs { &found.port.pairs } else { &wanted.pairs }.clone();
+                wanted == DevicePort { pairs, ..found.port.clone() }
+            }
+            (wanted, found) => wanted.is_none() && found.is_none(),
+        },
     }
 }
 
@@ -481,5 +487,10 @@ fn wanted_network(network: &Network) -> DeviceNetwork {
 }
 
 fn wanted_port(port: &LogicalPort) -> DevicePort {
-    DevicePort { network: port.network.clone(), state: port.state, attachment: port.attachment.clone() }
+    DevicePort {
+        network: port.network.clone(),
+        state: port.state,
+        attachment: port.attachment.clone(),
+        pairs: port.pairs.clone(),
+    }
 }

@@ -1,6 +1,7 @@
 //! Backups: what was written comes back, and what is no whole backup is not taken for one.
 
 use super::*;
+use crate::address_pair::AddressPair;
 use crate::host::DeviceSpec;
 use crate::store::tests::{Scratch, network, port};
 
@@ -14,10 +15,15 @@ fn backup() -> Backup {
         is_automatic: false,
         made: Some("here".to_owned()),
     };
+    let pair = |mac, ip| AddressPair::new(mac, ip).unwrap();
+    let pairs = [pair("02:00:00:00:00:01", Some("10.0.0.1")), pair("00:00:5e:00:01:07", None)].into();
     let extra = |kind: &str, key: &str, value: &[u8]| ((kind.to_owned(), key.to_owned()), value.to_vec());
     Backup {
         networks: vec![network("n", 0), Network { name: None, ..network("m\n\"é", 3) }],
-        ports: vec![port("p", "n", 1), LogicalPort { attachment: None, state: AdminState::Down, ..port("q", "n", 2) }],
+        ports: vec![
+            LogicalPort { pairs, ..port("p", "n", 1) },
+            LogicalPort { attachment: None, state: AdminState::Down, ..port("q", "n", 2) },
+        ],
         plugs: vec![plug],
         extras: BTreeMap::from([extra("a", "1", b"{\"text\": 1}"), extra("a", "2", b"\xff\x00")]),
     }

@@ -139,8 +139,21 @@ pub(crate) enum PortCommand {
         /// Attach this interface id to it too
         #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
         attach: Option<String>,
+        /// A MAC it may send from, and an IP address or prefix used with it; may be repeated [default: as plugged]
+        #[arg(long, value_name = "MAC[,IP]")]
+        allow: Vec<String>,
         #[command(flatten)]
         form: FormArgs,
+        #[command(flatten)]
+        service: ServiceArgs,
+    },
+    /// Let a port send from these MACs and those of its plug only, in the place of what was allowed before
+    Allow {
+        #[command(flatten)]
+        port: PortArgs,
+        /// A MAC, and an IP address or prefix used with it, which is kept and not yet enforced; none: as plugged
+        #[arg(value_name = "MAC[,IP]")]
+        pairs: Vec<String>,
         #[command(flatten)]
         service: ServiceArgs,
     },

@@ -111,6 +111,7 @@ impl Rig {
                 network: network.into(),
                 state: AdminState::Active,
                 attachment: Some((*attachment).into()),
+                pairs: [].into(),
                 serial: 2 + at as u64,
             })
         }));
