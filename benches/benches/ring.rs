@@ -1,4 +1,4 @@
-//! What a burst of 32 frames costs at the rings: taken from a guest, and written to one, apart, for both layouts.
+//! What a burst of frames costs at the rings: taken from a guest, and written to one, apart, for both layouts.
 //!
 //! The guests are played by the same thread and their rings lie in the first caches. `rx` is with the giving back; both are
 //! timed without what stands between them. A reading of the clock, some 20 ns, is in every burst. "Elements" are frames.

@@ -1,4 +1,4 @@
-//! What a burst of 32 frames costs at a TAP: a system call a frame, and the kernel's copy.
+//! What a burst of frames costs at a TAP: a system call a frame, and the kernel's copy.
 //!
 //! Needs CAP_NET_ADMIN; so that nothing of the host is touched: `unshare -rn cargo bench -p benches --bench tap`. `rx` reads
 //! frames that a packet socket sent into the interface, `tx` writes frames that no program of the host waits for.

@@ -74,10 +74,10 @@ const STAGE_PARTS: [StagePart; STAGES.len()] = [part_parse, part_classify, part_
 
 /// What the bridge answers at the end of a batch.
 #[inline(never)]
-fn part_answer(scope: &Scope<'_>, batch: &Batch<'_>, notes: &[Notes; BURST], egress: &mut Egress<'_>) {
+fn part_answer(scope: &Scope<'_>, batch: &mut Batch<'_>, notes: &[Notes; BURST], egress: &mut Egress<'_>) {
     let mut questions = Questions::default();
     for (index, notes) in notes[..batch.len()].iter().enumerate() {
-        questions.ask_late(index, notes);
+        questions.ask_late(batch, index, notes);
     }
     bridge::answer(scope, batch, &questions, egress);
 }
@@ -164,7 +164,7 @@ impl<'s> Ours<'s> {
             watch.end(FIRST_STAGE + index);
         }
         watch.begin(6);
-        part_answer(&scope, &self.batch, &notes, &mut egress);
+        part_answer(&scope, &mut self.batch, &notes, &mut egress);
         watch.end(6);
         let to = PortIndex(1 - ingress.0);
         let picks = self.lists.picks().next().map_or(&[][..], |(_, picks)| picks);

@@ -22,10 +22,11 @@ const CALLS: usize = 100;
 const FLOOD_PAIRS: usize = 5;
 
 /// What is counted: the name in the file, and the function.
-pub(crate) const PATHS: [(&str, &str); 13] = [
+pub(crate) const PATHS: [(&str, &str); 14] = [
     ("round of 60 bytes", "path_round_60"),
     ("round of 60 bytes, packed", "path_round_packed"),
     ("round of 1514 bytes", "path_round_1514"),
+    ("round of one frame", "path_round_single"),
     ("round without frames", "path_round_idle"),
     ("flood to 9 ports", "path_flood"),
     ("yardstick, 60 bytes", "path_yardstick_60"),
@@ -53,6 +54,7 @@ alike! {
     fn path_round_60(worker: &mut Worker<pipelines::Standard>) -> usize = 1 { worker.step(NOW) }
     fn path_round_1514(worker: &mut Worker<pipelines::Standard>) -> usize = 2 { worker.step(NOW) }
     fn path_round_packed(worker: &mut Worker<pipelines::Standard>) -> usize = 12 { worker.step(NOW) }
+    fn path_round_single(worker: &mut Worker<pipelines::Standard>) -> usize = 14 { worker.step(NOW) }
     fn path_round_idle(worker: &mut Worker<pipelines::Standard>) -> usize = 3 { worker.step(NOW) }
     fn path_flood(worker: &mut Worker<pipelines::Standard>) -> usize = 4 { worker.step(NOW) }
     fn path_yardstick_60(yardstick: &mut Yardstick<SplitRing>, guests: [&SplitSet; 2]) -> usize = 5 {
@@ -100,6 +102,7 @@ pub(crate) fn run_all() {
     tell("path_round_60", rounds(60, false, path_round_60));
     tell("path_round_packed", rounds(60, true, path_round_packed));
     tell("path_round_1514", rounds(1514, false, path_round_1514));
+    tell("path_round_single", singles());
     let mut idle = Rig::new(60);
     let frames: usize = (0..CALLS).map(|_| path_round_idle(idle.worker())).sum();
     assert_eq!(frames, 0, "nobody sends");
@@ -132,6 +135,20 @@ fn rounds(len: usize, is_packed: bool, path: fn(&mut Worker<pipelines::Standard>
         rig.take();
     }
     assert_eq!(frames, CALLS * 2 * BURST, "no frame was lost");
+    frames
+}
+
+/// One frame at a time: what a burst costs once.
+fn singles() -> usize {
+    let mut rig = Rig::new(60);
+    let mut frames = 0;
+    for _ in 0..CALLS {
+        let half = &mut rig.halves[0];
+        assert_eq!(half.guests[0].driver.sender.post(1), 1);
+        frames += path_round_single(&mut half.worker);
+        half.guests[1].take();
+    }
+    assert_eq!(frames, CALLS, "no frame was lost");
     frames
 }
 

@@ -110,37 +110,28 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
     Ok(())
 }
 
-/// What is to be answered for the packets of a batch.
+/// Which packets of a batch are to be answered; their probes are the batch's.
+#[derive(Default)]
 pub struct Questions {
     /// Bit n: packet n of the batch passed.
     passed: u64,
-    /// Where the MAC table keeps source and destination of each; of those that passed, that is.
-    probes: [[Probe; 2]; BURST],
 }
 
 const _: () = assert!(BURST <= u64::BITS as usize, "a bit for each packet");
 
-impl Default for Questions {
-    /// None yet.
-    #[inline(always)]
-    fn default() -> Questions {
-        Questions { passed: 0, probes: [[Probe::default(); 2]; BURST] }
-    }
-}
-
 impl Questions {
     /// Has `pass` judge each of the packets, and asks about those that it lets through.
     #[inline(always)]
-    pub fn ask(packets: &mut [Packet], pass: impl Fn(&mut Packet) -> Result<Notes, Stop>) -> Questions {
+    pub fn ask(batch: &mut Batch<'_>, pass: impl Fn(&mut Packet) -> Result<Notes, Stop>) -> Questions {
         let mut passed = 0u64;
-        let mut probes = [[Probe::default(); 2]; BURST];
-        for (index, (packet, probes)) in packets.iter_mut().zip(&mut probes).enumerate() {
+        let (packets, probes) = batch.packets_and_probes_mut();
+        for (index, (packet, probes)) in packets.iter_mut().zip(probes).enumerate() {
             if let Ok(notes) = pass(packet) {
                 *probes = notes.probes;
                 passed |= 1 << index;
             }
         }
-        Questions { passed, probes }
+        Questions { passed }
     }
 
     /// Those of the first `count` packets that did not pass.
@@ -151,16 +142,16 @@ impl Questions {
 
     /// Asks about a packet that passes after all.
     #[inline]
-    pub fn ask_late(&mut self, index: usize, notes: &Notes) {
-        self.probes[index] = notes.probes;
+    pub fn ask_late(&mut self, batch: &mut Batch<'_>, index: usize, notes: &Notes) {
+        batch.packets_and_probes_mut().1[index] = notes.probes;
         self.passed |= 1 << index;
     }
 
     /// Calls `each` for the packets that passed, in order, with their probes.
     #[inline(always)]
-    fn for_each(&self, mut each: impl FnMut(usize, &[Probe; 2])) {
+    fn for_each(&self, batch: &Batch<'_>, mut each: impl FnMut(usize, &[Probe; 2])) {
         let mut left = self.passed;
-        for (index, probes) in self.probes.iter().enumerate() {
+        for (index, probes) in batch.probes().iter().enumerate() {
             if left == 0 {
                 return;
             }
@@ -204,10 +195,10 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
     }
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
     if scope.port.learns {
-        learn(scope.macs, questions);
+        learn(scope.macs, batch, questions);
     }
     let mut ports = [NOWHERE; BURST];
-    if let Some(port) = find(scope.macs, questions, &mut ports)
+    if let Some(port) = find(scope.macs, batch, questions, &mut ports)
         && questions.passed == first_bits(batch.len())
         && open_mtu(scope, port).is_some_and(|mtu| mtu >= usize::from(scope.port.mtu))
     {
@@ -220,10 +211,10 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
 
 /// Learns the sources.
 #[inline(never)]
-fn learn(macs: BurstView<'_>, questions: &Questions) {
+fn learn(macs: BurstView<'_>, batch: &Batch<'_>, questions: &Questions) {
     // Guests send bursts from one address.
     let mut last = Probe::default();
-    questions.for_each(|_, [from, to]| {
+    questions.for_each(batch, |_, [from, to]| {
         if !from.is_like(&last) {
             if !macs.is_known(from) {
                 if is_unforwardable(to.mac()) {
@@ -242,15 +233,21 @@ const _: () = assert!(PORTS_MAX <= NOWHERE.0 as usize);
 
 /// Looks up where the destinations live; answers the one port where all of them do.
 #[inline(never)]
-fn find(macs: BurstView<'_>, questions: &Questions, ports: &mut [PortIndex; BURST]) -> Option<PortIndex> {
+fn find(
+    macs: BurstView<'_>,
+    batch: &Batch<'_>,
+    questions: &Questions,
+    ports: &mut [PortIndex; BURST],
+) -> Option<PortIndex> {
     let mut last = Probe::default();
     let mut known = NOWHERE;
     // The bits that all ports have, and those that any has.
     let (mut all, mut any) = (u16::MAX, 0);
-    questions.for_each(|index, [_, to]| {
+    questions.for_each(batch, |index, [_, to]| {
         if !to.is_like(&last) {
             last = *to;
-            known = macs.lookup(to).unwrap_or(NOWHERE);
+            // No group lives anywhere; to look for one would read two lines.
+            known = if to.mac().is_group() { None } else { macs.lookup(to) }.unwrap_or(NOWHERE);
         }
         (all, any) = (all & known.0, any | known.0);
         ports[index] = known;
@@ -261,6 +258,9 @@ fn find(macs: BurstView<'_>, questions: &Questions, ports: &mut [PortIndex; BURS
 /// Bytes behind an Ethernet header that may go to a port; `None` unless frames of the batch may go there at all.
 #[inline]
 fn open_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
+    if port == NOWHERE {
+        return None;
+    }
     let entry = scope.tables.port(port);
     let is_open = entry.network == scope.port.network && entry.is_admin_up && port != scope.ingress;
     is_open.then_some(usize::from(entry.mtu))
@@ -277,7 +277,7 @@ fn forward(
 ) {
     // The port that was found open last, and what may go there.
     let mut gate: Option<(PortIndex, usize)> = None;
-    questions.for_each(|index, [_, to]| {
+    questions.for_each(batch, |index, [_, to]| {
         let (packet, known) = (&batch.packets()[index], ports[index]);
         if gate.is_none_or(|(port, _)| port != known)
             && let Some(mtu) = open_mtu(scope, known)
@@ -325,8 +325,8 @@ fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egres
         has_receiver = true;
         match verdict {
             Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
-            _ if !egress.affords(len) => egress.drop_egress(member.port, DropReason::FloodLimited),
-            _ => egress.forward(index, len, member.port),
+            _ if egress.copy(index, len, member.port) => {}
+            _ => egress.drop_egress(member.port, DropReason::FloodLimited),
         }
     }
     if !has_receiver {

@@ -88,10 +88,10 @@ impl Pipeline for Standard {
     fn run(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
-        let mut questions = Questions::ask(batch.packets_mut(), |packet| pass(&scope, packet));
+        let mut questions = Questions::ask(batch, |packet| pass(&scope, packet));
         for index in questions.stopped(batch.len()) {
             match pass_again(&scope, batch, index) {
-                Ok(notes) => questions.ask_late(index, &notes),
+                Ok(notes) => questions.ask_late(batch, index, &notes),
                 Err(reason) => egress.drop_ingress(scope.ingress, reason),
             }
         }

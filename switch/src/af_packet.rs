@@ -536,5 +536,6 @@ fn bare_tap(name: &str) -> OwnedFd {
     tap
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "test code")]
 mod tests;

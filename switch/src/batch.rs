@@ -1,19 +1,20 @@
 //! A burst of packets that one worker carries from an rx queue to their egress, within one round.
 //!
 //! The packets are a fixed array that is reused for ever; the segments of all their tails lie in one arena, so that a
-//! burst of one-segment frames costs half a kilobyte of cache and not 32 lists. The lifetime `'r` is that of the snapshot
+//! burst of one-segment frames costs a kilobyte of cache and not 64 lists. The lifetime `'r` is that of the snapshot
 //! the worker holds for the round: tails borrow the memory of ports, and nothing here can outlive the ports.
 //! Owned by one worker; nothing is allocated after construction.
 
 use crate::checksum;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::DropReason;
+use crate::mac_table::Probe;
 use crate::offload::{EgressOffloads, Offload, OffloadClaim};
 use crate::packet::{HEAD_MAX, Packet, SEGMENTS_MAX};
 use crate::segment::Segment;
 use crate::segmentation::{self, BURST_CUT_MAX, Segmenter};
 
-/// Frames taken from one queue at a time. 32 heads of two lines are 4 KiB and stay in L1.
+/// Frames taken from one queue at a time. Their heads of two lines are 8 KiB and stay in L1.
 pub const BURST: usize = 64;
 
 const _: () = assert!(BURST <= u8::MAX as usize, "picks are bytes");
@@ -22,6 +23,9 @@ const _: () = assert!(BURST * SEGMENTS_MAX <= u16::MAX as usize, "tail_first is 
 /// Up to [`BURST`] packets from one queue, and the segments of their tails.
 pub struct Batch<'r> {
     packets: Box<[Packet; BURST]>,
+    /// Where the MAC table keeps source and destination of each packet that was asked about; here, so that no burst pays for an
+    /// empty list.
+    probes: Box<[[Probe; 2]; BURST]>,
     len: usize,
     limit: usize,
     bytes: usize,
@@ -42,6 +46,7 @@ impl<'r> Batch<'r> {
     pub fn new() -> Batch<'r> {
         Batch {
             packets: Box::new([const { Packet::empty() }; BURST]),
+            probes: Box::new([[Probe::default(); 2]; BURST]),
             len: 0,
             limit: BURST,
             bytes: 0,
@@ -59,6 +64,7 @@ impl<'r> Batch<'r> {
         let segments = segments.into_iter().map(|_| -> Segment<'next> { unreachable!("cleared above") }).collect();
         Batch {
             packets: self.packets,
+            probes: self.probes,
             len: 0,
             limit: BURST,
             bytes: 0,
@@ -114,6 +120,18 @@ impl<'r> Batch<'r> {
     #[inline]
     pub fn packets_mut(&mut self) -> &mut [Packet] {
         &mut self.packets[..self.len]
+    }
+
+    /// The packets, and for each a place for where the MAC table keeps its source and its destination. Nothing clears those.
+    #[inline]
+    pub fn packets_and_probes_mut(&mut self) -> (&mut [Packet], &mut [[Probe; 2]]) {
+        (&mut self.packets[..self.len], &mut self.probes[..self.len])
+    }
+
+    /// What was written into those places.
+    #[inline]
+    pub fn probes(&self) -> &[[Probe; 2]] {
+        &self.probes[..self.len]
     }
 
     /// What is left to do for one packet.

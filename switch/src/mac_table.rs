@@ -10,12 +10,14 @@
 //!   port holds more (or as many, in one network). A MAC moves to another port only if the old one is down or silent.
 //! * *Static entries* come from the control side; they are neither learnt over nor evicted.
 //!
-//! A flat table of one-line buckets, at most half full of learnt entries; each key may lie in either of two buckets: one of the
-//! near part, which is small enough to stay in the caches, or any other. Its home is the first while few addresses are
-//! learnt, and the second when they are many. A full pair of buckets evicts instead of growing chains, so that every
-//! operation of a worker touches two lines.
-//! Workers look at it through a [`BurstView`] and call `heard`; the rest is for the control side and scans the whole table
-//! where it says so. Nothing here locks, allocates (but [`MacTable::entries`]) or reads the clock.
+//! A flat table of one-line buckets, at most half full of learnt entries; each key has a home and another bucket, where it lies if
+//! its home was more than half full. Homes are in the near part, which is small enough to stay in the caches, while few addresses are
+//! learnt, and anywhere when they are many; [`MacTable::sweep`] brings home what lies elsewhere. A full pair of buckets
+//! evicts instead of growing chains. In its bucket a key prefers one way, which is compared first: of 1.5 keys a bucket four in
+//! five lie there, and the processor guesses right.
+//! Workers look at it through a [`BurstView`] and call `heard`: they never lock. The rest is for the control side, whose calls
+//! exclude each other, and scans the whole table where it says so. Nothing here allocates (but [`MacTable::entries`]) or reads
+//! the clock.
 
 mod bucket;
 #[cfg(all(test, loom))]
@@ -26,11 +28,12 @@ mod tests;
 use crate::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use crate::pool::{Hashed, HugeSlice, Pages};
 use crate::segment;
-use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, fence};
 use crate::worker::Now;
 pub use bucket::AGE_MAX_S;
 use bucket::{Bucket, Check, Key, Slot, Tick, Value, WAYS};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::PoisonError;
 
 /// Seconds a port must have been silent before a MAC learnt there may move to another port while it is up.
 pub const MOVE_SILENCE_S: u32 = 5;
@@ -49,6 +52,10 @@ const NEAR: usize = if cfg!(loom) {
 } else {
     1 << 14
 };
+/// Slots of a bucket that is half full.
+const HALF: u32 = WAYS as u32 / 2;
+/// Buckets that are swept at a time while other calls of the control side wait.
+const SWEPT_AT_ONCE: usize = 4096;
 /// Ports the table knows; the model checker cannot carry more.
 const PORTS: usize = if cfg!(loom) { 4 } else { PORTS_MAX };
 
@@ -91,11 +98,13 @@ pub struct MacTable {
     ports: Box<[PortState]>,
     /// Learnt entries in the table and being put in.
     learnt: AtomicU32,
-    /// Bucket at which the next partial sweep starts.
-    hand: AtomicU32,
+    /// Static entries in the table.
+    fixed: AtomicU32,
+    /// Held by calls of the control side that remove entries or move them, so that none escapes a flush by moving.
+    control: Mutex<()>,
     learnt_max: u32,
     port_learnt_max: u32,
-    /// With more learnt entries than this the near part is no longer the home of keys.
+    /// With more entries than this the near part is no longer the home of keys.
     near_max: u32,
     age_s: u32,
     seed: u64,
@@ -112,33 +121,12 @@ struct PortState {
     is_down: AtomicBool,
 }
 
-/// An address of a network and where the table looks for it: hashed once, for prefetch, lookup and learning alike.
+/// An address of a network and its hash: hashed once, for prefetch, lookup and learning alike.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Probe {
     key: Key,
-    /// Its low bits choose the bucket that is looked into first, its top 14 are the tag.
-    home: u64,
-}
-
-/// A key and its hash: bits 0 to 23 choose the near bucket, those and bits 25 to 48 the far one, the top 14 are the tag.
-#[derive(Clone, Copy)]
-struct Hash {
-    key: Key,
-    bits: u64,
-}
-
-impl Hash {
-    /// The bits whose low ones choose the far bucket; the lowest bit differs, so that it is never the near one.
-    #[inline]
-    fn far(self) -> u64 {
-        self.bits ^ (self.bits >> 25 & 0xff_ffff | 1)
-    }
-
-    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
-    #[inline]
-    fn check(self) -> Check {
-        Check::new(self.key, self.bits)
-    }
+    /// Its low bits choose the home, those and bits 25 to 47 the other bucket, bits 48 and 49 the way, the top 14 are the tag.
+    hash: u64,
 }
 
 const _: () = assert!(size_of::<Probe>() == 16, "a burst's probes are read and written on every packet");
@@ -155,6 +143,18 @@ impl Probe {
     pub fn is_like(&self, other: &Probe) -> bool {
         self.key == other.key
     }
+
+    /// The bits whose low ones choose the other bucket; the lowest bit differs, so that it is never the home.
+    #[inline]
+    fn other(self) -> u64 {
+        self.hash ^ (self.hash >> 25 & 0x7f_ffff | 1)
+    }
+
+    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
+    #[inline]
+    fn check(self) -> Check {
+        Check::new(self.key, self.hash)
+    }
 }
 
 /// The table as one burst sees it: frames of one network from one port at one moment. What they have in common is worked out
@@ -163,7 +163,6 @@ impl Probe {
 pub struct BurstView<'t> {
     table: &'t MacTable,
     homes: Hashed<'t, Bucket>,
-    is_crowded: bool,
     network: NetworkIndex,
     port: PortIndex,
     now: Now,
@@ -175,13 +174,12 @@ impl BurstView<'_> {
     /// Where to look for an address.
     #[inline]
     pub fn probe(&self, mac: MacBits) -> Probe {
-        let hash = self.table.hash(Key::new(self.network, mac));
-        Probe { key: hash.key, home: if self.is_crowded { hash.far() } else { hash.bits } }
+        self.table.probe(Key::new(self.network, mac))
     }
 
     #[inline(always)]
     fn home(&self, probe: &Probe) -> &Bucket {
-        self.homes.get(probe.home)
+        self.homes.get(probe.hash)
     }
 
     /// Asks for the cache line that a lookup will most likely read: nearly all keys lie at home.
@@ -194,21 +192,21 @@ impl BurstView<'_> {
     /// same second. Should the entry be changing at this very moment, the next frame learns.
     #[inline(always)]
     pub fn is_known(&self, probe: &Probe) -> bool {
-        let fresh = self.fresh.with_tag(probe.home);
-        self.home(probe).holder(probe.key).is_some_and(|slot| slot.value() == fresh)
+        let fresh = self.fresh.with_tag(probe.hash);
+        self.home(probe).holder(probe.key, probe.hash).is_some_and(|slot| slot.value() == fresh)
     }
 
     /// Notes that the address was seen as a source.
     pub fn learn(&self, probe: &Probe) -> Learned {
-        self.table.learn_key(self.table.hash(probe.key), self.port, self.now)
+        self.table.learn_probe(*probe, self.port, self.now)
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline(always)]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
         // Of two entries, which there are only while threads race, either will do.
-        let fresh = self.fresh.with_tag(probe.home);
-        if let Some(slot) = self.home(probe).holder(probe.key) {
+        let fresh = self.fresh.with_tag(probe.hash);
+        if let Some(slot) = self.home(probe).holder(probe.key, probe.hash) {
             // Who sends as well as receives was seen in this very second.
             if let Some(port) = slot.read_like(probe.key, fresh) {
                 return Some(port);
@@ -217,7 +215,7 @@ impl BurstView<'_> {
                 return self.table.live(value, self.now);
             }
         }
-        self.table.lookup_elsewhere(probe.key, self.now)
+        self.table.lookup_elsewhere(*probe, self.now)
     }
 }
 
@@ -274,7 +272,8 @@ impl MacTable {
             buckets: HugeSlice::new(bucket_count(max), Bucket::default),
             ports: (0..PORTS).map(|_| PortState::default()).collect(),
             learnt: AtomicU32::new(0),
-            hand: AtomicU32::new(0),
+            fixed: AtomicU32::new(0),
+            control: Mutex::new(()),
             learnt_max: max as u32,
             port_learnt_max: max.div_ceil(PORT_SHARE) as u32,
             // Two slots for each: half of its buckets are empty then.
@@ -289,21 +288,19 @@ impl MacTable {
     #[inline]
     pub fn burst(&self, network: NetworkIndex, port: PortIndex, now: Now) -> BurstView<'_> {
         let fresh = Value::learnt(Check::of_network(network), port, tick(now));
-        let is_crowded = self.is_crowded();
-        let homes = self.buckets.hashed(if is_crowded { self.buckets.len() } else { self.near_len() });
-        BurstView { table: self, homes, is_crowded, network, port, now, fresh }
+        BurstView { table: self, homes: self.buckets.hashed(self.homes_len()), network, port, now, fresh }
     }
 
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline]
     pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
-        self.lookup_elsewhere(Key::new(network, mac), now)
+        self.lookup_elsewhere(self.probe(Key::new(network, mac)), now)
     }
 
     /// The same for an address that is not at home, or not there at all.
     #[inline(never)]
-    fn lookup_elsewhere(&self, key: Key, now: Now) -> Option<PortIndex> {
-        self.find(self.hash(key)).and_then(|(_, value)| self.live(value, now))
+    fn lookup_elsewhere(&self, probe: Probe, now: Now) -> Option<PortIndex> {
+        self.find(probe).and_then(|(_, value)| self.live(value, now))
     }
 
     /// The port of an entry that has not expired.
@@ -317,12 +314,12 @@ impl MacTable {
     /// Group addresses and the zero address are nobody's and are answered with [`Learned::Full`].
     #[inline]
     pub fn learn(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex, now: Now) -> Learned {
-        self.learn_key(self.hash(Key::new(network, mac)), port, now)
+        self.learn_probe(self.probe(Key::new(network, mac)), port, now)
     }
 
     /// The same for an address that was hashed.
     #[inline(never)]
-    fn learn_key(&self, probe: Hash, port: PortIndex, now: Now) -> Learned {
+    fn learn_probe(&self, probe: Probe, port: PortIndex, now: Now) -> Learned {
         match self.find(probe) {
             Some((_, value)) if value == Value::learnt(probe.check(), port, tick(now)) => Learned::Known,
             _ => self.learn_slowly(probe, port, now),
@@ -334,7 +331,7 @@ impl MacTable {
         if !is_station(mac, port) {
             return Learned::Full;
         }
-        let probe = self.hash(Key::new(network, mac));
+        let probe = self.probe(Key::new(network, mac));
         let mine = self.learnt_on(port) as u32;
         let has_share = mine < self.port_learnt_max;
         if let Some((_, value)) = self.find(probe) {
@@ -377,7 +374,8 @@ impl MacTable {
         if !is_station(mac, port) {
             return false;
         }
-        let probe = self.hash(Key::new(network, mac));
+        let _control = self.control();
+        let probe = self.probe(Key::new(network, mac));
         let fixed = Value::fixed(probe.check(), port);
         // Each turn that fails has seen another thread succeed, so this ends as soon as the workers do something else.
         loop {
@@ -401,6 +399,8 @@ impl MacTable {
                 };
                 slot.publish(fixed);
             }
+            // Relaxed, like the other books.
+            self.fixed.fetch_add(1, Ordering::Relaxed);
             self.settle(probe);
             return true;
         }
@@ -408,7 +408,8 @@ impl MacTable {
 
     /// Removes a static address; a learnt one stays.
     pub fn remove_static(&self, network: NetworkIndex, mac: MacAddr) {
-        let probe = self.hash(Key::new(network, mac));
+        let _control = self.control();
+        let probe = self.probe(Key::new(network, mac));
         for (slot, value) in self.all(probe) {
             if value.is_static() {
                 // Only the control side changes static entries, so this does not fail; if it does, somebody removed it.
@@ -422,6 +423,7 @@ impl MacTable {
     /// A worker that still runs with an older snapshot may learn one more; publish first, then flush.
     pub fn flush_port(&self, port: PortIndex) {
         if self.learnt_on(port) > 0 {
+            let _control = self.control();
             self.remove_where(&self.buckets, |value| value.is_learnt() && value.port() == port);
         }
     }
@@ -430,24 +432,23 @@ impl MacTable {
     ///
     /// A worker that still runs with an older snapshot may learn one more; publish first, then flush.
     pub fn flush_network(&self, network: NetworkIndex) {
+        let _control = self.control();
         self.remove_where(&self.buckets, |value| value.network() == network);
     }
 
-    /// Removes expired entries. Reads the whole table.
+    /// Removes entries that have expired, or were learnt on a port that is on another network now (`is_member` tells), and brings
+    /// home those that lie elsewhere. Reads the whole table.
     ///
     /// Lookups take no notice of expired entries anyway, so this is not urgent: once in some seconds is plenty, once in
     /// 13 hours is needed.
-    pub fn sweep(&self, now: Now) {
-        self.sweep_buckets(&self.buckets, now);
-    }
-
-    /// Removes expired entries from the next `lines` cache lines of the table, going round.
-    pub fn sweep_some(&self, lines: usize, now: Now) {
-        let lines = lines.min(self.buckets.len());
-        let start = self.hand.fetch_add(lines as u32, Ordering::Relaxed) as usize % self.buckets.len();
-        let end = start + lines;
-        self.sweep_buckets(&self.buckets[start..end.min(self.buckets.len())], now);
-        self.sweep_buckets(&self.buckets[..end.saturating_sub(self.buckets.len())], now);
+    pub fn sweep(&self, now: Now, is_member: impl Fn(PortIndex, NetworkIndex) -> bool) {
+        for buckets in self.buckets.chunks(SWEPT_AT_ONCE) {
+            let _control = self.control();
+            self.remove_where(buckets, |value| {
+                value.is_learnt() && (self.is_expired(value, tick(now)) || !is_member(value.port(), value.network()))
+            });
+            self.bring_home(buckets);
+        }
     }
 
     /// All entries that have not expired, in no order; a moment's view while workers go on.
@@ -455,7 +456,7 @@ impl MacTable {
         let mut entries = Vec::new();
         for slot in self.buckets.iter().flat_map(Bucket::slots) {
             let key = slot.key();
-            let Some(value) = slot.read(key, self.hash(key).check()) else { continue };
+            let Some(value) = slot.read(key, self.probe(key).check()) else { continue };
             if value.is_static() || !self.is_expired(value, tick(now)) {
                 let age_s = if value.is_static() { 0 } else { tick(now).since(value.tick()) };
                 let (network, mac) = (key.network(), key.mac());
@@ -476,16 +477,18 @@ impl MacTable {
     }
 
     #[inline]
-    fn hash(&self, key: Key) -> Hash {
+    fn probe(&self, key: Key) -> Probe {
         // A folded multiply: both halves of the product, so that every bit of the key reaches every bit of the hash.
         let product = u128::from(key.0 ^ self.seed) * u128::from(self.multiplier);
-        Hash { key, bits: product as u64 ^ (product >> 64) as u64 }
+        Probe { key, hash: product as u64 ^ (product >> 64) as u64 }
     }
 
-    /// Whether there are so many addresses that the near part would overflow: then their homes are far.
+    /// Buckets that are homes now: the near part, unless there are so many addresses that it would overflow.
     #[inline]
-    fn is_crowded(&self) -> bool {
-        self.learnt.load(Ordering::Relaxed) > self.near_max
+    fn homes_len(&self) -> usize {
+        let count = self.learnt.load(Ordering::Relaxed) + self.fixed.load(Ordering::Relaxed);
+        let is_crowded = count > self.near_max;
+        if is_crowded { self.buckets.len() } else { self.near_len() }
     }
 
     #[inline]
@@ -493,30 +496,38 @@ impl MacTable {
         self.buckets.len().min(NEAR)
     }
 
-    /// The buckets a key may lie in, the near one and the far one.
+    /// The bucket for a hash among the first `len`, which is a power of two.
     #[inline]
-    fn pair(&self, probe: Hash) -> [&Bucket; 2] {
-        let [near, far] = [(probe.bits, self.near_len()), (probe.far(), self.buckets.len())];
-        [near, far].map(|(bits, len)| &self.buckets[bits as usize & (len - 1)])
+    fn bucket(&self, hash: u64, len: usize) -> &Bucket {
+        &self.buckets[hash as usize & (len - 1)]
     }
 
-    /// The same, first its home, where most keys are.
+    /// The home of a key, and its other bucket.
     #[inline]
-    fn home_first(&self, probe: Hash) -> [&Bucket; 2] {
-        let [near, far] = self.pair(probe);
-        if self.is_crowded() { [far, near] } else { [near, far] }
+    fn pair(&self, probe: Probe) -> [&Bucket; 2] {
+        [self.bucket(probe.hash, self.homes_len()), self.bucket(probe.other(), self.buckets.len())]
+    }
+
+    /// The buckets where a key may lie: its home while addresses are few, that while they are many, which may be the same, and
+    /// the other one.
+    #[inline]
+    fn places(&self, probe: Probe) -> [&Bucket; 3] {
+        let [few, many] = [self.near_len(), self.buckets.len()].map(|len| self.bucket(probe.hash, len));
+        [few, many, self.bucket(probe.other(), self.buckets.len())]
     }
 
     /// The valid slots with the key; more than one only while threads race.
-    fn all<'t>(&'t self, probe: Hash) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
+    fn all<'t>(&'t self, probe: Probe) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
         let (key, check) = (probe.key, probe.check());
-        let pair = self.pair(probe);
-        let mut mask = pair[0].matches(key) | pair[1].matches(key) << WAYS;
+        let places = self.places(probe);
+        let [few, many, other] = places.map(|bucket| bucket.matches(key));
+        let is_one_home = std::ptr::eq(places[0], places[1]);
+        let mut mask = few | if is_one_home { 0 } else { many << WAYS } | other << (2 * WAYS);
         std::iter::from_fn(move || {
             while mask != 0 {
                 let at = mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                let slot = pair[at / WAYS].slot(at % WAYS);
+                let slot = places[at / WAYS].slot(at % WAYS);
                 if let Some(value) = slot.read(key, check) {
                     return Some((slot, value));
                 }
@@ -527,30 +538,27 @@ impl MacTable {
 
     /// The entry of the key.
     ///
-    /// Most keys lie at home ([`MacTable::claim`] sees to it), so that this branch is guessed right and the
-    /// second line is not read. Reading both always, without a branch, took 40 % longer.
+    /// Most keys lie at home ([`MacTable::claim`] and [`MacTable::sweep`] see to it), so that this branch is guessed right and
+    /// no other line is read. Reading two always, without a branch, took 40 % longer.
     #[inline]
-    fn find(&self, probe: Hash) -> Option<(Slot<'_>, Value)> {
-        let [mut bucket, other] = self.home_first(probe);
-        let mut mask = bucket.matches(probe.key);
+    fn find(&self, probe: Probe) -> Option<(Slot<'_>, Value)> {
+        let home = self.bucket(probe.hash, self.homes_len());
+        let (mut bucket, mut mask) = (home, home.matches(probe.key));
         if mask == 0 {
-            bucket = other;
-            mask = bucket.matches(probe.key);
-            if mask == 0 {
-                return None;
-            }
+            let elsewhere = self.places(probe).into_iter().rev();
+            (bucket, mask) = elsewhere.map(|place| (place, place.matches(probe.key))).find(|(_, mask)| *mask != 0)?;
         }
         let slot = bucket.slot(mask.trailing_zeros() as usize);
         match slot.read(probe.key, probe.check()) {
             Some(value) if mask.is_power_of_two() => Some((slot, value)),
-            _ => self.find_slowly(probe.key),
+            _ => self.find_slowly(probe),
         }
     }
 
     /// The same where a slot is changing hands or two threads race: a static entry before a learnt one.
     #[cold]
-    fn find_slowly(&self, key: Key) -> Option<(Slot<'_>, Value)> {
-        let mut all = self.all(self.hash(key));
+    fn find_slowly(&self, probe: Probe) -> Option<(Slot<'_>, Value)> {
+        let mut all = self.all(probe);
         let first = all.next()?;
         if first.1.is_static() { Some(first) } else { all.find(|(_, value)| value.is_static()).or(Some(first)) }
     }
@@ -561,7 +569,7 @@ impl MacTable {
     }
 
     #[cold]
-    fn learn_slowly(&self, probe: Hash, port: PortIndex, now: Now) -> Learned {
+    fn learn_slowly(&self, probe: Probe, port: PortIndex, now: Now) -> Learned {
         if !is_station(probe.key.mac(), port) {
             return Learned::Full;
         }
@@ -605,7 +613,7 @@ impl MacTable {
     }
 
     /// Brings an entry up to date; `None` if another thread changed it first.
-    fn update(&self, probe: Hash, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
+    fn update(&self, probe: Probe, slot: Slot<'_>, value: Value, port: PortIndex, now: Now) -> Option<Learned> {
         let new = Value::learnt(probe.check(), port, tick(now));
         match self.judge(value, port, now) {
             Judgement::Keep(learned) => Some(learned),
@@ -622,7 +630,7 @@ impl MacTable {
     }
 
     /// Puts in a new entry; `None` if another thread was in the way.
-    fn insert(&self, probe: Hash, port: PortIndex, now: Now) -> Option<Learned> {
+    fn insert(&self, probe: Probe, port: PortIndex, now: Now) -> Option<Learned> {
         let mine = &self.ports[port.as_usize()].learnt;
         // The books are filled in before the entry stands and cleared after it is gone: no bound is ever exceeded.
         let has_share = reserve(mine, self.port_learnt_max);
@@ -654,19 +662,20 @@ impl MacTable {
         slot.read(probe.key, probe.check()).map(|_| Learned::New)
     }
 
-    /// Claims a free slot: at home while that is at most half full, else in the emptier one, which keeps pairs
-    /// from filling up.
-    fn claim(&self, probe: Hash) -> Option<Slot<'_>> {
-        let mut pair = self.home_first(probe);
-        let [first, second] = pair.map(Bucket::occupied);
-        if first > WAYS as u32 / 2 && second < first {
+    /// Claims a free slot: at home while that is at most half full, else in the emptier bucket, which keeps pairs from filling up.
+    /// With 1.5 keys a bucket one in 18 lies in the other one; with two, as many as are learnt at most, one in 10, and one in
+    /// 5,000 finds both full.
+    fn claim(&self, probe: Probe) -> Option<Slot<'_>> {
+        let mut pair = self.pair(probe);
+        let [home, other] = pair.map(Bucket::occupied);
+        if home > HALF && other < home {
             pair.reverse();
         }
-        pair.into_iter().flat_map(Bucket::slots).find(|slot| slot.claim(probe.key))
+        pair.into_iter().find_map(|bucket| bucket.claim(probe.key, probe.hash))
     }
 
     /// The entry of the key's two buckets that should give way first; of equals the oldest.
-    fn victim(&self, probe: Hash, evict: Evict, tick: Tick) -> Option<(Slot<'_>, Value)> {
+    fn victim(&self, probe: Probe, evict: Evict, tick: Tick) -> Option<(Slot<'_>, Value)> {
         let mut best = None;
         for slot in self.pair(probe).into_iter().flat_map(Bucket::slots) {
             let value = slot.value();
@@ -697,7 +706,7 @@ impl MacTable {
     }
 
     /// Removes all but one of the key's entries, after one was published: a static one stays, else the first.
-    fn settle(&self, probe: Hash) {
+    fn settle(&self, probe: Probe) {
         // Of two threads that each publish, fence and look, at least one sees the other's entry. Whoever sees two removes
         // the same one, whosever it is.
         fence(Ordering::SeqCst);
@@ -720,8 +729,44 @@ impl MacTable {
         }
     }
 
-    fn sweep_buckets(&self, buckets: &[Bucket], now: Now) {
-        self.remove_where(buckets, |value| value.is_learnt() && self.is_expired(value, tick(now)));
+    fn control(&self) -> MutexGuard<'_, ()> {
+        // It guards no data: after a panic nothing is half-way but what workers put right.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves entries to their homes, where these are at most half full. The caller holds `control`.
+    fn bring_home(&self, buckets: &[Bucket]) {
+        for bucket in buckets {
+            for slot in bucket.slots() {
+                let key = slot.key();
+                if key == Key::EMPTY {
+                    continue;
+                }
+                let probe = self.probe(key);
+                let home = self.bucket(probe.hash, self.homes_len());
+                if !std::ptr::eq(home, bucket)
+                    && home.occupied() <= HALF
+                    && let Some(value) = slot.read(key, probe.check())
+                {
+                    self.relocate(probe, slot, value, home);
+                }
+            }
+        }
+    }
+
+    /// Puts an entry into `home`, then takes it out of the slot where it was. It has two places in the books meanwhile; without
+    /// room for that it stays where it is.
+    fn relocate(&self, probe: Probe, slot: Slot<'_>, value: Value, home: &Bucket) {
+        if !self.reserve_for(value) {
+            return;
+        }
+        let Some(place) = home.claim(probe.key, probe.hash) else { return self.release(value) };
+        place.publish(value);
+        // A worker that finds neither, because it looked at home before and elsewhere after, floods one frame or learns the address
+        // anew, and then settles. If the entry has changed, that is the newer one: ours goes, or is settled with it.
+        if !self.remove(slot, value) && !self.remove(place, value) {
+            self.settle(probe);
+        }
     }
 
     fn remove_where(&self, buckets: &[Bucket], is_doomed: impl Fn(Value) -> bool) {
@@ -744,12 +789,28 @@ impl MacTable {
         is_ours
     }
 
-    /// Takes an entry that is gone out of the books; static ones are not in them.
+    /// Takes an entry that is gone out of the books.
     fn release(&self, value: Value) {
-        if value.is_learnt() {
+        if value.is_static() {
+            release(&self.fixed);
+        } else {
             self.release_port(value.port());
             release(&self.learnt);
         }
+    }
+
+    /// Gives an entry another place in the books, if there is room.
+    fn reserve_for(&self, value: Value) -> bool {
+        if value.is_static() {
+            return reserve(&self.fixed, u32::MAX);
+        }
+        let mine = &self.ports[value.port().as_usize()].learnt;
+        let has_share = reserve(mine, self.port_learnt_max);
+        let has_room = has_share && reserve(&self.learnt, self.learnt_max);
+        if has_share && !has_room {
+            release(mine);
+        }
+        has_room
     }
 
     fn release_port(&self, port: PortIndex) {

@@ -78,6 +78,15 @@ pub struct QueueReport {
     pub busy_ns: u64,
 }
 
+/// What a config that was put in force came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Of the snapshot that has it.
+    pub generation: u64,
+    /// Fixed addresses for which the MAC table has no room; frames to them are flooded.
+    pub unplaced_macs: usize,
+}
+
 /// A worker's seat: what the control side shares with it.
 struct Seat {
     cpu: Option<usize>,
@@ -173,10 +182,9 @@ impl<P: Pipeline> Switch<P> {
         std::mem::take(&mut self.control().idle)
     }
 
-    /// Compiles a config and puts it in force; answers the generation of the snapshot that has it.
-    ///
-    /// Brings the MAC table in line: what no longer holds is forgotten, fixed addresses are entered.
-    pub fn apply(&self, config: Config) -> u64 {
+    /// Compiles a config and puts it in force. Brings the MAC table in line: what no longer holds is forgotten, fixed addresses are
+    /// entered.
+    pub fn apply(&self, config: Config) -> Applied {
         // The lock also keeps the MAC table's changes in the order of the configs.
         let _order = self.control();
         let config = Arc::new(config);
@@ -199,13 +207,13 @@ impl<P: Pipeline> Switch<P> {
             parts
         });
         self.wake_workers();
-        self.align_mac_table(&before, &config);
-        generation
+        let unplaced_macs = self.align_mac_table(&before, &config);
+        Applied { generation, unplaced_macs }
     }
 
     /// Makes the MAC table follow a change of config. Entries that a worker still learns by the old config meanwhile do
     /// no harm: the bridge follows an entry only to a port that is on the packet's own network.
-    fn align_mac_table(&self, before: &Config, after: &Config) {
+    fn align_mac_table(&self, before: &Config, after: &Config) -> usize {
         let mut flushed = Vec::new();
         for network in before.networks() {
             if after.network(network.index).is_none_or(|now| now.id != network.id) {
@@ -225,15 +233,17 @@ impl<P: Pipeline> Switch<P> {
                 self.mac_table.flush_port(old.index);
             }
         }
+        let mut unplaced = 0;
         for port in after.ports() {
             // A flush takes static entries along; those of a network that only took the index over are wanted still.
             let is_flushed = port.network.is_some_and(|network| flushed.binary_search(&network).is_ok());
             if is_flushed || before.port(port.index) != Some(port) {
                 for (network, mac) in fixed(port) {
-                    self.mac_table.insert_static(network, mac, port.index);
+                    unplaced += usize::from(!self.mac_table.insert_static(network, mac, port.index));
                 }
             }
         }
+        unplaced
     }
 
     /// The place of a port, where its device publishes.
@@ -412,9 +422,15 @@ impl<P: Pipeline> Switch<P> {
         Ok(moved)
     }
 
-    /// Ages the MAC table and frees retired snapshots. Call about once a second.
+    /// Ages the MAC table, puts it in order, and frees retired snapshots. Call about once a second.
     pub fn housekeep(&self) {
-        self.mac_table.sweep(self.clock.now());
+        let config = self.publisher.current().config.clone();
+        // A worker that still had an older snapshot may have learnt after the flush.
+        let mut networks = [None; PORTS_MAX];
+        for port in config.ports() {
+            networks[port.index.as_usize()] = port.network;
+        }
+        self.mac_table.sweep(self.clock.now(), |port, network| networks[port.as_usize()] == Some(network));
         self.publisher.reap();
     }
 

@@ -653,5 +653,6 @@ fn unreadable() -> Segment<'static> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "test code")]
 mod tests;

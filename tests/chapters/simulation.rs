@@ -252,7 +252,7 @@ impl World {
                 0..60 => self.inject(),
                 60..64 => self.change(),
                 64..66 => self.now.ns += self.chance.below(20_000_000_000),
-                66 => self.switch.mac_table().sweep(self.now),
+                66 => self.switch.mac_table().sweep(self.now, |_, _| true),
                 _ => self.step(),
             }
             self.now.ns += self.chance.below(1_000_000);

@@ -202,7 +202,7 @@ struct Region {
 
 impl Region {
     #[inline(always)]
-    fn window<'m>(&self) -> Window<'m> {
+    fn window<'m>(&self, _of: &'m GuestMemory) -> Window<'m> {
         Window { guest: self.guest, len: self.len, host: self.host, held: PhantomData }
     }
 }
@@ -345,11 +345,11 @@ impl GuestMemory {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// The region where the last translation was found; an empty one before the first.
+    /// The region where the last translation was found, the first one before any; an empty one if there is none.
     #[inline(always)]
     pub fn window(&self, hint: RegionHint) -> Window<'_> {
         let none = Window { guest: 0, len: 0, host: std::ptr::null_mut(), held: PhantomData };
-        self.regions.get(hint.0 as usize).map_or(none, Region::window)
+        self.regions.get(hint.0 as usize).map_or(none, |region| region.window(self))
     }
 
     /// The region that has `address`, remembered in `hint`.
@@ -364,7 +364,7 @@ impl GuestMemory {
     #[inline(always)]
     fn part<'m, T>(&'m self, hint: &mut RegionHint, address: u64, part: impl Fn(Window<'m>) -> Option<T>) -> Option<T> {
         if let Some(region) = self.regions.get(hint.0 as usize)
-            && let Some(found) = part(region.window())
+            && let Some(found) = part(region.window(self))
         {
             return Some(found);
         }

@@ -295,29 +295,36 @@ impl<L: Layout> Port for RingSet<L> {
 
     fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
         let Some(queue) = self.send(index.as_usize()) else { return };
-        let Some(mut state) = queue.try_lock() else { return };
-        let state = &mut *state;
+        let is_announced = self.announce.load(Ordering::Relaxed) != 0;
+        if queue.seems_empty() && !is_announced && !queue.ring.memory().is_dead() {
+            // Most queues are, most of the time: no lock is taken for them.
+            return;
+        }
+        let Some(mut locked) = queue.try_lock() else { return };
+        let (state, entries) = &mut *locked;
         if !self.is_alive(queue) || state.is_broken {
             return;
         }
         if self.send_on.load(Ordering::Relaxed) & 1 << index.0 == 0 {
             if self.send_discards.load(Ordering::Relaxed) & 1 << index.0 != 0 {
                 self.discard(queue, state, tally);
+                queue.moved_on(state);
             }
             return;
         }
-        if self.announce.load(Ordering::Relaxed) != 0 {
+        if is_announced {
             self.announce(ingress, index, batch, tally);
         }
-        if self.receive_burst(queue, state, (ingress, index), batch, tally).is_err() {
+        if self.receive_burst(queue, (state, entries), (ingress, index), batch, tally).is_err() {
             self.break_ring(queue, state);
         }
+        queue.moved_on(state);
     }
 
     fn rx_done(&self, index: QueueIndex) {
         // Nobody locks this queue for longer than a moment but the worker that owns it.
         if let Some(queue) = self.send(index.as_usize()) {
-            queue.show::<true>(&mut queue.lock());
+            queue.show::<true>(&mut queue.lock().0);
         }
     }
 
@@ -325,15 +332,15 @@ impl<L: Layout> Port for RingSet<L> {
         let all = |tally: &mut Tally, reason| tally.drop_many(reason, picks.len() as u32);
         let Some((queue, bit)) = self.receive_for(index) else { return all(tally, DropReason::NotReady) };
         let mut spins = 0;
-        let mut state = loop {
+        let mut locked = loop {
             match queue.try_lock() {
-                Some(state) => break state,
+                Some(locked) => break locked,
                 None if spins == LOCK_SPINS => return all(tally, DropReason::TxContended),
                 None => spins += 1,
             }
             std::hint::spin_loop();
         };
-        let state = &mut *state;
+        let (state, entries) = &mut *locked;
         if self.receive_on.load(Ordering::Relaxed) & bit == 0 {
             return all(tally, DropReason::NotReady);
         }
@@ -343,7 +350,7 @@ impl<L: Layout> Port for RingSet<L> {
         let done = tally.packets + tally.dropped;
         let promised = done + picks.len() as u32;
         let cut = tally.cut;
-        if self.send_burst(queue, state, batch, picks, tally).is_err() {
+        if self.send_burst(queue, (state, entries), batch, picks, tally).is_err() {
             self.break_ring(queue, state);
             let missing = promised + (tally.cut - cut) - (tally.packets + tally.dropped);
             tally.drop_many(DropReason::DeviceError, missing);
@@ -357,7 +364,7 @@ impl<L: Layout> Port for RingSet<L> {
 
     fn arm(&self, index: QueueIndex) -> bool {
         let Some(queue) = self.send(index.as_usize()) else { return false };
-        let mut state = queue.lock();
+        let (state, _) = &mut *queue.lock();
         // One that stands still may well have something; whoever switches it on wakes the workers.
         let is_taken =
             (self.send_on.load(Ordering::Relaxed) | self.send_discards.load(Ordering::Relaxed)) & 1 << index.0;
@@ -391,7 +398,7 @@ pub(crate) fn reads_max(frames: usize, len: usize) -> u64 {
 impl<L: Layout> RingSet<L> {
     /// Descriptors of a ring that were ever read on the long way.
     pub(crate) fn reads(&self, ring: usize) -> u64 {
-        self.ring(ring).map_or(0, |queue| queue.lock().chain.reads())
+        self.ring(ring).map_or(0, |queue| queue.lock().0.chain.reads())
     }
 }
 

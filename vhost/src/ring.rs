@@ -184,8 +184,11 @@ pub trait Layout: Sized + Send + Sync + 'static {
     /// The memory it lies in.
     fn memory(&self) -> &GuestMemory;
 
-    /// Whether there is nothing to take.
-    fn is_empty(&self, place: &Self::Place) -> bool;
+    /// Where the next chain is looked for.
+    fn position(&self, place: &Self::Place) -> u16;
+
+    /// Whether there is nothing to take at a position, for whoever does not hold the place.
+    fn is_empty_at(&self, position: u16) -> bool;
 
     /// Reads the first descriptors of the chains that are available and not taken, as many as `entries` holds; answers how
     /// many there are. Stops early behind one that is linked, since where the next begins is known only at its end.

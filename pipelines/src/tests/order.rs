@@ -3,6 +3,7 @@
 use super::frames::Frame;
 use super::rig::{Input, Rig, config, mac, port};
 use crate::STAGES;
+use switch::batch::BURST;
 use switch::config::{Config, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::offload::OffloadClaim;
@@ -51,6 +52,15 @@ fn a_burst_of_large_floods_into_a_large_network_is_cut_at_its_bound_and_counted(
     assert_eq!(outcome.received.len(), affordable);
     assert!(outcome.drops.iter().all(|&(port, is_rx, reason, _)| port > 0 && !is_rx && reason == "flood_limited"));
     assert_eq!(outcome.drops.iter().map(|drop| drop.3).sum::<u64>(), (wanted - affordable) as u64);
+}
+
+#[test]
+fn a_copy_of_a_runt_counts_as_much_as_one_of_a_short_frame() {
+    let ports = (0..4096).map(|index| port(index, Some(1))).collect();
+    let mut rig = Rig::new(config(ports));
+    let frame = Frame::udp4().to(MacAddr::BROADCAST).bytes()[..14].to_vec();
+    let outcome = rig.step(Now::default(), PortIndex(0), vec![Input::from(frame); BURST]);
+    assert_eq!(outcome.received.len(), BURST_FLOOD_BYTES / 64);
 }
 
 #[test]

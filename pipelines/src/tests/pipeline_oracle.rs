@@ -8,6 +8,7 @@ use super::frames::honest_frame;
 use super::rig::{Input, Outcome, Rig, config, mac, port};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use switch::batch::BURST;
 use switch::config::{Config, PortConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
@@ -154,7 +155,7 @@ fn any_config() -> impl Strategy<Value = Config> {
 }
 
 prop_compose! {
-    fn any_step()(ingress in 0..8u16, frames in proptest::collection::vec(honest_frame(), 1..=32), cut in 0..200usize)
+    fn any_step()(ingress in 0..8u16, frames in proptest::collection::vec(honest_frame(), 1..=BURST), cut in 0..200usize)
         -> (PortIndex, Vec<Vec<u8>>) {
         let mut frames: Vec<Vec<u8>> = frames.iter().map(super::frames::Frame::bytes).collect();
         frames[0].truncate(cut.max(1));

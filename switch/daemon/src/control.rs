@@ -421,7 +421,13 @@ impl<P: Pipeline> Control<P> {
             .collect();
         let Lowered { config, unbound } = lower(model, &state.plugs, &mut state.indices);
         state.unbound = unbound;
-        self.switch.apply(config);
+        let applied = self.switch.apply(config);
+        if applied.unplaced_macs > 0 {
+            tracing::warn!(
+                "the MAC table has no room for {} fixed addresses; frames to them are flooded: raise mac.max",
+                applied.unplaced_macs
+            );
+        }
         for index in departed {
             self.switch.forget(index);
         }

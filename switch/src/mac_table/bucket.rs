@@ -195,6 +195,12 @@ pub(super) struct Bucket {
     values: [AtomicU64; WAYS],
 }
 
+/// The way that a key with this hash prefers: by two bits that choose neither bucket nor tag.
+#[inline(always)]
+fn preferred_way(hash: u64) -> usize {
+    (hash >> 48) as usize % WAYS
+}
+
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
 
@@ -211,13 +217,14 @@ impl Bucket {
         mask
     }
 
-    /// A slot that holds `key`, if one does. While the table is far from full that is nearly always the first, and the processor
-    /// learns so; of the others all are compared.
+    /// A slot that holds `key` with this hash, if one does. That is nearly always the way that it prefers, and the processor learns
+    /// so; of the others all are compared.
     #[inline(always)]
-    pub(super) fn holder(&self, key: Key) -> Option<Slot<'_>> {
+    pub(super) fn holder(&self, key: Key, hash: u64) -> Option<Slot<'_>> {
+        let way = preferred_way(hash);
         // Acquire: as in `matches`.
-        if self.keys[0].load(Ordering::Acquire) == key.0 {
-            return Some(self.slot(0));
+        if self.keys[way].load(Ordering::Acquire) == key.0 {
+            return Some(self.slot(way));
         }
         self.holder_behind(key)
     }
@@ -226,6 +233,12 @@ impl Bucket {
     fn holder_behind(&self, key: Key) -> Option<Slot<'_>> {
         let mask = self.matches(key);
         (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
+    }
+
+    /// Claims a free slot for a key with this hash: the way that it prefers, or the next one that is free.
+    pub(super) fn claim(&self, key: Key, hash: u64) -> Option<Slot<'_>> {
+        let preferred = preferred_way(hash);
+        (0..WAYS).map(|step| self.slot((preferred + step) % WAYS)).find(|slot| slot.claim(key))
     }
 
     /// Slots whose key is not empty.

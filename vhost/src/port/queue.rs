@@ -2,12 +2,14 @@
 
 use crate::chain::Chain;
 use crate::memory::RegionHint;
-use crate::ring::{FRAME_CHAINS_MAX, Layout, RingError, Taken};
+use crate::ring::{Entry, FRAME_CHAINS_MAX, Layout, RingError, Taken};
 use crate::socket::Call;
 use arc_swap::ArcSwapOption;
 use crossbeam_utils::CachePadded;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use switch::batch::BURST;
 
 /// One ring of a port.
 pub struct Queue<L: Layout> {
@@ -17,8 +19,18 @@ pub struct Queue<L: Layout> {
     pub(super) kick: Option<Arc<OwnedFd>>,
     /// Exchanged by the session at any time: QEMU does so whenever the guest masks its interrupt.
     call: ArcSwapOption<Call>,
-    state: CachePadded<Mutex<State<L>>>,
+    state: CachePadded<Place<L>>,
 }
+
+/// What moves in a ring, and what tells others of it.
+struct Place<L: Layout> {
+    /// Where a worker looks next for what the guest sends, to be read without the lock; written only under it.
+    next: AtomicU16,
+    state: Mutex<Locked<L>>,
+}
+
+/// What a ring's lock guards: what moves in it, and a list of entries for the burst under way, so that none has to be made.
+type Locked<L> = (State<L>, [Entry; BURST]);
 
 /// What moves in a ring.
 pub(super) struct State<L: Layout> {
@@ -75,20 +87,38 @@ impl<L: Layout> Queue<L> {
             pieces: Vec::with_capacity(super::PIECES_MAX),
         };
         ring.refuse_kicks();
-        Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), state: CachePadded::new(Mutex::new(state)) })
+        let place = Place {
+            next: AtomicU16::new(ring.position(&state.place)),
+            state: Mutex::new((state, [Entry::default(); BURST])),
+        };
+        Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), state: CachePadded::new(place) })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<L>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, Locked<L>> {
+        self.state.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State<L>>> {
-        match self.state.try_lock() {
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Locked<L>>> {
+        match self.state.state.try_lock() {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// Whether the guest has sent nothing since [`Queue::moved_on`].
+    #[inline]
+    pub(super) fn seems_empty(&self) -> bool {
+        // Relaxed: the worker that polls the queue wrote it. One that has just been given the queue may read an older position
+        // once; it takes what is there a round later, or locks for nothing.
+        self.ring.is_empty_at(self.state.next.load(Ordering::Relaxed))
+    }
+
+    /// Notes where the ring is looked at next.
+    #[inline]
+    pub(super) fn moved_on(&self, state: &State<L>) {
+        self.state.next.store(self.ring.position(&state.place), Ordering::Relaxed);
     }
 
     pub(super) fn set_call(&self, call: Option<Arc<Call>>) {
@@ -97,7 +127,7 @@ impl<L: Layout> Queue<L> {
 
     /// Where the next device would go on, as the messages carry it. Meaningful once no worker uses the ring.
     pub fn position(&self) -> u32 {
-        self.ring.base(&self.lock().place)
+        self.ring.base(&self.lock().0.place)
     }
 
     /// Shows the guest what was given back, and interrupts it if it wants, or wanted of what was shown in the middle of the

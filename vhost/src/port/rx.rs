@@ -32,17 +32,12 @@ impl<L: Layout> RingSet<L> {
     pub(super) fn receive_burst<'r>(
         &self,
         queue: &'r Queue<L>,
-        state: &mut State<L>,
+        (state, entries): (&mut State<L>, &mut [Entry; BURST]),
         from: (PortIndex, QueueIndex),
         batch: &mut Batch<'r>,
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
         let ring = &queue.ring;
-        if ring.is_empty(&state.place) {
-            // Most queues are, most of the time, and need no list of entries made for them.
-            return Ok(());
-        }
-        let mut entries = [Entry::default(); BURST];
         let mut left = BURST;
         loop {
             let wanted = batch.room().min(ring.room(&state.place)).min(left);

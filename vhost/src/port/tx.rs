@@ -26,12 +26,11 @@ impl<L: Layout> RingSet<L> {
     pub(super) fn send_burst(
         &self,
         queue: &Queue<L>,
-        state: &mut State<L>,
+        (state, entries): (&mut State<L>, &mut [Entry; BURST]),
         batch: &mut Batch<'_>,
         mut picks: &[u8],
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
-        let mut entries = [Entry::default(); BURST];
         let mut reach = BURST;
         state.reads_left = SPARE_READS;
         while !picks.is_empty() {
@@ -150,6 +149,7 @@ impl<L: Layout> RingSet<L> {
     /// Shows the guest what was given back, if else one more frame could not be. It is interrupted at the burst's end only.
     #[inline]
     fn make_room(&self, queue: &Queue<L>, state: &mut State<L>) {
+        const { assert!(BURST <= FRAME_CHAINS_MAX, "a burst of one chain each needs no other look") };
         if queue.ring.room(&state.place) < FRAME_CHAINS_MAX {
             state.is_call_due |= queue.ring.show::<false>(&mut state.place);
         }

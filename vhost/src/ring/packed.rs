@@ -45,6 +45,10 @@ impl Cursor {
         self.index | u16::from(self.wrap) << 15
     }
 
+    fn from_bits(bits: u16) -> Cursor {
+        Cursor { index: bits & 0x7fff, wrap: bits >> 15 == 1 }
+    }
+
     /// The flags of a descriptor that is available here.
     #[inline]
     fn available_flags(self) -> u16 {
@@ -113,7 +117,7 @@ impl PackedRing {
     #[inline]
     fn word(&self, index: u16, at: usize) -> &AtomicU64 {
         debug_assert!(index < self.size && (at == 0 || at == 8), "positions stay in the ring");
-        // SAFETY: every position comes from `after` or `resume`, which keep it below the size; 16 * size bytes are inside one
+        // SAFETY: every position comes from `after` or `resume`, which keep it below the size, or was compared with it; 16 * size bytes are inside one
         // region and 16-byte aligned (checked in `find`), and the memory lives as long as `self`.
         // Why unsafe: the entry is shared with another process.
         unsafe { AtomicU64::from_ptr(self.descriptors.add(usize::from(index) * DESCRIPTOR_LEN + at).cast()) }
@@ -182,7 +186,7 @@ impl PackedRing {
         // SAFETY: 4 bytes inside one region and 4-byte aligned (checked in `find`).
         // Why unsafe: they are shared with another process.
         let word = u32::from_le(unsafe { self.driver_events.cast::<u32>().read_volatile() });
-        (Cursor { index: word as u16 & 0x7fff, wrap: word & 0x8000 != 0 }, (word >> 16) as u16)
+        (Cursor::from_bits(word as u16), (word >> 16) as u16)
     }
 
     fn put_device_events(&self, at: u16, flags: u16) {
@@ -290,7 +294,7 @@ impl Layout for PackedRing {
             Resumed { position: base, given_back: 0, is_recorded: false }
         };
         self.record = Some(record);
-        place.shown = Cursor { index: resumed.position & 0x7fff, wrap: resumed.position >> 15 == 1 };
+        place.shown = Cursor::from_bits(resumed.position);
         Ok((resumed, self.base(&place)))
     }
 
@@ -328,9 +332,14 @@ impl Layout for PackedRing {
     }
 
     #[inline]
-    fn is_empty(&self, place: &PackedPlace) -> bool {
-        let (_, _, flags) = self.state(place.next.index);
-        !PackedRing::is_available(place.next, flags)
+    fn position(&self, place: &PackedPlace) -> u16 {
+        place.next.to_bits()
+    }
+
+    #[inline]
+    fn is_empty_at(&self, position: u16) -> bool {
+        let next = Cursor::from_bits(position);
+        next.index >= self.size || !PackedRing::is_available(next, self.state(next.index).2)
     }
 
     #[inline]

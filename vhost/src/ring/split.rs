@@ -263,8 +263,13 @@ impl Layout for SplitRing {
     }
 
     #[inline]
-    fn is_empty(&self, place: &SplitPlace) -> bool {
-        place.next == place.end && place.next == self.available_index()
+    fn position(&self, place: &SplitPlace) -> u16 {
+        place.next
+    }
+
+    #[inline]
+    fn is_empty_at(&self, position: u16) -> bool {
+        position == self.available_index()
     }
 
     #[inline]
