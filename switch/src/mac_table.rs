@@ -520,9 +520,10 @@ impl MacTable {
     fn all<'t>(&'t self, probe: Probe) -> impl Iterator<Item = (Slot<'t>, Value)> + use<'t> {
         let (key, check) = (probe.key, probe.check());
         let places = self.places(probe);
-        let [few, many, other] = places.map(|bucket| bucket.matches(key));
-        let is_one_home = std::ptr::eq(places[0], places[1]);
-        let mut mask = few | if is_one_home { 0 } else { many << WAYS } | other << (2 * WAYS);
+        let [few, many, other] = places;
+        let is_one_home = std::ptr::eq(few, many);
+        let many = if is_one_home { 0 } else { many.matches(key) };
+        let mut mask = few.matches(key) | many << WAYS | other.matches(key) << (2 * WAYS);
         std::iter::from_fn(move || {
             while mask != 0 {
                 let at = mask.trailing_zeros() as usize;
@@ -545,7 +546,7 @@ impl MacTable {
         let home = self.bucket(probe.hash, self.homes_len());
         let (mut bucket, mut mask) = (home, home.matches(probe.key));
         if mask == 0 {
-            let elsewhere = self.places(probe).into_iter().rev();
+            let elsewhere = self.places(probe).into_iter().rev().filter(|place| !std::ptr::eq(*place, home));
             (bucket, mask) = elsewhere.map(|place| (place, place.matches(probe.key))).find(|(_, mask)| *mask != 0)?;
         }
         let slot = bucket.slot(mask.trailing_zeros() as usize);
