@@ -358,6 +358,10 @@ fn content(
 ) -> Value {
     let schema = shape.schema(version, side);
     let mut in_json = json!({"type": "object", "properties": {root: schema}, "required": [root]});
+    if root == "port" && side != Side::Answer {
+        // The original's way to say nothing about a port.
+        in_json["type"] = json!(["object", "null"]);
+    }
     if side == Side::Answer {
         in_json["additionalProperties"] = json!(false);
     }
