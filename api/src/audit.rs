@@ -27,7 +27,16 @@ pub fn is_write(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Tells of one write.
+/// Bytes of a path that are told: a stranger's line costs no more than ours.
+const PATH_BYTES_MAX: usize = 512;
+
+/// The front of a path, and whether there was more.
+fn front(path: &str) -> (&str, bool) {
+    let end = path.floor_char_boundary(PATH_BYTES_MAX);
+    (&path[..end], end < path.len())
+}
+
+/// Tells of one write. Of a long path only the front is told, with `path_cut`.
 pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &Method, path: &str, status: StatusCode) {
     let result = match status.as_u16() {
         ..400 => "done",
@@ -44,5 +53,21 @@ pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &Method, path: &str,
     let user = nobody.or(who.map(|identity| &*identity.user));
     let project = who.and_then(|identity| identity.project.as_deref());
     let roles = who.map(|identity| tracing::field::debug(&identity.roles));
-    tracing::info!(target: TARGET, user, project, roles, peer, %method, ?path, status, result, "API write");
+    let (path, is_cut) = front(path);
+    let path_cut = is_cut.then_some(true);
+    tracing::info!(target: TARGET, user, project, roles, peer, %method, ?path, path_cut, status, result, "API write");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_told_by_its_front_and_no_character_is_cut() {
+        assert_eq!(front("/v1.1/networks"), ("/v1.1/networks", false));
+        let long = "/".to_owned() + &"\u{e9}".repeat(1000);
+        let (told, is_cut) = front(&long);
+        assert!(is_cut && long.starts_with(told));
+        assert_eq!(told.len(), PATH_BYTES_MAX - 1);
+    }
 }

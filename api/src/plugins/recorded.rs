@@ -85,6 +85,22 @@ impl<B: Backing> Recorded<B> {
         Recorded { writes: Writes::new(backing, model), overwritten: Overwritten::default() }
     }
 
+    /// Gives a port the state of this name; without pairs it keeps those it has.
+    fn change_port(
+        &self,
+        tenant: &str,
+        network: &str,
+        port: &str,
+        state: &str,
+        pairs: Option<&AddressPairs>,
+    ) -> Result<(), UpdatePortError> {
+        self.writes.write(|model| {
+            let old = own_port(model, tenant, network, port)?;
+            let (state, pairs) = (admin_state(state)?, pairs.unwrap_or(&old.pairs).clone());
+            Ok((vec![Change::PutPort(LogicalPort { state, pairs, ..old.clone() })], ()))
+        })
+    }
+
     /// What is different in this plugin.
     pub(super) fn backing(&self) -> &B {
         &self.writes.backing
@@ -227,11 +243,7 @@ impl<B: Backing> Plugin for Recorded<B> {
     }
 
     fn update_port(&self, tenant: &str, network: &str, port: &str, state: &str) -> Result<(), UpdatePortError> {
-        self.writes.write(|model| {
-            let old = own_port(model, tenant, network, port)?;
-            let state = admin_state(state)?;
-            Ok((vec![Change::PutPort(LogicalPort { state, ..old.clone() })], ()))
-        })
+        self.change_port(tenant, network, port, state, None)
     }
 
     fn overwrite_port(&self, tenant: &str, network: &str, port: &str, row: &PortRow) -> Result<(), UpdatePortError> {
@@ -246,11 +258,7 @@ impl<B: Backing> Plugin for Recorded<B> {
         state: &str,
         pairs: &AddressPairs,
     ) -> Result<(), UpdatePortError> {
-        self.writes.write(|model| {
-            let old = own_port(model, tenant, network, port)?;
-            let state = admin_state(state)?;
-            Ok((vec![Change::PutPort(LogicalPort { state, pairs: pairs.clone(), ..old.clone() })], ()))
-        })
+        self.change_port(tenant, network, port, state, Some(pairs))
     }
 
     fn delete_port(&self, tenant: &str, network: &str, port: &str) -> Result<(), DeletePortError> {

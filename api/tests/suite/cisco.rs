@@ -192,6 +192,56 @@ fn a_password_is_sealed_in_the_store() {
     assert!(key.unseal("credential/other", &sealed).is_err());
 }
 
+fn ask_as(
+    caller: &Caller,
+    (plugin, extensions): (&FakePlugin, &Extensions),
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
+    let request = Request {
+        version: api::v1::Version::V1_1,
+        dialect: Dialect::Plain,
+        method: method.into(),
+        path: format!("/extensions/csco/tenants/red/{path}"),
+        query: Vec::new(),
+        content_type: Some("application/json".into()),
+        accept: Some("application/json".into()),
+        body: body.into(),
+    };
+    let reply = answer(plugin, extensions, caller, &request);
+    (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
+}
+
+fn caller(policy: &Arc<Policy>, project: &str, role: &str) -> Caller {
+    let identity =
+        Identity { user: "u".into(), project: Some(project.into()), roles: vec![role.into()], is_confined: false };
+    Caller::Known { identity: Arc::new(identity), policy: policy.clone() }
+}
+
+#[test]
+fn nova_is_not_told_the_profile_of_a_port_by_one_who_may_not_see_profiles() {
+    let plugin = FakePlugin::new();
+    let extensions = Extensions::new(&plugin, ExtensionsConfig::default()).unwrap();
+    let policy = Arc::new(Policy::parse("get_profile = [\"admin\"]").unwrap());
+    let [member, admin] = ["member", "admin"].map(|role| caller(&policy, "red", role));
+    let ask = |caller: &Caller, method: &str, path: &str, body: &str| {
+        ask_as(caller, (&plugin, &extensions), method, path, body)
+    };
+    let network = plugin.create_network("red", Some("n".into())).unwrap();
+    let port = plugin.create_port("red", &network, "ACTIVE").unwrap();
+    plugin.plug_interface("red", &network, &port, "vif").unwrap();
+    let (_, made) =
+        ask(&admin, "POST", "portprofiles", r#"{"portprofile": {"portprofile_name": "secret", "qos_name": "q"}}"#);
+    let place = json!({"portprofile": {"network-id": network, "port-id": port}}).to_string();
+    let associate = format!("portprofiles/{}/associate_portprofile", id_in(&made));
+    assert_eq!(ask(&admin, "PUT", &associate, &place).0, 200);
+    let body = r#"{"novatenant": {"instance_id": "i", "instance_desc": {"vif_id": "vif"}}}"#;
+    let told = [&admin, &member].map(|caller| ask(caller, "PUT", "novatenants/1/associate_port", body));
+    assert!(told[0].1.contains("secret"), "{told:?}");
+    assert!(told[1].0 == 200 && !told[1].1.contains("secret"), "{told:?}");
+}
+
 #[test]
 fn policy_says_who_sees_and_who_changes_what_extensions_keep() {
     let scratch = Scratch::new();
@@ -199,29 +249,10 @@ fn policy_says_who_sees_and_who_changes_what_extensions_keep() {
     let config = ExtensionsConfig { key: Some(key(&scratch)), ..ExtensionsConfig::default() };
     let extensions = Extensions::new(&plugin, config).unwrap();
     let ask = |caller: &Caller, method: &str, path: &str, body: &str| {
-        let request = Request {
-            version: api::v1::Version::V1_1,
-            dialect: Dialect::Plain,
-            method: method.into(),
-            path: format!("/extensions/csco/tenants/red/{path}"),
-            query: Vec::new(),
-            content_type: Some("application/json".into()),
-            accept: Some("application/json".into()),
-            body: body.into(),
-        };
-        let reply = answer(&plugin, &extensions, caller, &request);
-        (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
+        ask_as(caller, (&plugin, &extensions), method, path, body)
     };
     let policy = Arc::new(Policy::parse("get_profile = [\"member\", \"reader\"]").unwrap());
-    let caller = |project: &str, role: &str| Caller::Known {
-        identity: Arc::new(Identity {
-            user: "u".into(),
-            project: Some(project.into()),
-            roles: vec![role.into()],
-            is_confined: false,
-        }),
-        policy: policy.clone(),
-    };
+    let caller = |project: &str, role: &str| caller(&policy, project, role);
     let (member, reader, guest) = (caller("red", "member"), caller("red", "reader"), caller("red", "guest"));
     for (kind, body, code) in [
         ("qoss", r#"{"qos": {"qos_name": "n", "qos_desc": "d"}}"#, 452),
@@ -349,6 +380,9 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
         let (not_found, invalid) = if talk.version == Version::V1_0 { (420, 431) } else { (404, 400) };
         let mixed = if talk.is_json() { json!([networks[0], "none"]) } else { json!(format!("{} none", networks[0])) };
         assert_eq!(multiport(mixed, "ACTIVE").status, not_found);
+        let many = vec![networks[0].as_str(); 65];
+        let many = if talk.is_json() { json!(many) } else { json!(many.join(" ")) };
+        assert_eq!(multiport(many, "ACTIVE").status, 400, "each is a write of its own");
         assert_eq!(multiport(ids, "BAD").status, invalid);
         assert_eq!((port_count(&networks[0]), port_count(&networks[1])), (1, 1));
 

@@ -9,6 +9,8 @@ use crate::v1::route::Row;
 use crate::v1::{Answer, Call, Handler, Refusal};
 
 const COLLECTION: &str = "/extensions/csco/tenants/{tenant}/multiport";
+/// Networks that one call may name; each is a write of its own.
+const NETWORKS_MAX: usize = 64;
 const ROWS: &[Row<Handler>] = &[Row::new("POST", COLLECTION, create)];
 
 pub(super) const EXTENSION: Extension = Extension {
@@ -28,6 +30,9 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     let params = Params::read(call, BodyFormat::Declared, "multiport", &required)?;
     let networks = params.texts("net_id_list", call)?;
     let state = params.text("status", call)?;
+    if networks.len() > NETWORKS_MAX {
+        return Err(legacy::refuse(legacy::MALFORMED, call));
+    }
     // Most mistakes are known before anything is made.
     for network in &networks {
         call.plugin.get_network_details(call.tenant(), network, Ports::Omitted)?;

@@ -6,6 +6,7 @@ use super::legacy::{self, BodyFormat, Params};
 use crate::document::Value;
 use crate::model::Text;
 use crate::plugin::{NetworkFilter, PortFilter};
+use crate::policy::Action;
 use crate::v1::route::Row;
 use crate::v1::{Answer, Call, Handler, Refusal};
 
@@ -61,7 +62,8 @@ fn associate_port(call: &Call<'_>) -> Result<Answer, Refusal> {
     let filter = PortFilter { attachment: Some(vif.to_owned()), ..PortFilter::default() };
     let ports = call.plugin.get_all_ports(call.tenant(), &network.id, &filter)?;
     let port = ports.first().ok_or_else(not_found)?;
-    let profiles = call.extensions.kept.profiles.of(call.tenant());
+    let is_seen = call.may(Action::GetProfile);
+    let profiles = if is_seen { call.extensions.kept.profiles.of(call.tenant()) } else { Vec::new() };
     let is_associated = |ports: &[super::portprofile::AssociatedPort]| ports.iter().any(|it| it.port == port.id);
     let profile = profiles.into_iter().find(|(_, profile)| is_associated(&profile.ports));
     let fields = vec![
