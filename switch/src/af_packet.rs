@@ -38,11 +38,11 @@ const NO_PROTOCOL: u16 = 0;
 /// Most frames of one call of [`RawSocket::send_burst`] and [`RawSocket::receive_burst`]: their headers lie on the stack.
 pub const BURST_MAX: usize = 64;
 
-/// Why a raw socket could not be opened.
+/// Why a raw socket, or a port made of such, could not be opened; the interface may be there the next time.
 #[derive(Debug, thiserror::Error)]
 pub enum RawSocketError {
     /// There is no interface of that name in the calling thread's namespace.
-    #[error("no interface named {name:?} in this network namespace")]
+    #[error("there is no interface named {name:?}")]
     NoInterface {
         /// The name as given.
         name: String,

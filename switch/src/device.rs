@@ -43,41 +43,6 @@ pub struct DeviceConfig {
     pub driver: Option<Driver>,
 }
 
-/// Why a device could not be opened; it may be there the next time.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// There is none of that name.
-    #[error("there is no interface named {name:?}")]
-    Absent {
-        /// The name.
-        name: String,
-    },
-    /// It does not speak Ethernet.
-    #[error("interface {name:?} is not an Ethernet interface")]
-    NotEthernet {
-        /// The name.
-        name: String,
-    },
-    /// The system said no.
-    #[error("{what}: {source}")]
-    Io {
-        /// What we tried.
-        what: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-impl From<RawSocketError> for DeviceError {
-    fn from(error: RawSocketError) -> DeviceError {
-        match error {
-            RawSocketError::NoInterface { name } => DeviceError::Absent { name },
-            RawSocketError::NotEthernet { name } => DeviceError::NotEthernet { name },
-            RawSocketError::Io { what, source } => DeviceError::Io { what, source },
-        }
-    }
-}
-
 /// An open device's control side. Dropping it withdraws the port and closes what was opened.
 pub struct HostDevice {
     watch: LinkWatch,
@@ -91,18 +56,18 @@ impl HostDevice {
     /// `config.netns`.
     ///
     /// # Errors
-    /// [`DeviceError`]; the caller retries.
-    pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, DeviceError> {
-        let io = |what| move |source: io::Error| DeviceError::Io { what, source };
+    /// [`RawSocketError`]; the caller retries.
+    pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, RawSocketError> {
+        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
         let DeviceConfig { name, netns, driver } = config;
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
-        let absent = || DeviceError::Absent { name: name.clone() };
+        let absent = || RawSocketError::NoInterface { name: name.clone() };
         let (watch, driver, port) = netns::within(netns, || {
             let watch = LinkWatch::open(&name).map_err(io("asking for the interface"))?.ok_or_else(absent)?;
             let status = watch.status().ok_or_else(absent)?;
             if !status.is_ethernet {
-                return Err(DeviceError::NotEthernet { name: name.clone() });
+                return Err(RawSocketError::NotEthernet { name: name.clone() });
             }
             let driver = driver.unwrap_or_else(|| suits(&status));
             let port = match driver {

@@ -2,6 +2,7 @@
 //!
 //! They need root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW), `/dev/net/tun` and ip(8), and fail where these are missing.
 
+use crate::af_packet::RawSocket;
 use crate::batch::{BURST, Batch};
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::{DropReason, Tally};
@@ -10,6 +11,7 @@ use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use crate::offload::{Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
 use crate::packet::Packet;
 use crate::port::{Device, DeviceState, Link, Place, Port};
+use crate::port_contract::Arrived;
 use crate::worker::ROUND_BYTES;
 use rustix::fd::{AsFd, OwnedFd};
 use std::io::{Read, Write};
@@ -90,6 +92,18 @@ pub(crate) fn tx_one(port: &dyn Port) -> Option<DropReason> {
     port.tx(QueueIndex(0), &mut batch, &[0], &mut tally);
     assert_eq!(tally.packets + tally.dropped, 1);
     tally.drops().next().map(|(reason, _)| reason)
+}
+
+/// The next frame at the far end of a port of the contract, as it lies on the wire.
+///
+/// # Panics
+/// If the socket itself has lost one.
+pub(crate) fn arrived(far: &RawSocket, timeout: Duration) -> Option<Arrived> {
+    let mut buffer = vec![0u8; 1 << 17];
+    let len = far.receive(&mut buffer, timeout).unwrap();
+    assert_eq!(far.lost().unwrap(), 0, "the test's own socket lost frames");
+    buffer.truncate(len?);
+    Some(Arrived { bytes: buffer, claim: None })
 }
 
 /// A namespace with a name, which goes away with the value.

@@ -54,6 +54,12 @@ impl Counters {
             .map(|name| format!("{name} {:+}", self.get(name).wrapping_sub(before.get(name)).cast_signed()))
             .collect()
     }
+
+    /// Drops since `before` but those of guests and hosts that were too slow: `web.tx.drops.over_mtu +count`.
+    pub fn strange_drops(&self, before: &Counters) -> Vec<String> {
+        let is_strange = |change: &String| change.contains(".drops.") && !change.contains("rx_ring_full");
+        self.changes(before).into_iter().filter(is_strange).collect()
+    }
 }
 
 fn flatten(name: &str, value: &Value, counters: &mut BTreeMap<String, u64>) {

@@ -152,7 +152,7 @@ fn a_full_buffer_counts_what_it_lost() {
 #[test]
 fn a_name_that_no_interface_has_is_refused_by_name() {
     let error = in_new_namespace(|| RawSocket::open("qvs-none").unwrap_err());
-    assert_eq!(error.to_string(), r#"no interface named "qvs-none" in this network namespace"#);
+    assert_eq!(error.to_string(), r#"there is no interface named "qvs-none""#);
 }
 
 #[test]

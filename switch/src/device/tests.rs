@@ -35,7 +35,7 @@ fn open(netns: &OwnedFd, driver: Option<Driver>) -> (HostDevice, Arc<TestPlace>)
     (device, place)
 }
 
-fn refuse(netns: &OwnedFd) -> DeviceError {
+fn refuse(netns: &OwnedFd) -> RawSocketError {
     let place = Arc::new(TestPlace::default());
     let error = HostDevice::open(config(netns, None), place.clone()).map(drop).expect_err("it must not open");
     assert!(place.port().is_none(), "a port was published for a device that did not open");
@@ -104,12 +104,7 @@ impl Rig for DeviceRig {
     }
 
     fn collect(&mut self, timeout: Duration) -> Option<Arrived> {
-        let mut buffer = vec![0u8; 1 << 17];
-        let len = self.far.receive(&mut buffer, timeout).unwrap();
-        assert_eq!(self.far.lost().unwrap(), 0, "the test's own socket lost frames");
-        let len = len?;
-        buffer.truncate(len);
-        Some(Arrived { bytes: buffer, claim: None })
+        arrived(&self.far, timeout)
     }
 
     fn offloads(&self) -> EgressOffloads {
@@ -366,7 +361,7 @@ fn a_device_that_is_deleted_is_gone_for_ever_and_its_successor_can_be_opened() {
         assert!(look(&*port, 0).is_empty());
     }
     assert!(!port.arm(QUEUE), "a device that is gone must not keep its worker awake");
-    assert!(matches!(refuse(&netns), DeviceError::Absent { .. }));
+    assert!(matches!(refuse(&netns), RawSocketError::NoInterface { .. }));
     ip(&netns, "link add near type veth peer name far");
     ip(&netns, "link set near up");
     state_becomes(&device, false, Link::Down, "the device is gone");
@@ -409,7 +404,7 @@ fn an_interface_without_ethernet_addresses_is_refused() {
     let place = Arc::new(TestPlace::default());
     let config = DeviceConfig { name: "lo".to_owned(), ..config(&netns, None) };
     let error = HostDevice::open(config, place).map(drop).unwrap_err();
-    assert!(matches!(error, DeviceError::NotEthernet { .. }), "{error}");
+    assert!(matches!(error, RawSocketError::NotEthernet { .. }), "{error}");
 }
 
 #[test]
