@@ -17,7 +17,7 @@ use crate::url::{Target as Place, decoded_path, query_pairs, target};
 use crate::v1::{Dialect, Extensions, ExtensionsConfig, Request, Version, answer, suffix};
 use crate::{versions, xml};
 use axum::http::Uri;
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, Scheme};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ impl Target {
         let reply = match target(&path, dialect) {
             Place::Versions => {
                 let host = Authority::from_static("localhost");
-                versions::list(&host, Format::negotiate(suffix(&path), None, None))
+                versions::list(&Scheme::HTTP, &host, Format::negotiate(suffix(&path), None, None))
             }
             Place::V1(version, rest) => {
                 let request = Request {

@@ -28,6 +28,7 @@ pub mod sealed;
 pub mod server;
 pub mod shared;
 pub mod store;
+pub mod tls;
 mod url;
 pub mod v1;
 pub mod versions;

@@ -6,6 +6,8 @@
 //! from its connection: if its client hangs up, a write is still finished and audited, and the connection's slot stays
 //! taken until then, so that hanging up gets nobody more than a slot's worth of work.
 
+mod connection;
+
 use crate::audit::{self, Who};
 use crate::claim::{Claim, Registry};
 use crate::format::Format;
@@ -13,37 +15,31 @@ use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
 use crate::reply::Reply;
+use crate::tls::Tls;
 use crate::url::{Target, decoded_path, query_pairs, target};
 use crate::v1::{Dialect, Extensions, reference};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
+use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use connection::Connection;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tower::Service;
 
 /// Bytes of a request's body (contract: API input).
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a request's head, request line included (contract: API input).
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Bytes hyper may hold of one connection's input: a head and a piece of body.
-const READ_BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
-/// Bytes taken from a client after the last answer, so that closing does not wipe that answer out.
-const LINGER_BYTES_MAX: usize = 1 << 20;
-/// Time for the same.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +49,8 @@ pub struct Limits {
     /// Connections served at a time; more wait in the listener's queue, behind clients who keep theirs. The runtime is to
     /// have as many blocking threads, so that a read never waits for a thread that waits for a disk.
     pub connections: usize,
+    /// For the handshake of TLS.
+    pub handshake_time: Duration,
     /// For a request's head, and for the next request on a kept connection.
     pub head_time: Duration,
     /// For a request's body.
@@ -67,6 +65,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 1024,
+            handshake_time: Duration::from_secs(10),
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(20),
@@ -80,8 +79,10 @@ impl Default for Limits {
 pub struct ServerConfig {
     /// `api.hosts`.
     pub hosts: Vec<String>,
-    /// `identity.insecure`: noauth beyond loopback.
+    /// `identity.insecure`: beyond loopback what is not safe there, without TLS or noauth.
     pub is_insecure: bool,
+    /// `api.certificate` and `api.key`; `None`: plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// How clients are known.
     pub identity: Mode,
     /// Which interface ids tenants may plug and who knows whose they are, where clients are known.
@@ -114,7 +115,15 @@ impl std::fmt::Debug for Claims {
 pub enum ServeError {
     /// Off loopback in clear.
     #[error("{address} is not loopback, and the API speaks plain HTTP; set identity.insecure to allow that")]
-    NotLoopback {
+    InClear {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// Off loopback for everybody.
+    #[error(
+        "{address} is not loopback, and without identity everybody may do everything; set identity.insecure to allow that"
+    )]
+    ForEverybody {
         /// Where it listens.
         address: SocketAddr,
     },
@@ -133,7 +142,8 @@ pub enum ServeError {
 /// Call it on a tokio runtime with I/O and time.
 ///
 /// # Errors
-/// [`ServeError::NotLoopback`] unless `is_insecure`; [`ServeError::StrictBeyondLoopback`]; [`ServeError::Listener`] if the listener cannot be used at all.
+/// [`ServeError::InClear`] and [`ServeError::ForEverybody`] unless `is_insecure`; [`ServeError::StrictBeyondLoopback`];
+/// [`ServeError::Listener`] if the listener cannot be used at all.
 pub async fn serve(
     listener: std::net::TcpListener,
     config: ServerConfig,
@@ -142,24 +152,16 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
-        if config.dialect == Dialect::StrictEssex {
-            return Err(ServeError::StrictBeyondLoopback { address });
-        }
-        if !config.is_insecure {
-            return Err(ServeError::NotLoopback { address });
-        }
-        if config.identity.is_on() {
-            tracing::warn!(%address, "tokens come to the API in clear: identity.insecure = true");
-        } else {
-            tracing::warn!(%address, "the API answers anybody who reaches it: noauth, identity.insecure = true");
-        }
+        check_beyond_loopback(address, &config)?;
     }
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let limits = config.limits;
-    let ServerConfig { hosts, identity, claims, dialect, extensions, .. } = config;
+    let ServerConfig { hosts, identity, claims, dialect, extensions, tls, .. } = config;
+    let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let hosts = Hosts::new(hosts);
     let description = reference::description(&extensions);
-    let app = app(App { hosts: Hosts::new(hosts), identity, claims, dialect, extensions, description, limits, plugin });
+    let app = app(App { hosts, scheme, identity, claims, dialect, extensions, description, limits, plugin });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -179,9 +181,10 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 let from = Origin { peer, _slot: Arc::new(slot) };
-                let connection = run_connection(stream, from, app.clone(), limits, stopped.clone());
+                let tls = tls.as_ref().map(|tls| tls.acceptor());
+                let connection = Connection { from, tls, app: app.clone(), limits, stopped: stopped.clone() };
                 connections.spawn(async move {
-                    if let Err(error) = connection.await {
+                    if let Err(error) = connection.run(stream).await {
                         tracing::debug!(%peer, %error, "API connection failed");
                     }
                 });
@@ -206,67 +209,23 @@ pub async fn serve(
     Ok(())
 }
 
-/// Serves one connection to its end. When the other half of `stopped` is gone, the request in flight is the last.
-async fn run_connection(
-    stream: TcpStream,
-    from: Origin,
-    app: Router,
-    limits: Limits,
-    mut stopped: watch::Receiver<()>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let write_ms = u32::try_from(limits.write_time.as_millis()).unwrap_or(u32::MAX);
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, write_ms)?;
-    // hyper closes what it is given. The copy keeps the socket for a proper end.
-    let rest = rustix::io::fcntl_dupfd_cloexec(&stream, 0)?;
-    let peer = from.peer;
-    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(from.clone());
-        let mut app = app.clone();
-        async move { Service::call(&mut app, request).await }
-    });
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
-        .max_buf_size(READ_BUFFER_BYTES)
-        .max_header_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%peer, %error, "API connection ended early");
+/// Whether what is served may be served beyond loopback; says what is not safe there.
+fn check_beyond_loopback(address: SocketAddr, config: &ServerConfig) -> Result<(), ServeError> {
+    let (is_clear, is_for_everybody) = (config.tls.is_none(), !config.identity.is_on());
+    if config.dialect == Dialect::StrictEssex {
+        return Err(ServeError::StrictBeyondLoopback { address });
     }
-    // At shutdown the last request was read to its end, and nobody waits for clients that keep their connections.
-    if stopped.has_changed().is_err() { Ok(()) } else { linger(rest.into()).await }
-}
-
-/// Ends our half and takes what the client is still sending. A socket closed with unread input is reset, and the reset
-/// may overtake the answer that says why.
-async fn linger(stream: std::net::TcpStream) -> io::Result<()> {
-    if stream.shutdown(std::net::Shutdown::Write).is_err() {
-        return Ok(());
+    if is_clear && !config.is_insecure {
+        return Err(ServeError::InClear { address });
     }
-    let stream = TcpStream::from_std(stream)?;
-    let mut buffer = [0; 4096];
-    let drain = async {
-        let mut count = 0;
-        while count < LINGER_BYTES_MAX && stream.readable().await.is_ok() {
-            match stream.try_read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => count += read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
-            }
-        }
-    };
-    let _ = timeout(LINGER_TIME_MAX, drain).await;
+    if is_for_everybody && !config.is_insecure {
+        return Err(ServeError::ForEverybody { address });
+    }
+    if is_for_everybody {
+        tracing::warn!(%address, "the API answers anybody who reaches it: noauth, identity.insecure = true");
+    } else if is_clear {
+        tracing::warn!(%address, "tokens come to the API in clear: identity.insecure = true");
+    }
     Ok(())
 }
 
@@ -281,6 +240,8 @@ struct Origin {
 /// What every request needs.
 struct App {
     hosts: Hosts,
+    /// By which the API is called.
+    scheme: Scheme,
     identity: Mode,
     claims: Option<Claims>,
     dialect: Dialect,
@@ -376,7 +337,7 @@ async fn answer(app: &App, request: Request) -> Answered {
         Target::Versions => {
             let content_type = text(header::CONTENT_TYPE);
             let format = Format::negotiate(v1::suffix(&path), content_type.as_deref(), accept.as_deref());
-            versions::list(&host, format)
+            versions::list(&app.scheme, &host, format)
         }
         Target::V1(version, rest) => {
             let request = v1::Request {

@@ -4,14 +4,16 @@ use crate::document::{Document, Value};
 use crate::format::Format;
 use crate::reply::Reply;
 use crate::v1::Version;
-use axum::http::{StatusCode, uri::Authority};
+use axum::http::StatusCode;
+use axum::http::uri::{Authority, Scheme};
 
-/// The list, with links by the host the request called. In XML it has no namespace, but names its charset.
-pub fn list(host: &Authority, format: Format) -> Reply {
+/// The list, with links by the scheme and host the request called. In XML it has no namespace, but names its charset.
+pub fn list(scheme: &Scheme, host: &Authority, format: Format) -> Reply {
     let host = host.as_str();
-    let host = host.strip_suffix(":80").unwrap_or(host);
+    let port = if *scheme == Scheme::HTTPS { ":443" } else { ":80" };
+    let host = host.strip_suffix(port).unwrap_or(host);
     let view = |version: Version| {
-        let href = format!("http://{host}/{}", version.id());
+        let href = format!("{scheme}://{host}/{}", version.id());
         let link = vec![("href", Value::Attribute(href.into())), ("rel", Value::Word("self"))];
         vec![
             ("status", Value::Word(version.status())),

@@ -1,8 +1,9 @@
-//! A file that is read again when it changed: tokens, policy, certificates.
+//! Files that are read again when they changed: tokens, policy, certificates.
 //!
-//! Whoever asks gets the value of the moment, whole. The file is looked at no more than once in [`PAUSE`], so that a request
-//! costs no system call most of the time. A file that cannot be used leaves the value before in force and is logged: an
-//! editor that saves in two steps must not lock everybody out. So whoever wants nothing to hold says so in the file.
+//! Whoever asks gets the value of the moment, whole. Files are looked at no more than once in [`PAUSE`], so that a request
+//! costs no system call most of the time. What cannot be used leaves the value before in force and is logged: an editor
+//! that saves in two steps must not lock everybody out, nor who renews a certificate and then its key. So whoever wants
+//! nothing to hold says so in the file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -64,6 +65,17 @@ pub enum FileError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp([i128; 5]);
 
+impl FileError {
+    /// Whose fault it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            FileError::Unreadable { path, .. } | FileError::TooOpen { path, .. } | FileError::Wrong { path, .. } => {
+                path
+            }
+        }
+    }
+}
+
 impl Stamp {
     fn of(metadata: &std::fs::Metadata) -> Stamp {
         let nanoseconds = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
@@ -111,23 +123,26 @@ fn read_stamped(path: &Path, rights: Rights) -> Result<(String, Stamp), FileErro
 /// A function that makes the value of a file's text, or says in one line what is wrong with it.
 pub type Parse<T> = Box<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
 
-/// The value of a file, as of its last change.
+/// A function that makes one value of the texts of several files, in their order, or tells whose fault it is that it
+/// cannot.
+pub type ParseAll<T> = Box<dyn Fn(&[String]) -> Result<T, FileError> + Send + Sync>;
+
+/// The value of a file or of several, as of their last change.
 pub struct Watched<T> {
-    path: PathBuf,
-    rights: Rights,
-    parse: Parse<T>,
+    files: Vec<(PathBuf, Rights)>,
+    parse: ParseAll<T>,
     pause: Duration,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
     value: Arc<T>,
-    /// Of the file as it was looked at last, used or not; `None`: it was not there.
-    stamp: Option<Stamp>,
+    /// Of the files as they were looked at last, used or not; `None`: one was not there.
+    stamps: Vec<Option<Stamp>>,
     looked_at: Instant,
 }
 
-impl<T> Watched<T> {
+impl<T: 'static> Watched<T> {
     /// Reads the file for the first time.
     ///
     /// # Errors
@@ -146,9 +161,24 @@ impl<T> Watched<T> {
         parse: Parse<T>,
         pause: Duration,
     ) -> Result<Watched<T>, FileError> {
-        let (value, stamp) = load(path, rights, &parse)?;
-        let state = State { value: Arc::new(value), stamp: Some(stamp), looked_at: Instant::now() };
-        Ok(Watched { path: path.to_owned(), rights, parse, pause, state: Mutex::new(state) })
+        let named = path.to_owned();
+        let wrong = move |why| FileError::Wrong { path: named.clone(), why };
+        let parse: ParseAll<T> = Box::new(move |texts| parse(&texts[0]).map_err(&wrong));
+        Watched::open_all(vec![(path.to_owned(), rights)], parse, pause)
+    }
+
+    /// Reads several files that make one value for the first time.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open_all(
+        files: Vec<(PathBuf, Rights)>,
+        parse: ParseAll<T>,
+        pause: Duration,
+    ) -> Result<Watched<T>, FileError> {
+        let (value, stamps) = load(&files, &parse)?;
+        let state = State { value: Arc::new(value), stamps, looked_at: Instant::now() };
+        Ok(Watched { files, parse, pause, state: Mutex::new(state) })
     }
 
     /// The value now.
@@ -156,29 +186,38 @@ impl<T> Watched<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked_at.elapsed() >= self.pause {
             state.looked_at = Instant::now();
-            let stamp = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
-            if stamp != state.stamp {
-                state.stamp = stamp;
-                match load(&self.path, self.rights, &self.parse) {
-                    Ok((value, stamp)) => {
-                        tracing::info!(path = %self.path.display(), "the file changed and is in force");
+            let stamp = |path| std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+            let stamps: Vec<_> = self.files.iter().map(|(path, _)| stamp(path)).collect();
+            if stamps != state.stamps {
+                state.stamps = stamps;
+                match load(&self.files, &self.parse) {
+                    Ok((value, stamps)) => {
+                        tracing::info!(path = %self.names(), "what changed is in force");
                         state.value = Arc::new(value);
-                        state.stamp = Some(stamp);
+                        state.stamps = stamps;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the file changed and cannot be used; what it said before holds");
+                        tracing::error!(%error, "what changed cannot be used; what was said before holds");
                     }
                 }
             }
         }
         state.value.clone()
     }
+
+    fn names(&self) -> String {
+        self.files.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
 }
 
-fn load<T>(path: &Path, rights: Rights, parse: &Parse<T>) -> Result<(T, Stamp), FileError> {
-    let (text, stamp) = read_stamped(path, rights)?;
-    let value = parse(&text).map_err(|why| FileError::Wrong { path: path.to_owned(), why })?;
-    Ok((value, stamp))
+fn load<T>(files: &[(PathBuf, Rights)], parse: &ParseAll<T>) -> Result<(T, Vec<Option<Stamp>>), FileError> {
+    let (mut texts, mut stamps) = (Vec::new(), Vec::new());
+    for (path, rights) in files {
+        let (text, stamp) = read_stamped(path, *rights)?;
+        texts.push(text);
+        stamps.push(Some(stamp));
+    }
+    Ok((parse(&texts)?, stamps))
 }
 
 #[cfg(test)]

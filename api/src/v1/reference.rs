@@ -17,6 +17,7 @@ use super::{Extensions, Version};
 use crate::format::Format;
 use crate::reply::Reply;
 use axum::http::StatusCode;
+use axum::http::uri::{Authority, Scheme};
 use faults::FaultDoc;
 use shape::{Shape, Text};
 
@@ -267,7 +268,7 @@ pub fn examples() -> Vec<Example> {
 
 /// The answer of `/`.
 fn version_list(format: Format) -> Reply {
-    crate::versions::list(&axum::http::uri::Authority::from_static(HOST[1]), format)
+    crate::versions::list(&Scheme::HTTP, &Authority::from_static(HOST[1]), format)
 }
 
 #[cfg(test)]

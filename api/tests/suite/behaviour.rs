@@ -235,10 +235,15 @@ fn without_authentication_it_serves_only_loopback_unless_told_to_be_insecure() {
         let plugin = Arc::new(api::plugins::FakePlugin::new());
         runtime.block_on(serve(listener.try_clone().unwrap(), config, plugin, std::future::ready(())))
     };
-    assert!(matches!(run(ServerConfig::default()), Err(ServeError::NotLoopback { .. })));
+    assert!(matches!(run(ServerConfig::default()), Err(ServeError::InClear { .. })));
     let strict = ServerConfig { is_insecure: true, dialect: Dialect::StrictEssex, ..ServerConfig::default() };
     assert!(matches!(run(strict), Err(ServeError::StrictBeyondLoopback { .. })));
     run(ServerConfig { is_insecure: true, ..ServerConfig::default() }).unwrap();
+    let files = crate::tls::Files::new();
+    files.renew();
+    let with_tls = || ServerConfig { tls: files.tls(), ..ServerConfig::default() };
+    assert!(matches!(run(with_tls()), Err(ServeError::ForEverybody { .. })));
+    run(ServerConfig { is_insecure: true, ..with_tls() }).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tokens validated by Keystone, against a double that says what Keystone says and counts what it is asked.
 
 use crate::rig::{Scratch, Server};
+use crate::tls;
 use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::{Caller, Denied, Mode, Verified, Verifier};
 use api::plugins::FakePlugin;
@@ -359,4 +360,21 @@ fn the_server_lets_in_whom_keystone_knows_and_names_keystone_to_others() {
     let refused = ask("forged", "red-id");
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("www-authenticate"), Some(format!("Keystone uri=\"{}\"", double.url).as_str()));
+}
+
+#[test]
+fn over_tls_keystone_says_who_is_let_in_as_it_does_in_clear() {
+    let (double, scratch) = (Double::start(), Scratch::new());
+    double.give("red", Some("red-id"), "member", IN_AN_HOUR);
+    let identity = Mode::Tokens { verifier: Arc::new(double.verifier(&scratch, HOUR)), policy: Arc::default() };
+    let files = tls::Files::new();
+    let trusted = files.renew();
+    let config = ServerConfig { identity, tls: files.tls(), ..ServerConfig::default() };
+    let server = Server::over(Arc::new(FakePlugin::new()), config, scratch);
+    for (token, tenant, status) in [("red", "red-id", 200), ("red", "blue-id", 403), ("forged", "red-id", 401)] {
+        let request = format!(
+            "GET /v1.1/tenants/{tenant}/networks HTTP/1.1\r\nHost: cloud.example\r\nX-Auth-Token: {token}\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(tls::ask(&server, &trusted, &request).unwrap().status, status, "{token}");
+    }
 }

@@ -24,5 +24,6 @@ mod pairs;
 mod reference;
 mod remote;
 mod rig;
+mod tls;
 mod tree;
 mod unreliable;

@@ -109,6 +109,7 @@ fn findings(settings: &Settings) -> Vec<Finding> {
         directory("vhost.dir", &settings.vhost.dir, 0o750),
         aio(),
         identity(settings),
+        tls(settings),
     ]
 }
 
@@ -348,6 +349,30 @@ fn identity(settings: &Settings) -> Finding {
         (Ok(_), IdentityMode::Keystone) => {
             Finding::ok(NAME, format!("by Keystone at {}; whether it answers was not tried", settings.keystone.url))
         }
+    }
+}
+
+/// Whether the API's certificate and key can be used, and what is served without.
+fn tls(settings: &Settings) -> Finding {
+    const NAME: &str = "TLS";
+    match (crate::tls::of(settings), settings.api.listen) {
+        (Err(error), _) => Finding::fail(
+            NAME,
+            error.to_string(),
+            "mend what it names, PEM both; the key: chmod 0600, owner the switch's user",
+        ),
+        (Ok(Some(_)), _) => Finding::ok(
+            NAME,
+            format!("by the certificate {} and its key; they fit each other", settings.api.certificate.display()),
+        ),
+        (Ok(None), listen) if listen.ip().is_loopback() => {
+            Finding::ok(NAME, "none: the API speaks plain HTTP, on loopback")
+        }
+        (Ok(None), listen) => Finding::warn(
+            NAME,
+            format!("none, and the API listens on {listen}: everybody on the way may read and change what is said"),
+            "set api.certificate and api.key, and identity.insecure = false",
+        ),
     }
 }
 

@@ -31,6 +31,7 @@ mod settings;
 mod show;
 mod table;
 mod tenant;
+mod tls;
 mod token;
 mod view;
 

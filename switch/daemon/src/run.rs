@@ -19,6 +19,7 @@ use crate::opener::{HostOpener, MadeBook, SocketRights};
 use crate::rebalance::Rebalancer;
 use crate::service::Daemon;
 use crate::settings::{Driver, PollMode, Settings, SettingsError};
+use crate::tls;
 use anyhow::{Context, anyhow};
 use api::host::{Host, Scope};
 use api::model::Model;
@@ -126,6 +127,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         mode: settings.vhost.mode_bits(),
     };
     let identity = identity::mode(&settings)?;
+    let tls = tls::of(&settings)?;
     make_directories(&settings, admin_group, rights.owner.1)?;
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
@@ -179,6 +181,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let server = ServerConfig {
         hosts: settings.api.hosts.clone(),
         is_insecure: settings.identity.insecure,
+        tls: tls.map(Arc::new),
         identity,
         claims: Some(Claims { claim: settings.attach.claim.into(), registry: control.clone() }),
         dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
@@ -211,7 +214,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     });
     let serving_us = begin.elapsed().as_micros() as u64;
     tracing::info!(
-        api = %api_address, admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
+        api = %api_address, tls = daemon.settings.api.has_tls(), admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
         pid = std::process::id(), "serving"
     );
     if daemon.settings.switch.rebalance && cpus.len() == 1 {

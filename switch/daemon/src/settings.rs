@@ -208,7 +208,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     }
 
     Ok(Settings {
-        api: resolve_api(api, identity.insecure.unwrap_or(false), &source)?,
+        api: resolve_api(api, &identity, &source)?,
         admin: AdminSettings { socket, group: admin.group.unwrap_or_default() },
         switch: resolve_switch(switch, &source)?,
         mac: MacSettings {
@@ -234,7 +234,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     })
 }
 
-fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSettings, SettingsError> {
+fn resolve_api(raw: RawApi, identity: &RawIdentity, source: &Source) -> Result<ApiSettings, SettingsError> {
     let listen = parse_address("api", raw.listen.as_deref().unwrap_or("127.0.0.1:9696"), source)?;
     let strict_essex = raw.strict_essex.unwrap_or(false);
     if strict_essex && !listen.ip().is_loopback() {
@@ -242,14 +242,34 @@ fn resolve_api(raw: RawApi, is_insecure: bool, source: &Source) -> Result<ApiSet
             format!("the original's oddities are for replaying recordings, on loopback only; {listen} is not");
         return Err(source.fault("api", "strict_essex", message));
     }
-    if !listen.ip().is_loopback() && !is_insecure {
-        return Err(source.fault(
-            "api",
-            "listen",
-            format!("{listen} is not loopback, and without identity everybody who reaches it may do everything; set identity.insecure = true if that is meant"),
-        ));
+    let (certificate, key) = (raw.certificate.unwrap_or_default(), raw.key.unwrap_or_default());
+    for (name, path, other, its) in
+        [("certificate", &certificate, "key", &key), ("key", &key, "certificate", &certificate)]
+    {
+        if !path.as_os_str().is_empty() {
+            check_path(path).map_err(|message| source.fault("api", name, message))?;
+            if its.as_os_str().is_empty() {
+                return Err(source.fault("api", name, format!("TLS needs both: set api.{other} too")));
+            }
+        }
     }
-    Ok(ApiSettings { listen, hosts: raw.hosts.unwrap_or_default(), strict_essex })
+    let api = ApiSettings { listen, certificate, key, hosts: raw.hosts.unwrap_or_default(), strict_essex };
+    let is_for_everybody = identity.mode.unwrap_or(IdentityMode::Noauth) == IdentityMode::Noauth;
+    if !listen.ip().is_loopback() && identity.insecure != Some(true) {
+        if !api.has_tls() {
+            let message = format!(
+                "{listen} is not loopback, and without TLS everybody on the way may read and change what is said; set api.certificate and api.key, or identity.insecure = true if that is meant"
+            );
+            return Err(source.fault("api", "listen", message));
+        }
+        if is_for_everybody {
+            let message = format!(
+                "{listen} is not loopback, and without identity everybody who reaches it may do everything; set identity.mode, or identity.insecure = true if that is meant"
+            );
+            return Err(source.fault("api", "listen", message));
+        }
+    }
+    Ok(api)
 }
 
 fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, SettingsError> {

@@ -18,7 +18,7 @@ raw! {
         api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
         plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, metrics: RawMetrics,
     }
-    RawApi { listen: String, hosts: Vec<String>, strict_essex: bool, }
+    RawApi { listen: String, certificate: PathBuf, key: PathBuf, hosts: Vec<String>, strict_essex: bool, }
     RawAdmin { socket: PathBuf, group: String, }
     RawSwitch { workers: toml::Value, poll: PollMode, idle_us: u64, rebalance: bool, }
     RawMac { age_s: u64, max: u64, }
@@ -131,10 +131,21 @@ fn serialize_or_all<S: serde::Serializer>(list: &Option<Vec<String>>, to: S) -> 
 pub(crate) struct ApiSettings {
     /// Address and port of the API.
     pub(crate) listen: SocketAddr,
+    /// The listener's certificate, and after it those that vouch for it; empty: plain HTTP.
+    pub(crate) certificate: PathBuf,
+    /// Its private key; empty with the certificate.
+    pub(crate) key: PathBuf,
     /// Host names accepted besides loopback ones.
     pub(crate) hosts: Vec<String>,
     /// Reproduce the recorded oddities of 2012.
     pub(crate) strict_essex: bool,
+}
+
+impl ApiSettings {
+    /// Whether the listener speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        !self.certificate.as_os_str().is_empty()
+    }
 }
 
 /// `[admin]`

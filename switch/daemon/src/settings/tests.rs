@@ -44,6 +44,8 @@ fn every_key_of_the_contract_is_known() {
         run_dir = "/r"
         [api]
         listen = "[::1]:0"
+        certificate = "/s/api.pem"
+        key = "/s/api.key"
         hosts = ["cloud.example"]
         strict_essex = false
         [admin]
@@ -114,7 +116,23 @@ fn faults_name_file_line_and_key() {
         ("[api]\n\nlisten = 5", "qvs.toml:3: invalid type: integer `5`"),
         ("[api\n", "qvs.toml:1: "),
         ("[api]\nlisten = \"localhost:1\"", "qvs.toml:2: api.listen: \"localhost:1\" must be an IP address"),
-        ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback"),
+        ("[api]\nlisten = \"0.0.0.0:9696\"", "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback, and without TLS"),
+        (
+            "[api]\nlisten = \"[::]:9696\"\n[identity]\nmode = \"tokens\"",
+            "qvs.toml:2: api.listen: [::]:9696 is not loopback, and without TLS",
+        ),
+        (
+            "[api]\nlisten = \"10.0.0.1:9696\"\n[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"https://k/v3\"",
+            "qvs.toml:2: api.listen: 10.0.0.1:9696 is not loopback, and without TLS",
+        ),
+        (
+            "[api]\nlisten = \"0.0.0.0:9696\"\ncertificate = \"/c\"\nkey = \"/k\"",
+            "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback, and without identity everybody",
+        ),
+        ("[api]\ncertificate = \"/c\"", "qvs.toml:2: api.certificate: TLS needs both: set api.key too"),
+        ("[api]\n\nkey = \"/k\"", "qvs.toml:3: api.key: TLS needs both: set api.certificate too"),
+        ("[api]\ncertificate = \"c\"\nkey = \"/k\"", "qvs.toml:2: api.certificate: \"c\" must be an absolute path"),
+        ("[api]\ncertificate = \"/c\"\nkey = \"k\"", "qvs.toml:3: api.key: \"k\" must be an absolute path"),
         (
             "[api]\nlisten = \"0.0.0.0:9696\"\nstrict_essex = true\n[identity]\ninsecure = true",
             "qvs.toml:3: api.strict_essex: the original's oddities are for replaying recordings, on loopback only",
@@ -155,6 +173,23 @@ fn faults_name_file_line_and_key() {
         let message = fault(text);
         assert!(message.starts_with(expected), "{text:?} said {message:?}");
         assert!(!message.contains('\n'), "{message:?}");
+    }
+}
+
+#[test]
+fn beyond_loopback_it_takes_tls_and_identity_or_a_plain_word() {
+    let tls = "[api]\nlisten = \"0.0.0.0:1\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    let clear = "[api]\nlisten = \"0.0.0.0:1\"\n";
+    for (text, has_tls) in [
+        (format!("{tls}[identity]\nmode = \"tokens\""), true),
+        (format!("{tls}[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"https://k/v3\""), true),
+        (format!("{tls}[identity]\ninsecure = true"), true),
+        (format!("{clear}[identity]\ninsecure = true"), false),
+        (format!("{clear}[identity]\nmode = \"tokens\"\ninsecure = true"), false),
+        ("[api]\ncertificate = \"\"\nkey = \"\"".to_owned(), false),
+        ("[api]\ncertificate = \"/c\"\nkey = \"/k\"".to_owned(), true),
+    ] {
+        assert_eq!(Settings::parse(&text, "qvs.toml").unwrap().api.has_tls(), has_tls, "{text}");
     }
 }
 
