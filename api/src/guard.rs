@@ -236,6 +236,11 @@ impl Plugin for Guarded {
         self.plugin.get_port_details(tenant, network, port)
     }
 
+    fn row_count_max(&self, tenant: &str, network: Option<&str>) -> usize {
+        let action = if network.is_some() { Action::GetPort } else { Action::GetNetwork };
+        if self.may(tenant, action) { self.plugin.row_count_max(tenant, network) } else { 0 }
+    }
+
     fn counts_ports(&self) -> bool {
         self.plugin.counts_ports()
     }

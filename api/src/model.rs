@@ -220,6 +220,17 @@ impl Model {
         })
     }
 
+    /// How many networks of a tenant there are, or ports of one of its networks; of what is not there none.
+    pub fn row_count(&self, tenant: &str, network: Option<&str>) -> usize {
+        match network {
+            None => self.by_tenant.get(tenant).map_or(0, SharedList::len),
+            Some(network) => {
+                let network = self.network_of(tenant, network);
+                network.and_then(|network| self.by_network.get(&network.id)).map_or(0, SharedList::len)
+            }
+        }
+    }
+
     /// The interfaces whose forwarding a step may change, if it is done now: what was plugged into the port and what
     /// will be. A network that comes, goes or is renamed changes none, because one that goes has no attachment left.
     pub fn touched<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = &'a InterfaceId> {

@@ -6,7 +6,7 @@
 
 use crate::accept::{PageForm, page_form};
 use crate::format::JSON;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use serde::Serialize;
@@ -66,7 +66,17 @@ impl Reply {
 
 impl From<Reply> for Response<Body> {
     fn from(reply: Reply) -> Response<Body> {
-        let mut response = Response::new(Body::from(reply.body));
+        reply.with_body(Body::from)
+    }
+}
+
+impl Reply {
+    /// The answer in HTTP, with a body made of its bytes.
+    pub(crate) fn with_body(mut self, body: impl FnOnce(Bytes) -> Body) -> Response<Body> {
+        // What is kept until a client took it is kept without the room it grew into.
+        self.body.shrink_to_fit();
+        let reply = self;
+        let mut response = Response::new(body(reply.body.into()));
         *response.status_mut() = reply.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
         if reply.status == StatusCode::SERVICE_UNAVAILABLE {

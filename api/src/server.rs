@@ -7,10 +7,12 @@
 //! taken until then, so that hanging up gets nobody more than a slot's worth of work.
 
 mod connection;
+mod memory;
+mod peers;
 
 use crate::audit::{self, Who};
 use crate::claim::{Claim, Registry};
-use crate::format::Format;
+use crate::format::{Format, JSON};
 use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
 use crate::plugin::Plugin;
@@ -20,12 +22,14 @@ use crate::url::{Target, decoded_path, query_pairs, target};
 use crate::v1::{Dialect, Extensions, reference};
 use crate::{v1, versions};
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use connection::Connection;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use memory::{Large, Memory, Pace, ROW_BYTES, SMALL_BYTES};
+use peers::{PeerLimits, Peers, Seat};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -49,13 +53,24 @@ pub struct Limits {
     /// Connections served at a time; more wait in the listener's queue, behind clients who keep theirs. The runtime is to
     /// have as many blocking threads, so that a read never waits for a thread that waits for a disk.
     pub connections: usize,
+    /// Of these, from one address (IPv6: 64 bits of it); who comes then takes the place of the one from there that waits
+    /// longest without a request.
+    pub peer_connections: usize,
+    /// The same from loopback, where all clients of this host have one address: 500 of a busy service, and some left for others.
+    pub loopback_connections: usize,
+    /// Memory of large answers in all, those being made and those not yet taken by their clients, bytes: seven lists of
+    /// 100,000 ports.
+    pub answer_memory: usize,
+    /// For such memory to become free, before a client is told to ask again.
+    pub answer_wait: Duration,
     /// For the handshake of TLS.
     pub handshake_time: Duration,
     /// For a request's head, and for the next request on a kept connection.
     pub head_time: Duration,
     /// For a request's body.
     pub body_time: Duration,
-    /// For a client that stopped reading its answer.
+    /// For a client that stopped reading its answer; one that reads a large one slowly has as long besides what 256 KiB a
+    /// second take.
     pub write_time: Duration,
     /// For requests in flight at shutdown. The daemon has 5 s in all.
     pub shutdown_time: Duration,
@@ -65,6 +80,10 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 1024,
+            peer_connections: 128,
+            loopback_connections: 768,
+            answer_memory: 128 << 20,
+            answer_wait: Duration::from_secs(5),
             handshake_time: Duration::from_secs(10),
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
@@ -160,8 +179,10 @@ pub async fn serve(
     let ServerConfig { hosts, identity, claims, dialect, extensions, tls, .. } = config;
     let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     let hosts = Hosts::new(hosts);
-    let description = reference::description(&extensions);
-    let app = app(App { hosts, scheme, identity, claims, dialect, extensions, description, limits, plugin });
+    let description = reference::description(&extensions).body.into();
+    let memory = Memory::new(limits.answer_memory);
+    let app = app(App { hosts, scheme, identity, claims, dialect, extensions, description, memory, limits, plugin });
+    let peers = Peers::new(PeerLimits { loopback: limits.loopback_connections, others: limits.peer_connections });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -180,7 +201,12 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let from = Origin { peer, _slot: Arc::new(slot) };
+                let Some(seat) = peers.seat(peer.ip()) else {
+                    tracing::debug!(%peer, "a client of the API has all connections it may have, and all are busy");
+                    continue;
+                };
+                let pace = Pace::new(limits.write_time);
+                let from = Origin { peer, seat: Arc::new(seat), pace, _slot: Arc::new(slot) };
                 let tls = tls.as_ref().map(|tls| tls.acceptor());
                 let connection = Connection { from, tls, app: app.clone(), limits, stopped: stopped.clone() };
                 connections.spawn(async move {
@@ -233,6 +259,10 @@ fn check_beyond_loopback(address: SocketAddr, config: &ServerConfig) -> Result<(
 #[derive(Clone, Debug)]
 struct Origin {
     peer: SocketAddr,
+    /// Its place among its peer's.
+    seat: Arc<Seat>,
+    /// The time it has for large answers.
+    pace: Pace,
     /// The connection's, given back when neither it nor a request of it is there any more.
     _slot: Arc<OwnedSemaphorePermit>,
 }
@@ -246,8 +276,9 @@ struct App {
     claims: Option<Claims>,
     dialect: Dialect,
     extensions: Arc<Extensions>,
-    /// The OpenAPI description.
-    description: Reply,
+    /// The OpenAPI description, shared by all who are told it.
+    description: Bytes,
+    memory: Memory,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
@@ -273,11 +304,11 @@ fn broke(error: &tokio::task::JoinError) -> Reply {
 async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     let begin = Instant::now();
     // Held to the end: the slot is in it.
-    let from = request.extensions().get::<Origin>().cloned();
-    let peer = from.as_ref().map(|from| from.peer);
+    let from = request.extensions().get::<Origin>().expect("the connection says where its requests come from").clone();
+    let peer = Some(from.peer);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let Answered { mut response, caller } = answer(app, request).await;
+    let Answered { mut response, caller } = answer(app, &from, request).await;
     let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
     if audit::is_write(&method) {
@@ -308,7 +339,8 @@ impl From<Reply> for Answered {
     }
 }
 
-async fn answer(app: &App, request: Request) -> Answered {
+async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
+    let busy = from.seat.begin_request();
     let (parts, body) = request.into_parts();
     let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers, app.identity.is_on()) {
         Ok(host) => host,
@@ -328,11 +360,13 @@ async fn answer(app: &App, request: Request) -> Answered {
         },
         Target::Versions | Target::Description | Target::Nowhere => Caller::Anyone,
     };
-    // Only now: a stranger need not be listened to.
+    // Only now: a stranger need not be listened to. Nothing is lost with a client that makes room before it said it all.
+    drop(busy);
     let body = match read_body(body, app.limits.body_time).await {
         Ok(body) => body,
         Err(reply) => return Answered { response: reply.into(), caller: Some(caller) },
     };
+    let busy = from.seat.begin_request();
     let reply = match target {
         Target::Versions => {
             let content_type = text(header::CONTENT_TYPE);
@@ -354,15 +388,40 @@ async fn answer(app: &App, request: Request) -> Answered {
             if let Some(Claims { claim, registry }) = app.claims.clone().filter(|_| app.identity.is_on()) {
                 plugin = plugin.with_claims(claim, registry);
             }
+            let rows = v1::row_count_max(&plugin, &request);
+            let share = app.memory.set_aside(rows.saturating_mul(ROW_BYTES), app.limits.answer_wait).await;
+            let Some(mut share) = share else { return overloaded(request.accept.as_deref(), caller) };
+            let accept = request.accept.clone();
             let (extensions, of_task) = (app.extensions.clone(), caller.clone());
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
-            task.await.unwrap_or_else(|error| broke(&error))
+            let reply = task.await.unwrap_or_else(|error| broke(&error));
+            if !share.settle(reply.body.len()) {
+                return overloaded(accept.as_deref(), caller);
+            }
+            if reply.body.len() > SMALL_BYTES {
+                let large = |body| Large::new(body, share, from.pace.clone(), Some(busy));
+                return Answered { response: reply.with_body(|body| Body::new(large(body))), caller: Some(caller) };
+            }
+            reply
         }
         // It tells nothing but what is public, and how to get in.
-        Target::Description if is_head || parts.method == Method::GET => app.description.clone(),
+        Target::Description if is_head || parts.method == Method::GET => {
+            let reply = Reply::new(StatusCode::OK, JSON, Vec::new());
+            let response = reply.with_body(|_| Body::from(app.description.clone()));
+            return Answered { response, caller: Some(caller) };
+        }
         Target::Description | Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
     };
     Answered { response: reply.into(), caller: Some(caller) }
+}
+
+/// The answer to a request for more than there is memory for now.
+fn overloaded(accept: Option<&str>, caller: Caller) -> Answered {
+    const WHY: &str = "Too many large answers are under way. Ask again, or for less.";
+    Answered {
+        response: Reply::page(StatusCode::SERVICE_UNAVAILABLE, accept, false, WHY, "").into(),
+        caller: Some(caller),
+    }
 }
 
 /// The answer to a request that is not let in.

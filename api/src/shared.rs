@@ -181,6 +181,11 @@ impl<Id> SharedList<Id> {
         self.pieces.iter().flat_map(|piece| piece.iter()).map(|(_, id)| id)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).sum()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()

@@ -144,12 +144,28 @@ const CORE: &str = "/tenants/";
 /// All rows of the core; the first that fits answers.
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
-/// Answers a request.
-pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, request: &Request) -> Reply {
-    let method = match request.dialect {
+/// How many networks or ports the answer tells at most, as far as the plugin knows; 0 for all but lists.
+pub fn row_count_max(plugin: &dyn Plugin, request: &Request) -> usize {
+    let Some(found) = route::find(TABLES, "GET", &request.path).filter(|_| method(request) == "GET") else { return 0 };
+    let [tenant, network, port, ..] = found.ids;
+    let is_list = matches!(found.row.path.rsplit('/').next(), Some("networks" | "ports" | "detail"));
+    if !is_list || !port.is_empty() {
+        return 0;
+    }
+    plugin.row_count_max(tenant, (!network.is_empty()).then_some(network))
+}
+
+/// The method a request is treated as.
+pub fn method(request: &Request) -> Cow<'_, str> {
+    match request.dialect {
         Dialect::Plain => Cow::Borrowed(request.method.as_str()),
         Dialect::StrictEssex => essex::method(request),
-    };
+    }
+}
+
+/// Answers a request.
+pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, request: &Request) -> Reply {
+    let method = method(request);
     let found = route::find(extensions.tables(), &method, &request.path);
     let suffix = route::suffix(&request.path);
     let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());
@@ -196,6 +212,41 @@ mod tests {
                     assert_eq!(id, name.replace('{', "").replace('}', "-1"), "{path}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn lists_have_as_many_rows_as_there_may_be_and_all_else_none() {
+        let plugin = crate::plugins::FakePlugin::new();
+        let network = plugin.create_network("t", None).unwrap();
+        plugin.create_network("t", None).unwrap();
+        let ports: Vec<_> = (0..3).map(|_| plugin.create_port("t", &network, "ACTIVE").unwrap()).collect();
+        for (method, path, rows) in [
+            ("GET", "", 2),
+            ("GET", ".xml", 2),
+            ("GET", "/detail.json", 2),
+            ("GET", "/N", 0),
+            ("GET", "/N/detail", 3),
+            ("GET", "/N/ports", 3),
+            ("GET", "/N/ports/detail.xml", 3),
+            ("GET", "/N/ports/P", 0),
+            ("GET", "/N/ports/P/detail", 0),
+            ("GET", "/nowhere/ports", 0),
+            ("POST", "", 0),
+            ("POST", "/N/ports", 0),
+        ] {
+            let path = format!("/tenants/t/networks{path}").replace('N', &network).replace('P', &ports[0]);
+            let request = Request {
+                version: Version::V1_1,
+                dialect: Dialect::Plain,
+                method: method.into(),
+                path,
+                query: Vec::new(),
+                content_type: None,
+                accept: None,
+                body: Vec::new(),
+            };
+            assert_eq!(row_count_max(&plugin, &request), rows, "{method} {}", request.path);
         }
     }
 

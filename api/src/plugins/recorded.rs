@@ -276,6 +276,10 @@ impl<B: Backing> Plugin for Recorded<B> {
         Ok(self.tell_port(&model, own_port(&model, tenant, network, port)?))
     }
 
+    fn row_count_max(&self, tenant: &str, network: Option<&str>) -> usize {
+        self.snapshot().row_count(tenant, network)
+    }
+
     fn counts_ports(&self) -> bool {
         self.writes.backing.counts_ports()
     }

@@ -27,6 +27,17 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 /// The first byte of whoever speaks TLS: a record of the handshake (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
+/// How a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// All was said, or cannot be.
+    Over,
+    /// By us: it makes room for another.
+    Room,
+    /// By us: the client does not take what it asked for.
+    Late,
+}
+
 /// What a connection needs.
 pub(super) struct Connection {
     pub(super) from: Origin,
@@ -46,20 +57,25 @@ impl Connection {
         rustix::net::sockopt::set_tcp_user_timeout(&stream, write_ms)?;
         // hyper closes what it is given. The copy keeps the socket for a proper end.
         let rest = rustix::io::fcntl_dupfd_cloexec(&stream, 0)?;
-        match self.tls.take() {
+        let end = match self.tls.take() {
             None => self.converse(stream).await,
-            Some(tls) => {
-                if let Some(stream) = self.shake_hands(&tls, stream).await {
-                    self.converse(stream).await;
-                }
-            }
+            Some(tls) => match self.shake_hands(&tls, stream).await {
+                Ok(stream) => self.converse(stream).await,
+                Err(end) => end,
+            },
+        };
+        match end {
+            // At shutdown the last request was read to its end, and nobody waits for clients that keep their connections.
+            End::Over if self.stopped.has_changed().is_err() => Ok(()),
+            End::Over => linger(rest.into()).await,
+            End::Room => Ok(()),
+            // What the kernel still holds of the answer is let go of too.
+            End::Late => Ok(rustix::net::sockopt::set_socket_linger(&rest, Some(Duration::ZERO))?),
         }
-        // At shutdown the last request was read to its end, and nobody waits for clients that keep their connections.
-        if self.stopped.has_changed().is_err() { Ok(()) } else { linger(rest.into()).await }
     }
 
-    /// The handshake of TLS; `None` if there is none.
-    async fn shake_hands(&mut self, tls: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    /// The handshake of TLS, or how the connection ended without one.
+    async fn shake_hands(&mut self, tls: &TlsAcceptor, stream: TcpStream) -> Result<TlsStream<TcpStream>, End> {
         let peer = self.from.peer;
         let handshake = async {
             // Who speaks plain HTTP does not understand an alert: it gets an end and not a byte of garbage.
@@ -71,18 +87,19 @@ impl Connection {
         };
         let outcome = tokio::select! {
             outcome = timeout(self.limits.handshake_time, handshake) => outcome,
-            _ = self.stopped.changed() => return None,
+            _ = self.stopped.changed() => return Err(End::Over),
+            () = self.from.seat.is_wanted() => return Err(End::Room),
         };
         match outcome {
-            Ok(Ok(stream)) => return Some(stream),
+            Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no handshake with a client of the API"),
             Err(_) => tracing::debug!(%peer, "a client of the API did not finish its handshake in time"),
         }
-        None
+        Err(End::Over)
     }
 
     /// HTTP, over whatever carries it.
-    async fn converse(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn converse(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> End {
         let peer = self.from.peer;
         let (from, app) = (self.from.clone(), self.app.clone());
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
@@ -104,10 +121,19 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = self.from.pace.is_late() => {
+                tracing::info!(%peer, "a client of the API took its answer too slowly and is cut");
+                return End::Late;
+            }
+            () = self.from.seat.is_wanted() => {
+                tracing::debug!(%peer, "a waiting client of the API makes room for another of its peer");
+                return End::Room;
+            }
         };
         if let Err(error) = outcome {
             tracing::debug!(%peer, %error, "API connection ended early");
         }
+        End::Over
     }
 }
 

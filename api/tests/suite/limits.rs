@@ -1,8 +1,12 @@
 //! The server's bounds: sizes, times, counts, and its end.
 
-use crate::rig::{Answer, Driver, Server, read_to_end};
-use api::server::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Limits};
+use crate::rig::{Answer, Driver, Scratch, Server, read_to_end};
+use api::plugin::Plugin;
+use api::plugins::FakePlugin;
+use api::server::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Limits, ServerConfig};
 use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NETWORKS: &str = "/v1.1/tenants/red/networks";
@@ -125,4 +129,112 @@ fn a_request_in_flight_is_answered_at_shutdown_and_new_ones_are_not_taken() {
     server.join();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     drop(idle);
+}
+
+#[test]
+fn a_peer_with_all_its_connections_gets_in_for_those_that_only_wait() {
+    let server = Server::with_limits(Limits { loopback_connections: 20, ..Limits::default() });
+    let mut idle: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for stream in &mut idle[..10] {
+        // A head that never ends is no request.
+        let _ = stream.write_all(b"GET / HT");
+    }
+    let begin = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(server.ask("GET", NETWORKS, None).status, 200);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let is_open = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let open = idle.iter_mut().map(is_open).collect::<Vec<_>>();
+    let count = open.iter().filter(|open| **open).count();
+    assert!((17..20).contains(&count), "those asking took one each or one in turn: {open:?}");
+    assert!(open[..80].iter().all(|open| !open), "who waited longest left: {open:?}");
+    drop(idle);
+
+    let mut half: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for stream in &mut half {
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1").unwrap();
+    }
+    assert_eq!(server.ask("GET", NETWORKS, None).status, 200, "half a body is no work");
+    assert!(half.iter_mut().map(is_open).filter(|open| !open).count() > 0);
+}
+
+/// A server with a tenant's network of this many ports; answers the path of the list of their details.
+fn with_ports(count: usize, limits: Limits) -> (Server, String) {
+    let plugin = FakePlugin::new();
+    let network = plugin.create_network("red", None).unwrap();
+    for _ in 0..count {
+        plugin.create_port("red", &network, "ACTIVE").unwrap();
+    }
+    let config = ServerConfig { limits, ..ServerConfig::default() };
+    let path = format!("{NETWORKS}/{network}/ports/detail");
+    (Server::over(Arc::new(plugin), config, Scratch::new()), path)
+}
+
+/// Asks on a connection of its own for what it does not read.
+fn ask_and_not_read(server: &Server, path: &str) -> TcpStream {
+    let mut stream = server.connect();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn lists_that_nobody_reads_use_up_their_memory_and_then_get_503_while_small_answers_go_on() {
+    let limits = Limits { answer_memory: 32 << 20, answer_wait: Duration::from_millis(100), ..Limits::default() };
+    // More than the kernel takes on the way.
+    let (server, path) = with_ports(100_000, limits);
+    let whole = server.ask("GET", &path, None);
+    assert_eq!(whole.status, 200);
+    assert_eq!(whole.json()["ports"].as_array().unwrap().len(), 100_000);
+    let deaf: Vec<_> = (0..8).map(|_| ask_and_not_read(&server, &path)).collect();
+    let begin = Instant::now();
+    let refused = loop {
+        let answer = server.ask("GET", &path, None);
+        assert!(begin.elapsed() < Duration::from_secs(20), "there is memory without end");
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
+    assert_eq!(refused.json()["code"], "503 Service Unavailable");
+    assert_eq!(server.ask("GET", NETWORKS, None).status, 200);
+    assert_eq!(server.ask("POST", NETWORKS, Some(r#"{"network": {"name": "n"}}"#)).status, 202);
+    drop(deaf);
+    let begin = Instant::now();
+    while server.ask("GET", &path, None).status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the memory never came back");
+    }
+}
+
+#[test]
+fn who_does_not_read_or_reads_too_slowly_is_cut_and_its_memory_is_free_again() {
+    let limits = Limits {
+        answer_memory: 8 << 20,
+        answer_wait: Duration::ZERO,
+        write_time: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let (server, path) = with_ports(100_000, limits);
+    let begin = Instant::now();
+    let silent = ask_and_not_read(&server, &path);
+    // The server's answer takes a quarter of a second and a minute at the least rate; this one never gets near it.
+    let mut slow = ask_and_not_read(&server, &path);
+    slow.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut is_cut = false;
+    while !is_cut {
+        std::thread::sleep(Duration::from_millis(50));
+        is_cut = match slow.read(&mut [0; 100]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        assert!(begin.elapsed() < Duration::from_secs(30), "it is served for ever");
+    }
+    while server.ask("GET", &path, None).status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the memory never came back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(silent);
 }

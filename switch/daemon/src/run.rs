@@ -186,7 +186,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         claims: Some(Claims { claim: settings.attach.claim.into(), registry: control.clone() }),
         dialect: if settings.api.strict_essex { Dialect::StrictEssex } else { Dialect::Plain },
         extensions: Arc::new(extensions),
-        limits: Limits { shutdown_time: ANSWER_MAX, ..Limits::default() },
+        limits: Limits {
+            shutdown_time: ANSWER_MAX,
+            peer_connections: settings.api.peer_connections,
+            ..Limits::default()
+        },
     };
     let captures = Captures::default();
     let daemon = Arc::new(Daemon {

@@ -7,6 +7,7 @@
 
 mod sections;
 
+use api::server::Limits;
 pub(crate) use sections::*;
 use serde::Serialize;
 use std::fmt;
@@ -253,7 +254,16 @@ fn resolve_api(raw: RawApi, identity: &RawIdentity, source: &Source) -> Result<A
             }
         }
     }
-    let api = ApiSettings { listen, certificate, key, hosts: raw.hosts.unwrap_or_default(), strict_essex };
+    let connections_max = Limits::default().connections as u64;
+    let peer_connections = raw.peer_connections.unwrap_or(Limits::default().peer_connections as u64);
+    let api = ApiSettings {
+        listen,
+        certificate,
+        key,
+        hosts: raw.hosts.unwrap_or_default(),
+        peer_connections: bounded("api", "peer_connections", peer_connections, 1, connections_max, source)? as usize,
+        strict_essex,
+    };
     let is_for_everybody = identity.mode.unwrap_or(IdentityMode::Noauth) == IdentityMode::Noauth;
     if !listen.ip().is_loopback() && identity.insecure != Some(true) {
         if !api.has_tls() {

@@ -326,7 +326,10 @@ fn border() -> BTreeMap<u16, Outcomes> {
         (408, outcomes("The body did not come in time.", false, true)),
         (413, outcomes("The body is longer than 64 KiB.", false, true)),
         (431, outcomes("The head is longer than 16 KiB.", false, false)),
-        (503, outcomes("It cannot be told now whose the token is.", true, false)),
+        (
+            503,
+            outcomes("It cannot be told now whose the token is, or too many large answers are under way.", true, false),
+        ),
     ])
 }
 

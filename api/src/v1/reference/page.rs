@@ -30,7 +30,9 @@ Content-Types. Unknown attributes are ignored.
 `Retry-After` when it cannot be told whose the token is.
 
 **Bounds.** A text has at most 1024 bytes and no NUL (400), a body 64 KiB (413), a head 16 KiB (431); a body that does not come in
-time gets 408. A path that is not here gets a 404 page, whatever the method: in JSON, HTML or plain text, as Accept asks.
+time gets 408. The memory of large answers (over 64 KiB) is bounded in all: who asks for a list when it is used up waits 5 s
+for it and then gets 503 with `Retry-After`. A large answer must be taken with 256 KiB a second at least, and a connection that does
+not go on at all for 20 s is cut. A path that is not here gets a 404 page, whatever the method: in JSON, HTML or plain text, as Accept asks.
 ";
 
 /// The page.

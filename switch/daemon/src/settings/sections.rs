@@ -18,7 +18,7 @@ raw! {
         api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
         plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, metrics: RawMetrics,
     }
-    RawApi { listen: String, certificate: PathBuf, key: PathBuf, hosts: Vec<String>, strict_essex: bool, }
+    RawApi { listen: String, certificate: PathBuf, key: PathBuf, hosts: Vec<String>, peer_connections: u64, strict_essex: bool, }
     RawAdmin { socket: PathBuf, group: String, }
     RawSwitch { workers: toml::Value, poll: PollMode, idle_us: u64, rebalance: bool, }
     RawMac { age_s: u64, max: u64, }
@@ -137,6 +137,8 @@ pub(crate) struct ApiSettings {
     pub(crate) key: PathBuf,
     /// Host names accepted besides loopback ones.
     pub(crate) hosts: Vec<String>,
+    /// Connections at a time from one address beyond loopback.
+    pub(crate) peer_connections: usize,
     /// Reproduce the recorded oddities of 2012.
     pub(crate) strict_essex: bool,
 }

@@ -10,6 +10,7 @@ fn fault(text: &str) -> String {
 fn an_empty_file_gives_the_contract_s_defaults() {
     let settings = Settings::parse("", "qvs.toml").unwrap();
     assert_eq!(settings.api.listen.to_string(), "127.0.0.1:9696");
+    assert_eq!(settings.api.peer_connections, 128);
     assert_eq!(settings.admin.socket, Path::new("/run/qvs/admin.sock"));
     assert_eq!(settings.vhost.dir, Path::new("/run/qvs/vhost"));
     assert_eq!(settings.vhost.mode_bits(), 0o660);
@@ -47,6 +48,7 @@ fn every_key_of_the_contract_is_known() {
         certificate = "/s/api.pem"
         key = "/s/api.key"
         hosts = ["cloud.example"]
+        peer_connections = 1024
         strict_essex = false
         [admin]
         socket = "/r/a.sock"
@@ -129,6 +131,8 @@ fn faults_name_file_line_and_key() {
             "[api]\nlisten = \"0.0.0.0:9696\"\ncertificate = \"/c\"\nkey = \"/k\"",
             "qvs.toml:2: api.listen: 0.0.0.0:9696 is not loopback, and without identity everybody",
         ),
+        ("[api]\npeer_connections = 0", "qvs.toml:2: api.peer_connections: 0 must be 1 to 1024"),
+        ("[api]\npeer_connections = 1025", "qvs.toml:2: api.peer_connections: 1025 must be 1 to 1024"),
         ("[api]\ncertificate = \"/c\"", "qvs.toml:2: api.certificate: TLS needs both: set api.key too"),
         ("[api]\n\nkey = \"/k\"", "qvs.toml:3: api.key: TLS needs both: set api.certificate too"),
         ("[api]\ncertificate = \"c\"\nkey = \"/k\"", "qvs.toml:2: api.certificate: \"c\" must be an absolute path"),
