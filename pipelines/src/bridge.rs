@@ -147,15 +147,18 @@ impl Questions {
         self.passed |= 1 << index;
     }
 
-    /// Calls `each` for the packets that passed, in order, with their probes.
+    /// Whether all packets of the batch passed.
+    #[inline]
+    fn are_all(&self, batch: &Batch<'_>) -> bool {
+        self.passed == first_bits(batch.len())
+    }
+
+    /// Calls `each` for the packets that passed, in order, with their probes. `ALL`: those are all of the batch.
     #[inline(always)]
-    fn for_each(&self, batch: &Batch<'_>, mut each: impl FnMut(usize, &[Probe; 2])) {
+    fn for_each<const ALL: bool>(&self, batch: &Batch<'_>, mut each: impl FnMut(usize, &[Probe; 2])) {
         let mut left = self.passed;
         for (index, probes) in batch.probes().iter().enumerate() {
-            if left == 0 {
-                return;
-            }
-            if left & 1 == 1 {
+            if ALL || left & 1 == 1 {
                 each(index, probes);
             }
             left >>= 1;
@@ -185,8 +188,8 @@ fn first_bits(count: usize) -> u64 {
 
 /// Decides about every packet that passed.
 ///
-/// The sources of the whole burst are learnt before its destinations are looked up: two short loops that stay in registers. A
-/// frame to an address that a later one of the same burst comes from is thus a reflection, as it would be a moment later.
+/// The sources of the whole burst are learnt before its destinations are looked up. A frame to an address that a later one of
+/// the same burst comes from is thus a reflection, as it would be a moment later.
 #[inline(always)]
 pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
     // Classify drops all packets of a port on no network.
@@ -194,12 +197,20 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
         return;
     }
     scope.context.mac_table.heard(scope.ingress, scope.context.now);
-    if scope.port.learns {
-        learn(scope.macs, batch, questions);
-    }
     let mut ports = [NOWHERE; BURST];
-    if let Some(port) = find(scope.macs, batch, questions, &mut ports)
-        && questions.passed == first_bits(batch.len())
+    let are_all = questions.are_all(batch);
+    let find = match (are_all, scope.port.learns) {
+        (true, true) => find::<true, true>,
+        (true, false) => find::<true, false>,
+        (false, true) => find::<false, true>,
+        (false, false) => find::<false, false>,
+    };
+    let mut found = find(scope.macs, batch, questions, &mut ports);
+    if found.news != 0 && learn(scope.macs, batch, Bits(found.news)) {
+        found = find(scope.macs, batch, questions, &mut ports);
+    }
+    if let Some(port) = found.only_port
+        && are_all
         && open_mtu(scope, port).is_some_and(|mtu| mtu >= usize::from(scope.port.mtu))
     {
         // What came in is short enough to go out.
@@ -209,50 +220,65 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
     }
 }
 
-/// Learns the sources.
+/// Learns the sources of some packets; answers whether the table knew any of them otherwise or not at all.
 #[inline(never)]
-fn learn(macs: BurstView<'_>, batch: &Batch<'_>, questions: &Questions) {
-    // Guests send bursts from one address.
-    let mut last = Probe::default();
-    questions.for_each(batch, |_, [from, to]| {
-        if !from.is_like(&last) {
-            if !macs.is_known(from) {
-                if is_unforwardable(to.mac()) {
-                    return;
-                }
-                macs.learn(from);
-            }
-            last = *from;
+fn learn(macs: BurstView<'_>, batch: &Batch<'_>, packets: Bits) -> bool {
+    let mut is_changed = false;
+    for packet in packets {
+        let [from, to] = &batch.probes()[packet];
+        if !is_unforwardable(to.mac()) {
+            is_changed |= macs.learn(from) != Learned::Known;
         }
-    });
+    }
+    is_changed
 }
 
 /// In the place of a port: an address that the table does not know.
 const NOWHERE: PortIndex = PortIndex(u16::MAX);
 const _: () = assert!(PORTS_MAX <= NOWHERE.0 as usize);
 
-/// Looks up where the destinations live; answers the one port where all of them do.
+/// What [`find`] found.
+struct Found {
+    /// The one port where all destinations live.
+    only_port: Option<PortIndex>,
+    /// Bit n: packet n may come from an address of which the table says something else, or nothing.
+    news: u64,
+}
+
+/// Looks up where the destinations live and, if the port learns, whether the sources are known there: in one go, for nearly
+/// always they are.
 #[inline(never)]
-fn find(
+fn find<const ALL: bool, const LEARNS: bool>(
     macs: BurstView<'_>,
     batch: &Batch<'_>,
     questions: &Questions,
     ports: &mut [PortIndex; BURST],
-) -> Option<PortIndex> {
-    let mut last = Probe::default();
-    let mut known = NOWHERE;
+) -> Found {
+    let (mut last_from, mut last_to) = Default::default();
+    let (mut known, mut news) = (NOWHERE, 0);
     // The bits that all ports have, and those that any has.
     let (mut all, mut any) = (u16::MAX, 0);
-    questions.for_each(batch, |index, [_, to]| {
-        if !to.is_like(&last) {
-            last = *to;
-            // No group lives anywhere; to look for one would read two lines.
-            known = if to.mac().is_group() { None } else { macs.lookup(to) }.unwrap_or(NOWHERE);
+    questions.for_each::<ALL>(batch, |index, [from, to]| {
+        if LEARNS && !from.is_like(&last_from) {
+            if macs.is_known(from) {
+                last_from = *from;
+            } else {
+                news |= 1 << index;
+            }
+        }
+        if !to.is_like(&last_to) {
+            known = macs.lookup_fresh(to).unwrap_or_else(|| find_slowly(&macs, to));
+            last_to = *to;
         }
         (all, any) = (all & known.0, any | known.0);
         ports[index] = known;
     });
-    (all == any && known != NOWHERE).then_some(known)
+    Found { only_port: (all == any && known != NOWHERE).then_some(known), news }
+}
+
+#[inline(never)]
+fn find_slowly(macs: &BurstView<'_>, to: &Probe) -> PortIndex {
+    macs.lookup(to).unwrap_or(NOWHERE)
 }
 
 /// Bytes behind an Ethernet header that may go to a port; `None` unless frames of the batch may go there at all.
@@ -277,7 +303,7 @@ fn forward(
 ) {
     // The port that was found open last, and what may go there.
     let mut gate: Option<(PortIndex, usize)> = None;
-    questions.for_each(batch, |index, [_, to]| {
+    questions.for_each::<false>(batch, |index, [_, to]| {
         let (packet, known) = (&batch.packets()[index], ports[index]);
         if gate.is_none_or(|(port, _)| port != known)
             && let Some(mtu) = open_mtu(scope, known)

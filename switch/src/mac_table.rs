@@ -125,7 +125,8 @@ struct PortState {
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Probe {
     key: Key,
-    /// Its low bits choose the home, those and bits 25 to 47 the other bucket, bits 48 and 49 the way, the top 14 are the tag.
+    /// Its low bits choose the home, those with the top 16 and bits 25 to 31 the other bucket, bits 32 and 33 the way, those from
+    /// 34 to 47 are the tag.
     hash: u64,
 }
 
@@ -147,10 +148,10 @@ impl Probe {
     /// The bits whose low ones choose the other bucket; the lowest bit differs, so that it is never the home.
     #[inline]
     fn other(self) -> u64 {
-        self.hash ^ (self.hash >> 25 & 0x7f_ffff | 1)
+        self.hash ^ (self.hash >> 48 | (self.hash >> 25 & 0x7f) << 16 | 1)
     }
 
-    /// What marks a value as this key's: the top 14 bits of the hash, and the network.
+    /// What marks a value as this key's: its tag and its network.
     #[inline]
     fn check(self) -> Check {
         Check::new(self.key, self.hash)
@@ -189,11 +190,17 @@ impl BurstView<'_> {
     }
 
     /// Whether an address that was seen as a source has nothing to teach: what nearly every frame meets is the same port and the
-    /// same second. Should the entry be changing at this very moment, the next frame learns.
+    /// same second, at home, and there in the way that the address prefers. Should the entry be changing at this very moment, the
+    /// next frame learns.
     #[inline(always)]
     pub fn is_known(&self, probe: &Probe) -> bool {
-        let fresh = self.fresh.with_tag(probe.hash);
-        self.home(probe).holder(probe.key, probe.hash).is_some_and(|slot| slot.value() == fresh)
+        self.home(probe).says(probe.key, probe.hash, self.fresh.with_tag(probe.hash)) || self.is_known_there(probe)
+    }
+
+    /// The same in any way.
+    #[inline(never)]
+    fn is_known_there(&self, probe: &Probe) -> bool {
+        self.home(probe).value_of(probe.key, probe.check()) == Some(self.fresh.with_tag(probe.hash))
     }
 
     /// Notes that the address was seen as a source.
@@ -201,21 +208,28 @@ impl BurstView<'_> {
         self.table.learn_probe(*probe, self.port, self.now)
     }
 
-    /// Where the address lives. Stores nothing; an expired entry is no entry.
+    /// Where the address lives, if its entry lies in the way that it prefers and is of this very second, as is that of one who sends
+    /// as well as receives. `None` says nothing: [`BurstView::lookup`] knows.
     #[inline(always)]
+    pub fn lookup_fresh(&self, probe: &Probe) -> Option<PortIndex> {
+        self.home(probe).port_of(probe.key, probe.hash, self.fresh.with_tag(probe.hash))
+    }
+
+    /// Where the address lives. Stores nothing; an expired entry is no entry.
+    #[inline]
     pub fn lookup(&self, probe: &Probe) -> Option<PortIndex> {
-        // Of two entries, which there are only while threads race, either will do.
-        let fresh = self.fresh.with_tag(probe.hash);
-        if let Some(slot) = self.home(probe).holder(probe.key, probe.hash) {
-            // Who sends as well as receives was seen in this very second.
-            if let Some(port) = slot.read_like(probe.key, fresh) {
-                return Some(port);
-            }
-            if let Some(value) = slot.read(probe.key, fresh.check()) {
-                return self.table.live(value, self.now);
-            }
+        self.lookup_fresh(probe).or_else(|| self.lookup_slowly(probe))
+    }
+
+    #[inline(never)]
+    fn lookup_slowly(&self, probe: &Probe) -> Option<PortIndex> {
+        if let Some(value) = self.home(probe).value_of(probe.key, probe.check()) {
+            return self.table.live(value, self.now);
         }
-        self.table.lookup_elsewhere(*probe, self.now)
+        // No group lives anywhere; to look for one would read two lines.
+        let is_station = !probe.mac().is_group();
+        let found = is_station.then(|| self.table.find(*probe)).flatten();
+        found.and_then(|(_, value)| self.table.live(value, self.now))
     }
 }
 
@@ -294,17 +308,11 @@ impl MacTable {
     /// Where the address lives. Stores nothing; an expired entry is no entry.
     #[inline]
     pub fn lookup(&self, network: NetworkIndex, mac: MacAddr, now: Now) -> Option<PortIndex> {
-        self.lookup_elsewhere(self.probe(Key::new(network, mac)), now)
-    }
-
-    /// The same for an address that is not at home, or not there at all.
-    #[inline(never)]
-    fn lookup_elsewhere(&self, probe: Probe, now: Now) -> Option<PortIndex> {
-        self.find(probe).and_then(|(_, value)| self.live(value, now))
+        self.find(self.probe(Key::new(network, mac))).and_then(|(_, value)| self.live(value, now))
     }
 
     /// The port of an entry that has not expired.
-    #[inline(never)]
+    #[inline]
     fn live(&self, value: Value, now: Now) -> Option<PortIndex> {
         (value.is_static() || !self.is_expired(value, tick(now))).then(|| value.port())
     }

@@ -29,6 +29,7 @@ use crate::memory::DirtyLog;
 use crate::net::Dialect;
 use crate::ring::{Layout, PackedRing, SplitRing};
 use crate::socket::{Call, Wake};
+use ahead::Finder;
 use queue::State;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -356,6 +357,10 @@ impl<L: Layout> Port for RingSet<L> {
             tally.drop_many(DropReason::DeviceError, missing);
         }
         queue.show::<false>(state);
+        // What the guest is told it has; then is time to send for the buffer of a frame to come, which it wrote or read last.
+        if let Some(entry) = queue.ring.peek(&state.place) {
+            Finder::new(queue.ring.memory(), &mut state.hint).writable(&entry);
+        }
     }
 
     fn wake_fd(&self, index: QueueIndex) -> Option<BorrowedFd<'_>> {

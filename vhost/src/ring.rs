@@ -197,6 +197,9 @@ pub trait Layout: Sized + Send + Sync + 'static {
     /// [`Overrun`].
     fn look(&self, place: &mut Self::Place, entries: &mut [Entry]) -> Result<usize, Overrun>;
 
+    /// The first descriptor of the next chain, if it is known to be available without asking the guest anew; nothing is taken.
+    fn peek(&self, place: &Self::Place) -> Option<Entry>;
+
     /// The next chain that was not taken.
     fn cursor(&self, place: &Self::Place) -> Self::Cursor;
 

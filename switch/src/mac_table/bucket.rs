@@ -96,7 +96,7 @@ pub(super) struct Check(u64);
 
 impl Check {
     const VALID: u64 = 1 << 33;
-    const TAG_SHIFT: u32 = 34;
+    const TAG: u64 = 0x3fff << 34;
     const NETWORK_SHIFT: u32 = 48;
     /// The check's bits are the topmost ones: from this one on.
     const SHIFT: u32 = 33;
@@ -107,10 +107,10 @@ impl Check {
         Check(u64::from(network.0) << Self::NETWORK_SHIFT | Self::VALID)
     }
 
-    /// The check of a key of this network, with the top 14 bits of its hash as the tag.
+    /// The check of a key of this network, with 14 bits of its hash as the tag, which are where they belong already.
     #[inline]
     pub(super) fn with_tag(self, hash: u64) -> Check {
-        Check(self.0 | hash >> 50 << Self::TAG_SHIFT)
+        Check(self.0 | hash & Self::TAG)
     }
 
     /// The check of `key`.
@@ -168,13 +168,6 @@ impl Value {
         NetworkIndex((self.0 >> 48) as u16)
     }
 
-    /// The check that it carries.
-    #[inline]
-    pub(super) fn check(self) -> Check {
-        // Only the topmost bits of a check count.
-        Check(self.0)
-    }
-
     /// Whether it says the same as `other`, but perhaps for the port.
     #[inline]
     pub(super) fn is_like(self, other: Value) -> bool {
@@ -198,7 +191,7 @@ pub(super) struct Bucket {
 /// The way that a key with this hash prefers: by two bits that choose neither bucket nor tag.
 #[inline(always)]
 fn preferred_way(hash: u64) -> usize {
-    (hash >> 48) as usize % WAYS
+    (hash >> 32) as usize % WAYS
 }
 
 #[cfg(not(loom))]
@@ -217,22 +210,31 @@ impl Bucket {
         mask
     }
 
-    /// A slot that holds `key` with this hash, if one does. That is nearly always the way that it prefers, and the processor learns
-    /// so; of the others all are compared.
+    /// Whether the way that `key` prefers says exactly `value` of it.
     #[inline(always)]
-    pub(super) fn holder(&self, key: Key, hash: u64) -> Option<Slot<'_>> {
+    pub(super) fn says(&self, key: Key, hash: u64, value: Value) -> bool {
         let way = preferred_way(hash);
         // Acquire: as in `matches`.
-        if self.keys[way].load(Ordering::Acquire) == key.0 {
-            return Some(self.slot(way));
-        }
-        self.holder_behind(key)
+        self.keys[way].load(Ordering::Acquire) == key.0 && self.values[way].load(Ordering::Acquire) == value.0
     }
 
-    #[inline(never)]
-    fn holder_behind(&self, key: Key) -> Option<Slot<'_>> {
+    /// The port that the way which `key` prefers gives for it, if it says the same as `like` otherwise.
+    #[inline(always)]
+    pub(super) fn port_of(&self, key: Key, hash: u64, like: Value) -> Option<PortIndex> {
+        let slot = self.slot(preferred_way(hash));
+        if slot.key() != key {
+            return None;
+        }
+        let value = slot.value();
+        // The key read last is not older than the value: see `Slot::read`.
+        (value.is_like(like) && slot.key.load(Ordering::Relaxed) == key.0).then_some(value.port())
+    }
+
+    /// The value of `key`, if it has one here. Should the slot be changing hands, it may be missed.
+    #[inline]
+    pub(super) fn value_of(&self, key: Key, check: Check) -> Option<Value> {
         let mask = self.matches(key);
-        (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
+        if mask == 0 { None } else { self.slot(mask.trailing_zeros() as usize).read(key, check) }
     }
 
     /// Claims a free slot for a key with this hash: the way that it prefers, or the next one that is free.
@@ -272,21 +274,14 @@ impl Slot<'_> {
         (value.fits(check) && self.key.load(Ordering::Relaxed) == key.0).then_some(value)
     }
 
-    /// The port of the value, if that is `key`'s and says the same as `like`, which is for this key, but perhaps for the port. The
-    /// caller has seen `key` in the slot.
-    #[inline(always)]
-    pub(super) fn read_like(self, key: Key, like: Value) -> Option<PortIndex> {
-        // Acquire: as in `read`.
-        let value = Value(self.value.load(Ordering::Acquire));
-        (value.is_like(like) && self.key.load(Ordering::Relaxed) == key.0).then_some(value.port())
-    }
-
     /// Whatever key the slot holds.
+    #[inline]
     pub(super) fn key(self) -> Key {
         Key(self.key.load(Ordering::Acquire))
     }
 
     /// Whatever value the slot holds.
+    #[inline]
     pub(super) fn value(self) -> Value {
         Value(self.value.load(Ordering::Acquire))
     }

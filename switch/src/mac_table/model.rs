@@ -46,10 +46,10 @@ fn twin(mac: MacAddr) -> MacAddr {
     let table = seeded(1);
     let what_counts = |mac| {
         let hash = table.probe(Key::new(RED, mac)).hash;
-        (hash >> 48, hash & 1)
+        (hash >> 32 & 0xffff, hash & 1)
     };
     let wanted = what_counts(mac);
-    let others = (0..1 << 20).map(|number: u64| MacAddr::from_u64(0x0600_0000_0000 | number));
+    let others = (0..1 << 24).map(|number: u64| MacAddr::from_u64(0x0600_0000_0000 | number));
     let mut twins = others.filter(|&other| what_counts(other) == wanted);
     twins.next().expect("one of 131,072 is")
 }

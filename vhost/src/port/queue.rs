@@ -19,11 +19,11 @@ pub struct Queue<L: Layout> {
     pub(super) kick: Option<Arc<OwnedFd>>,
     /// Exchanged by the session at any time: QEMU does so whenever the guest masks its interrupt.
     call: ArcSwapOption<Call>,
-    state: CachePadded<Place<L>>,
+    moving: CachePadded<Moving<L>>,
 }
 
 /// What moves in a ring, and what tells others of it.
-struct Place<L: Layout> {
+struct Moving<L: Layout> {
     /// Where a worker looks next for what the guest sends, to be read without the lock; written only under it.
     next: AtomicU16,
     state: Mutex<Locked<L>>,
@@ -87,20 +87,20 @@ impl<L: Layout> Queue<L> {
             pieces: Vec::with_capacity(super::PIECES_MAX),
         };
         ring.refuse_kicks();
-        let place = Place {
+        let moving = Moving {
             next: AtomicU16::new(ring.position(&state.place)),
             state: Mutex::new((state, [Entry::default(); BURST])),
         };
-        Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), state: CachePadded::new(place) })
+        Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), moving: CachePadded::new(moving) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Locked<L>> {
-        self.state.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moving.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
     pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Locked<L>>> {
-        match self.state.state.try_lock() {
+        match self.moving.state.try_lock() {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
             Err(TryLockError::WouldBlock) => None,
@@ -112,13 +112,13 @@ impl<L: Layout> Queue<L> {
     pub(super) fn seems_empty(&self) -> bool {
         // Relaxed: the worker that polls the queue wrote it. One that has just been given the queue may read an older position
         // once; it takes what is there a round later, or locks for nothing.
-        self.ring.is_empty_at(self.state.next.load(Ordering::Relaxed))
+        self.ring.is_empty_at(self.moving.next.load(Ordering::Relaxed))
     }
 
     /// Notes where the ring is looked at next.
     #[inline]
     pub(super) fn moved_on(&self, state: &State<L>) {
-        self.state.next.store(self.ring.position(&state.place), Ordering::Relaxed);
+        self.moving.next.store(self.ring.position(&state.place), Ordering::Relaxed);
     }
 
     pub(super) fn set_call(&self, call: Option<Arc<Call>>) {

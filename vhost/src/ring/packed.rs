@@ -117,8 +117,8 @@ impl PackedRing {
     #[inline]
     fn word(&self, index: u16, at: usize) -> &AtomicU64 {
         debug_assert!(index < self.size && (at == 0 || at == 8), "positions stay in the ring");
-        // SAFETY: every position comes from `after` or `resume`, which keep it below the size, or was compared with it; 16 * size bytes are inside one
-        // region and 16-byte aligned (checked in `find`), and the memory lives as long as `self`.
+        // SAFETY: every position comes from `after` or `resume`, which keep it below the size, or was compared with it; 16 * size
+        // bytes are inside one region and 16-byte aligned (checked in `find`), and the memory lives as long as `self`.
         // Why unsafe: the entry is shared with another process.
         unsafe { AtomicU64::from_ptr(self.descriptors.add(usize::from(index) * DESCRIPTOR_LEN + at).cast()) }
     }
@@ -373,6 +373,13 @@ impl Layout for PackedRing {
             place.looked = count;
         }
         Ok(count)
+    }
+
+    #[inline]
+    fn peek(&self, place: &PackedPlace) -> Option<Entry> {
+        let at = place.next.index;
+        let (len, id, flags) = self.state(at);
+        PackedRing::is_available(place.next, flags).then(|| Entry { address: self.address(at), len, flags, id })
     }
 
     #[inline]

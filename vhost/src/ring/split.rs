@@ -298,6 +298,16 @@ impl Layout for SplitRing {
     }
 
     #[inline]
+    fn peek(&self, place: &SplitPlace) -> Option<Entry> {
+        if place.next == place.end {
+            return None;
+        }
+        let id = self.available_entry(place.next);
+        let Descriptor { address, len, flags, .. } = self.descriptor(id)?;
+        Some(Entry { address, len, flags, id })
+    }
+
+    #[inline]
     fn cursor(&self, place: &SplitPlace) -> u16 {
         place.next
     }
