@@ -51,12 +51,33 @@ const NEW_NAME: Shape = Shape::Object(&[Field {
     need: Need::Always,
     about: "Its name, at most 1024 bytes of UTF-8; the empty text is none. Names need not differ.",
 }]);
-const NEW_STATE: Shape = Shape::Object(&[Field {
+const WANTED_STATE: Field = Field {
     name: "state",
     kind: Kind::State,
     need: Need::Maybe,
     about: "`ACTIVE` or `DOWN`; absent, null and empty are `DOWN`.",
-}]);
+};
+const NEW_PORT: Shape = Shape::Object(&[
+    WANTED_STATE,
+    Field {
+        name: "allowed_address_pairs",
+        kind: Kind::Pairs,
+        need: Need::Maybe,
+        about: "What the port may send from: at most 64 objects with a `mac_address` and, if it is known, an `ip_address` or \
+                a prefix. Frames from other MACs are dropped, unless the operator allows them; addresses are kept and not \
+                enforced. Absent, null and empty: the port may send from any MAC that the operator allows. In no answer.",
+    },
+]);
+const CHANGED_PORT: Shape = Shape::Object(&[
+    WANTED_STATE,
+    Field {
+        name: "allowed_address_pairs",
+        kind: Kind::Pairs,
+        need: Need::Maybe,
+        about: "What the port may send from instead of what it might before, as on its creation; null and empty: any; absent: \
+                as before.",
+    },
+]);
 
 const BY_NAME: Parameter = Parameter { name: "name", about: "Those of this name.", example: "office" };
 const BY_OP_STATUS: Parameter = Parameter { name: "op-status", about: "Those of this op-status.", example: "UP" };
@@ -228,7 +249,7 @@ pub(super) const PORTS: Chapter = Chapter {
             title: "Create a port",
             about: "Without a body the port is `DOWN`. Attributes beside these are ignored.",
             query: &[],
-            request: Some(Request { root: "port", shape: NEW_STATE, is_required: false }),
+            request: Some(Request { root: "port", shape: NEW_PORT, is_required: false }),
             answer: Answer::Made("port", Shape::Object(&[PORT_ID])),
             makes: Some(Makes { parameter: "port", pointer: "/port/id" }),
             faults: &[&BAD_REQUEST, &MALFORMED, &NETWORK_NOT_FOUND, &STATE_INVALID, &NOT_ALLOWED, &STORE, &BACKEND],
@@ -267,7 +288,7 @@ pub(super) const PORTS: Chapter = Chapter {
             title: "Set a port's state",
             about: "",
             query: &[],
-            request: Some(Request { root: "port", shape: NEW_STATE, is_required: true }),
+            request: Some(Request { root: "port", shape: CHANGED_PORT, is_required: true }),
             answer: Answer::Done,
             makes: None,
             faults: &[

@@ -4,9 +4,13 @@
 //! that attributes and elements are where the service has them.
 
 use super::super::Version;
+use crate::address_pair::PAIRS_MAX;
 use crate::document::{Document, Fields, Value};
 use crate::model::TEXT_BYTES_MAX;
 use serde_json::{Map, json};
+
+/// A MAC of one station, as a pattern.
+const STATION: &str = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$";
 
 /// What a body holds.
 #[derive(Clone, Copy)]
@@ -64,6 +68,8 @@ pub(super) enum Kind {
     List(&'static str, &'static [Field]),
     /// Texts, each an element of this name in XML.
     Texts(&'static str, &'static [&'static str]),
+    /// What a port may send from, in a request.
+    Pairs,
     /// Texts in a request: a list, or one text with commas between.
     TextsOrText(&'static str),
 }
@@ -203,6 +209,11 @@ impl Kind {
             Kind::Object(fields) => Value::Object(example(fields, version, text)),
             Kind::List(item, fields) => Value::List { item, objects: vec![example(fields, version, text)] },
             Kind::Texts(item, texts) => Value::Texts { item, texts: texts.iter().map(|&text| text.into()).collect() },
+            Kind::Pairs => {
+                let pair = [("mac_address", "52:54:00:00:00:02"), ("ip_address", "10.0.0.2")];
+                let pair = pair.map(|(name, example)| (name, Value::Attribute(example.into())));
+                Value::List { item: "pair", objects: vec![pair.into()] }
+            }
             Kind::TextsOrText(example) if text == Text::RequestInXml => Value::Element(example.into()),
             Kind::TextsOrText(example) => Value::Texts { item: "item", texts: vec![example.into()] },
         }
@@ -229,6 +240,21 @@ impl Kind {
             Kind::Object(fields) => object_schema(fields, version, side),
             Kind::List(item, fields) => Shape::List { item, fields }.schema(version, side),
             Kind::Texts(item, _) => json!({"type": "array", "items": {"type": "string", "xml": {"name": item}}}),
+            Kind::Pairs => json!({"type": ["array", "null"], "maxItems": PAIRS_MAX, "items": {
+                "type": "object",
+                "properties": {
+                    "mac_address": {
+                        "type": "string", "pattern": STATION, "description": "A station's address; not zero.",
+                        "xml": {"attribute": true},
+                    },
+                    "ip_address": {
+                        "type": ["string", "null"], "description": "An IPv4 or IPv6 address, or a prefix with its length.",
+                        "xml": {"attribute": true},
+                    },
+                },
+                "required": ["mac_address"],
+                "xml": {"name": "pair"},
+            }}),
             Kind::TextsOrText(_) => json!({"anyOf": [{"type": "array", "items": text}, {"type": "string"}]}),
         }
     }
