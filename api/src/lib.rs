@@ -23,6 +23,7 @@ pub mod model;
 pub mod plugin;
 pub mod plugins;
 pub mod policy;
+pub mod quota;
 pub mod reply;
 pub mod sealed;
 pub mod server;

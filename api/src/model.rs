@@ -3,7 +3,7 @@
 //! Ids are server-made lower-case UUIDs. Names, tenants and attachment ids are opaque UTF-8 compared byte for byte. A
 //! [`Model`] is plain data with its indexes; who may change it and in which order faults win is the plugin's matter.
 //!
-//! The hard part is that three indexes must agree with two tables after every change. So there is one way to change a
+//! The hard part is that indexes and counts must agree with two tables after every change. So there is one way to change a
 //! model, [`Model::apply`], and the store commits exactly the [`Change`]s that are applied. Any thread may read a
 //! model; the plugin's writer is the only one that changes it. It has no bound of its own: quotas are the API's matter.
 //! A copy shares what did not change ([`crate::shared`]); no question asked here costs more because others have much.
@@ -126,10 +126,21 @@ pub struct Model {
     pub by_tenant: SharedMap<Text, SharedList<NetworkId>>,
     /// Ports of each network that has any, in creation order.
     pub by_network: SharedMap<NetworkId, SharedList<PortId>>,
+    /// How much each tenant has that has any.
+    counts: SharedMap<Text, Counts>,
     /// The one port an interface is attached to, in the whole service.
     pub by_attachment: SharedMap<InterfaceId, PortId>,
     /// The serial of the next network or port.
     next_serial: u64,
+}
+
+/// How much a tenant has.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    /// Its networks.
+    pub networks: usize,
+    /// The ports on all of them.
+    pub ports: usize,
 }
 
 /// One step of a write: what the store commits and [`Model::apply`] then does. Steps of one write come as one slice.
@@ -213,6 +224,16 @@ impl Model {
         })
     }
 
+    /// How much a tenant has.
+    pub fn counts_of(&self, tenant: &str) -> Counts {
+        self.counts.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// The tenants that have anything, in no order.
+    pub fn tenants(&self) -> impl Iterator<Item = &Text> {
+        self.counts.keys()
+    }
+
     /// A network's ports in creation order.
     pub fn ports_of<'a>(&'a self, network: &NetworkId) -> impl Iterator<Item = &'a LogicalPort> + use<'a> {
         self.by_network.get(network).into_iter().flat_map(SharedList::iter).map(|id| {
@@ -251,6 +272,7 @@ impl Model {
         self.next_serial = self.next_serial.max(network.serial.saturating_add(1));
         if !self.networks.contains_key(&network.id) {
             self.by_tenant.entry_mut(&network.tenant).insert(network.serial, network.id.clone());
+            self.counts.entry_mut(&network.tenant).networks += 1;
         }
         self.networks.insert(network.id.clone(), network);
     }
@@ -259,6 +281,11 @@ impl Model {
         assert!(self.ports_of(id).next().is_none(), "a network is removed after its ports");
         if let Some(network) = self.networks.remove(id) {
             strike_out(&mut self.by_tenant, &network.tenant, network.serial);
+            let counts = self.counts.entry_mut(&network.tenant);
+            counts.networks -= 1;
+            if *counts == Counts::default() {
+                self.counts.remove(&network.tenant);
+            }
         }
     }
 
@@ -270,7 +297,11 @@ impl Model {
                     self.by_attachment.remove(attachment);
                 }
             }
-            None => self.by_network.entry_mut(&port.network).insert(port.serial, port.id.clone()),
+            None => {
+                self.by_network.entry_mut(&port.network).insert(port.serial, port.id.clone());
+                let tenant = self.tenant_of_network(&port.network);
+                self.counts.entry_mut(&tenant).ports += 1;
+            }
         }
         if let Some(attachment) = &port.attachment {
             let other = self.by_attachment.insert(attachment.clone(), port.id.clone());
@@ -282,10 +313,16 @@ impl Model {
     fn remove_port(&mut self, id: &PortId) {
         if let Some(port) = self.ports.remove(id) {
             strike_out(&mut self.by_network, &port.network, port.serial);
+            let tenant = self.tenant_of_network(&port.network);
+            self.counts.entry_mut(&tenant).ports -= 1;
             if let Some(attachment) = port.attachment {
                 self.by_attachment.remove(&attachment);
             }
         }
+    }
+
+    fn tenant_of_network(&self, network: &NetworkId) -> Text {
+        self.networks.get(network).expect("a port's network is there before it and longer than it").tenant.clone()
     }
 }
 

@@ -195,6 +195,29 @@ pub trait Plugin: Send + Sync {
         self.create_port(tenant, network, state)
     }
 
+    /// Makes ports in the state of this name, one on each of these networks in their order, and returns their ids; a network
+    /// named twice gets two. All of them or none. A plugin that cannot make several at once need not have it: they are made
+    /// one after another, and if one cannot be made, those made before it are removed; what cannot be removed then stays.
+    ///
+    /// # Errors
+    /// [`CreatePortError`] of the first that cannot be made.
+    fn create_ports(&self, tenant: &str, networks: &[NetworkId], state: &str) -> Result<Vec<PortId>, CreatePortError> {
+        let mut made = Vec::new();
+        for network in networks {
+            match self.create_port(tenant, network, state) {
+                Ok(port) => made.push(port),
+                Err(error) => {
+                    for (network, port) in std::iter::zip(networks, &made) {
+                        // What cannot be taken back now is the tenant's to see and to remove.
+                        let _ = self.delete_port(tenant, network, port);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
+    }
+
     /// Gives a port the state of this name. Its attachment and its pairs stay.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! what a backend may fail with, and where it writes [`StoreFailed`] and [`Forbidden`].
 
 use crate::model::{InterfaceId, NetworkId, PortId, Text};
+use crate::quota::Resource;
 
 macro_rules! facts {
     ($($(#[$doc:meta])* $name:ident: $text:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
@@ -67,6 +68,17 @@ facts! {
         /// The port that has it.
         holder: PortId,
     }
+    /// The tenant would have more of something than it may.
+    OverQuota: "the tenant has {used} of {limit} {resource}s and asks for {asked} more" {
+        /// Of what.
+        resource: Resource,
+        /// How many it may have.
+        limit: usize,
+        /// How many it has.
+        used: usize,
+        /// How many more it asked for.
+        asked: usize,
+    }
     /// The policy does not let the caller do this to what it may see. It comes from the API, never from a plugin.
     Forbidden: "{action} is not allowed" {
         /// The policy's action.
@@ -118,7 +130,7 @@ method_errors! {
     /// Why a tenant's networks are not told.
     GetAllNetworksError {}
     /// Why a network was not made.
-    CreateNetworkError { Forbidden, StoreFailed }
+    CreateNetworkError { OverQuota, Forbidden, StoreFailed }
     /// Why a network was not removed.
     DeleteNetworkError { NetworkNotFound, NetworkInUse, Forbidden, StoreFailed }
     /// Why a network is not told.
@@ -128,7 +140,7 @@ method_errors! {
     /// Why a network's ports are not told.
     GetAllPortsError { NetworkNotFound }
     /// Why a port was not made.
-    CreatePortError { NetworkNotFound, StateInvalid, Forbidden, StoreFailed }
+    CreatePortError { NetworkNotFound, StateInvalid, OverQuota, Forbidden, StoreFailed }
     /// Why a port was not changed.
     UpdatePortError { NetworkNotFound, PortNotFound, StateInvalid, Forbidden, StoreFailed }
     /// Why a port was not removed.

@@ -17,6 +17,7 @@ use crate::plugin::{
     NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow, PortStats,
     Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
+use crate::quota::{Quota, Quotas, Resource};
 use crate::store::StoreError;
 use overwrite::Overwritten;
 use std::sync::Arc;
@@ -77,12 +78,50 @@ pub trait Backing: Send + Sync {
 pub struct Recorded<B> {
     writes: Writes<B>,
     overwritten: Overwritten,
+    quotas: Arc<Quotas>,
 }
 
 impl<B: Backing> Recorded<B> {
-    /// A plugin that starts with this model. Nothing is put in force yet.
+    /// A plugin that starts with this model. Nothing is put in force yet, and tenants may have any number of things.
     pub(super) fn over(backing: B, model: Model) -> Recorded<B> {
-        Recorded { writes: Writes::new(backing, model), overwritten: Overwritten::default() }
+        Recorded {
+            writes: Writes::new(backing, model),
+            overwritten: Overwritten::default(),
+            quotas: Arc::new(Quotas::for_all(Quota::UNLIMITED)),
+        }
+    }
+
+    /// The same, and tenants get no more than these say.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Arc<Quotas>) -> Recorded<B> {
+        Recorded { quotas, ..self }
+    }
+
+    /// Makes a port on each of these networks by one write: all are durable and in force, or none is.
+    fn make_ports(
+        &self,
+        tenant: &str,
+        networks: &[&str],
+        state: &str,
+        pairs: &AddressPairs,
+    ) -> Result<Vec<PortId>, CreatePortError> {
+        let quota = self.quotas.of(tenant);
+        self.writes.write(|model| -> Result<_, CreatePortError> {
+            let found = networks.iter().map(|network| own_network(model, tenant, network));
+            let found = found.collect::<Result<Vec<_>, _>>()?;
+            let state = admin_state(state)?;
+            quota.check(model, tenant, Resource::Port, found.len())?;
+            let ids: Vec<_> = found.iter().map(|_| new_id()).collect();
+            let ports = found.iter().zip(&ids).zip(model.next_serial()..).map(|((network, id), serial)| LogicalPort {
+                id: id.clone(),
+                network: network.id.clone(),
+                state,
+                attachment: None,
+                pairs: pairs.clone(),
+                serial,
+            });
+            Ok((ports.map(Change::PutPort).collect(), ids))
+        })
     }
 
     /// Gives a port the state of this name; without pairs it keeps those it has.
@@ -161,7 +200,10 @@ impl<B: Backing> Plugin for Recorded<B> {
     }
 
     fn create_network(&self, tenant: &str, name: Option<Text>) -> Result<NetworkId, CreateNetworkError> {
-        self.writes.write(|model| {
+        // Asked before the writers' turn: it may read a file.
+        let quota = self.quotas.of(tenant);
+        self.writes.write(|model| -> Result<_, CreateNetworkError> {
+            quota.check(model, tenant, Resource::Network, 1)?;
             let network =
                 Network { id: new_id(), tenant: tenant.into(), name: name.clone(), serial: model.next_serial() };
             let id = network.id.clone();
@@ -227,19 +269,13 @@ impl<B: Backing> Plugin for Recorded<B> {
         state: &str,
         pairs: &AddressPairs,
     ) -> Result<PortId, CreatePortError> {
-        self.writes.write(|model| {
-            let network = own_network(model, tenant, network)?;
-            let port = LogicalPort {
-                id: new_id(),
-                network: network.id.clone(),
-                state: admin_state(state)?,
-                attachment: None,
-                pairs: pairs.clone(),
-                serial: model.next_serial(),
-            };
-            let id = port.id.clone();
-            Ok((vec![Change::PutPort(port)], id))
-        })
+        let ids = self.make_ports(tenant, &[network], state, pairs)?;
+        Ok(ids.into_iter().next().expect("one network has one port made"))
+    }
+
+    fn create_ports(&self, tenant: &str, networks: &[NetworkId], state: &str) -> Result<Vec<PortId>, CreatePortError> {
+        let networks: Vec<&str> = networks.iter().map(|network| &**network).collect();
+        self.make_ports(tenant, &networks, state, &AddressPairs::default())
     }
 
     fn update_port(&self, tenant: &str, network: &str, port: &str, state: &str) -> Result<(), UpdatePortError> {

@@ -78,6 +78,12 @@ const ALREADY_ATTACHED: FaultRow = FaultRow {
     v1_1: (409, "AlreadyAttached"),
     message: "The resource is already attached to another port",
 };
+/// Not in the original, which had no quotas. Status and type are those of v2.0.
+const OVER_QUOTA: FaultRow = FaultRow {
+    v1_0: (409, "overQuota"),
+    v1_1: (409, "OverQuota"),
+    message: "The tenant has as many of these as it may have.",
+};
 /// Not in the original, which answered 500.
 const STORE_FAILED: FaultRow = FaultRow {
     v1_0: (503, "serviceUnavailable"),
@@ -127,6 +133,13 @@ fn describe(fault: &Fault) -> Option<(&'static FaultRow, String)> {
                 "Unable to plug the attachment {} into port {} for network {}. \
                  The attachment is already plugged into port {}",
                 it.attachment, it.port, it.network, it.holder
+            ),
+        ),
+        Fault::OverQuota(it) => (
+            &OVER_QUOTA,
+            format!(
+                "Quota exceeded for {}s: {} of {} are in use, {} more were asked for",
+                it.resource, it.used, it.limit, it.asked
             ),
         ),
         Fault::StoreFailed(it) => (&STORE_FAILED, it.why.to_string()),

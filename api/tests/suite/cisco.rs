@@ -382,7 +382,7 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
         assert_eq!(multiport(mixed, "ACTIVE").status, not_found);
         let many = vec![networks[0].as_str(); 65];
         let many = if talk.is_json() { json!(many) } else { json!(many.join(" ")) };
-        assert_eq!(multiport(many, "ACTIVE").status, 400, "each is a write of its own");
+        assert_eq!(multiport(many, "ACTIVE").status, 400, "a change has its bound");
         assert_eq!(multiport(ids, "BAD").status, invalid);
         assert_eq!((port_count(&networks[0]), port_count(&networks[1])), (1, 1));
 

@@ -21,6 +21,7 @@ mod keystone;
 mod limits;
 mod oracle;
 mod pairs;
+mod quotas;
 mod reference;
 mod remote;
 mod rig;

@@ -128,6 +128,7 @@ fn fault_name(fault: impl Into<Fault>) -> &'static str {
         Fault::StoreFailed(_) => "StoreFailed",
         Fault::BackendUnavailable(_) => "BackendUnavailable",
         Fault::BackendFailed(_) => "BackendFailed",
+        Fault::OverQuota(_) => "OverQuota",
     }
 }
 

@@ -110,6 +110,7 @@ fn findings(settings: &Settings) -> Vec<Finding> {
         aio(),
         identity(settings),
         tls(settings),
+        quotas(settings),
     ]
 }
 
@@ -373,6 +374,16 @@ fn tls(settings: &Settings) -> Finding {
             format!("none, and the API listens on {listen}: everybody on the way may read and change what is said"),
             "set api.certificate and api.key, and identity.insecure = false",
         ),
+    }
+}
+
+/// Whether the file of tenants' quotas can be used.
+fn quotas(settings: &Settings) -> Finding {
+    const NAME: &str = "quotas";
+    match (settings.quotas(), settings.quota.tenants.as_str()) {
+        (Err(error), _) => Finding::fail(NAME, error.to_string(), "mend what it names, or unset quota.tenants"),
+        (Ok(_), "") => Finding::ok(NAME, "the same for every tenant"),
+        (Ok(_), path) => Finding::ok(NAME, format!("tenants' own in {path}")),
     }
 }
 

@@ -273,6 +273,8 @@ pub(crate) enum What {
     Workers,
     /// Dropped frames by port, direction and reason
     Drops,
+    /// What tenants have, and may have at most
+    Quotas,
     /// Generation, addresses and settings in force
     Config,
 }

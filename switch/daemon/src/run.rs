@@ -25,6 +25,7 @@ use api::host::{Host, Scope};
 use api::model::Model;
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
+use api::quota::Quotas;
 use api::sealed::SealKey;
 use api::server::{Claims, Limits, ServerConfig, serve};
 use api::store::Store;
@@ -128,6 +129,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     };
     let identity = identity::mode(&settings)?;
     let tls = tls::of(&settings)?;
+    let quotas = Arc::new(settings.quotas()?);
     make_directories(&settings, admin_group, rights.owner.1)?;
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
@@ -156,7 +158,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
     let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));
     opener.keep_book(book);
-    let (plugin, tenants) = make_plugin(settings.plugin.driver, store.clone(), &control)?;
+    let (plugin, tenants) = make_plugin(settings.plugin.driver, store.clone(), &control, &quotas)?;
 
     let kept = ExtensionsConfig {
         named: settings.plugin.extensions.clone(),
@@ -195,6 +197,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let captures = Captures::default();
     let daemon = Arc::new(Daemon {
         control: control.clone(),
+        quotas,
         load,
         rebalancer: Rebalancer::default(),
         captures,
@@ -248,10 +251,11 @@ fn make_plugin(
     driver: Driver,
     store: Arc<Store>,
     control: &Arc<Control<Standard>>,
+    quotas: &Arc<Quotas>,
 ) -> anyhow::Result<(Arc<dyn Plugin>, Arc<dyn Tenants>)> {
     Ok(match driver {
         Driver::Native => {
-            let plugin = Arc::new(NativePlugin::new(store, control.clone())?);
+            let plugin = Arc::new(NativePlugin::new(store, control.clone())?.with_quotas(quotas.clone()));
             let tenants = TenantsOf {
                 plugin: plugin.clone(),
                 put_in_force: Box::new(NativePlugin::put_in_force),

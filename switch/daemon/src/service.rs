@@ -11,6 +11,7 @@ use crate::rebalance::Rebalancer;
 use crate::settings::Settings;
 use crate::view;
 use api::model::InterfaceId;
+use api::quota::Quotas;
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ const FRAME_MAX: usize = switch::config::MTU_MAX as usize + switch::config::L2_O
 pub(crate) struct Daemon<P: Pipeline> {
     /// The host's state.
     pub(crate) control: Arc<Control<P>>,
+    /// What tenants may have.
+    pub(crate) quotas: Arc<Quotas>,
     /// The workers' load.
     pub(crate) load: Load,
     /// What moves queues between them.
@@ -48,6 +51,7 @@ impl<P: Pipeline> Daemon<P> {
             What::Macs => serde_json::to_value(view::macs(&self.control)),
             What::Workers => serde_json::to_value(self.workers()),
             What::Drops => serde_json::to_value(view::drops(view::ports(&self.control))),
+            What::Quotas => serde_json::to_value(view::quotas(&self.control.model(), &self.quotas)),
             What::Config => Ok(json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "pid": std::process::id(),

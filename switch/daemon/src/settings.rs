@@ -5,9 +5,11 @@
 //! effect is worse than none. Both kinds of fault name the line. What depends on the host (CPUs, users, groups) is
 //! checked only where it is used, because clients read the same file to find the daemon.
 
+mod quota;
 mod sections;
 
 use api::server::Limits;
+pub(crate) use quota::QuotaSettings;
 pub(crate) use sections::*;
 use serde::Serialize;
 use std::fmt;
@@ -115,6 +117,8 @@ pub(crate) struct Settings {
     pub(crate) identity: IdentitySettings,
     /// `[keystone]`
     pub(crate) keystone: KeystoneSettings,
+    /// `[quota]`
+    pub(crate) quota: QuotaSettings,
     /// `[metrics]`
     pub(crate) metrics: MetricsSettings,
     #[serde(skip)]
@@ -223,6 +227,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         store: resolve_store(url, seal_key, &source)?,
         keystone: resolve_keystone(raw.keystone.unwrap_or_default(), &identity, &state_dir, &source)?,
         identity: resolve_identity(identity, &state_dir, &source)?,
+        quota: QuotaSettings::resolve(raw.quota.unwrap_or_default(), &source)?,
         metrics: MetricsSettings {
             listen: match raw.metrics.unwrap_or_default().listen.as_deref() {
                 None | Some("") => None,

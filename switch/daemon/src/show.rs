@@ -3,7 +3,8 @@
 use crate::cli::What;
 use crate::rebalance::{QueueMove, Rebalance};
 use crate::table::{NOTHING, Table, or_nothing};
-use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, QueueRow, WorkerRow};
+use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, QueueRow, QuotaRow, WorkerRow};
+use api::quota::Limit;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ pub(crate) fn render(what: What, answer: Value, is_json: bool) -> Result<String,
         What::Macs => macs(&rows(answer)?),
         What::Workers => workers(&rows(answer)?),
         What::Drops => drops(&rows(answer)?),
+        What::Quotas => quotas(&rows(answer)?),
         What::Config => config(&answer),
     })
 }
@@ -125,6 +127,16 @@ fn workers(rows: &[WorkerRow]) -> String {
     text
 }
 
+fn quotas(rows: &[QuotaRow]) -> String {
+    let mut table = Table::new(&["TENANT", "NETWORKS", "AT MOST", "PORTS", "AT MOST"]);
+    for row in rows {
+        let most = |limit: Limit| limit.count().map_or_else(|| "any".into(), |count| count.to_string());
+        let (networks, ports) = (row.networks.to_string(), row.ports.to_string());
+        table.row(&[row.tenant.clone(), networks, most(row.networks_max), ports, most(row.ports_max)]);
+    }
+    table.text()
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -207,6 +219,16 @@ mod tests {
             "NETWORK  MAC                INTERFACE      STATIC  AGE\n\
              n1       02:00:00:00:00:01  a\\u{1b}[2J\\nb  yes     -\n\
              -        02:00:00:00:00:02  -              no      7 s\n"
+        );
+    }
+
+    #[test]
+    fn quotas_are_told_beside_what_is_used() {
+        let answer = json!([{"tenant": "acme", "networks": 2, "networks_max": 20, "ports": 7, "ports_max": -1}]);
+        assert_eq!(
+            render(What::Quotas, answer, false).unwrap(),
+            "TENANT  NETWORKS  AT MOST  PORTS  AT MOST\n\
+             acme    2         20       7      any\n"
         );
     }
 

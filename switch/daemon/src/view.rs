@@ -7,7 +7,8 @@ use crate::control::{Control, InterfaceView};
 use crate::devices::device_name;
 use api::address_pair::AddressPair;
 use api::host::{DeviceSpec, SocketRole};
-use api::model::{AdminState, LogicalPort, Model};
+use api::model::{AdminState, LogicalPort, Model, Text};
+use api::quota::{Limit, Quotas};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use switch::config::{MTU_DEFAULT, MTU_MAX};
@@ -181,6 +182,21 @@ pub(crate) struct DropRow {
     pub(crate) count: u64,
 }
 
+/// What a tenant has and may have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct QuotaRow {
+    /// The tenant.
+    pub(crate) tenant: String,
+    /// Its networks.
+    pub(crate) networks: usize,
+    /// How many it may have; -1: any number.
+    pub(crate) networks_max: Limit,
+    /// The ports on them.
+    pub(crate) ports: usize,
+    /// How many it may have; -1: any number.
+    pub(crate) ports_max: Limit,
+}
+
 /// The rows of `show ports`: interfaces in the order of their ids, then logical ports that have none.
 pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
     let model = control.model();
@@ -323,6 +339,22 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
         ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
     };
     networks.into_iter().map(row).collect()
+}
+
+/// The rows of `show quotas`: the tenants that have anything and those that have a quota of their own, by name.
+pub(crate) fn quotas(model: &Model, quotas: &Quotas) -> Vec<QuotaRow> {
+    let tenants: BTreeSet<_> = model.tenants().cloned().chain(quotas.named()).collect();
+    let row = |tenant: Text| {
+        let (has, may_have) = (model.counts_of(&tenant), quotas.of(&tenant));
+        QuotaRow {
+            tenant: tenant.to_string(),
+            networks: has.networks,
+            networks_max: may_have.networks,
+            ports: has.ports,
+            ports_max: may_have.ports,
+        }
+    };
+    tenants.into_iter().map(row).collect()
 }
 
 /// The rows of `show macs`, by network and address.

@@ -525,6 +525,36 @@ fn the_fake_plugin_keeps_records_and_says_up() {
 }
 
 #[test]
+fn a_tenant_gets_what_its_quota_says_also_after_a_restart_and_quotas_are_shown() {
+    let mut rig = Rig::start("quota", "[quota]\nnetworks = 2\nports = 1\n");
+    let network = json!({"network": {"name": "n"}});
+    let create = |rig: &Rig, tenant: &str| rig.api("POST", &format!("{tenant}/networks"), &network).0;
+    assert_eq!([0; 3].map(|_| create(&rig, "red")), [202, 202, 409]);
+    rig.attach("blue", &["vif"]);
+    rig.kill();
+    rig.run();
+    assert_eq!((create(&rig, "red"), create(&rig, "blue")), (409, 202));
+    let row = |tenant: &str, networks: u64, ports: u64| json!({"tenant": tenant, "networks": networks, "networks_max": 2, "ports": ports, "ports_max": 1});
+    assert_eq!(rig.show("quotas"), json!([row("blue", 2, 1), row("red", 2, 0)]));
+    rig.kill();
+    // A file of tenants' own, and one that cannot be used.
+    let file = rig.directory.join("quotas.toml");
+    let settings = std::fs::read_to_string(rig.directory.join("qvs.toml")).unwrap() + &format!("tenants = {file:?}\n");
+    std::fs::write(rig.directory.join("qvs.toml"), settings).unwrap();
+    std::fs::write(&file, "[red]\nnetworks = -1\n[green]\nports = many\n").unwrap();
+    let output = rig.qvs(&["run"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("quota.tenants: ") && message.contains("line 4: "), "{message}");
+    assert!(String::from_utf8(rig.qvs(&["check"]).stdout).unwrap().contains("FAIL  quotas: "));
+    std::fs::write(&file, "[red]\nnetworks = -1\n[green]\nports = 0\n").unwrap();
+    rig.run();
+    assert_eq!((create(&rig, "red"), create(&rig, "blue")), (202, 409));
+    let green = json!({"tenant": "green", "networks": 0, "networks_max": 2, "ports": 0, "ports_max": 0});
+    assert_eq!(rig.show("quotas")[1], green);
+}
+
+#[test]
 fn sessions_and_refused_connections_are_counted_and_shown() {
     let rig = Rig::start("seconds", "");
     let path = rig.directory.join("vm.sock");

@@ -30,6 +30,7 @@ pub(super) const RULES: &[(&str, Rule)] = rules![
     an_attached_port_keeps_its_attachment_when_down_and_cannot_be_removed,
     unplugging_what_is_not_plugged_is_fine,
     a_state_nobody_knows_is_refused_and_changes_nothing,
+    several_ports_are_made_all_or_none,
     filters_hold_for_every_condition_together,
     op_status_settles,
     the_backend_gets_what_was_written_and_nothing_else,
@@ -271,6 +272,23 @@ fn a_state_nobody_knows_is_refused_and_changes_nothing(rig: &mut dyn Rig) {
     }
     let ports = plugin.get_all_ports("red", &network, &PortFilter::default()).unwrap();
     assert_eq!(ports.iter().map(|port| port.state).collect::<Vec<_>>(), [AdminState::Active]);
+}
+
+fn several_ports_are_made_all_or_none(rig: &mut dyn Rig) {
+    let plugin = rig.plugin();
+    let [one, two] = ["one", "two"].map(|name| plugin.create_network("red", Some(name.into())).unwrap());
+    let foreign = plugin.create_network("blue", None).unwrap();
+    let made = plugin.create_ports("red", &[two.clone(), one.clone(), two.clone()], "ACTIVE").unwrap();
+    assert_eq!(port_ids(plugin, "red", &one), [made[1].clone()]);
+    assert_eq!(port_ids(plugin, "red", &two), [made[0].clone(), made[2].clone()]);
+    for absent in [NOBODY.into(), foreign] {
+        let refused = plugin.create_ports("red", &[one.clone(), absent], "ACTIVE");
+        assert!(matches!(refused, Err(CreatePortError::NetworkNotFound(_))), "{refused:?}");
+    }
+    let refused = plugin.create_ports("red", &[one.clone(), two.clone()], "active");
+    assert!(matches!(refused, Err(CreatePortError::StateInvalid(_))), "{refused:?}");
+    assert_eq!((port_ids(plugin, "red", &one).len(), port_ids(plugin, "red", &two).len()), (1, 2));
+    assert_eq!(plugin.create_ports("red", &[], "ACTIVE").unwrap(), Vec::<Arc<str>>::new());
 }
 
 fn filters_hold_for_every_condition_together(rig: &mut dyn Rig) {

@@ -291,6 +291,7 @@ fn name(fault: &Fault) -> &'static str {
         Fault::PortInUse(_) => "PortInUse",
         Fault::AlreadyAttached(_) => "AlreadyAttached",
         Fault::Forbidden(_) => "Forbidden",
+        Fault::OverQuota(_) => "OverQuota",
         Fault::StoreFailed(_) | Fault::BackendUnavailable(_) | Fault::BackendFailed(_) => "backend",
     }
 }

@@ -1,6 +1,7 @@
 //! Recorded over a store in memory that fails when told.
 
 use super::*;
+use crate::quota::Limit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -145,6 +146,59 @@ fn what_broke_off_on_its_way_into_force_is_there_before_anything_else_is_written
     assert_eq!(all_count(), 2);
     plugin.create_network("red", Some("fourth".into())).unwrap();
     assert_eq!(all_count(), 2, "once is enough");
+}
+
+fn port_counts(plugin: &impl Plugin, networks: &[NetworkId]) -> Vec<usize> {
+    let count = |network: &NetworkId| plugin.get_all_ports("red", network, &PortFilter::default()).unwrap().len();
+    networks.iter().map(count).collect()
+}
+
+#[test]
+fn ports_made_by_one_call_are_committed_and_put_in_force_once_or_not_at_all() {
+    let (plugin, backing) = plugin();
+    let networks = [0; 2].map(|_| plugin.create_network("red", None).unwrap());
+    let named = [&networks[0], &networks[1], &networks[0]].map(Clone::clone);
+    let counts = || [&backing.commit_count, &backing.in_force_count].map(|count| count.load(Ordering::Relaxed));
+    let [commits, in_force] = counts();
+    let made = plugin.create_ports("red", &named, "ACTIVE").unwrap();
+    assert_eq!(counts(), [commits + 1, in_force + 1]);
+    assert_eq!(port_counts(&plugin, &networks), [2, 1]);
+    for (network, port) in std::iter::zip(&named, &made) {
+        assert_eq!(plugin.get_port_details("red", network, port).unwrap().state, AdminState::Active);
+    }
+    backing.is_failing_once.store(true, Ordering::Relaxed);
+    assert!(matches!(plugin.create_ports("red", &named, "ACTIVE"), Err(CreatePortError::StoreFailed(_))));
+    assert_eq!(port_counts(&plugin, &networks), [2, 1]);
+    let held = backing.gate.lock().unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| plugin.create_ports("red", &named, "DOWN"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(port_counts(&plugin, &networks), [2, 1], "none is seen before all are durable");
+        drop(held);
+        writer.join().unwrap().unwrap();
+    });
+    assert_eq!(port_counts(&plugin, &networks), [4, 2]);
+    // What is not there is told before what is wrong, whichever comes first in the list.
+    let nowhere = [networks[0].clone(), "nowhere".into()];
+    assert!(matches!(plugin.create_ports("red", &nowhere, "BAD"), Err(CreatePortError::NetworkNotFound(_))));
+}
+
+#[test]
+fn what_could_not_be_stored_uses_up_no_quota() {
+    let (plugin, backing) = plugin();
+    let one = Quota { networks: Limit::at_most(1), ports: Limit::at_most(2) };
+    let plugin = plugin.with_quotas(Arc::new(Quotas::for_all(one)));
+    backing.is_failing_once.store(true, Ordering::Relaxed);
+    assert!(matches!(plugin.create_network("red", None), Err(CreateNetworkError::StoreFailed(_))));
+    let network = plugin.create_network("red", None).unwrap();
+    assert!(matches!(plugin.create_network("red", None), Err(CreateNetworkError::OverQuota(_))));
+    let three = [0; 3].map(|_| network.clone());
+    let Err(CreatePortError::OverQuota(told)) = plugin.create_ports("red", &three, "DOWN") else {
+        panic!("two at most")
+    };
+    assert_eq!((told.used, told.limit, told.asked), (0, 2, 3));
+    plugin.create_ports("red", &three[..2], "DOWN").unwrap();
+    assert!(plugin.create_port("red", &network, "DOWN").is_err());
 }
 
 #[test]

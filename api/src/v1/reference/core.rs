@@ -2,7 +2,7 @@
 
 use super::faults::{
     ALREADY_ATTACHED, BACKEND, BAD_REQUEST, FaultDoc, MALFORMED, NETWORK_IN_USE, NETWORK_NOT_FOUND, NOT_ALLOWED,
-    PORT_IN_USE, PORT_NOT_FOUND, STATE_INVALID, STORE,
+    OVER_QUOTA, PORT_IN_USE, PORT_NOT_FOUND, STATE_INVALID, STORE,
 };
 use super::shape::{Field, Kind, Need, Shape};
 use super::{Answer, Chapter, Given, INTERFACE, Makes, NETWORK, Operation, PORT, Parameter, Request};
@@ -153,7 +153,7 @@ pub(super) const NETWORKS: Chapter = Chapter {
             request: Some(Request { root: "network", shape: NEW_NAME, is_required: true }),
             answer: Answer::Made("network", Shape::Object(&[NETWORK_ID])),
             makes: Some(Makes { parameter: "network", pointer: "/network/id" }),
-            faults: &[&BAD_REQUEST, &MALFORMED, &NOT_ALLOWED, &STORE, &BACKEND],
+            faults: &[&BAD_REQUEST, &MALFORMED, &OVER_QUOTA, &NOT_ALLOWED, &STORE, &BACKEND],
             given: Given::Nothing,
         },
         Operation {
@@ -252,7 +252,16 @@ pub(super) const PORTS: Chapter = Chapter {
             request: Some(Request { root: "port", shape: NEW_PORT, is_required: false }),
             answer: Answer::Made("port", Shape::Object(&[PORT_ID])),
             makes: Some(Makes { parameter: "port", pointer: "/port/id" }),
-            faults: &[&BAD_REQUEST, &MALFORMED, &NETWORK_NOT_FOUND, &STATE_INVALID, &NOT_ALLOWED, &STORE, &BACKEND],
+            faults: &[
+                &BAD_REQUEST,
+                &MALFORMED,
+                &NETWORK_NOT_FOUND,
+                &STATE_INVALID,
+                &OVER_QUOTA,
+                &NOT_ALLOWED,
+                &STORE,
+                &BACKEND,
+            ],
             given: Given::Vacant,
         },
         Operation {

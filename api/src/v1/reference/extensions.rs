@@ -2,8 +2,8 @@
 
 use super::faults::{
     BACKEND, CREDENTIAL_NOT_FOUND, FaultDoc, LEGACY_MALFORMED, LEGACY_PORT_NOT_FOUND, LEGACY_TOO_MANY,
-    NETWORK_NOT_FOUND, NOT_ALLOWED, PORT_NOT_FOUND, PROFILE_IN_USE, PROFILE_NOT_FOUND, QOS_NOT_FOUND, STATE_INVALID,
-    STORE,
+    NETWORK_NOT_FOUND, NOT_ALLOWED, OVER_QUOTA, PORT_NOT_FOUND, PROFILE_IN_USE, PROFILE_NOT_FOUND, QOS_NOT_FOUND,
+    STATE_INVALID, STORE,
 };
 use super::shape::{Field, Kind, Need, Shape};
 use super::{
@@ -380,7 +380,7 @@ pub(super) const MULTIPORT: Chapter = Chapter {
                 anything("ports_desc", "none", "Not looked at."),
             ],
         ),
-        faults: &[&LEGACY_MALFORMED, &NETWORK_NOT_FOUND, &STATE_INVALID, &NOT_ALLOWED, &STORE, &BACKEND],
+        faults: &[&LEGACY_MALFORMED, &NETWORK_NOT_FOUND, &STATE_INVALID, &OVER_QUOTA, &NOT_ALLOWED, &STORE, &BACKEND],
         given: Given::Vacant,
         ..get(
             "/extensions/csco/tenants/{tenant}/multiport",

@@ -9,9 +9,10 @@ use super::super::version::Dialect;
 use super::{Given, INTERFACE, NETWORK, OTHER_PORT, PORT, PROFILE, TENANT};
 use crate::format::Format;
 use crate::plugin::{
-    AlreadyAttached, BackendFailed, BackendUnavailable, Fault, Forbidden, NetworkInUse, NetworkNotFound, PortInUse,
-    PortNotFound, StateInvalid, StoreFailed,
+    AlreadyAttached, BackendFailed, BackendUnavailable, Fault, Forbidden, NetworkInUse, NetworkNotFound, OverQuota,
+    PortInUse, PortNotFound, StateInvalid, StoreFailed,
 };
+use crate::quota::Resource;
 use crate::reply::Reply;
 
 /// A fault.
@@ -147,6 +148,14 @@ pub(super) static ALREADY_ATTACHED: FaultDoc = FaultDoc {
     }],
     provocation: Provocation::new(Given::Elsewhere, "PUT", "{ports}/{other}/attachment", PLUG),
 };
+pub(super) static OVER_QUOTA: FaultDoc = FaultDoc {
+    name: "OverQuota",
+    about: "The tenant has as many networks, or ports on all its networks, as the operator lets it have. Not with `fake`.",
+    examples: &[|version, format| {
+        core(version, format, OverQuota { resource: Resource::Network, limit: 1_000, used: 1_000, asked: 1 })
+    }],
+    provocation: None,
+};
 pub(super) static NOT_ALLOWED: FaultDoc = FaultDoc {
     name: "Forbidden",
     about: "The policy does not let the caller do this to what it may see. A page, in the form that Accept asks for.",
@@ -239,6 +248,7 @@ pub(super) static ALL: &[&FaultDoc] = &[
     &STATE_INVALID,
     &PORT_IN_USE,
     &ALREADY_ATTACHED,
+    &OVER_QUOTA,
     &NOT_ALLOWED,
     &STORE,
     &BACKEND,

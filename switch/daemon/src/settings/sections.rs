@@ -16,7 +16,8 @@ raw! {
     Raw {
         state_dir: PathBuf, run_dir: PathBuf,
         api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
-        plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, metrics: RawMetrics,
+        plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, quota: RawQuota,
+        metrics: RawMetrics,
     }
     RawApi { listen: String, certificate: PathBuf, key: PathBuf, hosts: Vec<String>, peer_connections: u64, strict_essex: bool, }
     RawAdmin { socket: PathBuf, group: String, }
@@ -32,6 +33,7 @@ raw! {
         url: String, user: String, user_domain: String, password_file: PathBuf, project: String, project_domain: String,
         ca: PathBuf, cache_s: u64, timeout_s: u64,
     }
+    RawQuota { networks: i64, ports: i64, tenants: String, }
     RawMetrics { listen: String, }
 }
 

@@ -25,6 +25,7 @@ fn an_empty_file_gives_the_contract_s_defaults() {
     assert!(!settings.node.host.is_empty());
     assert_eq!(settings.identity.mode, IdentityMode::Noauth);
     assert_eq!(settings.identity.tokens, Path::new("/var/lib/qvs/tokens.toml"));
+    assert_eq!((settings.quota.all.networks.count(), settings.quota.all.ports.count()), (Some(1_000), Some(10_000)));
     assert_eq!(settings.metrics.listen, None);
 }
 
@@ -94,6 +95,10 @@ fn every_key_of_the_contract_is_known() {
         ca = "/s/ca.pem"
         cache_s = 60
         timeout_s = 2
+        [quota]
+        networks = 7
+        ports = -1
+        tenants = "/s/quotas.toml"
         [metrics]
         listen = "127.0.0.1:9100"
     "#;
@@ -105,6 +110,7 @@ fn every_key_of_the_contract_is_known() {
     assert!(settings.identity.insecure);
     assert_eq!(settings.identity.tokens, Path::new("/s/t.toml"));
     let json = serde_json::to_value(&settings).unwrap();
+    assert_eq!(json["quota"], serde_json::json!({"networks": 7, "ports": -1, "tenants": "/s/quotas.toml"}));
     assert_eq!(json["switch"]["workers"], serde_json::json!([0, 3]));
     assert_eq!(json["attach"]["auto"], "vhost-user");
 }
@@ -112,6 +118,8 @@ fn every_key_of_the_contract_is_known() {
 #[test]
 fn faults_name_file_line_and_key() {
     for (text, expected) in [
+        ("[quota]\nports = -2", "qvs.toml:2: quota.ports: -2 is no limit"),
+        ("[quota]\ntenants = \"q.toml\"", "qvs.toml:2: quota.tenants: \"q.toml\" must be an absolute path"),
         ("[api]\nlisten_on = 1\n", "qvs.toml:2: unknown field `listen_on`"),
         ("statedir = \"/x\"", "qvs.toml:1: unknown field `statedir`"),
         ("\n[swich]\n", "qvs.toml:2: unknown field `swich`"),
