@@ -32,21 +32,25 @@ impl fmt::Debug for Tls {
 
 impl Tls {
     /// Reads both files, PEM: `certificate` has the listener's own and after it those that vouch for it; `key` has its
-    /// private key in clear, as PKCS#8, PKCS#1 or SEC1, and must be ours or root's with mode 0600.
+    /// private key in clear, as PKCS#8, PKCS#1 or SEC1, and must have `rights`.
     ///
     /// # Errors
     /// [`FileError`], whose path tells which file it is about: one that cannot be read or used; a key that is not the
     /// certificate's, which is told of the key.
-    pub fn open(certificate: &Path, key: &Path) -> Result<Tls, FileError> {
-        Tls::open_with_pause(certificate, key, PAUSE)
+    pub fn open(certificate: &Path, key: &Path, rights: Rights) -> Result<Tls, FileError> {
+        Tls::watch(certificate, (key, rights), PAUSE)
     }
 
-    /// The same, with another time that changes may go unnoticed.
+    /// The same of a key that is ours or root's alone, with another time that changes may go unnoticed.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn open_with_pause(certificate: &Path, key: &Path, pause: Duration) -> Result<Tls, FileError> {
-        let files = vec![(certificate.to_owned(), Rights::Any), (key.to_owned(), Rights::OwnerOnly)];
+        Tls::watch(certificate, (key, Rights::OwnerOnly), pause)
+    }
+
+    fn watch(certificate: &Path, (key, rights): (&Path, Rights), pause: Duration) -> Result<Tls, FileError> {
+        let files = vec![(certificate.to_owned(), Rights::Any), (key.to_owned(), rights)];
         let pair = Pair { certificate: certificate.to_owned(), key: key.to_owned() };
         let parse: ParseAll<ServerConfig> = Box::new(move |texts| pair.parse(&texts[0], &texts[1]));
         Ok(Tls(Watched::open_all(files, parse, pause)?))
@@ -119,7 +123,7 @@ mod tests {
 
     fn fault(certificate: &str, key: &str) -> (bool, String) {
         let files = [TestFile::new(certificate), TestFile::new(key)];
-        let error = Tls::open(files[0].path(), files[1].path()).unwrap_err();
+        let error = Tls::open(files[0].path(), files[1].path(), Rights::OwnerOnly).unwrap_err();
         (error.path() == files[1].path(), error.to_string())
     }
 
@@ -145,7 +149,7 @@ mod tests {
             assert_eq!(error.lines().count(), 1, "{error}");
         }
         let files = [TestFile::new(&format!("{certificate}{other}")), TestFile::new(&key)];
-        assert!(Tls::open(files[0].path(), files[1].path()).is_ok(), "a chain");
+        assert!(Tls::open(files[0].path(), files[1].path(), Rights::OwnerOnly).is_ok(), "a chain");
     }
 
     #[test]
@@ -153,9 +157,9 @@ mod tests {
         let (certificate, key) = pair();
         let (certificate, key) = (TestFile::new(&certificate), TestFile::new(&key));
         certificate.set_mode(0o644);
-        assert!(Tls::open(certificate.path(), key.path()).is_ok());
+        assert!(Tls::open(certificate.path(), key.path(), Rights::OwnerOnly).is_ok());
         key.set_mode(0o640);
-        let error = Tls::open(certificate.path(), key.path()).unwrap_err();
+        let error = Tls::open(certificate.path(), key.path(), Rights::OwnerOnly).unwrap_err();
         assert!(matches!(error, FileError::TooOpen { .. }), "{error}");
     }
 

@@ -20,12 +20,30 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Whose a file must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rights {
-    /// Anybody's.
+    /// Anybody's, and not everybody may write it.
     Any,
     /// Ours or root's, and no other user may read it: mode 0600, or for a key a group's 0640.
     NotOthers,
     /// Ours or root's, and only the owner may read or write it: mode 0600.
     OwnerOnly,
+    /// The same, or this user's: for root, who looks after the files of a daemon that runs as another.
+    OwnerOnlyOr(u32),
+}
+
+impl Rights {
+    /// Permissions that nobody must have, and what a file may have instead.
+    fn hidden(self) -> (u32, &'static str) {
+        match self {
+            Rights::Any => (0o002, "not writable for others"),
+            Rights::NotOthers => (0o037, "ours or root's, mode 0600 or 0640"),
+            Rights::OwnerOnly | Rights::OwnerOnlyOr(_) => (0o077, "ours or root's, mode 0600"),
+        }
+    }
+
+    fn allows_owner(self, owner: u32) -> bool {
+        let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&owner);
+        is_ours || self == Rights::Any || self == Rights::OwnerOnlyOr(owner)
+    }
 }
 
 /// Why a file cannot be used.
@@ -39,8 +57,8 @@ pub enum FileError {
         /// What the system said.
         source: io::Error,
     },
-    /// Others may get at what must stay secret.
-    #[error("{path} has mode {mode:04o} and owner {owner}; it must belong to us or root, with mode {wanted}")]
+    /// Others may read what must stay secret, or change what they must not.
+    #[error("{path} has mode {mode:04o} and owner {owner}; it must be {wanted}")]
     TooOpen {
         /// Its path.
         path: PathBuf,
@@ -103,13 +121,8 @@ fn read_stamped(path: &Path, rights: Rights) -> Result<(String, Stamp), FileErro
     // Asked of the open file: what is checked is what is read.
     let metadata = file.metadata().map_err(unreadable)?;
     let mode = metadata.mode() & 0o7777;
-    let (hidden, wanted) = match rights {
-        Rights::Any => (0, "0644"),
-        Rights::NotOthers => (0o037, "0600 or 0640"),
-        Rights::OwnerOnly => (0o077, "0600"),
-    };
-    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-    if rights != Rights::Any && (mode & hidden != 0 || !is_ours) {
+    let (hidden, wanted) = rights.hidden();
+    if mode & hidden != 0 || !rights.allows_owner(metadata.uid()) {
         return Err(FileError::TooOpen { path: path.to_owned(), mode, owner: metadata.uid(), wanted });
     }
     if metadata.len() > FILE_BYTES_MAX {
@@ -317,7 +330,23 @@ mod tests {
             assert_eq!(read(file.path(), Rights::NotOthers).is_ok(), not_others, "{mode:o}");
             assert!(read(file.path(), Rights::Any).is_ok());
         }
+        file.set_mode(0o602);
+        assert!(read(file.path(), Rights::Any).is_err());
+        file.set_mode(0o660);
         let error = read(file.path(), Rights::OwnerOnly).unwrap_err().to_string();
         assert!(error.contains("has mode 0660"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_refused_unless_it_is_the_user_that_is_looked_after() {
+        let file = TestFile::new("1");
+        let Ok(()) = std::os::unix::fs::chown(file.path(), Some(4711), None) else { return };
+        for rights in [Rights::NotOthers, Rights::OwnerOnly, Rights::OwnerOnlyOr(4712)] {
+            let error = read(file.path(), rights).unwrap_err().to_string();
+            assert!(error.contains("owner 4711"), "{rights:?}: {error}");
+        }
+        assert_eq!(read(file.path(), Rights::OwnerOnlyOr(4711)).unwrap(), "1");
+        file.set_mode(0o640);
+        assert!(read(file.path(), Rights::OwnerOnlyOr(4711)).is_err());
     }
 }

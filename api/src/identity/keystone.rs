@@ -48,6 +48,8 @@ pub struct KeystoneConfig {
     pub user_domain: String,
     /// A file with its password, 0600; read again whenever the password is needed.
     pub password_file: PathBuf,
+    /// What rights that file must have.
+    pub password_rights: Rights,
     /// The project in which it has a role that may validate tokens.
     pub project: String,
     /// That project's domain's name.
@@ -135,7 +137,7 @@ impl Keystone {
     /// # Errors
     /// [`KeystoneError`].
     pub fn new(config: KeystoneConfig, clock: WallClock) -> Result<Keystone, KeystoneError> {
-        read(&config.password_file, Rights::OwnerOnly)?;
+        read(&config.password_file, config.password_rights)?;
         let mut endpoint = Endpoint::new(&config.url, &config.ca)?;
         if !endpoint.base().ends_with("/v3") {
             endpoint.descend("/v3");
@@ -278,8 +280,9 @@ impl Keystone {
 
     /// The request for our own token (Identity API v3, "Password authentication with scoped authorization").
     fn authentication(&self) -> Result<Request<Vec<u8>>, Trouble> {
-        let KeystoneConfig { user, user_domain, password_file, project, project_domain, .. } = &self.config;
-        let password = read(password_file, Rights::OwnerOnly).map_err(|error| Trouble::Away(error.to_string()))?;
+        let KeystoneConfig { user, user_domain, password_file, password_rights, project, project_domain, .. } =
+            &self.config;
+        let password = read(password_file, *password_rights).map_err(|error| Trouble::Away(error.to_string()))?;
         let password = password.trim_end_matches(['\r', '\n']);
         let body = json!({"auth": {
             "identity": {

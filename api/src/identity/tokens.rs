@@ -136,13 +136,13 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The tokens of this file.
+    /// The tokens of this file, which must have these rights.
     ///
     /// # Errors
-    /// [`FileError`] if it cannot be read, is not 0600 and ours, or is no such file.
-    pub fn open(path: &Path, clock: WallClock) -> Result<Tokens, FileError> {
+    /// [`FileError`] if it cannot be read, has other rights, or is no such file.
+    pub fn open(path: &Path, rights: Rights, clock: WallClock) -> Result<Tokens, FileError> {
         let parse: Parse<Entries> = Box::new(Entries::parse);
-        Ok(Tokens::over(Watched::open(path, Rights::OwnerOnly, parse)?, clock))
+        Ok(Tokens::over(Watched::open(path, rights, parse)?, clock))
     }
 
     fn over(file: Watched<Entries>, clock: WallClock) -> Tokens {

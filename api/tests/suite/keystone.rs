@@ -6,6 +6,7 @@ use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::{Caller, Denied, Mode, Verified, Verifier};
 use api::plugins::FakePlugin;
 use api::server::ServerConfig;
+use api::watched::Rights;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -80,6 +81,7 @@ impl Double {
             url: self.url.clone(),
             user: "qvs".into(),
             user_domain: "Default".into(),
+            password_rights: Rights::OwnerOnly,
             password_file: password_file(scratch, "secret\n"),
             project: "service".into(),
             project_domain: "Default".into(),

@@ -5,6 +5,7 @@
 //! be found out is a warning that says so.
 
 use crate::cli::CheckArgs;
+use crate::identity::rights_of_secrets;
 use crate::settings::{IdentityMode, Settings, Workers};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
@@ -335,7 +336,7 @@ fn aio() -> Finding {
 /// Whether the files by which the API's clients are known can be used.
 fn identity(settings: &Settings) -> Finding {
     const NAME: &str = "identity";
-    match (crate::identity::mode(settings), settings.identity.mode) {
+    match (crate::identity::mode(settings, rights_of_secrets(settings)), settings.identity.mode) {
         (Err(error), _) => Finding::fail(
             NAME,
             error.to_string(),
@@ -356,7 +357,7 @@ fn identity(settings: &Settings) -> Finding {
 /// Whether the API's certificate and key can be used, and what is served without.
 fn tls(settings: &Settings) -> Finding {
     const NAME: &str = "TLS";
-    match (crate::tls::of(settings), settings.api.listen) {
+    match (crate::tls::of(settings, rights_of_secrets(settings)), settings.api.listen) {
         (Err(error), _) => Finding::fail(
             NAME,
             error.to_string(),

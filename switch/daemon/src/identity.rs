@@ -6,6 +6,8 @@ use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::tokens::Tokens;
 use api::identity::{Mode, Verifier};
 use api::policy::LivePolicy;
+use api::watched::Rights;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,11 +18,21 @@ pub(crate) fn wall_clock() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// How clients are known, with the files of the settings read.
+/// The rights that secrets must have where a command looks after the files of a daemon: root's commands take those of the
+/// user whose the state is, which is the user that the daemon runs as.
+pub(crate) fn rights_of_secrets(settings: &Settings) -> Rights {
+    let daemon = std::fs::metadata(&settings.state_dir).map(|found| found.uid());
+    match daemon {
+        Ok(daemon) if rustix::process::geteuid().is_root() => Rights::OwnerOnlyOr(daemon),
+        _ => Rights::OwnerOnly,
+    }
+}
+
+/// How clients are known, with the files of the settings read; secrets must have `rights`.
 ///
 /// # Errors
 /// A file that cannot be used, with the line of the setting that names it.
-pub(crate) fn mode(settings: &Settings) -> Result<Mode, SettingsError> {
+pub(crate) fn mode(settings: &Settings, rights: Rights) -> Result<Mode, SettingsError> {
     let identity = &settings.identity;
     let policy = match identity.policy.as_str() {
         "" => LivePolicy::default(),
@@ -29,10 +41,11 @@ pub(crate) fn mode(settings: &Settings) -> Result<Mode, SettingsError> {
     let verifier: Arc<dyn Verifier> = match identity.mode {
         IdentityMode::Noauth => return Ok(Mode::NoAuth),
         IdentityMode::Tokens => Arc::new(
-            Tokens::open(&identity.tokens, wall_clock).map_err(|error| settings.fault("identity", "tokens", error))?,
+            Tokens::open(&identity.tokens, rights, wall_clock)
+                .map_err(|error| settings.fault("identity", "tokens", error))?,
         ),
         IdentityMode::Keystone => {
-            Arc::new(Keystone::new(keystone_config(settings), wall_clock).map_err(|error| match error {
+            Arc::new(Keystone::new(keystone_config(settings, rights), wall_clock).map_err(|error| match error {
                 KeystoneError::Endpoint(error @ EndpointError::Certificates { .. }) => {
                     settings.fault("keystone", "ca", error)
                 }
@@ -44,13 +57,14 @@ pub(crate) fn mode(settings: &Settings) -> Result<Mode, SettingsError> {
     Ok(Mode::Tokens { verifier, policy: Arc::new(policy) })
 }
 
-fn keystone_config(settings: &Settings) -> KeystoneConfig {
+fn keystone_config(settings: &Settings, password_rights: Rights) -> KeystoneConfig {
     let keystone = settings.keystone.clone();
     KeystoneConfig {
         url: keystone.url,
         user: keystone.user,
         user_domain: keystone.user_domain,
         password_file: keystone.password_file,
+        password_rights,
         project: keystone.project,
         project_domain: keystone.project_domain,
         ca: keystone.ca,

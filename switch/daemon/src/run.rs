@@ -30,6 +30,7 @@ use api::sealed::SealKey;
 use api::server::{Claims, Limits, ServerConfig, serve};
 use api::store::Store;
 use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
+use api::watched::Rights;
 use pipelines::Standard;
 use std::fs::DirBuilder;
 use std::io::{BufReader, BufWriter};
@@ -127,8 +128,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         ),
         mode: settings.vhost.mode_bits(),
     };
-    let identity = identity::mode(&settings)?;
-    let tls = tls::of(&settings)?;
+    let identity = identity::mode(&settings, Rights::OwnerOnly)?;
+    let tls = tls::of(&settings, Rights::OwnerOnly)?;
     let quotas = Arc::new(settings.quotas()?);
     make_directories(&settings, admin_group, rights.owner.1)?;
 

@@ -4,7 +4,7 @@
 //! are there. It stays its owner's, so that root may add tokens to the file of a daemon that is not.
 
 use crate::cli::TokenArgs;
-use crate::identity::wall_clock;
+use crate::identity::{rights_of_secrets, wall_clock};
 use crate::settings::{IdentityMode, Settings};
 use crate::{FAILED, Outcome, WRONG};
 use anyhow::Context;
@@ -29,7 +29,7 @@ pub(crate) fn token(args: &TokenArgs) -> Outcome {
     };
     let (token, entry) = make(&new).map_err(|why| (FAILED, why))?;
     let path = &settings.identity.tokens;
-    add(path, &entry).map_err(|error| (FAILED, format!("{error:#}")))?;
+    add(path, rights_of_secrets(&settings), &entry).map_err(|error| (FAILED, format!("{error:#}")))?;
     if settings.identity.mode != IdentityMode::Tokens {
         // Nothing can be done about a closed standard error.
         let _ = writeln!(
@@ -41,9 +41,9 @@ pub(crate) fn token(args: &TokenArgs) -> Outcome {
     Ok(format!("{token}\n"))
 }
 
-/// Adds an entry to the file of tokens.
-fn add(path: &Path, entry: &str) -> anyhow::Result<()> {
-    let before = match read(path, Rights::OwnerOnly) {
+/// Adds an entry to the file of tokens, which must have these rights.
+fn add(path: &Path, rights: Rights, entry: &str) -> anyhow::Result<()> {
+    let before = match read(path, rights) {
         Ok(text) => text,
         Err(FileError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => HEAD.to_owned(),
         Err(error) => return Err(error.into()),

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -172,6 +172,29 @@ fn a_file_of_tokens_that_others_can_read_is_refused_by_run_token_and_check() {
     }
     let findings = String::from_utf8(rig.qvs(&["check"]).stdout).unwrap();
     assert!(findings.contains("FAIL  identity: ") && findings.contains("chmod 0600"), "{findings}");
+}
+
+#[test]
+fn root_looks_after_the_tokens_of_a_daemon_of_another_user_and_of_nobody_else() {
+    const DAEMON: u32 = 65_534;
+    let rig = Rig::new("other", TOKENS);
+    rig.token(&["red"]);
+    let give =
+        |path: &Path, owner: u32| std::os::unix::fs::chown(path, Some(owner), None).expect("this test needs root");
+    give(&rig.directory.join("state"), DAEMON);
+    give(&rig.tokens(), DAEMON);
+    rig.token(&["blue"]);
+    let kept = std::fs::metadata(rig.tokens()).unwrap();
+    assert_eq!((kept.uid(), kept.mode() & 0o777), (DAEMON, 0o600));
+    let findings = || String::from_utf8(rig.qvs(&["check"]).stdout).unwrap();
+    assert!(findings().contains("ok    identity: by the tokens in"), "{}", findings());
+    // A daemon of root's takes no secret that another user could change.
+    let output = rig.qvs(&["run"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && message.contains("owner 65534"), "{message}");
+    give(&rig.tokens(), DAEMON - 1);
+    assert!(findings().contains("FAIL  identity: "), "{}", findings());
+    assert_eq!(rig.qvs(&["token", "green"]).status.code(), Some(1));
 }
 
 #[test]
