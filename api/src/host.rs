@@ -88,6 +88,8 @@ pub enum DeviceSpec {
 pub enum DeviceDriver {
     /// Packet sockets.
     AfPacket,
+    /// AF_XDP.
+    AfXdp,
 }
 
 /// The number of queues of a TAP that was plugged without one, or before there was a number.

@@ -15,7 +15,7 @@
 pub(crate) mod port;
 
 use crate::batch::{BURST, Batch};
-use crate::ids::MacAddr;
+use crate::ids::{MacAddr, QUEUES_MAX};
 use crate::offload::{VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use crate::packet::{Packet, SEGMENTS_MAX};
 use crate::pool::Area;
@@ -34,6 +34,8 @@ const MAC_SIZE: usize = 6;
 const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
 /// Hears nothing.
 const NO_PROTOCOL: u16 = 0;
+/// `PACKET_MR_PROMISC` (linux/if_packet.h)
+const PACKET_MR_PROMISC: u16 = 1;
 
 /// Most frames of one call of [`RawSocket::send_burst`] and [`RawSocket::receive_burst`]: their headers lie on the stack.
 pub const BURST_MAX: usize = 64;
@@ -50,6 +52,14 @@ pub enum RawSocketError {
     /// The interface does not speak Ethernet, so its frames have no MAC addresses.
     #[error("interface {name:?} is not an Ethernet interface")]
     NotEthernet {
+        /// The name as given.
+        name: String,
+    },
+    /// It has more queues than a port can have, so that part of its traffic would be missed.
+    #[error(
+        "interface {name:?} has more than {QUEUES_MAX} queues; `ethtool -L {name} combined {QUEUES_MAX}` makes them fewer"
+    )]
+    TooManyQueues {
         /// The name as given.
         name: String,
     },
@@ -231,6 +241,14 @@ impl RawSocket {
         Ok(received)
     }
 
+    /// Has the interface take the frames for all addresses, not only its own, as long as the socket lives.
+    fn listen_for_all(&self) -> Result<(), RawSocketError> {
+        // `struct packet_mreq`: index, type, and an address that does not count.
+        let membership = [&self.index.to_ne_bytes()[..], &PACKET_MR_PROMISC.to_ne_bytes(), &[0; 10]].concat();
+        set_option(self.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
+            .map_err(|source| RawSocketError::Io { what: "listening for all addresses", source })
+    }
+
     /// How many frames the kernel lost because the receive buffer was full, since the last call.
     ///
     /// # Errors
@@ -268,6 +286,26 @@ impl RawSocket {
 impl AsFd for RawSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Has an interface take the frames for all addresses, for as long as it lives (`PACKET_MR_PROMISC`).
+pub(crate) struct Promiscuity {
+    _socket: RawSocket,
+}
+
+impl Promiscuity {
+    /// Of the interface of that name in the calling thread's namespace, which must have this index. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    /// [`RawSocketError`].
+    pub(crate) fn open(interface: &str, index: u32) -> Result<Promiscuity, RawSocketError> {
+        let socket = RawSocket::open_prepared(interface, NO_PROTOCOL, |_| Ok(()))?;
+        if socket.index != index {
+            return Err(RawSocketError::NoInterface { name: interface.to_owned() });
+        }
+        socket.listen_for_all()?;
+        Ok(Promiscuity { _socket: socket })
     }
 }
 

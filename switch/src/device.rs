@@ -9,9 +9,12 @@
 
 use crate::af_packet::RawSocketError;
 use crate::af_packet::port::PacketPort;
+use crate::af_xdp::port::{XdpConfig, XdpPort};
+use crate::af_xdp::program::Steering;
 use crate::link::{LinkStatus, LinkWatch};
 use crate::netns::{self, Origin};
 use crate::port::{Device, DeviceState, Link, Place, Port};
+use crate::sync::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, OwnedFd};
 use std::io;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use std::sync::Arc;
 pub enum Driver {
     /// Packet sockets, which keep partial checksums and uncut TCP.
     AfPacket,
+    /// AF_XDP, which takes frames before the host's stack makes packets of them; checksums and cuts are made in software.
+    AfXdp,
 }
 
 impl Driver {
@@ -28,6 +33,7 @@ impl Driver {
     pub fn name(self) -> &'static str {
         match self {
             Driver::AfPacket => "af_packet",
+            Driver::AfXdp => "af_xdp",
         }
     }
 }
@@ -41,50 +47,61 @@ pub struct DeviceConfig {
     pub netns: Option<OwnedFd>,
     /// How its frames are moved; `None`: as suits its kind.
     pub driver: Option<Driver>,
+    /// Which of its frames are ours, and which go on to the host. By packet sockets all come, and the host gets them too.
+    pub steering: Steering,
 }
 
 /// An open device's control side. Dropping it withdraws the port and closes what was opened.
 pub struct HostDevice {
     watch: LinkWatch,
     driver: Driver,
+    /// Where a port that must know it is told the MTU.
+    mtu: Option<Arc<AtomicU32>>,
+    /// How the driver does it; empty if there is nothing to tell.
+    mode: &'static str,
     origin: Option<Origin>,
     place: Arc<dyn Place>,
 }
 
 impl HostDevice {
-    /// Opens the device and publishes its port at `place`. Needs CAP_NET_RAW and CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter
-    /// `config.netns`.
+    /// Opens the device and publishes its port at `place`. Needs CAP_NET_RAW and CAP_NET_ADMIN, CAP_SYS_ADMIN to enter
+    /// `config.netns`, and for AF_XDP CAP_BPF and CAP_IPC_LOCK.
     ///
     /// # Errors
     /// [`RawSocketError`]; the caller retries.
     pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, RawSocketError> {
         let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
-        let DeviceConfig { name, netns, driver } = config;
+        let DeviceConfig { name, netns, driver, steering } = config;
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
         let absent = || RawSocketError::NoInterface { name: name.clone() };
-        let (watch, driver, port) = netns::within(netns, || {
+        let (watch, driver, opened) = netns::within(netns, || {
             let watch = LinkWatch::open(&name).map_err(io("asking for the interface"))?.ok_or_else(absent)?;
             let status = watch.status().ok_or_else(absent)?;
             if !status.is_ethernet {
                 return Err(RawSocketError::NotEthernet { name: name.clone() });
             }
             let driver = driver.unwrap_or_else(|| suits(&status));
-            let port = match driver {
+            let opened = match driver {
                 Driver::AfPacket => {
                     let port = PacketPort::open(&name)?;
                     // Between the two looks another may have taken the name.
                     if port.interface_index() != status.index {
                         return Err(absent());
                     }
-                    Arc::new(port) as Arc<dyn Port>
+                    Opened { port: Arc::new(port), mtu: None, mode: "" }
+                }
+                Driver::AfXdp => {
+                    let port = XdpPort::open(&status, &XdpConfig { steering, is_generic: false })?;
+                    Opened { mtu: Some(port.mtu()), mode: port.mode(), port: Arc::new(port) }
                 }
             };
-            Ok((watch, driver, port))
+            Ok((watch, driver, opened))
         })
         .map_err(io("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
+        let Opened { port, mtu, mode } = opened;
         place.publish(port);
-        Ok(HostDevice { watch, driver, origin, place })
+        Ok(HostDevice { watch, driver, mtu, mode, origin, place })
     }
 
     /// How its frames are moved.
@@ -92,14 +109,31 @@ impl HostDevice {
         self.driver
     }
 
-    /// How the interface is now; `None` if it is gone for ever, or its namespace is.
+    /// By whom the driver's program is run and who copies; empty for a driver without.
+    pub fn mode(&self) -> &'static str {
+        self.mode
+    }
+
+    /// How the interface is now; `None` if it is gone for ever, or its namespace is. A port that must know the MTU follows it by
+    /// this look.
     pub fn status(&self) -> Option<LinkStatus> {
-        self.watch.status().filter(|_| self.has_namespace())
+        let status = self.watch.status().filter(|_| self.has_namespace());
+        if let (Some(status), Some(mtu)) = (&status, &self.mtu) {
+            mtu.store(status.mtu, Ordering::Relaxed);
+        }
+        status
     }
 
     fn has_namespace(&self) -> bool {
         self.origin.as_ref().is_none_or(Origin::is_there)
     }
+}
+
+/// A port, and what its control side needs of it.
+struct Opened {
+    port: Arc<dyn Port>,
+    mtu: Option<Arc<AtomicU32>>,
+    mode: &'static str,
 }
 
 /// The driver that suits an interface.

@@ -12,6 +12,7 @@
 //! This crate knows no other crate of ours.
 
 pub mod af_packet;
+pub mod af_xdp;
 pub mod affinity;
 pub mod assign;
 pub mod batch;

@@ -9,7 +9,7 @@ use crate::ledger::{DropReason, Tally};
 use crate::netns;
 use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use crate::offload::{Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
-use crate::packet::Packet;
+use crate::packet::{Headers, L3, Packet};
 use crate::port::{Device, DeviceState, Link, Place, Port};
 use crate::port_contract::Arrived;
 use crate::worker::ROUND_BYTES;
@@ -144,6 +144,21 @@ pub(crate) fn believe(packet: &mut Packet) {
         gso: kind.map(|kind| Gso { kind, size: claim.gso_size, header_len: claim.hdr_len, ecn }),
         checksum_valid: false,
     };
+    // Untagged, and without extension headers.
+    let is_v6 = packet.head()[12..14] == [0x86, 0xdd];
+    let (ethertype, l3) = if is_v6 { (0x86dd, L3::Ipv6) } else { (0x0800, L3::Ipv4) };
+    let l4_protocol = if kind == Some(GsoKind::UdpL4) { 17 } else { 6 };
+    packet.headers =
+        Headers { ethertype, l3, l3_offset: 14, l4_offset: claim.csum_start, l4_protocol, ..Headers::default() };
+}
+
+/// TCP mends what a slow receiver costs, and nothing else may be lost.
+fn only_for_want_of_room(tally: &Tally) {
+    assert!(
+        tally.drops().all(|(reason, _)| reason == DropReason::RxRingFull),
+        "{:?}",
+        tally.drops().collect::<Vec<_>>()
+    );
 }
 
 /// One burst from `from` to `to`, as a worker would; answers the length of the longest frame.
@@ -152,12 +167,12 @@ pub(crate) fn shovel(from: &dyn Port, to: &dyn Port) -> usize {
     batch.clear(BURST, ROUND_BYTES);
     let mut tally = Tally::default();
     from.rx(PortIndex(0), QueueIndex(0), &mut batch, &mut tally);
-    assert_eq!(tally.dropped, 0);
+    only_for_want_of_room(&tally);
     batch.packets_mut().iter_mut().for_each(believe);
     let picks: Vec<u8> = (0..batch.len() as u8).collect();
     tally.clear();
     to.tx(QueueIndex(0), &mut batch, &picks, &mut tally);
-    assert_eq!(tally.dropped, 0, "{:?}", tally.drops().collect::<Vec<_>>());
+    only_for_want_of_room(&tally);
     let longest = batch.packets().iter().map(Packet::len).max().unwrap_or(0);
     from.rx_done(QueueIndex(0));
     longest

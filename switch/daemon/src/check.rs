@@ -22,6 +22,10 @@ const PORTS_PLANNED: u64 = 1000;
 const CAP_NET_ADMIN: u32 = 12;
 /// `CAP_NET_RAW`
 const CAP_NET_RAW: u32 = 13;
+/// `CAP_IPC_LOCK`
+const CAP_IPC_LOCK: u32 = 14;
+/// `CAP_BPF`
+const CAP_BPF: u32 = 39;
 /// `CAP_SYS_ADMIN`
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -98,12 +102,13 @@ fn findings(settings: &Settings) -> Vec<Finding> {
     vec![
         capability(capabilities, CAP_NET_ADMIN),
         packets(capabilities),
+        xdp(capabilities),
         tun(),
         namespaces(capabilities),
         cpus(settings),
         isolation(settings),
         hugepages(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), settings.mac.max),
-        memlock(),
+        memlock(capabilities),
         files(),
         directory("state_dir", &settings.state_dir, 0o700),
         directory("run_dir", &settings.run_dir, 0o750),
@@ -125,6 +130,9 @@ fn has(capabilities: Option<u64>, capability: u32) -> bool {
     capabilities.is_none_or(|set| set & (1 << capability) != 0)
 }
 
+/// All that the switch may make use of, as its unit has it.
+const ALL: &str = "CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_IPC_LOCK CAP_SYS_ADMIN";
+
 fn capability(capabilities: Option<u64>, wanted: u32) -> Finding {
     const NAME: &str = "CAP_NET_ADMIN";
     match capabilities {
@@ -133,7 +141,7 @@ fn capability(capabilities: Option<u64>, wanted: u32) -> Finding {
         Some(_) => Finding::fail(
             NAME,
             "missing: no TAP can be made",
-            "run as root, or let systemd give it: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN",
+            format!("run as root, or let systemd give it: AmbientCapabilities={ALL}"),
         ),
     }
 }
@@ -146,7 +154,30 @@ fn packets(capabilities: Option<u64>) -> Finding {
     Finding::warn(
         NAME,
         "missing: no interface that others made can be plugged (plug --device)",
-        "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN if that is wanted",
+        format!("AmbientCapabilities={ALL} if that is wanted"),
+    )
+}
+
+fn xdp(capabilities: Option<u64>) -> Finding {
+    const NAME: &str = "AF_XDP";
+    let needed = [
+        (CAP_NET_RAW, "CAP_NET_RAW"),
+        (CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+        (CAP_BPF, "CAP_BPF"),
+        (CAP_IPC_LOCK, "CAP_IPC_LOCK"),
+    ];
+    let is_missing = |&&(number, _): &&(u32, &str)| {
+        // What may be done with CAP_BPF may be done with CAP_SYS_ADMIN too.
+        !(has(capabilities, number) || number == CAP_BPF && has(capabilities, CAP_SYS_ADMIN))
+    };
+    let missing: Vec<&str> = needed.iter().filter(is_missing).map(|&(_, name)| name).collect();
+    if missing.is_empty() {
+        return Finding::ok(NAME, "interfaces can be plugged by it");
+    }
+    Finding::warn(
+        NAME,
+        format!("without {} no interface can be plugged by it (plug --device --driver af_xdp)", missing.join(" and ")),
+        format!("AmbientCapabilities={ALL} if that is wanted"),
     )
 }
 
@@ -173,7 +204,7 @@ fn namespaces(capabilities: Option<u64>) -> Finding {
     Finding::warn(
         NAME,
         "without CAP_SYS_ADMIN no TAP or device of another network namespace can be had (plug --netns)",
-        "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN if that is wanted",
+        format!("AmbientCapabilities={ALL} if that is wanted"),
     )
 }
 
@@ -250,13 +281,12 @@ fn hugepages(meminfo: &str, mac_max: usize) -> Finding {
     }
 }
 
-fn memlock() -> Finding {
+fn memlock(capabilities: Option<u64>) -> Finding {
     const NAME: &str = "locked memory";
     match getrlimit(Resource::Memlock).current {
         None => Finding::ok(NAME, "unlimited"),
-        Some(bytes) => {
-            Finding::ok(NAME, format!("{} KiB; enough, nothing is locked for vhost-user and TAP", bytes / 1024))
-        }
+        Some(_) if has(capabilities, CAP_IPC_LOCK) => Finding::ok(NAME, "not limited: CAP_IPC_LOCK is held"),
+        Some(bytes) => Finding::ok(NAME, format!("{} KiB; enough, nothing is locked but for AF_XDP", bytes / 1024)),
     }
 }
 

@@ -155,7 +155,11 @@ the same device for another id, need --replace. A TAP keeps its addresses then, 
 or back, for which it is made anew.
 
 A device (--device) is left as it is: its addresses, MTU and whether it is up are its owner's. It may come, go and come \
-again. Its port is UP while it is there and up. The host's own stack still hears what comes in by it.
+again. Its port is UP while it is there and up. By packet sockets (--driver af_packet, the default) the host's own stack \
+still hears what comes in by it, checksums stay unfinished and TCP uncut. By AF_XDP (--driver af_xdp) the switch takes all \
+frames before the host's stack sees them: less work for each frame, but checksums and cuts are made in software. It needs \
+CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK; frames of an interface with more than 16 queues cannot all be taken, so \
+it is refused.
 
 --role is always the SWITCH's role. libvirt's <source mode=...> and Nova's vhostuser_mode are QEMU's role, the opposite:
   qvs --role server  =  libvirt mode='client'   the switch listens, QEMU connects (QEMU's reconnect= survives our restart)
@@ -164,7 +168,8 @@ again. Its port is UP while it is there and up. The host's own stack still hears
 Examples:
   qvs plug vm1-eth0 --vhost-user /run/qvs/vhost/vm1 --mac 52:54:00:00:00:01
   qvs plug web --tap tap-web --netns web --tenant red
-  qvs plug box --device veth-box")]
+  qvs plug box --device veth-box
+  qvs plug lan --device eth1 --driver af_xdp")]
 #[group(skip)]
 pub(crate) struct PlugArgs {
     /// Interface id: the text a tenant plugs as attachment
@@ -221,6 +226,9 @@ pub(crate) enum DriverArg {
     /// Packet sockets: checksums and large frames stay as they are
     #[value(name = "af_packet")]
     AfPacket,
+    /// AF_XDP: frames come before the host's stack sees them; checksums and cuts are made in software
+    #[value(name = "af_xdp")]
+    AfXdp,
 }
 
 /// Who listens on a vhost-user socket.

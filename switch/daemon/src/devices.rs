@@ -39,6 +39,8 @@ pub(crate) struct Found {
     pub(crate) mtu: Option<u32>,
     /// How its frames are moved.
     pub(crate) driver: &'static str,
+    /// How the driver does it; empty if there is nothing to tell.
+    pub(crate) mode: &'static str,
 }
 
 /// An open device as the supervisor keeps it.

@@ -125,6 +125,7 @@ fn plug(args: PlugArgs) -> Outcome {
             netns: args.netns,
             driver: args.driver.map(|driver| match driver {
                 DriverArg::AfPacket => DeviceDriver::AfPacket,
+                DriverArg::AfXdp => DeviceDriver::AfXdp,
             }),
         },
         (None, None, None) => return Err((WRONG, "name a device".into())),

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use switch::af_xdp::program::Steering;
 use switch::config::MTU_DEFAULT;
 use switch::device::{DeviceConfig, Driver, HostDevice};
 use switch::netns;
@@ -176,8 +177,9 @@ fn open_device(
     let handle = netns.map(|path| netns::open(path).map_err(|error| namespace_failed(path, &error))).transpose()?;
     let driver = driver.map(|driver| match driver {
         DeviceDriver::AfPacket => Driver::AfPacket,
+        DeviceDriver::AfXdp => Driver::AfXdp,
     });
-    let config = DeviceConfig { name: name.to_owned(), netns: handle, driver };
+    let config = DeviceConfig { name: name.to_owned(), netns: handle, driver, steering: Steering::Everything };
     let device = HostDevice::open(config, place).map_err(|error| failed(error.to_string()))?;
     Ok(Box::new(device))
 }
@@ -250,7 +252,7 @@ impl Running for HostDevice {
     }
 
     fn found(&self) -> Option<Found> {
-        Some(Found { mtu: self.status().map(|status| status.mtu), driver: self.driver().name() })
+        Some(Found { mtu: self.status().map(|status| status.mtu), driver: self.driver().name(), mode: self.mode() })
     }
 
     /// Nothing of it is ours.

@@ -54,6 +54,9 @@ pub(crate) struct PortRow {
     /// How the frames of a `device` are moved; `None`: it is not open, or of another kind.
     #[serde(default)]
     pub(crate) driver: Option<String>,
+    /// How the driver does it: by whom the XDP program is run, and who copies; `None`: there is nothing to tell.
+    #[serde(default)]
+    pub(crate) driver_mode: Option<String>,
     /// The logical port.
     pub(crate) port: Option<String>,
     /// Its network.
@@ -232,6 +235,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             role: None,
             netns: None,
             driver: None,
+            driver_mode: None,
             link: "down".into(),
             reason: reason.into(),
             macs: Vec::new(),
@@ -273,6 +277,7 @@ fn interface_row<P: Pipeline>(
         role: role.map(str::to_owned),
         netns,
         driver: interface.found.map(|found| found.driver.to_owned()),
+        driver_mode: interface.found.map(|found| found.mode.to_owned()).filter(|mode| !mode.is_empty()),
         link: if interface.device.link == Link::Up { "up" } else { "down" }.into(),
         reason,
         macs: plug.macs.clone(),
@@ -300,6 +305,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         role: None,
         netns: None,
         driver: None,
+        driver_mode: None,
         port: port.map(|port| port.id.to_string()),
         network: port.map(|port| port.network.to_string()),
         tenant: network.map(|network| network.tenant.to_string()),

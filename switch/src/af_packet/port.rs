@@ -13,7 +13,7 @@
 //! touch a page each; [`RECEIVE_BUFFER`] bytes of frames wait in the kernel, what comes beyond is counted as `rx_ring_full`.
 
 use super::{EVERY_PROTOCOL, Inbox, NO_PROTOCOL, RawSocket, RawSocketError};
-use super::{PACKET_AUXDATA, send_frames, send_packets, set_option, switch_on};
+use super::{PACKET_AUXDATA, send_frames, send_packets, switch_on};
 use crate::batch::{BURST, Batch, Fit};
 use crate::doze::Doze;
 use crate::ids::{PortIndex, QueueIndex};
@@ -46,8 +46,6 @@ const _: () = assert!(FRAME_AT >= VNET_HEADER_LEN, "a header, or the bytes by wh
 const FRAME_MAX: usize = 65_536 + 14 + 2 * TAG_SIZE;
 /// Slots begin an odd number of cache lines apart, so that the fronts of a burst do not all fall into one set of the cache.
 const SLOT_STRIDE: usize = (FRAME_AT + FRAME_MAX).next_multiple_of(128) + 64;
-/// `PACKET_MR_PROMISC` (linux/if_packet.h)
-const PACKET_MR_PROMISC: u16 = 1;
 
 /// What the kernel does with large UDP frames of ours it has known since Linux 6.2 (`VIRTIO_NET_HDR_GSO_UDP_L4`).
 const USO_SINCE: (u32, u32) = (6, 2);
@@ -102,10 +100,8 @@ impl PacketPort {
         if receiver.interface_index() != sender.interface_index() {
             return Err(RawSocketError::NoInterface { name: interface.to_owned() });
         }
-        // As long as the socket lives: frames for the addresses behind the port are wanted, not only the device's own.
-        let membership = [&receiver.interface_index().to_ne_bytes()[..], &PACKET_MR_PROMISC.to_ne_bytes(), &[0; 10]];
-        set_option(receiver.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership.concat())
-            .map_err(io("listening for all addresses"))?;
+        // Frames for the addresses behind the port are wanted, not only the device's own.
+        receiver.listen_for_all()?;
         let area = Arc::new(Area::new(BURST * SLOT_STRIDE).map_err(io("mapping a receive buffer"))?);
         let header_at = FRAME_AT - VNET_HEADER_LEN;
         let inbox = Inbox::new(area.clone(), header_at, VNET_HEADER_LEN + FRAME_MAX, SLOT_STRIDE);

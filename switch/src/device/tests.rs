@@ -11,6 +11,8 @@ use crate::tests::*;
 use rustix::fd::OwnedFd;
 use std::time::Duration;
 
+mod xdp;
+
 const SOON: Duration = Duration::from_secs(5);
 const QUEUE: QueueIndex = QueueIndex(0);
 
@@ -25,7 +27,12 @@ fn pair() -> OwnedFd {
 }
 
 fn config(netns: &OwnedFd, driver: Option<Driver>) -> DeviceConfig {
-    DeviceConfig { name: "near".to_owned(), netns: Some(netns.try_clone().unwrap()), driver }
+    DeviceConfig {
+        name: "near".to_owned(),
+        netns: Some(netns.try_clone().unwrap()),
+        driver,
+        steering: Steering::Everything,
+    }
 }
 
 fn open(netns: &OwnedFd, driver: Option<Driver>) -> (HostDevice, Arc<TestPlace>) {

@@ -39,14 +39,20 @@ struct Containers {
 
 impl Containers {
     fn new() -> Containers {
+        Containers::by(["af_packet", "af_packet"])
+    }
+
+    /// The two plugged by these drivers.
+    fn by(drivers: [&str; 2]) -> Containers {
         let daemon = Daemon::start("");
         let tenant = daemon.tenant("red");
         let network = tenant.network("lan");
         let spaces = ["one", "two"].map(Namespace::new);
-        for (space, address) in spaces.iter().zip(["10.0.0.1/24", "10.0.0.2/24"]) {
+        for ((space, address), driver) in spaces.iter().zip(["10.0.0.1/24", "10.0.0.2/24"]).zip(drivers) {
             let name = space.name();
             veth(&format!("veth-{name}"), space, address);
-            assert_eq!(daemon.must(&format!("plug {name} --device veth-{name}")), "plugged\n");
+            let driver = if driver == "af_packet" { String::new() } else { format!(" --driver {driver}") };
+            assert_eq!(daemon.must(&format!("plug {name} --device veth-{name}{driver}")), "plugged\n");
             tenant.attached_port(&network, name);
         }
         daemon.wait_up(&["one", "two"]);
@@ -86,35 +92,136 @@ fn frames_between_two_devices_are_counted_once_each() {
     assert_eq!((&row["link"], &row["mtu"], &row["reason"]), (&"up".into(), &1500.into(), &"".into()));
 }
 
-#[test]
-fn tcp_between_containers_with_default_offloads_arrives_whole_and_in_large_frames() {
-    const BYTES: usize = 256 << 20;
-    let world = Containers::new();
-    world.ping();
-    let before = Counters::read(&world.daemon);
+/// A TCP stream of so many bytes from the first container to the second.
+fn stream(world: &Containers, bytes: usize) {
     let listener = world.spaces[1].inside(|| TcpListener::bind(("10.0.0.2", 5000)).unwrap());
     let chunk: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut stream = world.spaces[0].inside(|| TcpStream::connect(("10.0.0.2", 5000)).unwrap());
             stream.set_write_timeout(Some(SOON)).unwrap();
-            for _ in 0..BYTES / chunk.len() {
+            for _ in 0..bytes / chunk.len() {
                 stream.write_all(&chunk).unwrap();
             }
         });
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         let mut got = vec![0; chunk.len()];
-        for _ in 0..BYTES / chunk.len() {
+        for _ in 0..bytes / chunk.len() {
             stream.read_exact(&mut got).unwrap();
             assert!(got == chunk, "bytes changed");
         }
     });
+}
+
+#[test]
+fn tcp_between_containers_with_default_offloads_arrives_whole_and_in_large_frames() {
+    const BYTES: usize = 256 << 20;
+    let world = Containers::new();
+    world.ping();
+    let before = Counters::read(&world.daemon);
+    stream(&world, BYTES);
     let after = Counters::read(&world.daemon);
     let [packets, bytes] = ["packets", "bytes"].map(|what| after.grown(&before, &format!("one.rx.{what}")));
     assert!(bytes as usize >= BYTES && bytes / packets > 10_000, "{bytes} bytes in {packets} frames: TCP was cut");
     let strange = after.strange_drops(&before);
     assert!(strange.is_empty(), "{strange:?}");
+}
+
+#[test]
+fn tcp_between_containers_of_which_one_or_both_are_plugged_by_af_xdp_arrives_whole() {
+    for drivers in [["af_xdp", "af_xdp"], ["af_xdp", "af_packet"], ["af_packet", "af_xdp"]] {
+        let world = Containers::by(drivers);
+        world.ping();
+        for (name, driver) in ["one", "two"].into_iter().zip(drivers) {
+            let row = world.daemon.interface(name);
+            assert_eq!((&row["kind"], &row["driver"]), (&"device".into(), &driver.into()));
+            let is_xdp = driver == "af_xdp";
+            assert_eq!(row["driver_mode"], if is_xdp { "native, copy".into() } else { serde_json::Value::Null });
+        }
+        let before = Counters::read(&world.daemon);
+        stream(&world, 64 << 20);
+        let strange = Counters::read(&world.daemon).strange_drops(&before);
+        assert!(strange.is_empty(), "{drivers:?}: {strange:?}");
+    }
+}
+
+/// Whether an XDP program is attached to the interface.
+fn has_program(interface: &str) -> bool {
+    output_of("ip", &["link", "show", "dev", interface]).contains("xdp")
+}
+
+#[test]
+fn a_device_by_af_xdp_comes_late_goes_and_comes_again_and_its_program_ends_with_the_switch() {
+    let mut world = Containers::by(["af_xdp", "af_packet"]);
+    world.ping();
+    assert!(has_program("veth-one") && !has_program("veth-two"));
+    world.daemon.kill();
+    wait_until("no program is left behind", SOON, || !has_program("veth-one"));
+    world.daemon.start_again();
+    world.daemon.wait_up(&["one", "two"]);
+    world.ping();
+
+    let late = Namespace::new("late");
+    world.daemon.must("plug late --device veth-late --driver af_xdp");
+    world.tenant.attached_port(&world.network, "late");
+    for round in 0..2 {
+        veth("veth-late", &late, "10.0.0.9/24");
+        world.daemon.wait_up(&["late"]);
+        assert!(world.spaces[0].pings_within("10.0.0.9", SOON), "{round}: {}", world.daemon.log_tail());
+        ip("link del veth-late");
+        wait_until("the port is down", SOON, || world.daemon.interface("late")["op_status"] == "DOWN");
+    }
+    world.daemon.must("unplug late");
+
+    // Another driver is another argument.
+    let refused = world.daemon.command("plug one --device veth-one --driver af_packet");
+    assert_eq!(refused.status.code(), Some(1));
+    world.daemon.must("plug one --device veth-one --driver af_packet --replace");
+    world.daemon.wait_up(&["one"]);
+    assert!(!has_program("veth-one"));
+    world.ping();
+    world.daemon.must("plug one --device veth-one --driver af_xdp --replace");
+    world.daemon.wait_up(&["one"]);
+    world.ping();
+    world.daemon.stop();
+    assert!(!has_program("veth-one"));
+}
+
+#[test]
+fn carrier_and_mtu_of_a_device_by_af_xdp_are_followed() {
+    let world = Containers::by(["af_xdp", "af_xdp"]);
+    world.ping();
+    let becomes = |key: &str, value: serde_json::Value| {
+        wait_until(&format!("{key} is {value}"), SOON, || world.daemon.interface("two")[key] == value);
+    };
+    world.spaces[1].must("ip link set eth0 down");
+    becomes("link", "down".into());
+    world.spaces[1].must("ip link set eth0 up");
+    becomes("link", "up".into());
+    ip("link set veth-two down");
+    becomes("op_status", "DOWN".into());
+    ip("link set veth-two up");
+    world.daemon.wait_up(&["one", "two"]);
+    world.ping();
+    // Longer than a page, in several pieces both ways.
+    for space in &world.spaces {
+        ip(&format!("link set veth-{} mtu 9000", space.name()));
+        space.must("ip link set eth0 mtu 9000");
+    }
+    becomes("mtu", 9000.into());
+    wait_until("large frames pass", SOON, || {
+        world.spaces[0].run("busybox ping -c 1 -W 1 -s 8000 10.0.0.2").status.success()
+    });
+    ip("link set veth-two mtu 2000");
+    becomes("mtu", 2000.into());
+    let before = Counters::read(&world.daemon);
+    assert!(!world.spaces[0].run("busybox ping -c 1 -W 1 -s 8000 10.0.0.2").status.success());
+    expect_over_mtu(&world, &before);
+}
+
+fn expect_over_mtu(world: &Containers, before: &Counters) {
+    assert_eq!(Counters::read(&world.daemon).grown(before, "two.tx.drops.over_mtu"), 1);
 }
 
 #[test]

@@ -29,8 +29,15 @@ fn without_root_it_needs_the_units_capabilities_and_no_more() {
     third.address("eth0", "10.0.0.3/24");
     daemon.must("plug three --device end --netns one");
     tenant.attached_port(&network, "three");
-    daemon.wait_up(&["one", "two", "three"]);
-    for namespace in [&namespaces[0], &third] {
+    let fourth = Namespace::new("four");
+    namespaces[0].must("ip link add far type veth peer name eth0 netns four");
+    namespaces[0].must("ip link set far up");
+    fourth.must("ip link set eth0 up");
+    fourth.address("eth0", "10.0.0.4/24");
+    daemon.must("plug four --device far --netns one --driver af_xdp");
+    tenant.attached_port(&network, "four");
+    daemon.wait_up(&["one", "two", "three", "four"]);
+    for namespace in [&namespaces[0], &third, &fourth] {
         assert!(namespace.pings_within("10.0.0.2", SOON), "{}", daemon.log_tail());
     }
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
