@@ -7,17 +7,23 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
 use tests::http::{Answer, Connection};
 use tests::process::{Child, TempDir, wait_until};
 
 /// Keystone is Python, starting up on a busy machine.
 const KEYSTONE_START: Duration = Duration::from_secs(60);
+/// What a busy machine may add to a wait.
+const SPARE: Duration = Duration::from_secs(20);
 /// The password of everybody in here.
 const PASSWORD: &str = "correct horse";
 /// How long a token may be trusted; revocation is in force after that.
 const CACHE_S: u64 = 1;
+/// How long a token holds, seconds, where nothing else is said: longer than a test.
+const EXPIRATION_S: u64 = 3600;
+/// How long one holds that is to expire, seconds: time enough to ask a busy Keystone for it and to use it.
+const SHORT_S: u64 = 20;
 
 const SERVER: &str = "
 import sys
@@ -33,6 +39,8 @@ struct Keystone {
     dir: TempDir,
     address: SocketAddr,
     child: Option<Child>,
+    /// How long the tokens hold that it gives out, seconds.
+    expiration_s: u64,
 }
 
 impl Keystone {
@@ -41,15 +49,8 @@ impl Keystone {
             std::env::var_os("QVS_KEYSTONE").expect("`cargo xtask test keystone` installs and names Keystone");
         let python = Path::new(&environment).join("bin/python");
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut keystone = Keystone { python, dir: TempDir::new(), address, child: None };
-        let path = |name: &str| keystone.dir.join(name).display().to_string();
-        let (log, database, fernet) = (path("keystone.log"), path("database"), path("fernet"));
-        let text = format!(
-            "[DEFAULT]\nlog_file = {log}\n[database]\nconnection = sqlite:///{database}\n[fernet_tokens]\n\
-             key_repository = {fernet}\n[credential]\nkey_repository = {}\n[token]\nprovider = fernet\n",
-            path("credential")
-        );
-        std::fs::write(keystone.dir.join("keystone.conf"), text).unwrap();
+        let mut keystone = Keystone { python, dir: TempDir::new(), address, child: None, expiration_s: EXPIRATION_S };
+        keystone.configure();
         std::fs::write(keystone.dir.join("server.py"), SERVER).unwrap();
         keystone.manage(&["db_sync"]);
         keystone.manage(&["fernet_setup", "--keystone-user", "root", "--keystone-group", "root"]);
@@ -58,6 +59,26 @@ impl Keystone {
         keystone.manage(&["bootstrap", "--bootstrap-password", PASSWORD, "--bootstrap-public-url", &url]);
         keystone.serve();
         keystone
+    }
+
+    fn configure(&self) {
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        let (log, database, fernet) = (path("keystone.log"), path("database"), path("fernet"));
+        let text = format!(
+            "[DEFAULT]\nlog_file = {log}\n[database]\nconnection = sqlite:///{database}\n[fernet_tokens]\n\
+             key_repository = {fernet}\n[credential]\nkey_repository = {}\n[token]\nprovider = fernet\nexpiration = {}\n",
+            path("credential"),
+            self.expiration_s
+        );
+        std::fs::write(self.dir.join("keystone.conf"), text).unwrap();
+    }
+
+    /// The tokens that it gives out from now on hold this long.
+    fn expire_after(&mut self, expiration_s: u64) {
+        self.expiration_s = expiration_s;
+        self.configure();
+        self.stop();
+        self.serve();
     }
 
     fn manage(&self, args: &[&str]) {
@@ -140,20 +161,61 @@ fn header(answer: &Answer, name: &str) -> bool {
     answer.headers.iter().any(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))
 }
 
-#[test]
-fn keystone_says_who_may_use_which_tenant_s_urls() {
-    let mut keystone = Keystone::start();
+/// Keystone with the service user `qvs`, and the settings that lead to it.
+fn with_service_user() -> (Keystone, String, String) {
+    let keystone = Keystone::start();
     let admin = keystone.token("admin", "admin");
-    let (red, blue) = (keystone.project(&admin, "red", "member"), keystone.project(&admin, "blue", "member"));
     keystone.project(&admin, "qvs", "service");
     let password = keystone.dir.join("password");
     std::fs::write(&password, PASSWORD).unwrap();
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let daemon = Daemon::start(&format!(
+    let settings = format!(
         "[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"http://{}\"\nuser = \"qvs\"\nproject = \"qvs\"\n\
-         password_file = {password:?}\ncache_s = {CACHE_S}\n",
+         password_file = {password:?}\ncache_s = ",
         keystone.address
-    ));
+    );
+    (keystone, admin, settings)
+}
+
+#[test]
+fn a_token_opens_until_it_expires_whether_keystone_is_there_or_not() {
+    let (mut keystone, admin, settings) = with_service_user();
+    let red = keystone.project(&admin, "red", "member");
+    // Tokens are trusted for longer than they hold, so that only their own end can close what they open.
+    let daemon = Daemon::start(&format!("{settings}{EXPIRATION_S}\n"));
+    let refused = |token: &str| {
+        let answer = ask(&daemon, token, "GET", &red, "");
+        (answer.status, header(&answer, "www-authenticate"))
+    };
+    keystone.expire_after(SHORT_S);
+    let begin = Instant::now();
+    // The first one ends first.
+    let (unused, used) = (keystone.token("red", "red"), keystone.token("red", "red"));
+    let end = Duration::from_secs(SHORT_S + 1);
+    assert_eq!(ask(&daemon, &used, "GET", &red, "").status, 200);
+    wait_until("the token's end", end + SPARE, || ask(&daemon, &used, "GET", &red, "").status != 200);
+    assert!(begin.elapsed() + Duration::from_secs(2) > Duration::from_secs(SHORT_S), "it ended early");
+    assert_eq!(refused(&used), (401, true), "one that was known");
+    assert_eq!(refused(&unused), (401, true), "one that is shown when it is over");
+
+    let kept = keystone.token("red", "red");
+    let begin = Instant::now();
+    assert_eq!(ask(&daemon, &kept, "GET", &red, "").status, 200);
+    keystone.stop();
+    assert_eq!(ask(&daemon, &kept, "GET", &red, "").status, 200, "a known token holds while Keystone is away");
+    wait_until("the token's end", end + SPARE, || ask(&daemon, &kept, "GET", &red, "").status != 200);
+    assert!(begin.elapsed() + Duration::from_secs(2) > Duration::from_secs(SHORT_S), "it ended early");
+    let answer = ask(&daemon, &kept, "GET", &red, "");
+    assert_eq!((answer.status, header(&answer, "retry-after")), (503, true), "nobody can tell what it is now");
+    keystone.serve();
+    wait_until("Keystone to be asked again", Duration::from_secs(20), || refused(&kept) == (401, true));
+}
+
+#[test]
+fn keystone_says_who_may_use_which_tenant_s_urls() {
+    let (mut keystone, admin, settings) = with_service_user();
+    let (red, blue) = (keystone.project(&admin, "red", "member"), keystone.project(&admin, "blue", "member"));
+    let daemon = Daemon::start(&format!("{settings}{CACHE_S}\n"));
     let status = |token: &str, tenant: &str| ask(&daemon, token, "GET", tenant, "").status;
 
     let (red_token, blue_token) = (keystone.token("red", "red"), keystone.token("blue", "blue"));
