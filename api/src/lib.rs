@@ -18,6 +18,7 @@ mod hex;
 pub mod host;
 pub mod http_client;
 pub mod identity;
+pub mod json;
 pub mod lowering;
 pub mod model;
 pub mod plugin;

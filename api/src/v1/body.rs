@@ -9,7 +9,7 @@ use crate::address_pair::{self, AddressPairs};
 use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
 use crate::plugin::{NetworkRow, PortRow};
-use crate::xml;
+use crate::{json, xml};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
@@ -153,7 +153,7 @@ fn parse(call: &Call<'_>, resource: &str) -> Result<Object, BadRequest> {
 fn read(call: &Call<'_>) -> Result<Value, BadRequest> {
     let body = &call.request.body;
     match call.format {
-        Format::Json => serde_json::from_slice(body).map_err(|_| BadRequest::Malformed),
+        Format::Json => json::read(body).ok_or(BadRequest::Malformed),
         Format::Xml => {
             let root = xml::read(body).ok_or(BadRequest::Malformed)?;
             Ok(Value::Object([root].into_iter().collect()))

@@ -29,7 +29,7 @@ use crate::policy::Action;
 use crate::reply::{Reply, to_json};
 use crate::sealed::SealKey;
 use crate::store::{Store, StoreError};
-use crate::xml;
+use crate::{json, xml};
 use axum::http::StatusCode;
 use credential::Credential;
 use legacy::LegacyFault;
@@ -235,7 +235,7 @@ impl Extensions {
             return None;
         }
         let body: serde_json::Map<String, serde_json::Value> = match call.format {
-            Format::Json => serde_json::from_slice(&request.body).ok()?,
+            Format::Json => json::read(&request.body)?,
             Format::Xml => [xml::read(&request.body)?].into_iter().collect(),
         };
         let (action, value) = actions.iter().find_map(|action| Some((action, body.get(action.name)?)))?;

@@ -105,6 +105,19 @@ fn bodies_that_are_no_request_get_400_and_change_nothing() {
 }
 
 #[test]
+fn a_body_of_more_values_than_anybody_sends_is_malformed() {
+    let server = Server::start(Driver::Fake);
+    let create = |count: usize| {
+        let ignored = "{\"\":[]},".repeat(count);
+        server.ask("POST", NETWORKS, Some(&format!(r#"{{"network": {{"name": "n", "ignored": [{ignored}0]}}}}"#)))
+    };
+    assert_eq!(create(500).status, 202);
+    let refused = create(5_000);
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert_eq!(refused.json()["Error"]["message"], "Malformed request body");
+}
+
+#[test]
 fn an_attachment_id_is_opaque_text_of_up_to_1024_bytes() {
     for driver in DRIVERS {
         let server = Server::start(driver);

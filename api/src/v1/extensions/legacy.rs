@@ -8,7 +8,7 @@ use crate::model::{TEXT_BYTES_MAX, Text};
 use crate::plugin::Fault;
 use crate::reply::Reply;
 use crate::v1::{Answer, Call, Refusal};
-use crate::xml;
+use crate::{json, xml};
 use axum::http::StatusCode;
 use serde_json::Map;
 
@@ -115,7 +115,7 @@ impl Params {
             let declared = [Format::Json, Format::Xml].into_iter().find(|it| content_type == Some(it.media_type()));
             let format = if format == BodyFormat::Declared { declared? } else { call.format };
             let mut body: Map<String, serde_json::Value> = match format {
-                Format::Json => serde_json::from_slice(&call.request.body).ok()?,
+                Format::Json => json::read(&call.request.body)?,
                 Format::Xml => [xml::read(&call.request.body)?].into_iter().collect(),
             };
             let Some(serde_json::Value::Object(params)) = body.remove(resource) else { return None };
