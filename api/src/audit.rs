@@ -1,12 +1,14 @@
-//! The audit log: one event for every write that was asked for, whoever asked and however it ended.
+//! The audit log: one event for every write that was asked for, whoever asked and however it ended; of strangers whom nobody
+//! can be made to answer for there are some, and then their number.
 //!
 //! Events have the target [`TARGET`], so that an operator can send them elsewhere or keep them when the rest is silent.
-//! They tell who (user, project and roles by the token, and the peer's address), what (method and path) and the result
-//! (status). Bodies and tokens are never in them. Texts of clients are escaped: a line stays a line.
+//! They tell who (user, project and roles by the token, and the peer's address; on the host the uid), what (method and path)
+//! and the result (status). Bodies and tokens are never in them. Texts of clients are escaped: a line stays a line.
 
 use crate::identity::Identity;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The events' target.
 pub const TARGET: &str = "audit";
@@ -23,21 +25,24 @@ pub enum Who<'a> {
 }
 
 /// Whether requests of this method change something.
-pub fn is_write(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+pub fn is_write(method: &str) -> bool {
+    !matches!(method, "GET" | "HEAD" | "OPTIONS")
 }
 
-/// Bytes of a path that are told: a stranger's line costs no more than ours.
-const PATH_BYTES_MAX: usize = 512;
+/// Bytes of a client's text that are told: a stranger's line costs no more than ours.
+const TEXT_BYTES_MAX: usize = 512;
+/// Bytes of a method that are told; HTTP lets it be as long as a head.
+const METHOD_BYTES_MAX: usize = 32;
 
-/// The front of a path, and whether there was more.
-fn front(path: &str) -> (&str, bool) {
-    let end = path.floor_char_boundary(PATH_BYTES_MAX);
-    (&path[..end], end < path.len())
+/// The front of a text, and whether there was more.
+fn front(text: &str, bytes_max: usize) -> (&str, bool) {
+    let end = text.floor_char_boundary(bytes_max);
+    (&text[..end], end < text.len())
 }
 
-/// Tells of one write. Of a long path only the front is told, with `path_cut`.
-pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &Method, path: &str, status: StatusCode) {
+/// Tells of one write. Of a long path only the front is told, with `path_cut`. The method is the one the request was treated
+/// as, which `api.strict_essex` takes from elsewhere than the request line.
+pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &str, path: &str, status: StatusCode) {
     let result = match status.as_u16() {
         ..400 => "done",
         400..500 => "refused",
@@ -50,12 +55,29 @@ pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &Method, path: &str,
         Who::Anyone => (Some("anyone"), None),
         Who::Unknown => (Some("unknown"), None),
     };
-    let user = nobody.or(who.map(|identity| &*identity.user));
-    let project = who.and_then(|identity| identity.project.as_deref());
+    let short = |text| front(text, TEXT_BYTES_MAX).0;
+    let user = nobody.or(who.map(|identity| short(&identity.user)));
+    let project = who.and_then(|identity| identity.project.as_deref()).map(short);
     let roles = who.map(|identity| tracing::field::debug(&identity.roles));
-    let (path, is_cut) = front(path);
+    let (method, (path, is_cut)) = (front(method, METHOD_BYTES_MAX).0, front(path, TEXT_BYTES_MAX));
     let path_cut = is_cut.then_some(true);
     tracing::info!(target: TARGET, user, project, roles, peer, %method, ?path, path_cut, status, result, "API write");
+}
+
+/// Tells how many more writes strangers from one place were refused in a time than lines tell of.
+pub(crate) fn tell_of_more(count: u64, from: &str, time: Duration) {
+    let s = time.as_secs();
+    tracing::info!(target: TARGET, user = "unknown", result = "refused", "{count} more refused from {from} in {s} s");
+}
+
+/// Tells of a write that was asked for on the host itself, by a socket that knows its peer by the kernel's word. `request` is
+/// what was asked, as text, of which the front is told; `refusal` is why it was not done.
+pub fn tell_on_host(uid: u32, pid: i32, request: &str, refusal: Option<&str>) {
+    let (request, is_cut) = front(request, TEXT_BYTES_MAX);
+    let request_cut = is_cut.then_some(true);
+    let result = if refusal.is_none() { "done" } else { "refused" };
+    let why = refusal.map(|why| front(why, TEXT_BYTES_MAX).0);
+    tracing::info!(target: TARGET, uid, pid, request, request_cut, result, why, "admin write");
 }
 
 #[cfg(test)]
@@ -64,10 +86,10 @@ mod tests {
 
     #[test]
     fn a_long_path_is_told_by_its_front_and_no_character_is_cut() {
-        assert_eq!(front("/v1.1/networks"), ("/v1.1/networks", false));
+        assert_eq!(front("/v1.1/networks", 512), ("/v1.1/networks", false));
         let long = "/".to_owned() + &"\u{e9}".repeat(1000);
-        let (told, is_cut) = front(&long);
+        let (told, is_cut) = front(&long, 512);
         assert!(is_cut && long.starts_with(told));
-        assert_eq!(told.len(), PATH_BYTES_MAX - 1);
+        assert_eq!(told.len(), 511);
     }
 }

@@ -9,6 +9,7 @@
 mod connection;
 mod memory;
 mod peers;
+mod strangers;
 
 use crate::audit::{self, Who};
 use crate::claim::{Claim, Registry};
@@ -35,6 +36,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use strangers::Strangers;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -72,6 +74,10 @@ pub struct Limits {
     /// For a client that stopped reading its answer; one that reads a large one slowly has as long besides what 256 KiB a
     /// second take.
     pub write_time: Duration,
+    /// Lines that the audit log has of strangers' writes from one address in [`Limits::stranger_time`]; of more, their number.
+    pub stranger_lines: u32,
+    /// See [`Limits::stranger_lines`].
+    pub stranger_time: Duration,
     /// For requests in flight at shutdown. The daemon has 5 s in all.
     pub shutdown_time: Duration,
 }
@@ -88,6 +94,8 @@ impl Default for Limits {
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(20),
+            stranger_lines: 10,
+            stranger_time: Duration::from_secs(10),
             shutdown_time: Duration::from_secs(4),
         }
     }
@@ -181,7 +189,20 @@ pub async fn serve(
     let hosts = Hosts::new(hosts);
     let description = reference::description(&extensions).body.into();
     let memory = Memory::new(limits.answer_memory);
-    let app = app(App { hosts, scheme, identity, claims, dialect, extensions, description, memory, limits, plugin });
+    let strangers = Strangers::new(limits.stranger_lines, limits.stranger_time);
+    let app = app(App {
+        hosts,
+        scheme,
+        identity,
+        claims,
+        dialect,
+        extensions,
+        description,
+        memory,
+        strangers: strangers.clone(),
+        limits,
+        plugin,
+    });
     let peers = Peers::new(PeerLimits { loopback: limits.loopback_connections, others: limits.peer_connections });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
@@ -232,6 +253,7 @@ pub async fn serve(
     if timeout(limits.shutdown_time, all_done).await.is_err() {
         tracing::warn!("API connections were still busy at shutdown and are cut");
     }
+    strangers.finish();
     Ok(())
 }
 
@@ -279,6 +301,8 @@ struct App {
     /// The OpenAPI description, shared by all who are told it.
     description: Bytes,
     memory: Memory,
+    /// Whose writes are told one by one.
+    strangers: Arc<Strangers>,
     limits: Limits,
     plugin: Arc<dyn Plugin>,
 }
@@ -308,16 +332,19 @@ async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     let peer = Some(from.peer);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let Answered { mut response, caller } = answer(app, &from, request).await;
+    let Answered { mut response, caller, treated_as } = answer(app, &from, request).await;
     let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
-    if audit::is_write(&method) {
+    let asked = treated_as.as_deref().unwrap_or(method.as_str());
+    if audit::is_write(asked) {
         let who = match &caller {
             Some(Caller::Anyone) => Who::Anyone,
             Some(Caller::Known { identity, .. }) => Who::Known(identity),
             None => Who::Unknown,
         };
-        audit::tell(who, peer, &method, &path, status);
+        if who != Who::Unknown || app.strangers.may_be_told(from.peer.ip()) {
+            audit::tell(who, peer, asked, &path, status);
+        }
     }
     let peer = peer.map(tracing::field::display);
     tracing::debug!(peer, %method, ?path, status = status.as_u16(), micros, "API request");
@@ -331,11 +358,19 @@ async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
 struct Answered {
     response: Response<Body>,
     caller: Option<Caller>,
+    /// As a request of which method, if that was looked for elsewhere than in the request line.
+    treated_as: Option<String>,
+}
+
+impl Answered {
+    fn to(caller: Caller, response: impl Into<Response<Body>>) -> Answered {
+        Answered { response: response.into(), caller: Some(caller), treated_as: None }
+    }
 }
 
 impl From<Reply> for Answered {
     fn from(reply: Reply) -> Answered {
-        Answered { response: reply.into(), caller: None }
+        Answered { response: reply.into(), caller: None, treated_as: None }
     }
 }
 
@@ -364,9 +399,10 @@ async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
     drop(busy);
     let body = match read_body(body, app.limits.body_time).await {
         Ok(body) => body,
-        Err(reply) => return Answered { response: reply.into(), caller: Some(caller) },
+        Err(reply) => return Answered::to(caller, reply),
     };
     let busy = from.seat.begin_request();
+    let mut treated_as = None;
     let reply = match target {
         Target::Versions => {
             let content_type = text(header::CONTENT_TYPE);
@@ -388,19 +424,20 @@ async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
             if let Some(Claims { claim, registry }) = app.claims.clone().filter(|_| app.identity.is_on()) {
                 plugin = plugin.with_claims(claim, registry);
             }
+            treated_as = (app.dialect == Dialect::StrictEssex).then(|| v1::method(&request).into_owned());
             let rows = v1::row_count_max(&plugin, &request);
             let share = app.memory.set_aside(rows.saturating_mul(ROW_BYTES), app.limits.answer_wait).await;
-            let Some(mut share) = share else { return overloaded(request.accept.as_deref(), caller) };
+            let Some(mut share) = share else { return Answered::to(caller, overloaded(request.accept.as_deref())) };
             let accept = request.accept.clone();
             let (extensions, of_task) = (app.extensions.clone(), caller.clone());
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
             let reply = task.await.unwrap_or_else(|error| broke(&error));
             if !share.settle(reply.body.len()) {
-                return overloaded(accept.as_deref(), caller);
+                return Answered::to(caller, overloaded(accept.as_deref()));
             }
             if reply.body.len() > SMALL_BYTES {
                 let large = |body| Large::new(body, share, from.pace.clone(), Some(busy));
-                return Answered { response: reply.with_body(|body| Body::new(large(body))), caller: Some(caller) };
+                return Answered::to(caller, reply.with_body(|body| Body::new(large(body))));
             }
             reply
         }
@@ -408,20 +445,17 @@ async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
         Target::Description if is_head || parts.method == Method::GET => {
             let reply = Reply::new(StatusCode::OK, JSON, Vec::new());
             let response = reply.with_body(|_| Body::from(app.description.clone()));
-            return Answered { response, caller: Some(caller) };
+            return Answered::to(caller, response);
         }
         Target::Description | Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
     };
-    Answered { response: reply.into(), caller: Some(caller) }
+    Answered { treated_as, ..Answered::to(caller, reply) }
 }
 
 /// The answer to a request for more than there is memory for now.
-fn overloaded(accept: Option<&str>, caller: Caller) -> Answered {
+fn overloaded(accept: Option<&str>) -> Reply {
     const WHY: &str = "Too many large answers are under way. Ask again, or for less.";
-    Answered {
-        response: Reply::page(StatusCode::SERVICE_UNAVAILABLE, accept, false, WHY, "").into(),
-        caller: Some(caller),
-    }
+    Reply::page(StatusCode::SERVICE_UNAVAILABLE, accept, false, WHY, "")
 }
 
 /// The answer to a request that is not let in.
@@ -432,7 +466,7 @@ fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
         Refusal::ForeignTenant(caller) => Some(caller.clone()),
         Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => None,
     };
-    Answered { response, caller }
+    Answered { response, caller, treated_as: None }
 }
 
 /// Reads a whole body within its limits.

@@ -7,6 +7,7 @@
 //! connections.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,15 @@ impl Peer {
             }
             address => address,
         })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V6(address) if !address.is_loopback() => write!(to, "{address}/{IPV6_PREFIX_BITS}"),
+            address => address.fmt(to),
+        }
     }
 }
 
@@ -112,8 +122,8 @@ impl Seat {
     }
 }
 
-impl std::fmt::Debug for Seat {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Seat {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.peer.fmt(to)
     }
 }

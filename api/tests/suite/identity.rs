@@ -4,12 +4,14 @@ use crate::rig::{Answer, Driver, Scratch, Server};
 use api::identity::{Denied, Identity, Mode, Verified, Verifier};
 use api::plugins::FakePlugin;
 use api::policy::{LivePolicy, Policy};
-use api::server::ServerConfig;
+use api::server::{Limits, ServerConfig};
+use api::v1::Dialect;
 use axum::http::HeaderValue;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span;
 
@@ -41,11 +43,14 @@ impl Verifier for Scripted {
     }
 }
 
-fn server_under(policy: &str) -> Server {
+fn config(policy: &str) -> ServerConfig {
     let policy = Arc::new(LivePolicy::Fixed(Arc::new(Policy::parse(policy).unwrap())));
     let identity = Mode::Tokens { verifier: Arc::new(Scripted), policy };
-    let config = ServerConfig { identity, ..ServerConfig::default() };
-    Server::over(Arc::new(FakePlugin::new()), config, Scratch::new())
+    ServerConfig { identity, ..ServerConfig::default() }
+}
+
+fn server_under(policy: &str) -> Server {
+    Server::over(Arc::new(FakePlugin::new()), config(policy), Scratch::new())
 }
 
 fn server() -> Server {
@@ -327,4 +332,43 @@ fn every_write_is_told_with_who_what_and_result_and_reads_are_not() {
     }
     Server::start(Driver::Fake).ask("DELETE", "/v1.1/tenants/anyones-audit/networks/x", None);
     assert!(audits("anyones-audit")[0].contains("\"anyone\""));
+}
+
+#[test]
+fn strangers_get_some_lines_and_then_their_number() {
+    audit_log();
+    let limits = Limits { stranger_lines: 3, stranger_time: Duration::from_millis(500), ..Limits::default() };
+    let mut server = Server::with(Driver::Fake, ServerConfig { limits, ..config("") });
+    let path = "/v1.1/tenants/flooded/networks";
+    for _ in 0..20 {
+        assert_eq!(ask(&server, "secret-token", "POST", path, Some(NETWORK)).status, 401);
+    }
+    ask(&server, "member@flooded", "POST", path, Some(NETWORK));
+    let long = format!("{}X", "A".repeat(5000));
+    ask(&server, "member@flooded", &long, &format!("{path}/{}", "x".repeat(5000)), None);
+    // What is not summed up by now is at the end.
+    server.join();
+    let lines = audits("flooded");
+    assert_eq!(lines.len(), 3 + 2, "{lines:#?}");
+    assert!(lines[..3].iter().all(|line| line.contains("\"unknown\"")), "{lines:#?}");
+    assert!(lines[3].contains("\"member-user\"") && lines[4].len() < 1500, "{lines:#?}");
+    let sums: u32 = audits("more refused from 127.0.0.1 in ")
+        .iter()
+        .filter_map(|line| line.split("message=").nth(1)?.split(' ').next()?.parse::<u32>().ok())
+        .sum();
+    assert!(sums >= 17, "{sums}");
+}
+
+#[test]
+fn in_the_original_dialect_a_write_is_told_as_what_it_was_treated_as() {
+    audit_log();
+    let server = Server::with(Driver::Fake, ServerConfig { dialect: Dialect::StrictEssex, ..ServerConfig::default() });
+    let path = "/v1.1/tenants/overridden/networks";
+    let network = server.make(path, NETWORK);
+    assert_eq!(server.ask("GET", &format!("{path}/{network}?_method=DELETE"), None).status, 204);
+    assert_eq!(server.ask("POST", &format!("{path}?_method=GET"), None).status, 200);
+    let lines = audits("overridden");
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("method=POST") && lines[0].contains("status=202"), "{lines:#?}");
+    assert!(lines[1].contains("method=DELETE") && lines[1].contains("status=204"), "{lines:#?}");
 }

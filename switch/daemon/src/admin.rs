@@ -9,6 +9,7 @@
 
 use crate::capture::serve::CaptureRequest;
 use crate::protocol::{self, Answer, Envelope, LINE_MAX, Request};
+use api::audit;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -42,6 +43,14 @@ pub(crate) enum Rights {
     All,
     /// Show, trace, and count frames.
     Look,
+}
+
+/// A peer, as it was when it connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Client {
+    rights: Rights,
+    uid: u32,
+    pid: i32,
 }
 
 /// Answers what is asked on the socket.
@@ -218,14 +227,15 @@ struct Gate {
 }
 
 impl Gate {
-    /// What a peer may do, by the kernel's word; `None`: nothing.
-    fn rights(&self, stream: &UnixStream) -> Option<Rights> {
+    /// Who a peer is and what it may do, by the kernel's word; `None`: nothing.
+    fn client(&self, stream: &UnixStream) -> Option<Client> {
         let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
-        if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
-            return Some(Rights::All);
-        }
-        // The socket's own mode let nobody else but the group connect; which of his groups let him in is not told.
-        self.group.map(|_| Rights::Look)
+        let rights = match peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+            true => Rights::All,
+            // The socket's own mode let nobody else but the group connect; which of his groups let him in is not told.
+            false => self.group.map(|_| Rights::Look)?,
+        };
+        Some(Client { rights, uid: peer.uid.as_raw(), pid: peer.pid.as_raw_nonzero().get() })
     }
 }
 
@@ -254,18 +264,17 @@ impl Drop for Seat {
 }
 
 fn admit(stream: UnixStream, gate: &Arc<Gate>, service: &Arc<dyn Service>) {
-    let Some(rights) = gate.rights(&stream) else {
+    let Some(client) = gate.client(&stream) else {
         tracing::warn!("a stranger was turned away from the admin socket");
         return;
     };
-    let Some(seat) = Seat::take(gate, rights) else {
+    let Some(seat) = Seat::take(gate, client.rights) else {
         tracing::warn!("too many connections to the admin socket");
         return;
     };
     let service = service.clone();
     let spawned = std::thread::Builder::new().name("admin-client".into()).spawn(move || {
-        let rights = seat.rights;
-        if let Err(error) = talk(&stream, rights, &*service) {
+        if let Err(error) = talk(&stream, client, &*service) {
             tracing::debug!(%error, "a connection to the admin socket ended early");
         }
         drop(seat);
@@ -276,7 +285,7 @@ fn admit(stream: UnixStream, gate: &Arc<Gate>, service: &Arc<dyn Service>) {
 }
 
 /// Serves one connection: any number of JSON requests, or one HTTP request.
-fn talk(stream: &UnixStream, rights: Rights, service: &dyn Service) -> io::Result<()> {
+fn talk(stream: &UnixStream, client: Client, service: &dyn Service) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut reader = BufReader::new(stream);
@@ -293,16 +302,36 @@ fn talk(stream: &UnixStream, rights: Rights, service: &dyn Service) -> io::Resul
         if line.starts_with(b"GET ") {
             return serve_http(&line, &mut reader, &mut writer, service);
         }
-        match understand(&line, rights) {
+        let answer = match understand(&line) {
+            Ok(request) if client.rights == Rights::Look && !request.is_look() => {
+                let refusal = Answer::Error("only root and the daemon's own user may do this".into());
+                audited(client, request, |_| refusal)
+            }
             Ok(Request::Capture(request)) => return service.capture(request, stream),
-            Ok(request) => write_answer(&mut writer, &service.answer(request))?,
-            Err(refusal) => write_answer(&mut writer, &Answer::Error(refusal))?,
-        }
+            Ok(request) => audited(client, request, |request| service.answer(request)),
+            Err(refusal) => Answer::Error(refusal),
+        };
+        write_answer(&mut writer, &answer)?;
     }
 }
 
-/// Reads a request and whether the peer may make it.
-fn understand(line: &[u8], rights: Rights) -> Result<Request, String> {
+/// Answers a request, and tells of it if it is a write.
+fn audited(client: Client, request: Request, answer: impl FnOnce(Request) -> Answer) -> Answer {
+    let told =
+        request.is_write().then(|| serde_json::to_string(&request).expect("requests are plain data with text keys"));
+    let answer = answer(request);
+    if let Some(told) = told {
+        let refusal = match &answer {
+            Answer::Ok(_) => None,
+            Answer::Error(why) => Some(why.as_str()),
+        };
+        audit::tell_on_host(client.uid, client.pid, &told, refusal);
+    }
+    answer
+}
+
+/// Reads a request.
+fn understand(line: &[u8]) -> Result<Request, String> {
     /// Only the version, whatever else there is.
     #[derive(serde::Deserialize)]
     struct Version {
@@ -315,19 +344,8 @@ fn understand(line: &[u8], rights: Rights) -> Result<Request, String> {
         }
         _ => {}
     }
-    let request = match serde_json::from_slice::<Envelope>(line) {
-        Ok(envelope) => envelope.request,
-        Err(error) => return Err(format!("not a request: {error}")),
-    };
-    let is_look = match &request {
-        Request::Show { .. } | Request::Trace { .. } => true,
-        Request::Capture(capture) => capture.snaplen == 0,
-        Request::Plug(_) | Request::Unplug { .. } | Request::Rebalance { .. } => false,
-    };
-    if rights == Rights::Look && !is_look {
-        return Err("only root and the daemon's own user may do this".into());
-    }
-    Ok(request)
+    let envelope = serde_json::from_slice::<Envelope>(line).map_err(|error| format!("not a request: {error}"))?;
+    Ok(envelope.request)
 }
 
 /// Writes an answer as a line.

@@ -60,6 +60,26 @@ pub(crate) enum Request {
     Capture(CaptureRequest),
 }
 
+impl Request {
+    /// Whether those may ask it who may only look.
+    pub(crate) fn is_look(&self) -> bool {
+        match self {
+            Request::Show { .. } | Request::Trace { .. } => true,
+            Request::Capture(capture) => capture.snaplen == 0,
+            Request::Plug(_) | Request::Unplug { .. } | Request::Rebalance { .. } => false,
+        }
+    }
+
+    /// Whether it changes something.
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Request::Plug(_) | Request::Unplug { .. } => true,
+            Request::Rebalance { dry_run } => !dry_run,
+            Request::Show { .. } | Request::Trace { .. } | Request::Capture(_) => false,
+        }
+    }
+}
+
 /// What the daemon answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
