@@ -103,7 +103,10 @@ impl Target {
         let Some((&choice, url)) = input.split_first() else { return 0 };
         let text = String::from_utf8_lossy(url).replace("$n", &self.network).replace("$p", &self.port);
         let Ok(uri) = Uri::try_from(text) else { return 400 };
-        let Some(path) = decoded_path(uri.path()) else { return 400 };
+        let (path, is_text) = decoded_path(uri.path());
+        if !is_text {
+            return 400;
+        }
         let dialect = if choice & 0x80 == 0 { Dialect::Plain } else { Dialect::StrictEssex };
         let before = self.plugin.snapshot();
         let reply = match target(&path, dialect) {

@@ -5,7 +5,8 @@
 //! section 4). Pure.
 
 use crate::accept::{PageForm, page_form};
-use crate::format::JSON;
+use crate::document::{Document, Value};
+use crate::format::{Format, JSON};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
@@ -35,10 +36,11 @@ impl Reply {
         Reply { status, reason: None, content_type, body }
     }
 
-    /// `{"Error": …}`, for requests that are wrong in a way no version has a word for.
-    pub fn error(status: StatusCode, message: &str) -> Reply {
-        let error = ErrorView { message, code: status.as_u16() };
-        Reply::new(status, JSON, to_json(&ErrorBody { error }))
+    /// `{"Error": …}` or `<Error …>`, for requests that are wrong in a way no version has a word for.
+    pub fn error(status: StatusCode, message: &str, format: Format) -> Reply {
+        let fields = vec![("message", Value::Element(message.into())), ("code", Value::Code(status.as_u16()))];
+        let document = Document { root: "Error", namespace: None, value: Value::Object(fields) };
+        Reply::new(status, format.media_type(), document.write(format))
     }
 
     /// The 404 page of what is not served here (specification section 6.4).
@@ -87,18 +89,6 @@ impl Reply {
         }
         response
     }
-}
-
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    #[serde(rename = "Error")]
-    error: ErrorView<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorView<'a> {
-    message: &'a str,
-    code: u16,
 }
 
 #[derive(Serialize)]

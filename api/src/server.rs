@@ -7,6 +7,7 @@
 //! taken until then, so that hanging up gets nobody more than a slot's worth of work.
 
 mod connection;
+mod incoming;
 mod memory;
 mod peers;
 mod strangers;
@@ -23,12 +24,11 @@ use crate::url::{Target, decoded_path, query_pairs, target};
 use crate::v1::{Dialect, Extensions, reference};
 use crate::{v1, versions};
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::uri::Scheme;
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use connection::Connection;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use memory::{Large, Memory, Pace, ROW_BYTES, SMALL_BYTES};
 use peers::{PeerLimits, Peers, Seat};
 use std::convert::Infallible;
@@ -322,7 +322,7 @@ async fn answer_detached(State(app): State<Arc<App>>, request: Request) -> Resul
 /// The answer to a request whose task panicked.
 fn broke(error: &tokio::task::JoinError) -> Reply {
     tracing::error!(%error, "an API request broke");
-    Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.")
+    Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed.", Format::Json)
 }
 
 async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
@@ -377,16 +377,18 @@ impl From<Reply> for Answered {
 async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
     let busy = from.seat.begin_request();
     let (parts, body) = request.into_parts();
+    let (path, is_text) = decoded_path(parts.uri.path());
+    let format = incoming::format(&path, &parts.headers);
     let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers, app.identity.is_on()) {
         Ok(host) => host,
-        Err(refused) => return Reply::error(refused.status(), &refused.to_string()).into(),
+        Err(refused) => return Reply::error(refused.status(), &refused.to_string(), format).into(),
     };
-    let text = |name| header_text(&parts.headers, name);
+    if !is_text {
+        return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.", format).into();
+    }
+    let text = |name| incoming::text(&parts.headers, name);
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
-    let Some(path) = decoded_path(parts.uri.path()) else {
-        return Reply::error(StatusCode::BAD_REQUEST, "The path is not UTF-8.").into();
-    };
     let target = target(&path, app.dialect);
     let caller = match target {
         Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
@@ -397,18 +399,14 @@ async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
     };
     // Only now: a stranger need not be listened to. Nothing is lost with a client that makes room before it said it all.
     drop(busy);
-    let body = match read_body(body, app.limits.body_time).await {
+    let body = match incoming::body(body, app.limits.body_time, format).await {
         Ok(body) => body,
         Err(reply) => return Answered::to(caller, reply),
     };
     let busy = from.seat.begin_request();
     let mut treated_as = None;
     let reply = match target {
-        Target::Versions => {
-            let content_type = text(header::CONTENT_TYPE);
-            let format = Format::negotiate(v1::suffix(&path), content_type.as_deref(), accept.as_deref());
-            versions::list(&app.scheme, &host, format)
-        }
+        Target::Versions => versions::list(&app.scheme, &host, format),
         Target::V1(version, rest) => {
             let request = v1::Request {
                 version,
@@ -467,25 +465,4 @@ fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
         Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => None,
     };
     Answered { response, caller, treated_as: None }
-}
-
-/// Reads a whole body within its limits.
-async fn read_body(body: Body, time_max: Duration) -> Result<Vec<u8>, Reply> {
-    let too_large = || Reply::error(StatusCode::PAYLOAD_TOO_LARGE, "The request body is longer than 65536 bytes.");
-    const { assert!(BODY_BYTES_MAX == 65_536) };
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_large());
-    }
-    match timeout(time_max, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Reply::error(StatusCode::BAD_REQUEST, "The request body could not be read.")),
-        Err(_) => Err(Reply::error(StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time.")),
-    }
-}
-
-/// A header as text, its lines joined (RFC 9110 section 5.3); one that is not ASCII is as good as absent.
-fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
-    let lines: Option<Vec<_>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
-    lines.filter(|lines| !lines.is_empty()).map(|lines| lines.join(", "))
 }

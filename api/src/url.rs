@@ -1,6 +1,7 @@
 //! What a URL says: the decoded path, where it leads, and the pairs of a query (specification sections 1, 2 and 8). Pure.
 
 use crate::v1::{Dialect, Version, reference};
+use std::borrow::Cow;
 
 /// What the first segment of a path leads to.
 pub(crate) enum Target<'a> {
@@ -30,16 +31,18 @@ pub(crate) fn target(path: &str, dialect: Dialect) -> Target<'_> {
 }
 
 /// A path as it is looked at: decoded, and every run of slashes made one, as the original's border had it before anything
-/// else. `None` if it is not UTF-8.
-pub(crate) fn decoded_path(path: &str) -> Option<String> {
-    let decoded = percent_decode(path)?;
+/// else; and whether it is UTF-8. What is not stands as U+FFFD.
+pub(crate) fn decoded_path(path: &str) -> (String, bool) {
+    let decoded = percent_decoded(path);
+    let decoded = String::from_utf8_lossy(&decoded);
     let mut path = String::with_capacity(decoded.len());
     for c in decoded.chars() {
         if c != '/' || !path.ends_with('/') {
             path.push(c);
         }
     }
-    Some(path)
+    // Lossy text is borrowed if nothing was lost.
+    (path, matches!(decoded, Cow::Borrowed(_)))
 }
 
 /// The pairs of a query or a form, decoded; one without `=` has an empty value. As the original's, `;` is as good as `&`.
@@ -49,11 +52,7 @@ pub(crate) fn query_pairs(query: &str) -> Vec<(String, String)> {
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (text(key), text(value))).collect()
 }
 
-/// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays. `None` if the outcome is not UTF-8.
-fn percent_decode(path: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(path)).ok()
-}
-
+/// Decodes `%41` to `A`; a `%` without two hexadecimal digits stays.
 fn percent_decoded(path: &str) -> Vec<u8> {
     let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(path.len());
@@ -79,11 +78,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_decoding_keeps_what_is_no_escape_and_refuses_what_is_no_text() {
-        assert_eq!(percent_decode("/a%20b%2Fc%c3%a9").as_deref(), Some("/a b/cé"));
-        assert_eq!(percent_decode("/%/%4/%zz%").as_deref(), Some("/%/%4/%zz%"));
-        assert_eq!(percent_decode("/%00").as_deref(), Some("/\0"));
-        assert_eq!(percent_decode("/%ff"), None);
+    fn percent_decoding_keeps_what_is_no_escape_and_knows_what_is_no_text() {
+        for (path, wanted, is_text) in [
+            ("/a%20b%2Fc%c3%a9", "/a b/cé", true),
+            ("/%/%4/%zz%", "/%/%4/%zz%", true),
+            ("/%00", "/\0", true),
+            ("/%ef%bf%bd", "/\u{fffd}", true),
+            ("/%ff.xml", "/\u{fffd}.xml", false),
+        ] {
+            assert_eq!(decoded_path(path), (wanted.to_owned(), is_text), "{path}");
+        }
     }
 
     #[test]
@@ -96,9 +100,8 @@ mod tests {
 
     #[test]
     fn slashes_in_a_row_are_one_however_they_are_written() {
-        assert_eq!(decoded_path("//a///b%2F%2fc/").as_deref(), Some("/a/b/c/"));
-        assert_eq!(decoded_path("///").as_deref(), Some("/"));
-        assert_eq!(decoded_path("/%ff"), None);
+        assert_eq!(decoded_path("//a///b%2F%2fc/").0, "/a/b/c/");
+        assert_eq!(decoded_path("///").0, "/");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Requests that mean ill. Each gets a 4xx, never a 5xx, and the server goes on.
 
-use crate::rig::{Answer, DRIVERS, Driver, Server};
+use crate::rig::{Answer, DRIVERS, Driver, Format, Server};
 use std::io::Write;
 
 const NETWORKS: &str = "/v1.1/tenants/red/networks";
@@ -180,4 +180,86 @@ fn what_is_no_http_is_refused_and_others_are_served() {
         assert_eq!(Answer::parse(&answer).status, status, "{line}");
     }
     assert_eq!(server.ask("GET", NETWORKS, None).status, 200);
+}
+
+#[test]
+fn what_the_border_refuses_is_told_in_the_format_asked_for() {
+    let server = Server::start(Driver::Fake);
+    let large = "x".repeat(70_000);
+    let accept = "Accept: application/xml";
+    for (method, path, headers, body, status) in [
+        ("GET", "/v1.1/tenants/%ff/networks.xml", &[][..], None, 400),
+        ("GET", "/v1.1/tenants/%ff/networks", &[accept], None, 400),
+        ("POST", "/v1.0/tenants/t/networks", &["Content-Type: application/xml"], Some(large.as_str()), 413),
+        ("GET", "/v1.1/tenants/t/networks.xml", &["Host: evil.example"], None, 403),
+    ] {
+        let answer = server.ask_with(method, path, headers, body);
+        assert_eq!((answer.status, answer.header("content-type")), (status, Some("application/xml")), "{path}");
+        let (root, value) = api::xml::read(answer.body.as_bytes()).expect("it is XML");
+        assert_eq!((root.as_str(), value["code"].as_str()), ("Error", Some(status.to_string().as_str())), "{answer:?}");
+        assert!(value["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer:?}");
+    }
+    let answer = server.ask("GET", "/v1.1/tenants/%ff/networks", None);
+    assert_eq!(answer.json(), serde_json::json!({"Error": {"message": "The path is not UTF-8.", "code": 400}}));
+}
+
+#[test]
+fn xml_that_means_ill_gets_the_400_of_its_version_in_xml_and_costs_nothing() {
+    let bomb = {
+        let mut dtd = "<!DOCTYPE n [<!ENTITY e0 \"lol\">".to_owned();
+        for at in 1..30 {
+            dtd += &format!("<!ENTITY e{at} \"{}\">", format!("&e{};", at - 1).repeat(10));
+        }
+        format!("{dtd}]><network><name>&e29;</name></network>")
+    };
+    let prefixes: String = (0..60).map(|at| format!(" xmlns:p{at}='u'")).collect();
+    // As many lookups of prefixes as fit: declarations on each level, and then names that use the first of them.
+    let mut lookups = format!("<network{prefixes}>").repeat(15);
+    while lookups.len() < 60_000 {
+        lookups += "<p0:a p0:b='' p0:c='' p0:d=''/>";
+    }
+    let lookups = lookups + &"</network>".repeat(15);
+    let long = "x".repeat(60_000);
+    let bodies = [
+        bomb,
+        "<!DOCTYPE n SYSTEM 'file:///etc/passwd'><network name='n'/>".to_owned(),
+        "<network><name>".repeat(2000),
+        lookups,
+        format!("<network name='{long}'/>"),
+        format!("<network {long}='n'/>"),
+        format!("<{long}/>"),
+        "<network name='a' name='b'/>".to_owned(),
+        "<network name='a\0'/>".to_owned(),
+        "<network name='&#0;'/>".to_owned(),
+        "<?xml version='1.0' encoding='utf-16'?><network name='n'/>".to_owned(),
+        "<?xml version='1.0' encoding='utf-7'?><network name='+ADw-'/>".to_owned(),
+    ];
+    for driver in DRIVERS {
+        let server = Server::start(driver);
+        for version in ["v1.0", "v1.1"] {
+            let path = format!("/{version}/tenants/red/networks");
+            for body in &bodies {
+                let begin = std::time::Instant::now();
+                let answer = server.ask_in(Format::Xml, "POST", &path, Some(body));
+                let shown: String = body.chars().take(80).collect();
+                assert_eq!(answer.status, 400, "{shown}: {answer:?}");
+                assert!(
+                    answer.header("content-type").is_some_and(|it| it.starts_with("application/xml")),
+                    "{answer:?}"
+                );
+                let (root, _) = api::xml::read(answer.body.as_bytes()).expect("it is XML");
+                assert!(["Error", "BadRequest", "QuantumError"].contains(&root.as_str()), "{answer:?}");
+                assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{shown} took {:?}", begin.elapsed());
+            }
+            let list = server.ask("GET", &path, None).json();
+            assert_eq!(list["networks"].as_array().unwrap().len(), 0, "nothing was made");
+        }
+        let utf_16: Vec<u8> = "\u{feff}<network name='n'/>".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let head = format!(
+            "POST {NETWORKS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/xml; charset=utf-16\r\n\
+             Content-Length: {}\r\n\r\n",
+            utf_16.len()
+        );
+        assert!(server.raw(&[head.as_bytes(), &utf_16].concat()).starts_with("HTTP/1.1 400 "));
+    }
 }
