@@ -1,6 +1,6 @@
 //! Who is connected, by address, so that one peer leaves room for others.
 //!
-//! A peer is an IPv4 address or an IPv6 network of 64 bits, because a host may use all addresses of one (RFC 4291 section
+//! A peer is this host, an IPv4 address, or an IPv6 network of 64 bits, because a host may use all addresses of one (RFC 4291 section
 //! 2.5.4). Who comes when its peer has all it may have takes the place of the one of the same peer that has been waiting
 //! longest without a request: a healthy client gets in beside connections that are only held. If all of them are busy
 //! there is no room. The accepting task takes seats and connections give them back; the table is as large as there are
@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -27,7 +27,9 @@ impl Peer {
     /// The one who has this address.
     pub(crate) fn of(address: IpAddr) -> Peer {
         Peer(match address.to_canonical() {
-            IpAddr::V6(address) if !address.is_loopback() => {
+            // This host has all of 127.0.0.0/8.
+            address if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(address) => {
                 IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - IPV6_PREFIX_BITS))))
             }
             address => address,
@@ -38,7 +40,7 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            IpAddr::V6(address) if !address.is_loopback() => write!(to, "{address}/{IPV6_PREFIX_BITS}"),
+            IpAddr::V6(address) => write!(to, "{address}/{IPV6_PREFIX_BITS}"),
             address => address.fmt(to),
         }
     }
@@ -167,6 +169,7 @@ mod tests {
         let is_one = |one: &str, other: &str| Peer::of(ip(one)) == Peer::of(ip(other));
         assert!(is_one("2001:db8::1", "2001:db8::ffff:1"));
         assert!(is_one("10.0.0.1", "::ffff:10.0.0.1"));
+        assert!(is_one("127.0.0.1", "127.9.9.9") && is_one("127.0.0.1", "::1"));
         for (one, other) in [("2001:db8::1", "2001:db8:0:1::1"), ("10.0.0.1", "10.0.0.2"), ("::1", "::2")] {
             assert!(!is_one(one, other), "{one} {other}");
         }
