@@ -1,12 +1,11 @@
 //! What the golden files cannot say: headers, reasons, negotiation, the version list, who may ask, restarts.
 
-use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server};
+use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server, open_store};
 use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
 use api::plugin::Plugin;
 use api::plugins::NativePlugin;
 use api::server::{ServeError, ServerConfig, serve};
-use api::store::Store;
 use api::v1::Dialect;
 use serde_json::json;
 use std::sync::Arc;
@@ -251,7 +250,7 @@ fn a_native_plugin_finds_everything_again_and_puts_each_change_in_force_before_i
     let scratch = Scratch::new();
     let open = || {
         let host = Arc::new(ReadyHost::default());
-        let store = Arc::new(Store::open(&scratch.store()).unwrap());
+        let store = open_store(&scratch.store());
         (NativePlugin::new(store, host.clone()).unwrap(), host)
     };
     let (plugin, host) = open();
@@ -285,7 +284,7 @@ impl Host for Telling {
 fn a_native_port_is_up_only_if_active_attached_and_carried_by_the_host() {
     for (told, wanted) in [(OpStatus::Up, OpStatus::Up), (OpStatus::Down, OpStatus::Down)] {
         let scratch = Scratch::new();
-        let store = Arc::new(Store::open(&scratch.store()).unwrap());
+        let store = open_store(&scratch.store());
         let plugin = NativePlugin::new(store, Arc::new(Telling(told))).unwrap();
         let network = plugin.create_network("red", None).unwrap();
         let port = plugin.create_port("red", &network, "ACTIVE").unwrap();

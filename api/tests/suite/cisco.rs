@@ -1,14 +1,13 @@
 //! The Cisco extensions from outside: port profiles, QoS levels, Nova tenants, several ports at once.
 
 use crate::conformance::Shaky;
-use crate::rig::{Answer, Driver, Format, Scratch, Server, Version, native};
+use crate::rig::{Answer, Driver, Format, Scratch, Server, Version, native, open_store};
 use api::identity::{Caller, Identity};
 use api::plugin::{Plugin, PortFilter};
 use api::plugins::FakePlugin;
 use api::policy::Policy;
 use api::sealed::SealKey;
 use api::server::ServerConfig;
-use api::store::Store;
 use api::v1::{Dialect, Extensions, ExtensionsConfig, Request, answer};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -176,7 +175,7 @@ fn credentials_are_made_told_without_their_passwords_and_removed() {
 fn a_password_is_sealed_in_the_store() {
     let scratch = Scratch::new();
     let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
-    let store = Arc::new(Store::open(&scratch.store()).unwrap());
+    let store = open_store(&scratch.store());
     let config =
         ExtensionsConfig { store: Some(store.clone()), key: Some(key(&scratch)), ..ExtensionsConfig::default() };
     let extensions = Arc::new(Extensions::new(&*plugin, config).unwrap());
@@ -428,7 +427,7 @@ fn what_extensions_keep_is_there_after_a_restart() {
     let scratch = Scratch::new();
     let path = scratch.store();
     let begin = || {
-        let store = Arc::new(Store::open(&path).unwrap());
+        let store = open_store(&path);
         let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
         let config = ExtensionsConfig { store: Some(store), ..ExtensionsConfig::default() };
         let extensions = Arc::new(Extensions::new(&*plugin, config).unwrap());

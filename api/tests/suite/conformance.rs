@@ -1,7 +1,7 @@
 //! Every plugin of ours through the rules for plugins: those that are done when they answer, one that drives a device
 //! which fails in every way there is, and one whose calls themselves fail half way.
 
-use crate::rig::{Scratch, native};
+use crate::rig::{Scratch, native, open_store};
 use crate::unreliable::{Handle, PACE, Unreliable};
 use api::model::{NetworkId, OpStatus, PortId, Text};
 use api::plugin::conformance::{Carried, Rig, check};
@@ -11,7 +11,6 @@ use api::plugin::{
     PortDetails, PortFilter, Ports, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use api::plugins::{FakePlugin, NativePlugin, RemotePlugin};
-use api::store::Store;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,7 +101,7 @@ impl Rig for RemoteRig {
 
     fn restart(&mut self) -> bool {
         drop(self.plugin.take());
-        let store = Arc::new(Store::open(&self.scratch.store()).unwrap());
+        let store = open_store(&self.scratch.store());
         self.plugin = Some(RemotePlugin::start(store, Handle(self.device.clone()), PACE).unwrap());
         true
     }
@@ -270,7 +269,7 @@ impl Rig for ToyRig {
 
     fn restart(&mut self) -> bool {
         drop(self.plugin.take());
-        let store = Arc::new(Store::open(&self.scratch.store()).unwrap());
+        let store = open_store(&self.scratch.store());
         let driver = toy_controller::Driver { controller: self.controller };
         self.plugin = Some(RemotePlugin::start(store, driver, PACE).unwrap());
         true

@@ -1,12 +1,11 @@
 //! Clients that hang up before their answer came: what they asked for is finished, told, and counted as theirs.
 
 use crate::identity::{audit_log, audits};
-use crate::rig::{Answer, ReadyHost, Scratch, Server, read_to_end};
+use crate::rig::{Answer, ReadyHost, Scratch, Server, open_store, read_to_end};
 use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
 use api::plugins::NativePlugin;
 use api::server::{Limits, ServerConfig};
-use api::store::Store;
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,7 +37,7 @@ impl Host for GatedHost {
 fn gated(limits: Limits) -> (Server, Receiver<()>, Sender<()>) {
     let ((came, comes), (opens, open)) = (channel(), channel());
     let scratch = Scratch::new();
-    let store = Arc::new(Store::open(&scratch.store()).unwrap());
+    let store = open_store(&scratch.store());
     let host = GatedHost { came: Mutex::new(came), open: Mutex::new(open) };
     let plugin = NativePlugin::new(store, Arc::new(host)).unwrap();
     let config = ServerConfig { limits, ..ServerConfig::default() };

@@ -1,13 +1,12 @@
 //! What tenants see of a device, and what a device sees of the plugin, one scene after another.
 
-use crate::rig::Scratch;
+use crate::rig::{Scratch, open_store};
 use crate::unreliable::PACE;
 use api::address_pair::{AddressPair, AddressPairs};
 use api::model::{AdminState, NetworkId, OpStatus, PortId};
 use api::plugin::{NetworkFilter, Plugin, Ports};
 use api::plugins::RemotePlugin;
 use api::plugins::remote::{Contents, Device, DeviceError, DeviceNetwork, FoundPort, Keeps, Pace, Step, Taken};
-use api::store::Store;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -133,7 +132,7 @@ impl Scene {
 
     fn of(device: Scripted, pace: Pace) -> Scene {
         let (scratch, device) = (Scratch::new(), Arc::new(device));
-        let store = Arc::new(Store::open(&scratch.store()).unwrap());
+        let store = open_store(&scratch.store());
         let plugin = RemotePlugin::start(store, Handle(device.clone()), pace).unwrap();
         Scene { plugin, device, _scratch: scratch }
     }

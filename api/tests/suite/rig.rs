@@ -5,7 +5,7 @@ use api::model::{AdminState, Model, OpStatus, PortId};
 use api::plugin::Plugin;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::server::{Limits, ServerConfig, serve};
-use api::store::Store;
+use api::store::{Store, StoreError};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Long enough for any answer; a test that waits this long has failed.
@@ -60,9 +60,23 @@ impl Host for ReadyHost {
     }
 }
 
+/// Opens a store, again if need be. A process that another test of this binary is just starting has a copy of every
+/// descriptor until it runs its program, and with it the lock of a store that was closed here.
+pub(crate) fn open_store(path: &Path) -> Arc<Store> {
+    let begin = Instant::now();
+    loop {
+        match Store::open(path) {
+            Err(StoreError::InUse { .. }) if begin.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            store => return Arc::new(store.unwrap()),
+        }
+    }
+}
+
 /// A native plugin over a store of its own.
 pub(crate) fn native(store: &Path) -> NativePlugin {
-    NativePlugin::new(Arc::new(Store::open(store).unwrap()), Arc::new(ReadyHost::default())).unwrap()
+    NativePlugin::new(open_store(store), Arc::new(ReadyHost::default())).unwrap()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
