@@ -143,19 +143,23 @@ impl<'r> Batch<'r> {
     /// One packet with its tail.
     #[inline]
     pub fn frame(&mut self, index: usize) -> (&mut Packet, &[Segment<'r>]) {
-        assert!(index < self.len, "the batch has no such packet");
-        // `len` is at most `BURST`, which the compiler does not know.
-        let packet = &mut self.packets[index % BURST];
+        let packet = &mut self.packets[..self.len][index];
         let range = packet.tail_range();
-        let tail = if range.is_empty() { &[] } else { &self.segments[range] };
-        (packet, tail)
+        (packet, if range.is_empty() { &[] } else { &self.segments[range] })
     }
 
     /// The same, to look at several at a time.
     #[inline]
     pub fn look(&self, index: usize) -> (&Packet, &[Segment<'r>]) {
         let packet = &self.packets()[index];
-        (packet, &self.segments[packet.tail_range()])
+        (packet, self.tail(packet))
+    }
+
+    /// The tail of one of its packets.
+    #[inline(always)]
+    pub fn tail(&self, packet: &Packet) -> &[Segment<'r>] {
+        let range = packet.tail_range();
+        if range.is_empty() { &[] } else { &self.segments[range] }
     }
 
     /// Starts the next packet; `None` if the batch has no room. Without [`PacketBuilder::commit`] it is forgotten.
@@ -169,25 +173,27 @@ impl<'r> Batch<'r> {
         Some(PacketBuilder { batch: self, first, committed: false })
     }
 
-    /// Puts in a whole frame that lies in one piece: its front is copied, the rest becomes the tail. False if there is no room.
-    #[inline(always)]
+    /// Puts in one frame that lies in one piece: [`Filler::put`]. False if there is no room.
+    #[inline]
     pub fn put(&mut self, ingress: PortIndex, queue: QueueIndex, frame: Segment<'r>, claim: OffloadClaim) -> bool {
-        if self.len >= self.limit || self.bytes >= self.bytes_limit {
-            return false;
+        self.fill(ingress, queue).put(frame).map(|packet| packet.claim = claim).is_some()
+    }
+
+    /// Begins to put in whole frames from one queue, one after the other.
+    #[inline(always)]
+    pub fn fill(&mut self, ingress: PortIndex, queue: QueueIndex) -> Filler<'_, 'r> {
+        // `limit` is at most `BURST`.
+        let free = &mut self.packets[self.len..self.limit];
+        Filler {
+            ingress,
+            queue,
+            end: self.limit,
+            free: free.iter_mut(),
+            segments: &mut self.segments,
+            bytes: self.bytes,
+            bytes_limit: self.bytes_limit,
+            books: (&mut self.len, &mut self.bytes),
         }
-        // `limit` is at most `BURST`, which the compiler does not know.
-        let packet = &mut self.packets[self.len % BURST];
-        packet.reset(ingress, queue, self.segments.len() as u16, claim);
-        let front = frame.read_front(packet.front_mut());
-        packet.set_front(front);
-        if frame.len() as usize > front {
-            let tail = frame.skip(front as u32);
-            packet.grow_tail(tail.len());
-            self.segments.push(tail);
-        }
-        self.bytes += frame.len() as usize;
-        self.len += 1;
-        true
     }
 
     /// Moves bytes of the tail into the head until the head has at least `wanted` bytes or holds the whole frame.
@@ -271,6 +277,49 @@ pub enum Fit {
     Cut,
     /// Not at all.
     Drop(DropReason),
+}
+
+/// Puts whole frames into a batch. What is counted of them stays in registers, and is the batch's when this is dropped.
+pub struct Filler<'b, 'r> {
+    ingress: PortIndex,
+    queue: QueueIndex,
+    free: std::slice::IterMut<'b, Packet>,
+    /// Packets that the batch has when none is free.
+    end: usize,
+    segments: &'b mut Vec<Segment<'r>>,
+    bytes: usize,
+    bytes_limit: usize,
+    /// Of the batch: how many packets it has, and of how many bytes.
+    books: (&'b mut usize, &'b mut usize),
+}
+
+impl<'r> Filler<'_, 'r> {
+    /// Puts in a frame that lies in one piece and claims nothing yet: its front is copied, the rest becomes the tail. `None` if
+    /// there is no room.
+    #[inline(always)]
+    pub fn put(&mut self, frame: Segment<'r>) -> Option<&mut Packet> {
+        if self.bytes >= self.bytes_limit {
+            return None;
+        }
+        let packet = self.free.next()?;
+        packet.reset(self.ingress, self.queue, self.segments.len() as u16, OffloadClaim::default());
+        let front = frame.read_front(packet.front_mut());
+        packet.set_front(front);
+        if frame.len() as usize > front {
+            let tail = frame.skip(front as u32);
+            packet.grow_tail(tail.len());
+            self.segments.push(tail);
+        }
+        self.bytes += frame.len() as usize;
+        Some(packet)
+    }
+}
+
+impl Drop for Filler<'_, '_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        (*self.books.0, *self.books.1) = (self.end - self.free.len(), self.bytes);
+    }
 }
 
 /// A packet being put together by a port's rx.

@@ -360,6 +360,14 @@ impl GuestMemory {
         Some(self.window(*hint))
     }
 
+    /// The region that has `address`, remembered in `hint`; another one if none has it.
+    #[cold]
+    #[inline(never)]
+    pub fn window_at(&self, hint: &mut RegionHint, address: u64) -> Window<'_> {
+        let _ = self.search(hint, address);
+        self.window(*hint)
+    }
+
     /// Of the region that has `address`, what `part` finds there.
     #[inline(always)]
     fn part<'m, T>(&'m self, hint: &mut RegionHint, address: u64, part: impl Fn(Window<'m>) -> Option<T>) -> Option<T> {

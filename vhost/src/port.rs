@@ -359,7 +359,7 @@ impl<L: Layout> Port for RingSet<L> {
         queue.show::<false>(state);
         // What the guest is told it has; then is time to send for the buffer of a frame to come, which it wrote or read last.
         if let Some(entry) = queue.ring.peek(&state.place) {
-            Finder::new(queue.ring.memory(), &mut state.hint).writable(&entry);
+            Finder::new(queue.ring.memory(), &mut state.hint).send_for_writable(&entry);
         }
     }
 

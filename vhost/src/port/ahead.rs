@@ -1,5 +1,5 @@
-//! Buffers are found, and their memory sent for, some entries before they are used: the guest wrote or read them on another
-//! core, so that each is a trip to its cache. One more is sent for as one is used, which spreads the trips.
+//! Buffers' memory is sent for some entries before they are used: the guest wrote or read them on another core, so that each is a
+//! trip to its cache. One more is sent for as one is used, which spreads the trips.
 
 use crate::memory::{GuestMemory, RegionHint, Window};
 use crate::ring::Entry;
@@ -22,51 +22,54 @@ impl<'m, 'h> Finder<'m, 'h> {
         Finder { window: memory.window(*hint), memory, hint }
     }
 
-    /// The buffer of an entry, to read; empty if it is nowhere in memory. Its front is sent for.
+    /// The same, for a while.
+    #[inline(always)]
+    pub(super) fn reborrow(&mut self) -> Finder<'m, '_> {
+        Finder { memory: self.memory, hint: self.hint, window: self.window }
+    }
+
+    /// The buffer of an entry, to read; empty if it is nowhere in memory.
     #[inline(always)]
     pub(super) fn readable(&mut self, entry: &Entry) -> Segment<'m> {
-        let found = self.window.readable(entry.address, entry.len).unwrap_or_else(|| {
-            let found = self.memory.readable(self.hint, entry.address, entry.len);
-            self.window = self.memory.window(*self.hint);
-            found.unwrap_or_default()
-        });
-        found.prefetch_front();
-        found
+        if let Some(found) = self.window.readable(entry.address, entry.len) {
+            return found;
+        }
+        self.window = self.memory.window_at(self.hint, entry.address);
+        self.window.readable(entry.address, entry.len).unwrap_or_default()
     }
 
     /// The same, to write.
     #[inline(always)]
     pub(super) fn writable(&mut self, entry: &Entry) -> SegmentMut<'m> {
-        let found = self.window.writable(entry.address, entry.len).unwrap_or_else(|| {
-            let found = self.memory.writable(self.hint, entry.address, entry.len);
-            self.window = self.memory.window(*self.hint);
-            found.unwrap_or_default()
-        });
-        found.prefetch_front();
-        found
-    }
-}
-
-/// Buffers that were found and not used yet.
-pub(super) struct Ahead<B> {
-    found: [B; AHEAD],
-}
-
-impl<B: Default> Ahead<B> {
-    /// Finds those of the first entries.
-    #[inline(always)]
-    pub(super) fn new(entries: &[Entry], mut find: impl FnMut(&Entry) -> B) -> Ahead<B> {
-        let mut ahead = Ahead { found: Default::default() };
-        for (entry, slot) in entries.iter().zip(&mut ahead.found) {
-            *slot = find(entry);
+        if let Some(found) = self.window.writable(entry.address, entry.len) {
+            return found;
         }
-        ahead
+        self.window = self.memory.window_at(self.hint, entry.address);
+        self.window.writable(entry.address, entry.len).unwrap_or_default()
     }
 
-    /// The buffer of entry `at`, which comes after those before it; finds that of one farther on.
+    /// Sends for the front of a buffer that is to be read.
     #[inline(always)]
-    pub(super) fn next(&mut self, entries: &[Entry], at: usize, find: impl FnMut(&Entry) -> B) -> B {
-        let next = entries.get(at + AHEAD).map(find).unwrap_or_default();
-        std::mem::replace(&mut self.found[at % AHEAD], next)
+    pub(super) fn send_for_readable(&self, entry: &Entry) {
+        match self.window.readable(entry.address, entry.len) {
+            Some(found) => found.prefetch_front(),
+            None => send_for_elsewhere(self.memory, entry.address),
+        }
     }
+
+    /// Sends for the front of a buffer that is to be written.
+    #[inline(always)]
+    pub(super) fn send_for_writable(&self, entry: &Entry) {
+        match self.window.writable(entry.address, entry.len) {
+            Some(found) => found.prefetch_front(),
+            None => send_for_elsewhere(self.memory, entry.address),
+        }
+    }
+}
+
+/// Sends for the front of a buffer in another region.
+#[cold]
+#[inline(never)]
+fn send_for_elsewhere(memory: &GuestMemory, address: u64) {
+    memory.prefetch(&mut RegionHint::default(), address);
 }

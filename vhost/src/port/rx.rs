@@ -1,6 +1,6 @@
 //! What a guest sends, into a batch: the front of each frame into the private head, the rest left where it lies.
 
-use super::ahead::{Ahead, Finder};
+use super::ahead::{AHEAD, Finder};
 use super::queue::{Queue, State};
 use super::{ANNOUNCE_SET, FRAME_MAX, FRAME_MIN, RingSet};
 use crate::chain::{ChainError, Direction, INDIRECT, NEXT, WRITE};
@@ -12,7 +12,6 @@ use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::{DropReason, Tally};
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use switch::packet::HEAD_COPY;
-use switch::segment::Segment;
 
 /// In the first eight bytes of a header, the bits by which a driver asks for something: one flag, and the whole type of cut.
 const ASKS: u64 = F_NEEDS_CSUM as u64 | 0xff << 8;
@@ -54,15 +53,11 @@ impl<L: Layout> RingSet<L> {
             // The frames of entries before `first` were given back, those of the others before `at` are in the batch, which
             // had `bytes` before them.
             let (mut first, mut at, mut bytes) = (0, 0, batch.bytes());
-            let mut buffers = Ahead::new(entries, |entry| Finder::new(ring.memory(), &mut state.hint).readable(entry));
+            let finder = Finder::new(ring.memory(), &mut state.hint);
+            entries.iter().take(AHEAD).for_each(|entry| finder.send_for_readable(entry));
             loop {
-                let (stopped, pause) = self.put_frames(
-                    from,
-                    (entries, at),
-                    Finder::new(ring.memory(), &mut state.hint),
-                    &mut buffers,
-                    batch,
-                );
+                let finder = Finder::new(ring.memory(), &mut state.hint);
+                let (stopped, pause) = self.put_frames(from, (entries, at), finder, batch);
                 at = stopped;
                 let Some(pause) = pause else { break };
                 give_back(state, tally, &entries[first..at], batch.bytes() - bytes);
@@ -88,12 +83,16 @@ impl<L: Layout> RingSet<L> {
         from: (PortIndex, QueueIndex),
         (entries, at): (&[Entry], usize),
         mut finder: Finder<'r, '_>,
-        buffers: &mut Ahead<Segment<'r>>,
         batch: &mut Batch<'r>,
     ) -> (usize, Option<Pause>) {
         let header_len = self.dialect.header_len as u32;
-        for (at, entry) in entries.iter().enumerate().skip(at) {
-            let buffer = buffers.next(entries, at, |entry| finder.readable(entry));
+        let mut filler = batch.fill(from.0, from.1);
+        for at in at..entries.len() {
+            let entry = &entries[at];
+            if let Some(later) = entries.get(at + AHEAD) {
+                finder.send_for_readable(later);
+            }
+            let buffer = finder.readable(entry);
             // Too short for a frame wraps to a length that is too long.
             let frame_len = entry.len.wrapping_sub(header_len);
             if entry.flags & (NEXT | INDIRECT | WRITE) == 0
@@ -102,13 +101,9 @@ impl<L: Layout> RingSet<L> {
                 && let Some((low, high)) = buffer.words()
             {
                 let frame = buffer.skip(header_len);
-                let has_room = if low & ASKS == 0 {
-                    batch.put(from.0, from.1, frame, OffloadClaim::default())
-                } else {
-                    batch.put(from.0, from.1, frame, claim_of(OffloadClaim::from_words(low, high)))
-                };
-                if !has_room {
-                    return (at, Some(Pause::Full));
+                let Some(packet) = filler.put(frame) else { return (at, Some(Pause::Full)) };
+                if low & ASKS != 0 {
+                    packet.claim = claim_of(OffloadClaim::from_words(low, high));
                 }
             } else {
                 return (at, Some(Pause::Unusual));

@@ -1,6 +1,6 @@
 //! Packets of a batch into a guest's buffers.
 
-use super::ahead::{AHEAD, Ahead, Finder};
+use super::ahead::{AHEAD, Finder};
 use super::queue::{Piece, Queue, Reserved, State};
 use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, SPARE_READS};
 use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
@@ -65,8 +65,6 @@ impl<L: Layout> RingSet<L> {
     }
 
     /// Puts frames into the buffers of `entries`, each into one, as long as that goes; each entry then holds the bytes written.
-    /// A function of its own, so that all it works on stays in registers.
-    #[inline(never)]
     fn send_run<const HEADER: usize>(
         &self,
         mut finder: Finder<'_, '_>,
@@ -74,20 +72,51 @@ impl<L: Layout> RingSet<L> {
         batch: &mut Batch<'_>,
         picks: &[u8],
     ) -> Run {
-        let mut rooms = Ahead::new(entries, |entry| finder.writable(entry));
-        for (at, &pick) in picks.iter().enumerate().take(entries.len()) {
-            let room = rooms.next(entries, at, |entry| finder.writable(entry));
-            let entry = &mut entries[at];
-            let (packet, tail) = batch.frame(pick.into());
+        entries.iter().take(AHEAD).for_each(|entry| finder.send_for_writable(entry));
+        let mut done = 0;
+        loop {
+            done = self.send_plain::<HEADER>(&mut finder, entries, batch, picks, done);
+            let (Some(entry), Some(&pick)) = (entries.get_mut(done), picks.get(done)) else {
+                return Run { done, pause: None };
+            };
+            let room = finder.writable(entry);
+            if let Err(fit) = self.send_fitted::<HEADER>(entry, &room, batch, pick.into()) {
+                return Run { done, pause: Some(fit) };
+            }
+            done += 1;
+        }
+    }
+
+    /// The same for frames with nothing left to do, from the one at `done` on; answers how many are done after that. A function of
+    /// its own, so that all it works on stays in registers.
+    #[inline(never)]
+    fn send_plain<const HEADER: usize>(
+        &self,
+        finder: &mut Finder<'_, '_>,
+        entries: &mut [Entry],
+        batch: &Batch<'_>,
+        picks: &[u8],
+        done: usize,
+    ) -> usize {
+        let mut finder = finder.reborrow();
+        let packets = batch.packets();
+        let count = entries.len().min(picks.len());
+        let (entries, picks) = (&mut entries[..count], &picks[..count]);
+        for at in done..count {
+            if let Some(later) = entries.get(at + AHEAD) {
+                finder.send_for_writable(later);
+            }
+            let (entry, packet) = (&mut entries[at], &packets[usize::from(picks[at])]);
+            let room = finder.writable(entry);
             let is_sent = match self.dialect.plain_header(&packet.offload) {
-                Some(header) => send_shortly(entry, &room, first_chunk::<HEADER>(header), packet, tail),
+                Some(header) => send_shortly(entry, &room, first_chunk::<HEADER>(header), packet, batch.tail(packet)),
                 None => false,
             };
-            if !is_sent && let Err(fit) = self.send_fitted::<HEADER>(entry, &room, batch, pick.into()) {
-                return Run { done: at, pause: Some(fit) };
+            if !is_sent {
+                return at;
             }
         }
-        Run { done: entries.len().min(picks.len()), pause: None }
+        count
     }
 
     /// Makes a frame fit the guest and puts it into the buffer; or says how else it must be sent.
