@@ -2,12 +2,16 @@
 //! full, each beside what it is held against.
 //!
 //! Lists and writes are measured in this process over loopback, in alternation with their counterparts, because only the
-//! ratio means anything on a machine that is shared and a disk that is not ours. Start, memory and the crowd are those of a
-//! `qvs` of its own ([`daemon`], [`crowd`]). Nothing here asserts; the bars stand in the text that is printed.
+//! ratio means anything on a machine that is shared and a disk that is not ours. Start, memory and the clients are those of a
+//! `qvs` of its own ([`daemon`]), which moves frames meanwhile ([`beside`]). Nothing here asserts; the bars stand in the text
+//! that is printed.
 
+mod beside;
 mod client;
 mod crowd;
 mod daemon;
+mod hostile;
+mod pair;
 
 use anyhow::{Context, Result, ensure};
 use api::host::{Host, Scope};
@@ -43,7 +47,7 @@ pub(crate) struct Options {
     /// Clients at the same time
     #[arg(long, default_value_t = 500)]
     clients: usize,
-    /// How long they go on, seconds
+    /// How long they go on, seconds; as long again hostile ones, and nobody
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// The daemon's program [default: beside this one]
@@ -88,8 +92,7 @@ fn run_in(dir: &Path, options: &Options) -> Result<()> {
     lists_and_writes(&path, &small, options.rounds)?;
     let mut qvs = daemon::start(dir, options.qvs.as_deref())?;
     println!("{}", qvs.started);
-    crowd::run(&qvs, options.clients, Duration::from_secs(options.seconds))?;
-    println!("memory: {} (bar 400 MB)", qvs.memory()?);
+    beside::run(&qvs, options.clients, Duration::from_secs(options.seconds))?;
     qvs.stop()
 }
 

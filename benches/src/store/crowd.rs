@@ -14,58 +14,70 @@ const STACK: usize = 128 << 10;
 /// Failures that are printed.
 const SHOWN: usize = 5;
 
+/// How it went.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     reads: Vec<Duration>,
     writes: Vec<Duration>,
     /// What went wrong that was not the client's fault, and how often.
     failures: BTreeMap<String, usize>,
 }
 
-pub(super) fn run(daemon: &Daemon, clients: usize, time: Duration) -> Result<()> {
+impl Told {
+    pub(super) fn add(&mut self, other: Told) {
+        self.reads.extend(other.reads);
+        self.writes.extend(other.writes);
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
+    }
+
+    pub(super) fn print(&mut self, clients: usize, time: Duration) {
+        let count = self.reads.len() + self.writes.len();
+        let failed: usize = self.failures.values().sum();
+        println!(
+            "{clients} clients for {} s: {count} requests, {:.0} a second, {failed} failed (bar 0)",
+            time.as_secs(),
+            count as f64 / time.as_secs_f64()
+        );
+        for (what, times) in [("reads", &mut self.reads), ("writes", &mut self.writes)] {
+            times.sort_unstable();
+            let at = |part: f64| {
+                times.get((times.len() as f64 * part) as usize).or(times.last()).copied().unwrap_or_default()
+            };
+            println!(
+                "  {what}: {} times, p50 {:.1} ms, p99 {:.1}, most {:.1}",
+                times.len(),
+                ms(at(0.5)),
+                ms(at(0.99)),
+                ms(at(1.0))
+            );
+        }
+        for (failure, count) in self.failures.iter().take(SHOWN) {
+            println!("  failed {count} times: {failure}");
+        }
+    }
+}
+
+/// Lets them do so for some time. The first `live` of them plug interfaces that this host has, so that what they do is put
+/// in force under the traffic.
+pub(super) fn run(daemon: &Daemon, clients: usize, live: usize, time: Duration) -> Result<Told> {
     let barrier = &Barrier::new(clients);
     let told: Vec<Told> = std::thread::scope(|threads| {
         let spawn = |at| {
             let builder = std::thread::Builder::new().stack_size(STACK);
-            builder.spawn_scoped(threads, move || visit(daemon, at, barrier, time))
+            builder.spawn_scoped(threads, move || visit(daemon, at, at < live, barrier, time))
         };
         let clients = (0..clients).map(spawn).collect::<std::io::Result<Vec<_>>>()?;
         clients.into_iter().map(|client| client.join().map_err(|_| anyhow!("a client broke"))).collect::<Result<_>>()
     })?;
-    let mut sum = Told::default();
-    for told in told {
-        sum.reads.extend(told.reads);
-        sum.writes.extend(told.writes);
-        for (failure, count) in told.failures {
-            *sum.failures.entry(failure).or_default() += count;
-        }
-    }
-    let count = sum.reads.len() + sum.writes.len();
-    let failed: usize = sum.failures.values().sum();
-    println!(
-        "{clients} clients for {} s: {count} requests, {:.0} a second, {failed} failed (bar 0)",
-        time.as_secs(),
-        count as f64 / time.as_secs_f64()
-    );
-    for (what, times) in [("reads", &mut sum.reads), ("writes", &mut sum.writes)] {
-        times.sort_unstable();
-        let at =
-            |part: f64| times.get((times.len() as f64 * part) as usize).or(times.last()).copied().unwrap_or_default();
-        println!(
-            "  {what}: {} times, p50 {:.1} ms, p99 {:.1}, most {:.1}",
-            times.len(),
-            ms(at(0.5)),
-            ms(at(0.99)),
-            ms(at(1.0))
-        );
-    }
-    for (failure, count) in sum.failures.iter().take(SHOWN) {
-        println!("  failed {count} times: {failure}");
-    }
-    Ok(())
+    Ok(told.into_iter().fold(Told::default(), |mut sum, told| {
+        sum.add(told);
+        sum
+    }))
 }
 
-fn visit(daemon: &Daemon, at: usize, barrier: &Barrier, time: Duration) -> Told {
+fn visit(daemon: &Daemon, at: usize, is_live: bool, barrier: &Barrier, time: Duration) -> Told {
     let mut told = Told::default();
     let client = Client::open(daemon.api);
     barrier.wait();
@@ -80,7 +92,7 @@ fn visit(daemon: &Daemon, at: usize, barrier: &Barrier, time: Duration) -> Told 
     let mut round = 0;
     while Instant::now() < end {
         round += 1;
-        if let Err(error) = go_round(&mut client, at, round, &mut told) {
+        if let Err(error) = go_round(&mut client, at, is_live, round, &mut told) {
             *told.failures.entry(format!("{error:#}")).or_default() += 1;
             match Client::open(daemon.api) {
                 Ok(fresh) => client = fresh,
@@ -91,8 +103,13 @@ fn visit(daemon: &Daemon, at: usize, barrier: &Barrier, time: Duration) -> Told 
     told
 }
 
+/// The interface on this host that is a client's.
+pub(super) fn live_interface(at: usize) -> String {
+    format!("live-{at}")
+}
+
 /// Everything a tenant does with one port.
-fn go_round(client: &mut Client, at: usize, round: usize, told: &mut Told) -> Result<()> {
+fn go_round(client: &mut Client, at: usize, is_live: bool, round: usize, told: &mut Told) -> Result<()> {
     let mut ask = |method: &str, path: &str, body: &str, wanted: u16| {
         let begin = Instant::now();
         let answer = client.ask(method, path, body)?;
@@ -115,7 +132,8 @@ fn go_round(client: &mut Client, at: usize, round: usize, told: &mut Told) -> Re
     let port = ask("POST", &format!("{ports}.json"), r#"{"port": {"state": "ACTIVE"}}"#, 202)?.id()?;
     ask("GET", &format!("{networks}/{network}/detail.json"), "", 200)?;
     let attachment = format!("{ports}/{port}/attachment.json");
-    let plug = format!(r#"{{"attachment": {{"id": "crowd-{at}-{round}"}}}}"#);
+    let interface = if is_live { live_interface(at) } else { format!("crowd-{at}-{round}") };
+    let plug = format!(r#"{{"attachment": {{"id": "{interface}"}}}}"#);
     ask("PUT", &attachment, &plug, 204)?;
     ask("GET", &format!("{ports}/{port}/detail.json"), "", 200)?;
     ask("GET", &format!("{networks}/detail.json?has-attachment=true"), "", 200)?;

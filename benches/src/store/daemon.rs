@@ -2,10 +2,12 @@
 
 use super::client::Client;
 use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use switch::affinity::allowed_cpus;
 
 /// Longest start that is waited for.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -14,6 +16,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) struct Daemon {
     child: Child,
+    program: PathBuf,
+    dir: PathBuf,
+    /// The CPU that its one worker has to itself.
+    pub(super) worker_cpu: usize,
     pub(super) api: SocketAddr,
     /// How the start went.
     pub(super) started: String,
@@ -29,18 +35,25 @@ pub(super) fn start(dir: &Path, program: Option<&Path>) -> Result<Daemon> {
     let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let settings = dir.join("qvs.toml");
     let (state, run) = (dir.join("state"), dir.join("run"));
-    std::fs::write(&settings, format!("state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n"))?;
+    let worker_cpu = *allowed_cpus()?.last().context("a CPU is allowed")?;
+    let text = format!(
+        "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = [{worker_cpu}]\n"
+    );
+    std::fs::write(&settings, text)?;
+    let log = dir.join("qvs.log");
     let begin = Instant::now();
     let child = Command::new(&program)
         .args(["run", "--log-level", "warn", "--config"])
         .arg(&settings)
         .stdin(Stdio::null())
+        // Every write is audited, and a crowd's are many.
+        .stderr(File::create(&log)?)
         .spawn()
         .with_context(|| format!("{}", program.display()))?;
-    let mut daemon = Daemon { child, api, started: String::new() };
+    let mut daemon = Daemon { child, program, dir: dir.to_owned(), worker_cpu, api, started: String::new() };
     while Client::open(api).and_then(|mut client| client.ask("GET", "/", "")).is_err() {
         if let Some(status) = daemon.child.try_wait()? {
-            bail!("qvs ended at once: {status}");
+            bail!("qvs ended at once, {status}: {}", std::fs::read_to_string(&log)?.trim_end());
         }
         ensure!(begin.elapsed() < START_MAX, "qvs does not answer");
         std::thread::sleep(PAUSE);
@@ -53,12 +66,44 @@ pub(super) fn start(dir: &Path, program: Option<&Path>) -> Result<Daemon> {
 impl Daemon {
     /// Its memory now and at most.
     pub(super) fn memory(&self) -> Result<String> {
+        Ok(format!("{} MiB resident, {} at most", self.mib("VmRSS")?, self.peak_mib()?))
+    }
+
+    /// Its memory at most.
+    pub(super) fn peak_mib(&self) -> Result<u64> {
+        self.mib("VmHWM")
+    }
+
+    /// A figure of proc_pid_status(5).
+    fn mib(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let mib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10
-        };
-        Ok(format!("{} MiB resident, {} at most", mib("VmRSS"), mib("VmHWM")))
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10)
+    }
+
+    /// Forgets the most memory it had so far.
+    pub(super) fn forget_peak(&self) -> Result<()> {
+        // proc_pid_clear_refs(5): 5 sets the peak to what is resident now.
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
+    }
+
+    /// Plugs a vhost-user interface; answers its socket.
+    pub(super) fn plug(&self, interface: &str) -> Result<PathBuf> {
+        let socket = self.dir.join(format!("{interface}.sock"));
+        let mut command = Command::new(&self.program);
+        command.args(["plug", interface, "--vhost-user"]).arg(&socket).arg("--config").arg(self.dir.join("qvs.toml"));
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(socket)
+    }
+
+    /// The file of the scheduler's statistics of its worker's thread.
+    pub(super) fn worker_stats(&self) -> Result<PathBuf> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        let is_worker =
+            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "worker-0");
+        let task = tasks.flatten().map(|task| task.path()).find(is_worker).context("the daemon has a worker")?;
+        Ok(task.join("schedstat"))
     }
 
     /// Ends it.
