@@ -15,6 +15,7 @@ use crate::chain::{Chain, DESCRIPTOR_LEN, Descriptor, Direction, NEXT, WIDTH_MAX
 use crate::inflight::{PackedRecord, PackedSlots, Resumed, region_len};
 use crate::memory::{DirtyLog, GuestMemory, RegionHint};
 use crate::message::{PackedPosition, RingAddresses};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
@@ -62,12 +63,65 @@ impl Cursor {
     }
 }
 
-/// A chain given back and not shown.
+/// A chain given back and not shown, in one word: how many bytes of it were written, its id above, and on top the entries it takes;
+/// the lower two are as in the used descriptor.
 #[derive(Clone, Copy, Default)]
-struct Pending {
-    id: u16,
-    width: u16,
-    len: u32,
+struct Pending(u64);
+
+impl Pending {
+    #[inline(always)]
+    fn new(id: u16, width: u16, len: u32) -> Pending {
+        Pending(u64::from(len) | u64::from(id) << 32 | u64::from(width) << 48)
+    }
+
+    #[inline]
+    fn width(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// The half of the used descriptor that says whose it is, at a place with these flags.
+    #[inline(always)]
+    fn used(self, flags: u16) -> u64 {
+        self.0 & 0xffff_ffff_ffff | u64::from(flags) << 48
+    }
+}
+
+/// The descriptors of a ring.
+#[derive(Clone, Copy)]
+struct Table<'r> {
+    base: *mut u8,
+    size: u16,
+    held: PhantomData<&'r PackedRing>,
+}
+
+impl<'r> Table<'r> {
+    /// The word of entry `index` that `at` bytes into it begin; `index` is below the size, `at` is 0 or 8.
+    #[inline(always)]
+    fn word(self, index: u16, at: usize) -> &'r AtomicU64 {
+        debug_assert!(index < self.size && (at == 0 || at == 8), "positions stay in the ring");
+        // SAFETY: every position comes from `after` or `resume`, which keep it below the size, lies between such a one and the ring's
+        // end, or was compared with the size; 16 * size bytes are inside one region and 16-byte aligned (checked in `find`), and the
+        // ring, which holds the memory, lives as long as `'r`.
+        // Why unsafe: the entry is shared with another process.
+        unsafe { AtomicU64::from_ptr(self.base.add(usize::from(index) * DESCRIPTOR_LEN + at).cast()) }
+    }
+
+    /// The half of an entry that says whose it is: length, id, flags. What the driver wrote before is visible after this.
+    #[inline(always)]
+    fn state(self, index: u16) -> (u32, u16, u16) {
+        let word = u64::from_le(self.word(index, 8).load(Ordering::Acquire));
+        (word as u32, (word >> 32) as u16, (word >> 48) as u16)
+    }
+
+    #[inline(always)]
+    fn address(self, index: u16) -> u64 {
+        u64::from_le(self.word(index, 0).load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn put(self, index: u16, used: u64, order: Ordering) {
+        self.word(index, 8).store(used.to_le(), order);
+    }
 }
 
 /// How far a packed ring has come.
@@ -113,21 +167,14 @@ unsafe impl Send for PackedRing {}
 unsafe impl Sync for PackedRing {}
 
 impl PackedRing {
-    /// The word of entry `index` that `at` bytes into it begin; `index` is below the size, `at` is 0 or 8.
-    #[inline]
-    fn word(&self, index: u16, at: usize) -> &AtomicU64 {
-        debug_assert!(index < self.size && (at == 0 || at == 8), "positions stay in the ring");
-        // SAFETY: every position comes from `after` or `resume`, which keep it below the size, or was compared with it; 16 * size
-        // bytes are inside one region and 16-byte aligned (checked in `find`), and the memory lives as long as `self`.
-        // Why unsafe: the entry is shared with another process.
-        unsafe { AtomicU64::from_ptr(self.descriptors.add(usize::from(index) * DESCRIPTOR_LEN + at).cast()) }
+    #[inline(always)]
+    fn table(&self) -> Table<'_> {
+        Table { base: self.descriptors, size: self.size, held: PhantomData }
     }
 
-    /// The half of an entry that says whose it is: length, id, flags. What the driver wrote before is visible after this.
     #[inline]
     fn state(&self, index: u16) -> (u32, u16, u16) {
-        let word = u64::from_le(self.word(index, 8).load(Ordering::Acquire));
-        (word as u32, (word >> 32) as u16, (word >> 48) as u16)
+        self.table().state(index)
     }
 
     /// Asks the processor to bring `count` entries near, to be written: those available now are given back by the same line.
@@ -142,13 +189,32 @@ impl PackedRing {
 
     #[inline]
     fn address(&self, index: u16) -> u64 {
-        u64::from_le(self.word(index, 0).load(Ordering::Relaxed))
+        self.table().address(index)
     }
 
     #[inline]
-    fn put_used(&self, at: Cursor, used: &Pending, order: Ordering) {
-        let word = u64::from(used.len) | u64::from(used.id) << 32 | u64::from(at.used_flags()) << 48;
-        self.word(at.index, 8).store(word.to_le(), order);
+    fn put_used(&self, at: Cursor, used: Pending, order: Ordering) {
+        self.table().put(at.index, used.used(at.used_flags()), order);
+    }
+
+    /// Writes chains that take one entry each from `at` on; the order in which they come to light is left open. Answers where the
+    /// last of them lies.
+    #[inline]
+    fn put_run(&self, mut at: Cursor, mut run: &[Pending]) -> Cursor {
+        let table = self.table();
+        let mut last = at;
+        while !run.is_empty() {
+            // As far as the ring's end, positions follow one another and have the same flags.
+            let (straight, rest) = run.split_at(run.len().min(usize::from(self.size - at.index)));
+            let flags = at.used_flags();
+            for (index, pending) in (at.index..).zip(straight) {
+                table.put(index, pending.used(flags), Ordering::Relaxed);
+            }
+            last = Cursor { index: at.index + straight.len() as u16 - 1, wrap: at.wrap };
+            at = self.after(at, straight.len() as u16);
+            run = rest;
+        }
+        last
     }
 
     #[inline]
@@ -164,13 +230,6 @@ impl PackedRing {
             Some(index) => Cursor { index: index as u16, wrap: !at.wrap },
             None => Cursor { index: index as u16, wrap: at.wrap },
         }
-    }
-
-    /// The same for one descriptor, which is what nearly every chain takes.
-    #[inline]
-    fn next(&self, at: Cursor) -> Cursor {
-        let index = at.index + 1;
-        if index < self.size { Cursor { index, wrap: at.wrap } } else { Cursor { index: 0, wrap: !at.wrap } }
     }
 
     /// Descriptors from one position to a later one, less than the size; something else, but no harm, if a guest has had the
@@ -210,8 +269,8 @@ impl PackedRing {
         if record.has_widths() || usize::from(self.distance(place.shown, place.next)) != place.pending_count {
             let mut at = place.shown;
             for chain in &place.pending[..place.pending_count] {
-                record.took(at.index, chain.width);
-                at = self.after(at, chain.width);
+                record.took(at.index, chain.width());
+                at = self.after(at, chain.width());
             }
         }
         record.showing(place.shown.to_bits(), place.next.to_bits());
@@ -235,12 +294,12 @@ impl PackedSlots for PackedRing {
     }
 
     fn is_blank(&self, index: u16) -> bool {
-        self.word(index, 8).load(Ordering::Relaxed) == 0 && self.word(index, 0).load(Ordering::Relaxed) == 0
+        let table = self.table();
+        table.word(index, 8).load(Ordering::Relaxed) == 0 && table.word(index, 0).load(Ordering::Relaxed) == 0
     }
 
     fn put_used(&self, index: u16, len: u32, id: u16, flags: u16) {
-        let word = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
-        self.word(index, 8).store(word.to_le(), Ordering::Release);
+        self.table().put(index, Pending::new(id, 0, len).used(flags), Ordering::Release);
         let at = Cursor { index, wrap: true };
         self.mark_entries(at, self.after(at, 1));
     }
@@ -344,31 +403,38 @@ impl Layout for PackedRing {
 
     #[inline]
     fn look(&self, place: &mut PackedPlace, entries: &mut [Entry]) -> Result<usize, Overrun> {
+        let table = self.table();
         let mut at = place.next;
+        if !PackedRing::is_available(at, table.state(at.index).2) {
+            return Ok(0);
+        }
+        // Most likely there are as many as last time. A driver that has not got so far would lose these lines to us.
+        self.prefetch(at, place.looked);
         let mut count = 0;
         // Once round: a driver that flips flags while we look could else show us the same descriptor again and again, and
         // positions would leave the ring.
         let reach = entries.len().min(usize::from(self.size));
-        for entry in &mut entries[..reach] {
-            let (len, id, flags) = self.state(at.index);
-            if !PackedRing::is_available(at, flags) {
-                break;
+        'look: while count < reach {
+            // As far as the ring's end, positions follow one another and have the same flags.
+            let straight = (reach - count).min(usize::from(self.size - at.index));
+            let available = at.available_flags();
+            for (index, entry) in (at.index..).zip(&mut entries[count..][..straight]) {
+                let (len, id, flags) = table.state(index);
+                if flags & (AVAIL | USED) != available {
+                    break 'look;
+                }
+                *entry = Entry { address: table.address(index), len, flags, id };
+                count += 1;
+                if flags & NEXT != 0 {
+                    break 'look;
+                }
             }
-            if count == 0 {
-                // Most likely there are as many as last time. A driver that has not got so far would lose these lines to us.
-                self.prefetch(at, place.looked);
-            }
-            *entry = Entry { address: self.address(at.index), len, flags, id };
-            count += 1;
-            if flags & NEXT != 0 {
-                break;
-            }
-            at = self.next(at);
+            at = self.after(at, straight as u16);
         }
         if count > 0 {
             if count == entries.len() {
                 // There are more behind a whole burst: they come near while this one is worked on.
-                self.prefetch(at, count);
+                self.prefetch(self.after(place.next, count as u16), count);
             }
             place.looked = count;
         }
@@ -434,7 +500,7 @@ impl Layout for PackedRing {
 
     #[inline]
     fn take(&self, place: &mut PackedPlace, taken: Taken, len: u32) {
-        place.pending[place.pending_count] = Pending { id: taken.id, width: taken.width, len };
+        place.pending[place.pending_count] = Pending::new(taken.id, taken.width, len);
         place.pending_count += 1;
         place.next = self.after(place.next, taken.width);
     }
@@ -445,7 +511,7 @@ impl Layout for PackedRing {
         assert!(entries.len() <= usize::from(self.size), "a look goes once round");
         let pending = &mut place.pending[place.pending_count..][..entries.len()];
         for (pending, entry) in pending.iter_mut().zip(entries) {
-            *pending = Pending { id: entry.id, width: 1, len: if IS_READ { 0 } else { entry.len } };
+            *pending = Pending::new(entry.id, 1, if IS_READ { 0 } else { entry.len });
         }
         place.pending_count += entries.len();
         place.next = self.after(place.next, entries.len() as u16);
@@ -454,20 +520,27 @@ impl Layout for PackedRing {
     #[inline]
     fn show<const IS_READ: bool>(&self, place: &mut PackedPlace) -> bool {
         let pending = &place.pending[..place.pending_count];
-        let Some((first, others)) = pending.split_first() else { return false };
+        let Some((&first, others)) = pending.split_first() else { return false };
         if let Some(record) = &self.record {
             self.announce(record, place);
         }
         let mut last = place.shown;
         if IS_READ && self.terms.is_in_order {
             // Section 2.8.15: one used descriptor, with the id of the last chain, stands for all.
-            self.put_used(place.shown, others.last().unwrap_or(first), Ordering::Release);
+            self.put_used(place.shown, *others.last().unwrap_or(&first), Ordering::Release);
         } else {
-            let mut at = self.after(place.shown, first.width);
-            for used in others {
-                self.put_used(at, used, Ordering::Relaxed);
-                last = at;
-                at = if used.width == 1 { self.next(at) } else { self.after(at, used.width) };
+            let mut at = self.after(place.shown, first.width());
+            if usize::from(self.distance(place.shown, place.next)) == pending.len() {
+                // As many chains as entries: each takes one.
+                if !others.is_empty() {
+                    last = self.put_run(at, others);
+                }
+            } else {
+                for &used in others {
+                    self.put_used(at, used, Ordering::Relaxed);
+                    last = at;
+                    at = self.after(at, used.width());
+                }
             }
             self.mark_entries(self.after(place.shown, 1), place.next);
             // Release: whoever sees this one used sees the others, and what was written into the buffers.
