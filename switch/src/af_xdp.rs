@@ -35,6 +35,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Entries of each ring: some milliseconds of small frames at a million a second. A power of two.
 pub(crate) const RING_LEN: u32 = 2048;
 const _: () = assert!(RING_LEN.is_power_of_two());
+/// Entries of the fill ring: twice as many as frames, for the kernel tells late which it has taken ([`RxFrames::give_back`]).
+const FILL_LEN: u32 = 2 * RING_LEN;
 /// Bytes that the kernel keeps free before a frame that it writes (`XDP_PACKET_HEADROOM`, linux/bpf.h).
 pub(crate) const KERNEL_HEADROOM: u32 = 256;
 /// Bytes of frames, and the kernel's books about them, that the interface may not have sent yet: a whole tx ring of full frames.
@@ -332,15 +334,21 @@ impl XdpSocket {
             "giving memory to the AF_XDP socket (needs CAP_IPC_LOCK or a larger limit of locked memory)",
         ))?;
         let setting_up = "making the rings of the AF_XDP socket";
-        for ring in [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING] {
-            set_option(fd.as_fd(), ring, &RING_LEN).map_err(io(setting_up))?;
+        for (ring, len) in [
+            (libc::XDP_UMEM_FILL_RING, FILL_LEN),
+            (libc::XDP_UMEM_COMPLETION_RING, RING_LEN),
+            (libc::XDP_RX_RING, RING_LEN),
+            (libc::XDP_TX_RING, RING_LEN),
+        ] {
+            set_option(fd.as_fd(), ring, &len).map_err(io(setting_up))?;
         }
         let offsets = offsets(fd.as_fd()).map_err(io(setting_up))?;
-        let fill = map_ring(fd.as_fd(), libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr).map_err(io(setting_up))?;
-        let completion =
-            map_ring(fd.as_fd(), libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr).map_err(io(setting_up))?;
-        let rx = map_ring(fd.as_fd(), libc::XDP_PGOFF_RX_RING as u64, &offsets.rx).map_err(io(setting_up))?;
-        let tx = map_ring(fd.as_fd(), libc::XDP_PGOFF_TX_RING as u64, &offsets.tx).map_err(io(setting_up))?;
+        let fill =
+            map_ring(fd.as_fd(), libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, FILL_LEN).map_err(io(setting_up))?;
+        let completion = map_ring(fd.as_fd(), libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, RING_LEN)
+            .map_err(io(setting_up))?;
+        let rx = map_ring(fd.as_fd(), libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_LEN).map_err(io(setting_up))?;
+        let tx = map_ring(fd.as_fd(), libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_LEN).map_err(io(setting_up))?;
         let rx = RxFrames::new(layout, receiving, Producer::new(fill), Consumer::new(rx));
         let tx = TxFrames::new(layout, sending, Producer::new(tx), Consumer::new(completion));
         let Some(mode) = bind(fd.as_fd(), index, queue, is_large)
@@ -439,9 +447,14 @@ fn offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
     }
 }
 
-fn map_ring<T: Entry>(socket: BorrowedFd<'_>, which: u64, offsets: &libc::xdp_ring_offset) -> io::Result<Arc<Ring<T>>> {
+fn map_ring<T: Entry>(
+    socket: BorrowedFd<'_>,
+    which: u64,
+    offsets: &libc::xdp_ring_offset,
+    entries: u32,
+) -> io::Result<Arc<Ring<T>>> {
     use rustix::mm::{MapFlags, ProtFlags};
-    let size = RING_LEN as usize * size_of::<T>();
+    let size = entries as usize * size_of::<T>();
     let len = usize::try_from(offsets.desc).ok().and_then(|at| at.checked_add(size));
     let len = len.ok_or(io::ErrorKind::InvalidData)?;
     let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::POPULATE);
@@ -449,7 +462,7 @@ fn map_ring<T: Entry>(socket: BorrowedFd<'_>, which: u64, offsets: &libc::xdp_ri
     // Why unsafe: mapping memory has no safe spelling.
     let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, flags, socket, which)? };
     let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-    Ring::new(Mapping { base, len }, offsets, RING_LEN)
+    Ring::new(Mapping { base, len }, offsets, entries)
 }
 
 /// What the kernel takes and gives as values of options: plain C structs of numbers.

@@ -83,8 +83,10 @@ impl RxFrames {
         fill: Producer<u64>,
         received: Consumer<Descriptor>,
     ) -> RxFrames {
-        assert!(frames.len() <= RING_LEN as usize, "the fill ring has room for all of them");
-        let mut rx = RxFrames { layout, fill, received, lent: frames };
+        let mut lent = Vec::with_capacity(RING_LEN as usize);
+        lent.extend(frames);
+        assert!(lent.len() <= RING_LEN as usize, "the fill ring has room for all of them");
+        let mut rx = RxFrames { layout, fill, received, lent };
         rx.give_back();
         rx
     }
@@ -134,10 +136,14 @@ impl RxFrames {
     }
 
     /// Gives everything that was taken back to the kernel. True if the kernel wants to be told ([`super::refill`]).
+    ///
+    /// The kernel shows received frames before it shows that it took others from the fill ring, some time before in zero copy.
+    /// So that ring has room for as many again; what should find none all the same goes back the next time.
     #[inline]
     pub(crate) fn give_back(&mut self) -> bool {
         self.received.release();
-        for frame in self.lent.drain(..) {
+        let count = self.lent.len().min(self.fill.room(self.lent.len() as u32) as usize);
+        for frame in self.lent.drain(..count) {
             self.fill.push(self.layout.start(&frame));
         }
         self.fill.publish();

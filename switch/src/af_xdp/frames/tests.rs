@@ -230,3 +230,28 @@ fn a_frame_whose_last_piece_has_not_come_is_not_there() {
     kernel.received.publish();
     assert_eq!(ours.next_pieces(), Some(2));
 }
+
+#[test]
+fn frames_that_come_before_the_kernel_tells_what_it_took_are_given_back_when_it_does() {
+    let (mut ours, mut kernel) = Receiving::new(SHORT_RING);
+    // It takes all of them, gives three frames out, and tells only then.
+    let given: Vec<u64> = std::iter::from_fn(|| {
+        let address = kernel.fill.peek(0);
+        kernel.fill.advance(u32::from(address.is_some()));
+        address
+    })
+    .collect();
+    for &address in &given[..3] {
+        kernel.received.push(Descriptor { addr: address + 256, len: 100, options: 0 });
+    }
+    kernel.received.publish();
+    while ours.next_pieces().is_some() {
+        ours.take().unwrap();
+    }
+    ours.give_back();
+    assert_eq!(kernel.fill.peek(0), None, "the ring was full");
+    kernel.fill.release();
+    ours.give_back();
+    kernel.look();
+    assert_eq!(kernel.has, given[..3]);
+}
