@@ -11,6 +11,7 @@ mod ratchet;
 mod serve;
 mod store;
 mod workers;
+mod xdp;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -48,6 +49,18 @@ enum What {
         #[arg(long, default_value_t = benches::rig::STATIONS)]
         stations: u32,
     },
+    /// The switch between two AF_XDP ports on veth beside a forwarder that looks at nothing; needs root
+    Xdp {
+        /// Bytes of a frame, without the check sequence
+        #[arg(default_value_t = 60)]
+        frame_len: usize,
+        /// Runs of each
+        #[arg(long, default_value_t = 7)]
+        alternations: usize,
+        /// Time of one run, ms
+        #[arg(long, default_value_t = 1000)]
+        milliseconds: u64,
+    },
     /// The networking API over a full store: lists, writes, start, memory, and a crowd of clients
     Store(store::Options),
     /// Run the hot paths, for valgrind to count
@@ -76,6 +89,7 @@ fn main() -> Result<()> {
         What::Cycles(options) => cycles::run(&options),
         What::Ratchet => ratchet::run(),
         What::Workers { frame_len } => workers::run(frame_len),
+        What::Xdp { frame_len, alternations, milliseconds } => xdp::run(frame_len, alternations, milliseconds),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
         What::Store(options) => store::run(&options),
         What::Paths => {

@@ -277,6 +277,13 @@ impl Drop for Rig {
     }
 }
 
+/// A switch of one network with two ports, at which nothing stands yet, and its worker.
+pub fn two_ports() -> (Arc<Switch<Standard>>, Worker<Standard>) {
+    let (switch, mut workers) = switch(1, Layout::Apart);
+    let worker = workers.pop().expect("one pair has one worker");
+    (switch, worker)
+}
+
 /// The yardstick and its pair of guests, whose rings have the layout `L`.
 pub struct Bare<L: RingLayout> {
     /// The guests.
