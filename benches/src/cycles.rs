@@ -314,10 +314,12 @@ fn time_parts(play: &mut Play<'_>, count: usize, mut burst: impl FnMut(usize, &m
         .collect()
 }
 
-/// Turns times of bursts into cycles of a frame, without the clock's own.
+/// Turns times of bursts into cycles of a frame, without the clock's own. What was not measured, since no burst was whole, stays
+/// no number.
 fn per_frame(mut row: Row, cycles_per_ns: f64, parts: usize) -> Row {
     let clock = row.remove(parts);
-    row.iter().map(|ns| (ns - clock).max(0.0) * cycles_per_ns / BURST as f64).collect()
+    let cycles = |ns: f64| (ns - clock).max(0.0) * cycles_per_ns / BURST as f64;
+    row.iter().map(|&ns| if ns.is_nan() { ns } else { cycles(ns) }).collect()
 }
 
 /// Prints the tables.
@@ -373,7 +375,7 @@ fn run_as<L: Layout>(options: &Cycles) -> Result<()> {
             }
             watch.median()
         })?;
-        steps.push(row * clock / (2 * BURST) as f64);
+        steps.extend(Some(row * clock / (2 * BURST) as f64).filter(|cycles| !cycles.is_nan()));
     }
 
     let mut arguments = ["cycles".to_owned(), frame_len.to_string(), "--bare".to_owned()].to_vec();
@@ -407,7 +409,7 @@ fn print_table(title: &str, parts: &[(&str, &str)], rows: &[Row], instructions: 
         println!("{name:<18} {cycles:>8.1} {count:>14}");
     };
     let column = |at: usize| {
-        let mut values: Vec<f64> = rows.iter().map(|row| row[at]).collect();
+        let mut values: Vec<f64> = rows.iter().map(|row| row[at]).filter(|cycles| !cycles.is_nan()).collect();
         median_of(&mut values).unwrap_or(f64::NAN)
     };
     println!("{title:<18} {:>8} {:>14}", "cycles", "instructions");
