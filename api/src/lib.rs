@@ -21,6 +21,7 @@ pub mod identity;
 pub mod json;
 pub mod lowering;
 pub mod model;
+pub mod network_type;
 pub mod plugin;
 pub mod plugins;
 pub mod policy;

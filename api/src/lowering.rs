@@ -9,10 +9,12 @@
 use crate::address_pair::AddressPair;
 use crate::host::{DeviceSpec, Plug};
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
+use crate::network_type::NetworkType;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use switch::config::{Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
+use switch::underlay::{TunnelledNetwork, Underlay, VlanConfig};
 
 /// Which index belongs to which network and which interface. Freed ones are reused oldest first.
 #[derive(Default, Debug)]
@@ -21,6 +23,8 @@ pub struct Indices {
     pub networks: HashMap<NetworkId, NetworkIndex>,
     /// By interface id.
     pub ports: HashMap<InterfaceId, PortIndex>,
+    /// Far ends, by the network whose VLAN they are.
+    pub vlans: HashMap<NetworkId, PortIndex>,
     network_pool: Pool,
     port_pool: Pool,
     /// The network each interface with fixed MACs was put on last time; it keeps its MACs there against newcomers.
@@ -32,6 +36,13 @@ pub struct Indices {
 struct Pool {
     next: usize,
     freed: VecDeque<u16>,
+}
+
+impl Indices {
+    /// An index for an uplink or a peer, which it has for good; `None`: all are taken.
+    pub fn reserve(&mut self) -> Option<PortIndex> {
+        self.port_pool.take(PORTS_MAX).map(PortIndex)
+    }
 }
 
 impl Pool {
@@ -76,6 +87,9 @@ pub struct Lowered {
     pub config: Config,
     /// Interfaces kept off the network their logical port is on, and why.
     pub unbound: HashMap<InterfaceId, (PortId, Unbound)>,
+    /// Far ends of VLANs that no network here is on any more. Like those of plugs that went they are to be forgotten once the
+    /// config is in force.
+    pub departed_vlans: Vec<PortIndex>,
 }
 
 /// A plug and what the tenants' side says of it.
@@ -99,7 +113,17 @@ type FixedMacs = HashSet<(u64, MacAddr)>;
 /// with a port here are in the config. An index freed by this call is given away only by a later one, unless none is
 /// left, so that whoever publishes can flush in between.
 pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Lowered {
-    let port_indices = index_ports(plugs, indices);
+    lower_over(model, plugs, indices, Underlay::default())
+}
+
+/// The same on a host with these uplinks and peers; which networks they carry is found here.
+pub fn lower_over(
+    model: &Model,
+    plugs: &BTreeMap<InterfaceId, Plug>,
+    indices: &mut Indices,
+    mut underlay: Underlay,
+) -> Lowered {
+    let (port_indices, departed) = index_ports(plugs, indices);
     let mut candidates: Vec<_> = std::iter::zip(plugs.values(), port_indices)
         .map(|(plug, index)| Candidate::new(model, plug, index, &indices.bound_with_macs))
         .collect();
@@ -123,6 +147,9 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
     remember_holders(&candidates, &bound, &mut indices.bound_with_macs);
 
     let in_use = index_networks(model, &bound, indices);
+    let departed_vlans = lead_out(&in_use, indices, &mut underlay);
+    let departed = departed.into_iter().chain(departed_vlans.iter().copied()).map(|port| port.0);
+    indices.port_pool.freed.extend(departed);
     let index_of = |network: &Network| {
         let at = in_use.binary_search_by_key(&network.serial, |(network, _)| network.serial);
         in_use[at.expect("every bound network is in use")].1
@@ -139,9 +166,9 @@ pub fn lower(model: &Model, plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut I
         })
     });
     let networks = in_use.iter().map(|(network, index)| NetworkConfig { index: *index, id: network.id.clone() });
-    let config = Config::new(networks.collect(), ports.collect())
+    let config = Config::with_underlay(networks.collect(), ports.collect(), underlay)
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
-    Lowered { config, unbound }
+    Lowered { config, unbound, departed_vlans }
 }
 
 /// The MTU of a plug's port. A device that somebody else made says itself which frames it takes, and its MTU may change at
@@ -197,7 +224,10 @@ impl<'a> Candidate<'a> {
 }
 
 /// Gives every plug an index while there are any, and takes those of interfaces that are gone. In the order of plugs.
-fn index_ports(plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Vec<Option<PortIndex>> {
+fn index_ports(
+    plugs: &BTreeMap<InterfaceId, Plug>,
+    indices: &mut Indices,
+) -> (Vec<Option<PortIndex>>, VecDeque<PortIndex>) {
     let mut found: Vec<_> = plugs.keys().map(|interface| indices.ports.get(interface).copied()).collect();
     let is_any_gone = found.iter().flatten().count() < indices.ports.len();
     let mut departed = VecDeque::new();
@@ -212,8 +242,42 @@ fn index_ports(plugs: &BTreeMap<InterfaceId, Plug>, indices: &mut Indices) -> Ve
             indices.ports.extend(found.map(|index| (interface.clone(), index)));
         }
     }
-    indices.port_pool.freed.extend(departed.into_iter().map(|port| port.0));
-    found
+    (found, departed)
+}
+
+/// Says which networks uplinks and tunnels carry; answers the far ends of VLANs that are gone. A network whose uplink is not
+/// there, or that finds no index left, stays within this host.
+fn lead_out(in_use: &[(&Network, NetworkIndex)], indices: &mut Indices, underlay: &mut Underlay) -> Vec<PortIndex> {
+    let uplink_of = |network: &Network| {
+        let name = network.network_type.physical_network()?;
+        underlay.uplinks.iter().find(|uplink| &*uplink.physical_network == name).map(|uplink| uplink.index)
+    };
+    let on_vlans: HashSet<&NetworkId> =
+        in_use.iter().filter(|(network, _)| uplink_of(network).is_some()).map(|(network, _)| &network.id).collect();
+    let departed = take_departed(&mut indices.vlans, |network| on_vlans.contains(network));
+    for (network, index) in in_use {
+        match &network.network_type {
+            NetworkType::Local => {}
+            NetworkType::Vlan { vlan, .. } => {
+                let Some(uplink) = uplink_of(network) else { continue };
+                let far_end = match indices.vlans.get(&network.id) {
+                    Some(&far_end) => far_end,
+                    None => {
+                        let Some(free) = indices.port_pool.take(PORTS_MAX) else { continue };
+                        indices.vlans.insert(network.id.clone(), PortIndex(free));
+                        PortIndex(free)
+                    }
+                };
+                underlay.vlans.push(VlanConfig { index: far_end, uplink, vlan: *vlan, network: *index });
+            }
+            NetworkType::Tunnel { kind, vni } => {
+                if let Some(tunnel) = &mut underlay.tunnel {
+                    tunnel.networks.push(TunnelledNetwork { network: *index, kind: *kind, vni: *vni });
+                }
+            }
+        }
+    }
+    departed.into()
 }
 
 /// Notes which network each interface with fixed MACs is on now.

@@ -9,6 +9,7 @@
 //! A copy shares what did not change ([`crate::shared`]); no question asked here costs more because others have much.
 
 use crate::address_pair::AddressPairs;
+use crate::network_type::{NetworkType, Segment};
 use crate::shared::{SharedList, SharedMap};
 use std::sync::Arc;
 
@@ -94,6 +95,8 @@ pub struct Network {
     pub tenant: Text,
     /// Its name; `None` where the tenant gave an empty one.
     pub name: Option<Text>,
+    /// How it is carried beyond its host; never changes.
+    pub network_type: NetworkType,
     /// Position in creation order; lists are in this order.
     pub serial: u64,
 }
@@ -130,6 +133,10 @@ pub struct Model {
     counts: SharedMap<Text, Counts>,
     /// The one port an interface is attached to, in the whole service.
     pub by_attachment: SharedMap<InterfaceId, PortId>,
+    /// The one network that has a VLAN or VNI.
+    pub by_segment: SharedMap<Segment, NetworkId>,
+    /// See [`Model::vni_hint`].
+    vni_hint: u32,
     /// The serial of the next network or port.
     next_serial: u64,
 }
@@ -167,8 +174,14 @@ impl Model {
             if model.networks.contains_key(&network.id) {
                 return Err(Inconsistent::NetworkTwice { network: network.id });
             }
+            if let Some(segment) = network.network_type.segment()
+                && let Some(first) = model.by_segment.get(&segment)
+            {
+                return Err(Inconsistent::SegmentTwice { first: first.clone(), second: network.id });
+            }
             model.put_network(network);
         }
+        model.vni_hint = 0;
         for mut port in ports {
             let Some(network) = model.networks.get(&port.network) else {
                 return Err(Inconsistent::PortWithoutNetwork { port: port.id, network: port.network });
@@ -195,6 +208,12 @@ impl Model {
     /// The serial for the next network or port to be created: above every serial in use.
     pub fn next_serial(&self) -> u64 {
         self.next_serial
+    }
+
+    /// The number from which to look for a VNI that no network has: below it there is none, unless some were skipped
+    /// because they were outside of the range of their time.
+    pub fn vni_hint(&self) -> u32 {
+        self.vni_hint
     }
 
     /// Does one step.
@@ -273,6 +292,13 @@ impl Model {
         if !self.networks.contains_key(&network.id) {
             self.by_tenant.entry_mut(&network.tenant).insert(network.serial, network.id.clone());
             self.counts.entry_mut(&network.tenant).networks += 1;
+            if let Some(segment) = network.network_type.segment() {
+                if let Segment::Vni(vni) = segment {
+                    self.vni_hint = self.vni_hint.max(vni.get() + 1);
+                }
+                let other = self.by_segment.insert(segment, network.id.clone());
+                assert!(other.is_none(), "a segment is one network's: who makes a network looks for a free one");
+            }
         }
         self.networks.insert(network.id.clone(), network);
     }
@@ -285,6 +311,12 @@ impl Model {
             counts.networks -= 1;
             if *counts == Counts::default() {
                 self.counts.remove(&network.tenant);
+            }
+            if let Some(segment) = network.network_type.segment() {
+                self.by_segment.remove(&segment);
+                if let Segment::Vni(vni) = segment {
+                    self.vni_hint = self.vni_hint.min(vni.get());
+                }
             }
         }
     }
@@ -355,6 +387,14 @@ pub enum Inconsistent {
     PortTwice {
         /// The id.
         port: PortId,
+    },
+    /// Two networks have one VLAN or VNI.
+    #[error("networks {first} and {second} have one VLAN or VNI")]
+    SegmentTwice {
+        /// One network.
+        first: NetworkId,
+        /// The other.
+        second: NetworkId,
     },
     /// A port is on a network that is not there.
     #[error("port {port} is on network {network}, which does not exist")]

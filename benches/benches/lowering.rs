@@ -26,6 +26,7 @@ fn state() -> (Model, BTreeMap<InterfaceId, Plug>) {
         id: uuid(1, at).into(),
         tenant: format!("tenant{}", at % 10).into(),
         name: Some(format!("network {at}").into()),
+        network_type: Default::default(),
         serial: at as u64,
     };
     let port = |at: usize| LogicalPort {

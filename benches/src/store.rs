@@ -109,6 +109,7 @@ fn fill(path: &Path, networks: usize, ports: usize) -> Result<()> {
             id: uuid(1, at).into(),
             tenant: tenant(at / PER_TENANT).into(),
             name: Some(format!("network {at}").into()),
+            network_type: Default::default(),
             serial: at as u64,
         })
     };
@@ -183,7 +184,13 @@ fn lists_and_writes(full: &Path, small: &Path, rounds: usize) -> Result<()> {
     let [mut bare, mut network, mut port] = [const { Vec::new() }; 3];
     for at in 0..rounds {
         let id = format!("bare{at}");
-        let record = Network { id: id.as_str().into(), tenant: "nobody".into(), name: None, serial: 1 << 40 };
+        let record = Network {
+            id: id.as_str().into(),
+            tenant: "nobody".into(),
+            name: None,
+            network_type: Default::default(),
+            serial: 1 << 40,
+        };
         bare.push(timed(|| Ok(full.commit(&[Change::PutNetwork(record.clone())])?))?);
         full.commit(&[Change::RemoveNetwork(id.as_str().into())])?;
         let mut made = String::new();

@@ -13,12 +13,12 @@
 //! A port with fixed MACs teaches nothing: guard lets only those pass, and they are in the table as static entries.
 //!
 //! Config read: members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
-//! Drop reasons, at the ingress: `link_local_multicast`, `reflection`, `no_receiver`; at the egress: `port_admin_down`,
+//! Drop reasons, at the ingress: `link_local_multicast`, `reflection`, `no_receiver`, `split_horizon`; at the egress: `port_admin_down`,
 //! `over_mtu`, `flood_limited`.
 
 use crate::parse::l3_len;
 use crate::stage::{Notes, Scope, Stage, Step, Stop};
-use crate::tables::{Member, Tables};
+use crate::tables::{Member, PortKind, Tables};
 use crate::wire::ethernet;
 use switch::batch::{BURST, Batch};
 use switch::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
@@ -74,6 +74,9 @@ pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) ->
         return Verdict::Drop(DropReason::Reflection);
     }
     let entry = tables.port(port);
+    if entry.kind == PortKind::FarEnd {
+        return decide_far(tables, question, port);
+    }
     if entry.network != Some(question.network) {
         return Verdict::Flood;
     }
@@ -84,6 +87,24 @@ pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) ->
         return Verdict::DropAt(port, DropReason::OverMtu);
     }
     Verdict::Forward(port)
+}
+
+/// Decides about a frame to an address on another host. Hosts send to all others by themselves, so none passes on for another
+/// (split horizon).
+fn decide_far(tables: &Tables, question: &Question, far_end: PortIndex) -> Verdict {
+    let entry = tables.port(far_end);
+    let mtu = match entry.network {
+        Some(network) => (network == question.network).then_some(entry.mtu),
+        None => tables.underlay.mtu(far_end, question.network),
+    };
+    let Some(mtu) = mtu else { return Verdict::Flood };
+    if tables.port(question.ingress).kind == PortKind::FarEnd {
+        return Verdict::Drop(DropReason::SplitHorizon);
+    }
+    if question.l3_len > usize::from(mtu) {
+        return Verdict::DropAt(far_end, DropReason::OverMtu);
+    }
+    Verdict::Forward(far_end)
 }
 
 /// Decides about the copy of a flood for one member; `None` where none is made.
@@ -115,6 +136,8 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
 pub struct Questions {
     /// Bit n: packet n of the batch passed.
     passed: u64,
+    /// None before this packet did.
+    first: usize,
 }
 
 const _: () = assert!(BURST <= u64::BITS as usize, "a bit for each packet");
@@ -131,7 +154,13 @@ impl Questions {
                 passed |= 1 << index;
             }
         }
-        Questions { passed }
+        Questions { passed, first: 0 }
+    }
+
+    /// Asks about none yet.
+    #[inline]
+    pub fn none() -> Questions {
+        Questions::default()
     }
 
     /// Those of the first `count` packets that did not pass.
@@ -144,6 +173,9 @@ impl Questions {
     #[inline]
     pub fn ask_late(&mut self, batch: &mut Batch<'_>, index: usize, notes: &Notes) {
         batch.packets_and_probes_mut().1[index] = notes.probes;
+        if self.passed == 0 {
+            self.first = index;
+        }
         self.passed |= 1 << index;
     }
 
@@ -156,8 +188,14 @@ impl Questions {
     /// Calls `each` for the packets that passed, in order, with their probes. `ALL`: those are all of the batch.
     #[inline(always)]
     fn for_each<const ALL: bool>(&self, batch: &Batch<'_>, mut each: impl FnMut(usize, &[Probe; 2])) {
-        let mut left = self.passed;
-        for (index, probes) in batch.probes().iter().enumerate() {
+        let first = if ALL { 0 } else { self.first };
+        let mut left = self.passed >> first;
+        for (at, probes) in batch.probes().get(first..).unwrap_or_default().iter().enumerate() {
+            let index = first + at;
+            // Behind the last of a run there may be as many packets of other runs.
+            if !ALL && left == 0 {
+                return;
+            }
             if ALL || left & 1 == 1 {
                 each(index, probes);
             }
@@ -289,7 +327,19 @@ fn open_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
     }
     let entry = scope.tables.port(port);
     let is_open = entry.network == scope.port.network && entry.is_admin_up && port != scope.ingress;
-    is_open.then_some(usize::from(entry.mtu))
+    if is_open { Some(usize::from(entry.mtu)) } else { far_mtu(scope, port) }
+}
+
+/// The same for another host, which is a far end of many networks.
+#[inline(never)]
+fn far_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
+    let is_from_here = scope.port.kind == PortKind::Tenant;
+    scope
+        .port
+        .network
+        .filter(|_| is_from_here)
+        .and_then(|network| scope.tables.underlay.mtu(port, network))
+        .map(usize::from)
 }
 
 /// Forwards packets that are not all for one port.
@@ -346,13 +396,18 @@ fn answer_slowly(
 #[inline(never)]
 fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egress: &mut Egress<'_>) {
     let mut has_receiver = false;
-    for &member in scope.tables.members(question.network) {
-        let Some(verdict) = decide_copy(question, member) else { continue };
-        has_receiver = true;
-        match verdict {
-            Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
-            _ if egress.copy(index, len, member.port) => {}
-            _ => egress.drop_egress(member.port, DropReason::FloodLimited),
+    // What came from another host goes to none: each sends to all by itself.
+    let is_from_here = scope.port.kind == PortKind::Tenant;
+    let far_members = if is_from_here { scope.tables.far_members(question.network) } else { &[] };
+    for members in [scope.tables.members(question.network), far_members] {
+        for &member in members {
+            let Some(verdict) = decide_copy(question, member) else { continue };
+            has_receiver = true;
+            match verdict {
+                Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+                _ if egress.copy(index, len, member.port) => {}
+                _ => egress.drop_egress(member.port, DropReason::FloodLimited),
+            }
         }
     }
     if !has_receiver {
@@ -408,10 +463,13 @@ fn trace_flood(scope: &Scope<'_>, question: &Question) -> String {
         mac if mac.is_group() => "multicast",
         _ => "unknown",
     };
+    let is_from_here = scope.port.kind == PortKind::Tenant;
+    let far_members = if is_from_here { scope.tables.far_members(question.network) } else { &[] };
     let copies: Vec<String> = scope
         .tables
         .members(question.network)
         .iter()
+        .chain(far_members)
         .filter_map(|&member| {
             decide_copy(question, member).map(|verdict| match verdict {
                 Verdict::DropAt(port, reason) => format!("{} (drop {})", scope.tables.label(port), reason.name()),
@@ -427,62 +485,4 @@ fn trace_flood(scope: &Scope<'_>, question: &Question) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::rig::{config, mac, port};
-    use switch::config::PortConfig;
-
-    /// Ports 0 to 2 on network 1, of which 2 is down, and 3 on network 2.
-    fn tables() -> Tables {
-        let down = PortConfig { is_admin_up: false, ..port(2, Some(1)) };
-        Tables::compile(&config(vec![port(0, Some(1)), port(1, Some(1)), down, port(3, Some(2))]))
-    }
-
-    fn question(destination: MacAddr) -> Question {
-        Question { ingress: PortIndex(0), network: NetworkIndex(1), destination: destination.into(), l3_len: 46 }
-    }
-
-    fn answer(known: Option<u16>) -> Verdict {
-        decide(&tables(), &question(mac(9)), known.map(PortIndex))
-    }
-
-    #[test]
-    fn a_known_destination_gets_the_frame_alone() {
-        assert_eq!(answer(Some(1)), Verdict::Forward(PortIndex(1)));
-    }
-
-    #[test]
-    fn an_entry_that_points_out_of_the_network_counts_as_unknown() {
-        assert_eq!(answer(Some(3)), Verdict::Flood);
-        assert_eq!(answer(Some(4000)), Verdict::Flood);
-    }
-
-    #[test]
-    fn nothing_goes_back_where_it_came_from() {
-        assert_eq!(answer(Some(0)), Verdict::Drop(DropReason::Reflection));
-        let copies: Vec<_> =
-            tables().members(NetworkIndex(1)).iter().map(|&member| decide_copy(&question(mac(9)), member)).collect();
-        assert_eq!(copies, [None, Some(Verdict::Forward(PortIndex(1)))]);
-    }
-
-    #[test]
-    fn unicast_to_a_port_that_is_down_is_dropped_there() {
-        assert_eq!(answer(Some(2)), Verdict::DropAt(PortIndex(2), DropReason::PortAdminDown));
-    }
-
-    #[test]
-    fn frames_to_reserved_group_addresses_go_nowhere_and_to_others_everywhere() {
-        let to = |text: &str| decide(&tables(), &question(text.parse().unwrap()), None);
-        assert_eq!(to("01:80:c2:00:00:0e"), Verdict::Drop(DropReason::LinkLocalMulticast));
-        assert_eq!(to("01:80:c2:00:00:10"), Verdict::Flood);
-        assert_eq!(to("ff:ff:ff:ff:ff:ff"), Verdict::Flood);
-    }
-
-    #[test]
-    fn a_frame_over_the_egress_mtu_is_dropped_there() {
-        let over = Question { l3_len: 1501, ..question(mac(9)) };
-        let at_one = Verdict::DropAt(PortIndex(1), DropReason::OverMtu);
-        assert_eq!(decide(&tables(), &over, Some(PortIndex(1))), at_one);
-        assert_eq!(decide_copy(&over, Member { port: PortIndex(1), mtu: 1500 }), Some(at_one));
-    }
-}
+mod tests;

@@ -14,26 +14,32 @@ pub mod bridge;
 pub mod capture_filter;
 pub mod classify;
 mod describe;
+pub mod encap;
 pub mod flow_hash;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guard;
+pub mod neighbour;
 mod offload;
 pub mod parse;
 pub mod stage;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod underlay;
+pub mod uplink;
 pub mod wire;
 
 use bridge::Questions;
 use stage::{Notes, Scope, Stage, Stop};
-use switch::batch::Batch;
+use switch::batch::{BURST, Batch};
 use switch::config::Config;
+use switch::ids::PortIndex;
 use switch::ledger::DropReason;
+use switch::ledger::Tally;
 use switch::packet::{HEAD_MAX, Packet};
 use switch::worker::{Context, Egress, Pipeline};
-use tables::Tables;
+use tables::{PortKind, Tables};
 
 /// The stages in the order in which a packet meets them.
 ///
@@ -76,6 +82,10 @@ fn pass_again(scope: &Scope<'_>, batch: &mut Batch<'_>, index: usize) -> Result<
 }
 
 /// The switch's pipeline.
+///
+/// What comes in by an uplink has its outer headers taken off first ([`uplink`]) and then goes through the stages as if it had
+/// come in by the far end that sent it; what goes to a far end has headers put on while it is sent ([`encap`]). Frames between
+/// ports of this host meet neither.
 pub enum Standard {}
 
 impl Pipeline for Standard {
@@ -88,6 +98,9 @@ impl Pipeline for Standard {
     fn run(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
+        if scope.port.kind == PortKind::Uplink {
+            return uplink::run(tables, context, scope.ingress, batch, egress);
+        }
         let mut questions = Questions::ask(batch, |packet| pass(&scope, packet));
         for index in questions.stopped(batch.len()) {
             match pass_again(&scope, batch, index) {
@@ -98,10 +111,35 @@ impl Pipeline for Standard {
         bridge::answer(&scope, batch, &questions, egress);
     }
 
+    fn carrier(tables: &Tables, far_end: PortIndex) -> Option<PortIndex> {
+        encap::carrier(tables, far_end)
+    }
+
+    fn wrap(
+        tables: &Tables,
+        far_end: PortIndex,
+        batch: &mut Batch<'_>,
+        picks: &[u8],
+        carried: &mut [u8; BURST],
+        tally: &mut Tally,
+    ) -> usize {
+        encap::wrap(tables, far_end, batch, picks, carried, tally)
+    }
+
+    fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) {
+        encap::unwrap(tables, far_end, batch, carried);
+    }
+
     fn trace(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String> {
         let mut lines = Vec::new();
         let Some(first) = batch.packets().first() else { return lines };
-        let scope = Scope::new(tables, context, first.ingress);
+        let mut scope = Scope::new(tables, context, first.ingress);
+        if scope.port.kind == PortKind::Uplink {
+            let (text, from) = uplink::trace(tables, scope.ingress, batch);
+            lines.push(text);
+            let Some((far_end, network)) = from else { return lines };
+            scope = Scope::of_far_end(tables, context, far_end, network);
+        }
         for stage in STAGES {
             let step = (stage.trace)(&scope, batch);
             lines.push(format!("{}: {}", stage.name, step.text));

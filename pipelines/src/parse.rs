@@ -305,6 +305,18 @@ fn walk_l4(window: Window<'_>, found: &mut Found, offset: usize, protocol: u8) -
     Ok(ports)
 }
 
+/// What is equal for all packets of a flow and spread over many: its hash, looked for now if nothing needed it before.
+pub(crate) fn entropy(packet: &Packet) -> u32 {
+    if packet.headers.l3 != L3::Unread {
+        return packet.flow_hash;
+    }
+    let (head, len) = (packet.head(), packet.len());
+    match common(head, len).map(Ok).unwrap_or_else(|| walk(head, len)) {
+        Ok(found) => found.flow_hash,
+        Err(_) => head.first_chunk().map_or(0, |addresses| flow_hash::other(*addresses, packet.headers.ethertype)),
+    }
+}
+
 /// Bytes of L3 and above that a frame needs of an MTU: of each segment, if it will be cut.
 #[inline]
 pub fn l3_len(packet: &Packet) -> usize {

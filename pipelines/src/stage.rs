@@ -5,7 +5,7 @@
 
 use crate::tables::{PortEntry, Tables};
 use switch::batch::Batch;
-use switch::ids::{MacBits, PortIndex};
+use switch::ids::{MacBits, NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::mac_table::{BurstView, Probe};
 use switch::packet::Packet;
@@ -85,6 +85,19 @@ impl<'a> Scope<'a> {
         let port = tables.port(ingress);
         let macs = context.mac_table.burst(port.network.unwrap_or_default(), ingress, context.now);
         Scope { tables, context, ingress, port, macs }
+    }
+
+    /// The same for frames of `network` that came from a far end.
+    #[inline]
+    pub fn of_far_end(
+        tables: &'a Tables,
+        context: &'a Context<'a>,
+        far_end: PortIndex,
+        network: NetworkIndex,
+    ) -> Scope<'a> {
+        let port = tables.port(far_end).on(network);
+        let macs = context.mac_table.burst(network, far_end, context.now);
+        Scope { tables, context, ingress: far_end, port, macs }
     }
 }
 

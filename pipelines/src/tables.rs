@@ -1,18 +1,33 @@
 //! The compiled config: flat tables by index, for one load and no search a lookup.
 //!
 //! Built on the control thread from a checked config, then immutable and shared by all workers. A port costs 16 bytes and
-//! its memberships 4; a thousand ports stay in the first-level cache. Full compilation walks every port once and is the only
+//! its membership 4; a thousand ports stay in the first-level cache. Full compilation walks every port once and is the only
 //! way to make tables. An index that no port has reads as a port on no network, so that a frame from it is dropped.
 
+use crate::underlay::{UnderlayTables, inner_mtu};
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX};
 use switch::ids::{MacBits, NetworkIndex, PortIndex};
+use switch::underlay::{PeerConfig, TunnelKind};
+
+/// What stands at a port's index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// A device on a network of its own choice.
+    Tenant,
+    /// A device that leads to other hosts.
+    Uplink,
+    /// No device: another host, or a VLAN behind an uplink.
+    FarEnd,
+}
 
 /// What the packet path knows of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortEntry {
-    /// The network it is on; `None`: no logical port claims it.
+    /// The network it is on; `None`: no logical port claims it, or it is a far end of several.
     pub network: Option<NetworkIndex>,
+    /// What it is.
+    pub kind: PortKind,
     /// The logical port's administrative state.
     pub is_admin_up: bool,
     /// Whether addresses are learnt from its frames: not if all that it may send from are static.
@@ -20,13 +35,26 @@ pub struct PortEntry {
     /// Bytes of L3 payload a frame may have, either way.
     pub mtu: u16,
     macs_first: u32,
-    macs_count: u32,
+    macs_count: u16,
 }
 
 impl PortEntry {
     /// What an unused index reads as.
-    const ABSENT: PortEntry =
-        PortEntry { network: None, is_admin_up: true, learns: true, mtu: MTU_MAX, macs_first: 0, macs_count: 0 };
+    const ABSENT: PortEntry = PortEntry {
+        network: None,
+        kind: PortKind::Tenant,
+        is_admin_up: true,
+        learns: true,
+        mtu: MTU_MAX,
+        macs_first: 0,
+        macs_count: 0,
+    };
+
+    /// The same of a far end, for frames of this network.
+    #[inline]
+    pub fn on(self, network: NetworkIndex) -> PortEntry {
+        PortEntry { network: Some(network), ..self }
+    }
 
     /// Whether it may send from some addresses only.
     #[inline]
@@ -51,6 +79,9 @@ pub struct Member {
 struct Members {
     first: u32,
     count: u32,
+    /// Its far ends; those of all networks in tunnels of one kind are the same.
+    far_first: u32,
+    far_count: u32,
 }
 
 /// The compiled tables of [`crate::Standard`].
@@ -60,6 +91,8 @@ pub struct Tables {
     networks: Vec<Members>,
     members: Vec<Member>,
     macs: Vec<u64>,
+    /// Ways to other hosts.
+    pub underlay: UnderlayTables,
     port_names: Vec<Option<Arc<str>>>,
     network_names: Vec<Option<Arc<str>>>,
 }
@@ -67,13 +100,14 @@ pub struct Tables {
 impl Tables {
     /// Compiles a checked config.
     pub fn compile(config: &Config) -> Tables {
-        let ports_len = config.ports().last().map_or(0, |last| last.index.as_usize() + 1);
+        let ports_len = config.index_end();
         let networks_len = config.networks().last().map_or(0, |last| last.index.as_usize() + 1);
         let mut tables = Tables {
             ports: vec![PortEntry::ABSENT; ports_len],
             networks: vec![Members::default(); networks_len],
             members: Vec::with_capacity(config.ports().len()),
             macs: Vec::new(),
+            underlay: UnderlayTables::compile(config),
             port_names: vec![None; ports_len],
             network_names: vec![None; networks_len],
         };
@@ -87,11 +121,13 @@ impl Tables {
             tables.macs[macs_first..].sort_unstable();
             tables.ports[port.index.as_usize()] = PortEntry {
                 network: port.network,
+                kind: PortKind::Tenant,
                 is_admin_up: port.is_admin_up,
                 learns: port.macs.is_empty() || !port.allowed_macs.is_empty(),
                 mtu: port.mtu,
                 macs_first: macs_first as u32,
-                macs_count: (tables.macs.len() - macs_first) as u32,
+                macs_count: u16::try_from(tables.macs.len() - macs_first)
+                    .expect("plugs and address pairs have some dozens of addresses at most"),
             };
             tables.port_names[port.index.as_usize()] = Some(port.interface.clone());
             if let Some(network) = port.network
@@ -109,7 +145,46 @@ impl Tables {
             members.count += 1;
             tables.members.push(member);
         }
+        tables.compile_far_ends(config);
         tables
+    }
+
+    fn compile_far_ends(&mut self, config: &Config) {
+        let underlay = config.underlay();
+        let entry = |kind, network, mtu| PortEntry { kind, network, mtu, ..PortEntry::ABSENT };
+        for uplink in &underlay.uplinks {
+            let at = uplink.index.as_usize();
+            self.ports[at] = entry(PortKind::Uplink, None, uplink.mtu);
+            self.port_names[at] = Some(format!("uplink:{}", uplink.physical_network).into());
+        }
+        for vlan in &underlay.vlans {
+            let uplink = underlay.uplinks.iter().find(|uplink| uplink.index == vlan.uplink);
+            let (name, mtu) = uplink.map_or(("", MTU_MAX), |uplink| (&uplink.physical_network, uplink.mtu));
+            let at = vlan.index.as_usize();
+            self.port_names[at] = Some(format!("vlan:{name}.{}", vlan.vlan).into());
+            self.ports[at] = entry(PortKind::FarEnd, Some(vlan.network), mtu);
+            let members = &mut self.networks[vlan.network.as_usize()];
+            (members.far_first, members.far_count) = (self.members.len() as u32, 1);
+            self.members.push(Member { port: vlan.index, mtu });
+        }
+        let Some(tunnel) = &underlay.tunnel else { return };
+        for peer in &tunnel.peers {
+            self.ports[peer.index.as_usize()] = entry(PortKind::FarEnd, None, MTU_MAX);
+            self.port_names[peer.index.as_usize()] = Some(format!("tunnel:{}", peer.address).into());
+        }
+        for kind in TunnelKind::ALL {
+            let far_first = self.members.len() as u32;
+            let mtu_to = |uplink| underlay.uplinks.iter().find(|it| Some(it.index) == uplink).map_or(0, |it| it.mtu);
+            let member = |peer: &PeerConfig| Member {
+                port: peer.index,
+                mtu: inner_mtu(mtu_to(peer.uplink), peer.address, kind),
+            };
+            self.members.extend(tunnel.peers.iter().map(member));
+            for it in tunnel.networks.iter().filter(|it| it.kind == kind) {
+                let members = &mut self.networks[it.network.as_usize()];
+                (members.far_first, members.far_count) = (far_first, tunnel.peers.len() as u32);
+            }
+        }
     }
 
     /// What is known of a port; a port on no network if the index is unused.
@@ -118,11 +193,18 @@ impl Tables {
         self.ports.get(index.as_usize()).copied().unwrap_or(PortEntry::ABSENT)
     }
 
-    /// The ports of a network whose administrative state is up, by index.
+    /// The ports of this host on a network whose administrative state is up, by index.
     #[inline]
     pub fn members(&self, network: NetworkIndex) -> &[Member] {
         let Some(members) = self.networks.get(network.as_usize()) else { return &[] };
         &self.members[members.first as usize..][..members.count as usize]
+    }
+
+    /// The far ends of a network.
+    #[inline]
+    pub fn far_members(&self, network: NetworkIndex) -> &[Member] {
+        let Some(members) = self.networks.get(network.as_usize()) else { return &[] };
+        &self.members[members.far_first as usize..][..members.far_count as usize]
     }
 
     /// Whether the addresses that a port may send from include `mac`. The port comes from these tables.

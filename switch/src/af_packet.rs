@@ -338,6 +338,29 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, v
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes any socket deaf: what comes for it is dropped before it is queued, and still is nobody else's to refuse.
+///
+/// # Errors
+/// The system's.
+pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // BPF_RET | BPF_K, 0: keep no byte.
+    let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads `filter`, whose size is given, and the one instruction it points to, and copies both; it
+    // keeps no pointer.
+    // Why unsafe: the option's value holds a pointer, and no safe crate of ours knows it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// An empty link-layer address: the kernel reads and writes it whole.
 fn link_address() -> libc::sockaddr_ll {
     libc::sockaddr_ll {

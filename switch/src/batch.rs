@@ -223,6 +223,22 @@ impl<'r> Batch<'r> {
         Ok(())
     }
 
+    /// Cuts the end of a frame off, so that `len` bytes are left; a shorter one stays as it is.
+    pub fn truncate(&mut self, index: usize, len: usize) {
+        let packet = &mut self.packets[..self.len][index];
+        while packet.len() > len {
+            let excess = packet.len() - len;
+            let Some(last) = packet.tail_range().last() else {
+                packet.shorten_head(excess);
+                return;
+            };
+            let cut = (self.segments[last].len() as usize).min(excess) as u32;
+            let left = self.segments[last].len() - cut;
+            self.segments[last] = self.segments[last].take(left);
+            packet.shrink_tail_end(u16::from(left == 0), cut);
+        }
+    }
+
     /// Makes a packet fit an egress, or says that it must be cut: completes in software what the far side cannot.
     ///
     /// A completed checksum stays completed for further copies of the same packet; a cut leaves the packet as it is.
@@ -238,7 +254,8 @@ impl<'r> Batch<'r> {
     fn fit_slowly(&mut self, index: usize, egress: EgressOffloads) -> Fit {
         let (packet, tail) = self.frame(index);
         match packet.offload.gso {
-            Some(gso) if !egress.takes(&gso) => {
+            // No far side takes over what is inside a tunnel: virtio-net has no words for it.
+            Some(gso) if packet.outer().is_some() || !egress.takes(&gso) => {
                 let count = segmentation::count(packet);
                 let header_len = usize::from(gso.header_len);
                 if let Err(reason) = self.pull(index, header_len) {
@@ -252,7 +269,7 @@ impl<'r> Batch<'r> {
                 Fit::Cut
             }
             _ => {
-                if !egress.checksum {
+                if packet.outer().is_some() || !egress.checksum {
                     checksum::complete(packet, tail);
                 }
                 Fit::AsIs
@@ -263,7 +280,8 @@ impl<'r> Batch<'r> {
     /// The segments of a packet that [`Batch::fit`] wants cut, for the same egress.
     pub fn cut(&mut self, index: usize, egress: EgressOffloads) -> Segmenter<'_, 'r> {
         let (packet, tail) = self.frame(index);
-        Segmenter::new(packet, tail, egress, None)
+        let outer = packet.outer();
+        Segmenter::new(packet, tail, egress, outer)
     }
 }
 

@@ -4,6 +4,9 @@
 //! compiling and running need no checks. It speaks in indices; ids and names are carried along for people to read.
 
 use crate::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
+use crate::underlay::{PEERS_MAX, UPLINKS_MAX, Underlay};
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Bytes of an Ethernet header with two VLAN tags: what a frame may be longer than the MTU.
@@ -48,6 +51,7 @@ pub struct PortConfig {
 pub struct Config {
     networks: Vec<NetworkConfig>,
     ports: Vec<PortConfig>,
+    underlay: Underlay,
 }
 
 /// Why a set of networks and ports is no config.
@@ -89,6 +93,21 @@ pub enum ConfigError {
         /// The address.
         mac: MacAddr,
     },
+    /// More uplinks or peers than [`UPLINKS_MAX`] and [`PEERS_MAX`].
+    #[error("more uplinks or peers than a host can have")]
+    UnderlayTooLarge,
+    /// An uplink or far end that names what is not there.
+    #[error("{0} leads over an uplink, or carries a network, that is not configured")]
+    FarEndWithout(PortIndex),
+    /// Two far ends that would be one on the wire, or a network that is carried in two ways.
+    #[error("{0} is on the wire what another far end is, or its network is carried twice")]
+    FarEndTwice(PortIndex),
+    /// Two tunnelled networks of one kind have one VNI, or one is there twice.
+    #[error("network {0} shares its VNI, or is carried twice")]
+    VniTwice(NetworkIndex),
+    /// A peer whose address is of another family than ours, or ours.
+    #[error("{0} cannot be a peer of ours")]
+    BadPeer(IpAddr),
     /// One MAC is fixed for two ports of one network.
     #[error("{mac} is fixed for ports {first} and {second} of one network")]
     MacTwice {
@@ -102,11 +121,23 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Checks and makes a config.
+    /// Checks and makes a config of one host alone.
     ///
     /// # Errors
     /// The first [`ConfigError`] found; nothing is repaired.
-    pub fn new(mut networks: Vec<NetworkConfig>, mut ports: Vec<PortConfig>) -> Result<Config, ConfigError> {
+    pub fn new(networks: Vec<NetworkConfig>, ports: Vec<PortConfig>) -> Result<Config, ConfigError> {
+        Config::with_underlay(networks, ports, Underlay::default())
+    }
+
+    /// The same, with ways to other hosts.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found; nothing is repaired.
+    pub fn with_underlay(
+        mut networks: Vec<NetworkConfig>,
+        mut ports: Vec<PortConfig>,
+        underlay: Underlay,
+    ) -> Result<Config, ConfigError> {
         networks.sort_by_key(|network| network.index);
         ports.sort_by_key(|port| port.index);
         for pair in networks.windows(2) {
@@ -148,7 +179,74 @@ impl Config {
                 }
             }
         }
-        Ok(Config { networks, ports })
+        let config = Config { networks, ports, underlay };
+        config.check_underlay()?;
+        Ok(config)
+    }
+
+    fn check_underlay(&self) -> Result<(), ConfigError> {
+        let Underlay { uplinks, vlans, tunnel } = &self.underlay;
+        if uplinks.len() > UPLINKS_MAX || self.underlay.peers().count() > PEERS_MAX {
+            return Err(ConfigError::UnderlayTooLarge);
+        }
+        let mut indices: HashSet<PortIndex> = self.ports.iter().map(|port| port.index).collect();
+        for index in self.underlay.indices() {
+            if index.as_usize() >= PORTS_MAX {
+                return Err(ConfigError::PortBeyondMax(index));
+            }
+            if !indices.insert(index) {
+                return Err(ConfigError::PortTwice(index));
+            }
+        }
+        for uplink in uplinks {
+            if !(MTU_MIN..=MTU_MAX).contains(&uplink.mtu) {
+                return Err(ConfigError::BadMtu { port: uplink.index, mtu: uplink.mtu });
+            }
+            if uplink.mac.is_group() || uplink.mac.is_zero() {
+                return Err(ConfigError::BadMac { port: uplink.index, mac: uplink.mac });
+            }
+        }
+        let is_uplink = |index: PortIndex| uplinks.iter().any(|uplink| uplink.index == index);
+        let (mut on_wire, mut carried) = (HashSet::new(), HashSet::new());
+        for vlan in vlans {
+            if !is_uplink(vlan.uplink) || self.network(vlan.network).is_none() {
+                return Err(ConfigError::FarEndWithout(vlan.index));
+            }
+            if !on_wire.insert((vlan.uplink, vlan.vlan)) || !carried.insert(vlan.network) {
+                return Err(ConfigError::FarEndTwice(vlan.index));
+            }
+        }
+        let Some(tunnel) = tunnel else { return Ok(()) };
+        let mut addresses = HashSet::from([tunnel.local]);
+        for peer in &tunnel.peers {
+            if peer.address.is_ipv4() != tunnel.local.is_ipv4() || !addresses.insert(peer.address) {
+                return Err(ConfigError::BadPeer(peer.address));
+            }
+            if peer.uplink.is_some_and(|uplink| !is_uplink(uplink)) {
+                return Err(ConfigError::FarEndWithout(peer.index));
+            }
+        }
+        let mut vnis = HashSet::new();
+        for it in &tunnel.networks {
+            if self.network(it.network).is_none() {
+                return Err(ConfigError::NoSuchNetwork { port: PortIndex(u16::MAX), network: it.network });
+            }
+            if !vnis.insert((it.kind, it.vni)) || !carried.insert(it.network) {
+                return Err(ConfigError::VniTwice(it.network));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ways to other hosts.
+    pub fn underlay(&self) -> &Underlay {
+        &self.underlay
+    }
+
+    /// The largest index of ports, uplinks and far ends, plus one.
+    pub fn index_end(&self) -> usize {
+        let ports = self.ports.last().map(|port| port.index);
+        self.underlay.indices().chain(ports).max().map_or(0, |last| last.as_usize() + 1)
     }
 
     /// The networks, by index.

@@ -57,6 +57,22 @@ drop_reasons! {
     NoReceiver = "no_receiver",
     /// A copy of a flood beyond what one burst may cause.
     FloodLimited = "flood_limited",
+    /// It came from another host and would go to another host: each of them sends to all by itself.
+    SplitHorizon = "split_horizon",
+    /// On an uplink that is ours alone: neither for us nor of a VLAN of ours.
+    NotOurs = "not_ours",
+    /// From an address that is no end of our tunnels.
+    TunnelUnknownSource = "tunnel_unknown_source",
+    /// With a VNI or key that no network of this host has.
+    TunnelUnknownNetwork = "tunnel_unknown_network",
+    /// With a tunnel's or outer IP header that is to be refused, or options that we had to know.
+    TunnelMalformed = "tunnel_malformed",
+    /// The outer packet is a fragment.
+    TunnelFragment = "tunnel_fragment",
+    /// Congestion was experienced in the tunnel by a frame whose sender would not understand the mark.
+    TunnelCongested = "tunnel_congested",
+    /// Nobody knows yet where the next hop is.
+    NoNeighbour = "no_neighbour",
     /// No device stands at the port.
     PortGone = "port_gone",
     /// The device is there but its driver takes nothing yet.

@@ -36,6 +36,7 @@ pub mod port;
 pub mod port_contract;
 pub mod publish;
 mod retired;
+pub mod route;
 pub mod segment;
 pub mod segmentation;
 pub mod sigbus;
@@ -47,4 +48,5 @@ pub mod testing;
 #[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "test code")]
 mod tests;
+pub mod underlay;
 pub mod worker;

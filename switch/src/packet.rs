@@ -7,7 +7,9 @@
 //! A packet belongs to the worker that received it, for one round. What must outlive the round is copied.
 
 use crate::ids::{NetworkIndex, PortIndex, QueueIndex};
-use crate::offload::{Offload, OffloadClaim};
+use crate::ledger::DropReason;
+use crate::offload::{F_DATA_VALID, F_NEEDS_CSUM, GSO_NONE, Offload, OffloadClaim};
+use crate::segmentation::{Encapsulation, Tunnel};
 
 /// Bytes kept free before the frame for headers that encapsulation adds: Ethernet, two tags, IPv6, UDP, Geneve and options.
 pub const HEADROOM: usize = 128;
@@ -97,13 +99,22 @@ pub struct Packet {
     pub offload: Offload,
     /// Where the headers are; written by the parse stage.
     pub headers: Headers,
-    /// Keeps the frame's first byte at the begin of a cache line.
-    _pad: [u8; HEAD_PAD],
+    /// The outer headers while the frame is in a tunnel; only from encapsulation until that copy was sent, so that nothing
+    /// need be cleared for a frame that comes in.
+    outer: Option<Outer>,
     head: [u8; HEADROOM + HEAD_MAX],
 }
 
-/// Bytes between the meta data and the head.
-const HEAD_PAD: usize = 4;
+/// [`Encapsulation`] in four bytes.
+#[derive(Clone, Copy)]
+struct Outer {
+    is_ipv6: bool,
+    is_gre: bool,
+    l3_offset: u8,
+    tunnel_offset: u8,
+}
+
+const _: () = assert!(HEADROOM <= u8::MAX as usize && size_of::<Option<Outer>>() == 4);
 const _: () = assert!((std::mem::offset_of!(Packet, head) + HEADROOM).is_multiple_of(64));
 const _: () = assert!(std::mem::offset_of!(Packet, head) == 64, "the meta data is one cache line");
 
@@ -131,7 +142,7 @@ impl Packet {
                 l4_protocol: 0,
                 is_fragment: false,
             },
-            _pad: [0; HEAD_PAD],
+            outer: None,
             head: [0; HEADROOM + HEAD_MAX],
         }
     }
@@ -172,6 +183,99 @@ impl Packet {
     pub fn head_mut(&mut self) -> &mut [u8] {
         let start = usize::from(self.head_start);
         &mut self.head[start..start + usize::from(self.head_len)]
+    }
+
+    /// Puts `len` bytes before the frame and answers the whole head, to be filled in from its begin; `None` if there is no such
+    /// room. What is known of the frame moves along; [`Packet::retract`] takes the bytes off again.
+    #[inline]
+    pub fn extend_front(&mut self, len: usize) -> Option<&mut [u8]> {
+        let moved = u16::try_from(len).ok()?;
+        self.head_start = self.head_start.checked_sub(moved)?;
+        self.head_len += moved;
+        self.shift(|offset| offset + moved);
+        Some(self.head_mut())
+    }
+
+    /// Takes `len` bytes off the begin of the frame that [`Packet::extend_front`] put there.
+    ///
+    /// # Panics
+    /// If the head is shorter.
+    #[inline]
+    pub fn retract(&mut self, len: usize) {
+        let moved = len as u16;
+        assert!(len <= usize::from(self.head_len), "only what was put before is taken off");
+        self.head_start += moved;
+        self.head_len -= moved;
+        self.outer = None;
+        self.shift(|offset| offset - moved);
+    }
+
+    /// Moves what counts from the start of the frame.
+    #[inline]
+    fn shift(&mut self, by: impl Fn(u16) -> u16) {
+        self.headers.l3_offset = by(self.headers.l3_offset);
+        if self.headers.l4_offset > 0 {
+            self.headers.l4_offset = by(self.headers.l4_offset);
+        }
+        if let Some(partial) = &mut self.offload.checksum {
+            partial.start = by(partial.start);
+        }
+        if let Some(gso) = &mut self.offload.gso {
+            gso.header_len = by(gso.header_len);
+        }
+    }
+
+    /// Says what the bytes are that were just put before the frame.
+    ///
+    /// # Panics
+    /// If they begin beyond the headroom.
+    #[inline]
+    pub fn set_outer(&mut self, outer: Encapsulation) {
+        let byte = |offset: u16| u8::try_from(offset).expect("outer headers lie in the headroom");
+        self.outer = Some(Outer {
+            is_ipv6: outer.l3 == L3::Ipv6,
+            is_gre: outer.tunnel == Tunnel::Gre,
+            l3_offset: byte(outer.l3_offset),
+            tunnel_offset: byte(outer.tunnel_offset),
+        });
+    }
+
+    /// The outer headers; `None` for a frame that is in no tunnel.
+    #[inline]
+    pub fn outer(&self) -> Option<Encapsulation> {
+        self.outer.map(|outer| Encapsulation {
+            l3: if outer.is_ipv6 { L3::Ipv6 } else { L3::Ipv4 },
+            l3_offset: outer.l3_offset.into(),
+            tunnel: if outer.is_gre { Tunnel::Gre } else { Tunnel::Udp },
+            tunnel_offset: outer.tunnel_offset.into(),
+        })
+    }
+
+    /// Takes the first `len` bytes off a frame that came in, before it is parsed: outer headers. The claim that came with it
+    /// then is about what is left; one about what was taken off is forgotten, unless the frame was to be cut by it.
+    ///
+    /// # Errors
+    /// [`DropReason::Truncated`] if the head is shorter, [`DropReason::BadOffload`] for such a cut.
+    #[inline]
+    pub fn strip_front(&mut self, len: usize) -> Result<(), DropReason> {
+        if len > usize::from(self.head_len) {
+            return Err(DropReason::Truncated);
+        }
+        let moved = len as u16;
+        if !self.claim.is_none() {
+            match self.claim.csum_start.checked_sub(moved) {
+                Some(start) if self.claim.flags & F_NEEDS_CSUM != 0 => {
+                    self.claim.csum_start = start;
+                    // Who vouches for a checksum means the outermost one.
+                    self.claim.flags &= !F_DATA_VALID;
+                }
+                _ if self.claim.gso_type != GSO_NONE => return Err(DropReason::BadOffload),
+                _ => self.claim = OffloadClaim::default(),
+            }
+        }
+        self.head_start += moved;
+        self.head_len -= moved;
+        Ok(())
     }
 
     /// Room for `len` more bytes at the end of the head, now part of it; `None` if the head cannot hold them.
@@ -230,6 +334,13 @@ impl Packet {
     pub(crate) fn grow_tail(&mut self, len: u32) {
         self.tail_count += 1;
         self.tail_len += len;
+    }
+
+    /// Tells the packet that the last `dropped` segments of its tail and `len` bytes of its end were cut off.
+    #[inline]
+    pub(crate) fn shrink_tail_end(&mut self, dropped: u16, len: u32) {
+        self.tail_count -= dropped;
+        self.tail_len -= len;
     }
 
     /// Tells the packet that the first `dropped` segments of its tail and `len` bytes of the tail were consumed.

@@ -4,13 +4,15 @@
 //! come into force in the order given; ports come and go beside that by their [`Place`]. Nothing here waits for a
 //! worker but [`Place::withdraw`] and [`Switch::move_queues`].
 
+mod addresses;
+
 use crate::assign::Move;
 use crate::batch::Batch;
 use crate::capture::{CAPTURES_PER_PORT, Capture, CaptureError};
 use crate::clock::Clock;
-use crate::config::{Config, PortConfig};
+use crate::config::Config;
 use crate::ids::{NetworkIndex, PORTS_MAX, PortIndex, QueueIndex, WORKERS_MAX, WorkerIndex};
-use crate::ledger::{Balance, PortLedger, WorkerLedger};
+use crate::ledger::{Balance, PortLedger, Tally, WorkerLedger};
 use crate::mac_table::MacTable;
 use crate::offload::OffloadClaim;
 use crate::packet::HEAD_COPY;
@@ -19,6 +21,7 @@ use crate::port::{Place, Port};
 use crate::publish::{Parked, PortPlace, Publisher, RxQueue, Snapshot};
 use crate::segment::Segment;
 use crate::worker::{Context, Pipeline, Worker};
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -192,7 +195,7 @@ impl<P: Pipeline> Switch<P> {
         let workers = self.seats.len();
         let mut before = Arc::default();
         let generation = self.publisher.publish(|mut parts| {
-            let count = config.ports().last().map_or(0, |port| port.index.as_usize() + 1);
+            let count = config.index_end();
             if parts.places.len() < count {
                 parts.places.resize(count, None);
             }
@@ -202,48 +205,18 @@ impl<P: Pipeline> Switch<P> {
                 // right about the port.
                 self.mac_table.set_port_up(port.index, place.port.is_some() && port.is_admin_up);
             }
+            for index in config.underlay().indices() {
+                // Far ends have no device that could be down; their addresses move when they were silent.
+                parts.places[index.as_usize()].get_or_insert_with(|| empty_place(workers));
+                self.mac_table.set_port_up(index, true);
+            }
             before = std::mem::replace(&mut parts.config, config.clone());
             parts.tables = tables;
             parts
         });
         self.wake_workers();
-        let unplaced_macs = self.align_mac_table(&before, &config);
+        let unplaced_macs = addresses::align(&self.mac_table, &before, &config);
         Applied { generation, unplaced_macs }
-    }
-
-    /// Makes the MAC table follow a change of config. Entries that a worker still learns by the old config meanwhile do
-    /// no harm: the bridge follows an entry only to a port that is on the packet's own network.
-    fn align_mac_table(&self, before: &Config, after: &Config) -> usize {
-        let mut flushed = Vec::new();
-        for network in before.networks() {
-            if after.network(network.index).is_none_or(|now| now.id != network.id) {
-                self.mac_table.flush_network(network.index);
-                flushed.push(network.index);
-            }
-        }
-        for old in before.ports() {
-            let new = after.port(old.index);
-            let stays = new.is_some_and(|new| new.network == old.network && new.interface == old.interface);
-            for (network, mac) in fixed(old) {
-                if !stays || new.is_some_and(|new| !new.macs.contains(&mac)) {
-                    self.mac_table.remove_static(network, mac);
-                }
-            }
-            if !stays || new.is_some_and(|new| !new.is_admin_up || is_narrower(old, new)) {
-                self.mac_table.flush_port(old.index);
-            }
-        }
-        let mut unplaced = 0;
-        for port in after.ports() {
-            // A flush takes static entries along; those of a network that only took the index over are wanted still.
-            let is_flushed = port.network.is_some_and(|network| flushed.binary_search(&network).is_ok());
-            if is_flushed || before.port(port.index) != Some(port) {
-                for (network, mac) in fixed(port) {
-                    unplaced += usize::from(!self.mac_table.insert_static(network, mac, port.index));
-                }
-            }
-        }
-        unplaced
     }
 
     /// The place of a port, where its device publishes.
@@ -256,6 +229,7 @@ impl<P: Pipeline> Switch<P> {
     pub fn forget(&self, index: PortIndex) {
         self.publisher.publish(|mut parts| {
             if parts.config.port(index).is_none()
+                && parts.config.underlay().indices().all(|other| other != index)
                 && let Some(place) = parts.places.get_mut(index.as_usize())
             {
                 *place = None;
@@ -263,6 +237,17 @@ impl<P: Pipeline> Switch<P> {
             parts
         });
         self.wake_workers();
+    }
+
+    /// Sends a frame of our own by a port, once and without a word if it cannot be: a question to the neighbours. It is of
+    /// no worker and in no worker's books.
+    pub fn originate(&self, port: PortIndex, frame: &[u8]) {
+        let snapshot = self.publisher.current();
+        let Some(device) = snapshot.place(port).and_then(|place| place.port.as_ref()) else { return };
+        let mut batch = Batch::new();
+        if batch.put(port, QueueIndex(0), Segment::from(frame), OffloadClaim::default()) {
+            device.tx(QueueIndex(0), &mut batch, &[0], &mut Tally::default());
+        }
     }
 
     /// Puts a capture at a port's place, where it stays while devices come and go, until it is removed or the place
@@ -430,7 +415,21 @@ impl<P: Pipeline> Switch<P> {
         for port in config.ports() {
             networks[port.index.as_usize()] = port.network;
         }
-        self.mac_table.sweep(self.clock.now(), |port, network| networks[port.as_usize()] == Some(network));
+        let underlay = config.underlay();
+        for vlan in &underlay.vlans {
+            networks[vlan.index.as_usize()] = Some(vlan.network);
+        }
+        let mut is_peer = [false; PORTS_MAX];
+        for peer in underlay.peers() {
+            is_peer[peer.index.as_usize()] = true;
+        }
+        let tunnelled: HashSet<NetworkIndex> =
+            underlay.tunnel.iter().flat_map(|tunnel| &tunnel.networks).map(|it| it.network).collect();
+        let is_member = |port: PortIndex, network| match networks[port.as_usize()] {
+            None => is_peer[port.as_usize()] && tunnelled.contains(&network),
+            Some(its) => its == network,
+        };
+        self.mac_table.sweep(self.clock.now(), is_member);
         self.publisher.reap();
     }
 
@@ -443,18 +442,6 @@ impl<P: Pipeline> Switch<P> {
 
 fn empty_place(workers: usize) -> PortPlace {
     PortPlace { port: None, ledger: Arc::new(PortLedger::new(workers)), captures: None }
-}
-
-/// The static MAC entries that a port asks for.
-fn fixed(port: &PortConfig) -> impl Iterator<Item = (NetworkIndex, crate::ids::MacAddr)> + '_ {
-    port.network.into_iter().flat_map(|network| port.macs.iter().map(move |&mac| (network, mac)))
-}
-
-/// Whether a port may no longer send from a MAC that may have been learnt on it.
-fn is_narrower(old: &PortConfig, new: &PortConfig) -> bool {
-    let is_any = |port: &PortConfig| port.macs.is_empty() && port.allowed_macs.is_empty();
-    let may_not = |mac| !new.macs.contains(mac) && !new.allowed_macs.contains(mac);
-    !is_any(new) && (is_any(old) || old.allowed_macs.iter().any(may_not))
 }
 
 /// One port's place in a switch.

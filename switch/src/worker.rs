@@ -9,8 +9,10 @@
 //! is charged to its queue, and a queue in debt sits out until rounds have repaid it. Floods of one burst are bounded by
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 
+mod send;
+
 use crate::batch::{BURST, Batch};
-use crate::capture::{self, RxBurst};
+use crate::capture::RxBurst;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::{PORTS_MAX, PortIndex, QueueIndex, WorkerIndex};
@@ -73,6 +75,27 @@ pub trait Pipeline: 'static {
 
     /// Decides about every packet of the batch: each gets at least one outcome on `egress`.
     fn run(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>);
+
+    /// The uplink that carries what was forwarded to `far_end`, an index at which no device stands; `None`: none does.
+    fn carrier(_tables: &Self::Tables, _far_end: PortIndex) -> Option<PortIndex> {
+        None
+    }
+
+    /// Puts the outer headers on those of the `picks` that can be carried to `far_end` and writes their numbers down; answers
+    /// how many. The others are dropped in `tally`.
+    fn wrap(
+        _tables: &Self::Tables,
+        _far_end: PortIndex,
+        _batch: &mut Batch<'_>,
+        _picks: &[u8],
+        _carried: &mut [u8; BURST],
+        _tally: &mut Tally,
+    ) -> usize {
+        0
+    }
+
+    /// Takes off again what [`Pipeline::wrap`] put on, for other copies of the same packets.
+    fn unwrap(_tables: &Self::Tables, _far_end: PortIndex, _batch: &mut Batch<'_>, _carried: &[u8]) {}
 
     /// Tells in words what each stage would do with the one packet of the batch; changes nothing that is shared.
     fn trace(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String>;
@@ -194,6 +217,16 @@ impl<'s> Egress<'s> {
         is_affordable
     }
 
+    /// Counts frames that came out of an uplink as received from the far end that sent them.
+    #[inline]
+    pub fn received(&mut self, far_end: PortIndex, packets: usize, bytes: usize) {
+        if let Some(place) = self.place(far_end) {
+            let mut tally = Tally::default();
+            tally.moved_many(packets, bytes);
+            place.ledger.of(self.worker).rx.add(&tally);
+        }
+    }
+
     /// A packet from `ingress` goes no further; counted at the port it came from.
     #[inline]
     pub fn drop_ingress(&mut self, ingress: PortIndex, reason: DropReason) {
@@ -212,7 +245,7 @@ impl<'s> Egress<'s> {
         self.count_drop(reason);
     }
 
-    /// A stage swallowed or answered a packet. None does yet; the books already know it.
+    /// A stage swallowed a packet: on an uplink that the host shares, what is for the host.
     pub fn consume(&mut self) {
         self.ledger.consumed.add(1);
         self.not_sent += 1;
@@ -349,7 +382,8 @@ impl<P: Pipeline> Worker<P> {
                 if let Some(captured) = captured {
                     captured.finish(&self.lists, &self.ledger);
                 }
-                let cut = send(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
+                let cut =
+                    send::send::<P>(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
                 debt.bytes += cut as usize * CUT_COST_BYTES;
             }
             port.rx_done(debt.queue);
@@ -401,45 +435,4 @@ fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
         let bytes = before.next_if(|debt| (debt.port, debt.queue) == key).map_or(0, |debt| debt.bytes);
         Debt { port: rx.port, queue: rx.queue, bytes }
     }));
-}
-
-/// Sends the picks of every touched port and empties the lists; answers how many frames came of cutting others.
-fn send<T>(
-    lists: &mut EgressLists,
-    snapshot: &Snapshot<T>,
-    worker: WorkerIndex,
-    now: Now,
-    batch: &mut Batch<'_>,
-    tally: &mut Tally,
-    ledger: &WorkerLedger,
-) -> u32 {
-    let mut cut = 0;
-    for &index in &lists.touched {
-        let picks = &mut lists.by_port[index.as_usize()];
-        let chosen = &picks.list[..picks.len as usize];
-        tally.clear();
-        let place = snapshot.place(index);
-        match place.and_then(|place| place.port.as_ref()) {
-            Some(port) => {
-                let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
-                port.tx(queue, batch, chosen, tally);
-                let frames = chosen.len() as u32 + tally.cut;
-                assert!(tally.packets + tally.dropped == frames, "a port lost count of its frames");
-            }
-            None => tally.drop_many(DropReason::PortGone, chosen.len() as u32),
-        }
-        if let Some(place) = place {
-            if let Some(captures) = &place.captures {
-                capture::tx(captures, worker, now, batch, chosen, tally);
-            }
-            place.ledger.of(worker).tx.add(tally);
-        }
-        ledger.sent.add(u64::from(tally.packets));
-        ledger.copies.add(u64::from(tally.cut));
-        ledger.add_drops(tally);
-        cut += tally.cut;
-        picks.len = 0;
-    }
-    lists.touched.clear();
-    cut
 }

@@ -8,6 +8,7 @@ mod rights;
 mod store;
 mod tap;
 mod tenant;
+mod underlay;
 mod uso;
 mod workers;
 

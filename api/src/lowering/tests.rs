@@ -28,6 +28,7 @@ fn model(networks: &[usize], ports: &[(usize, AdminState, Option<&str>)]) -> Mod
         id: format!("n{at}").into(),
         tenant: format!("t{tenant}").into(),
         name: None,
+        network_type: Default::default(),
         serial: at as u64,
     };
     let port = |(at, (network, state, attachment)): (usize, &(usize, AdminState, Option<&str>))| LogicalPort {

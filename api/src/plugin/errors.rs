@@ -84,6 +84,11 @@ facts! {
         /// The policy's action.
         action: Text,
     }
+    /// Every VLAN or VNI that networks may get is some network's.
+    NoSegmentFree: "no network of type {kind} can be made: every segment of the range is in use" {
+        /// The type of networks.
+        kind: Text,
+    }
     /// The change could not be made durable and is not in force.
     StoreFailed: "the change could not be stored: {why}" {
         /// What the store said.
@@ -130,7 +135,7 @@ method_errors! {
     /// Why a tenant's networks are not told.
     GetAllNetworksError {}
     /// Why a network was not made.
-    CreateNetworkError { OverQuota, Forbidden, StoreFailed }
+    CreateNetworkError { OverQuota, NoSegmentFree, Forbidden, StoreFailed }
     /// Why a network was not removed.
     DeleteNetworkError { NetworkNotFound, NetworkInUse, Forbidden, StoreFailed }
     /// Why a network is not told.

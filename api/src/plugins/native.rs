@@ -7,7 +7,8 @@
 use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::host::{Host, Scope};
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, OpStatus};
-use crate::plugin::{PlugInterfaceError, PortStats};
+use crate::network_type::{NetworkType, SegmentRules};
+use crate::plugin::{NoSegmentFree, PlugInterfaceError, PortStats};
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub type NativePlugin = Recorded<NativeBacking>;
 pub struct NativeBacking {
     store: Arc<Store>,
     host: Arc<dyn Host>,
+    segments: SegmentRules,
 }
 
 impl NativePlugin {
@@ -27,8 +29,20 @@ impl NativePlugin {
     /// # Errors
     /// What [`Store::load`] said.
     pub fn new(store: Arc<Store>, host: Arc<dyn Host>) -> Result<NativePlugin, StoreError> {
+        NativePlugin::with_segments(store, host, SegmentRules::Local)
+    }
+
+    /// The same, whose networks get their segments by these rules.
+    ///
+    /// # Errors
+    /// What [`Store::load`] said.
+    pub fn with_segments(
+        store: Arc<Store>,
+        host: Arc<dyn Host>,
+        segments: SegmentRules,
+    ) -> Result<NativePlugin, StoreError> {
         let model = store.load()?;
-        Ok(Recorded::over(NativeBacking { store, host }, model))
+        Ok(Recorded::over(NativeBacking { store, host, segments }, model))
     }
 }
 
@@ -43,6 +57,10 @@ impl Backing for NativeBacking {
 
     fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
         self.host.put_in_force(model, scope);
+    }
+
+    fn allot(&self, model: &Model) -> Result<NetworkType, NoSegmentFree> {
+        self.segments.allot(model)
     }
 
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {

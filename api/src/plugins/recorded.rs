@@ -11,11 +11,12 @@ mod writes;
 use crate::address_pair::AddressPairs;
 use crate::host::Scope;
 use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
+use crate::network_type::NetworkType;
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
     GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
-    NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow, PortStats,
-    Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
+    NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow,
+    PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::quota::{Quota, Quotas, Resource};
 use crate::store::StoreError;
@@ -42,6 +43,14 @@ pub trait Backing: Send + Sync {
 
     /// Returns when this model is in force; nothing outside of `scope` is another than at the last call.
     fn put_in_force(&self, model: &Model, scope: Scope<'_>);
+
+    /// How a network that is about to be made will be carried.
+    ///
+    /// # Errors
+    /// [`NoSegmentFree`] if nothing is left for it.
+    fn allot(&self, _model: &Model) -> Result<NetworkType, NoSegmentFree> {
+        Ok(NetworkType::Local)
+    }
 
     /// Whether the data plane carries a port.
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus;
@@ -204,8 +213,13 @@ impl<B: Backing> Plugin for Recorded<B> {
         let quota = self.quotas.of(tenant);
         self.writes.write(|model| -> Result<_, CreateNetworkError> {
             quota.check(model, tenant, Resource::Network, 1)?;
-            let network =
-                Network { id: new_id(), tenant: tenant.into(), name: name.clone(), serial: model.next_serial() };
+            let network = Network {
+                id: new_id(),
+                tenant: tenant.into(),
+                name: name.clone(),
+                network_type: self.writes.backing.allot(model)?,
+                serial: model.next_serial(),
+            };
             let id = network.id.clone();
             Ok((vec![Change::PutNetwork(network)], id))
         })

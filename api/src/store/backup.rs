@@ -13,6 +13,7 @@ use crate::address_pair::AddressPairs;
 use crate::hex;
 use crate::host::Plug;
 use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network};
+use crate::network_type::NetworkType;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +94,8 @@ struct NetworkLine {
     id: String,
     tenant: String,
     name: Option<String>,
+    #[serde(default, skip_serializing_if = "NetworkType::is_local")]
+    segment: NetworkType,
     serial: u64,
 }
 
@@ -140,6 +143,7 @@ impl Backup {
                 id: network.id.to_string(),
                 tenant: network.tenant.to_string(),
                 name: network.name.as_ref().map(ToString::to_string),
+                segment: network.network_type.clone(),
                 serial: network.serial,
             })
         };
@@ -229,6 +233,7 @@ impl Backup {
                 id: line.id.into(),
                 tenant: line.tenant.into(),
                 name: line.name.map(Into::into),
+                network_type: line.segment,
                 serial: line.serial,
             }),
             Line::Port(line) => self.ports.push(LogicalPort {

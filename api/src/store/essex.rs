@@ -9,6 +9,7 @@ mod dump;
 use super::Backup;
 use crate::address_pair::AddressPairs;
 use crate::model::{AdminState, Inconsistent, LogicalPort, Network, NetworkId, TEXT_BYTES_MAX, Text};
+use crate::network_type::NetworkType;
 use dump::{Row, Wrong};
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -136,6 +137,7 @@ fn network(row: &Row, serial: u64) -> Result<Network, EssexError> {
         id: required(row, "uuid")?,
         tenant: required(row, "tenant_id")?,
         name: optional(row, "name")?,
+        network_type: NetworkType::Local,
         serial,
     })
 }

@@ -7,6 +7,7 @@ use super::StoreError;
 use crate::address_pair::AddressPairs;
 use crate::host::Plug;
 use crate::model::{AdminState, InterfaceId, LogicalPort, Network, NetworkId, Text};
+use crate::network_type::NetworkType;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The record version written here.
@@ -17,6 +18,8 @@ const RECORD_VERSION: u8 = 1;
 struct NetworkRecord {
     tenant: Text,
     name: Option<Text>,
+    #[serde(default, skip_serializing_if = "NetworkType::is_local")]
+    segment: NetworkType,
     serial: u64,
 }
 
@@ -32,7 +35,12 @@ struct PortRecord {
 }
 
 pub(super) fn of_network(network: &Network) -> Vec<u8> {
-    encode(&NetworkRecord { tenant: network.tenant.clone(), name: network.name.clone(), serial: network.serial })
+    encode(&NetworkRecord {
+        tenant: network.tenant.clone(),
+        name: network.name.clone(),
+        segment: network.network_type.clone(),
+        serial: network.serial,
+    })
 }
 
 pub(super) fn of_port(port: &LogicalPort) -> Vec<u8> {
@@ -51,7 +59,13 @@ pub(super) fn of_plug(plug: &Plug) -> Vec<u8> {
 
 pub(super) fn network(key: &str, value: &[u8]) -> Result<Network, StoreError> {
     let record: NetworkRecord = decode("networks", key, value)?;
-    Ok(Network { id: key.into(), tenant: record.tenant, name: record.name, serial: record.serial })
+    Ok(Network {
+        id: key.into(),
+        tenant: record.tenant,
+        name: record.name,
+        network_type: record.segment,
+        serial: record.serial,
+    })
 }
 
 pub(super) fn port(key: &str, value: &[u8]) -> Result<LogicalPort, StoreError> {

@@ -26,7 +26,13 @@ impl Drop for Scratch {
 }
 
 pub(super) fn network(id: &str, serial: u64) -> Network {
-    Network { id: id.into(), tenant: "red".into(), name: Some("réseau".into()), serial }
+    Network {
+        id: id.into(),
+        tenant: "red".into(),
+        name: Some("réseau".into()),
+        network_type: Default::default(),
+        serial,
+    }
 }
 
 pub(super) fn port(id: &str, network: &str, serial: u64) -> LogicalPort {

@@ -90,6 +90,12 @@ const STORE_FAILED: FaultRow = FaultRow {
     v1_1: (503, "ServiceUnavailable"),
     message: "The change could not be stored and is not in force.",
 };
+/// What the original's plugins raised to a 500 where their VLANs were used up; later versions of it answer 503.
+const NO_SEGMENT_FREE: FaultRow = FaultRow {
+    v1_0: (503, "serviceUnavailable"),
+    v1_1: (503, "ServiceUnavailable"),
+    message: "Unable to create the network: no segment is available for it.",
+};
 /// Not in the original either, whose plugins drove nothing or failed with 500.
 const BACKEND_UNAVAILABLE: FaultRow = FaultRow {
     v1_0: (503, "serviceUnavailable"),
@@ -142,6 +148,9 @@ fn describe(fault: &Fault) -> Option<(&'static FaultRow, String)> {
                 it.resource, it.used, it.limit, it.asked
             ),
         ),
+        Fault::NoSegmentFree(it) => {
+            (&NO_SEGMENT_FREE, format!("Every segment for networks of type {} is in use.", it.kind))
+        }
         Fault::StoreFailed(it) => (&STORE_FAILED, it.why.to_string()),
         Fault::BackendUnavailable(it) => (&BACKEND_UNAVAILABLE, it.why.to_string()),
         Fault::BackendFailed(it) => (&BACKEND_FAILED, it.why.to_string()),

@@ -125,6 +125,7 @@ fn fault_name(fault: impl Into<Fault>) -> &'static str {
         Fault::PortInUse(_) => "PortInUse",
         Fault::AlreadyAttached(_) => "AlreadyAttached",
         Fault::Forbidden(_) => "Forbidden",
+        Fault::NoSegmentFree(_) => "NoSegmentFree",
         Fault::StoreFailed(_) => "StoreFailed",
         Fault::BackendUnavailable(_) => "BackendUnavailable",
         Fault::BackendFailed(_) => "BackendFailed",

@@ -7,16 +7,19 @@ use crate::Standard;
 use crate::tables::Tables;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
-use switch::batch::Batch;
+use switch::batch::{Batch, Fit};
 use switch::config::{Config, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex, QueueIndex, WorkerIndex};
 use switch::ledger::{DropReason, PortLedger, Tally, WorkerLedger};
 use switch::mac_table::MacTable;
-use switch::offload::OffloadClaim;
-use switch::packet::HEAD_COPY;
+use switch::offload::{EgressOffloads, OffloadClaim};
+use switch::packet::{HEAD_COPY, Packet};
 use switch::port::Port;
 use switch::publish::{Parts, PortPlace, Publisher};
 use switch::segment::Segment;
+use switch::underlay::{
+    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, VlanConfig, VlanId, Vni,
+};
 use switch::worker::{Context, Now, Pipeline, Worker};
 
 /// 02:00:00:00:00:`last`.
@@ -42,6 +45,67 @@ pub(crate) fn config(ports: Vec<PortConfig>) -> Config {
     let networks = [(1, "blue"), (2, "red"), (3, "green")]
         .map(|(index, id)| NetworkConfig { index: NetworkIndex(index), id: id.into() });
     Config::new(networks.to_vec(), ports).unwrap()
+}
+
+/// Our address on the underlay, and a peer's.
+pub(crate) const LOCAL: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+pub(crate) const REMOTE: [&str; 3] = ["192.0.2.2", "192.0.2.3", "2001:db8::2"];
+/// The uplink's index, those of the VLANs of networks 1 and 2, and of two peers.
+pub(crate) const UPLINK: PortIndex = PortIndex(10);
+pub(crate) const VLANS: [PortIndex; 2] = [PortIndex(11), PortIndex(12)];
+pub(crate) const PEERS: [PortIndex; 2] = [PortIndex(13), PortIndex(14)];
+
+/// The uplink: its MAC ends in 0xaa.
+pub(crate) fn uplink(address: Option<&str>) -> UplinkConfig {
+    UplinkConfig {
+        index: UPLINK,
+        physical_network: "physnet1".into(),
+        mac: mac(0xaa),
+        mtu: 1600,
+        is_shared: false,
+        address: address.map(|address| address.parse().unwrap()),
+    }
+}
+
+/// Networks 1 and 2 are VLANs 100 and 200 of the uplink.
+pub(crate) fn on_vlans(ports: Vec<PortConfig>) -> Config {
+    let vlan = |at: usize, id| VlanConfig {
+        index: VLANS[at],
+        uplink: UPLINK,
+        vlan: VlanId::new(id).unwrap(),
+        network: NetworkIndex(at as u16 + 1),
+    };
+    let vlans = vec![vlan(0, 100), vlan(1, 200)];
+    let local = config(ports);
+    let underlay = Underlay { uplinks: vec![uplink(None)], vlans, tunnel: None };
+    Config::with_underlay(local.networks().to_vec(), local.ports().to_vec(), underlay).unwrap()
+}
+
+/// Networks 1 and 2 have VNIs 5001 and 5002; the peers' next hops end in 0xb1 and 0xb2.
+pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool) -> Config {
+    let peer = |at: usize, address: &str| {
+        let next_hop = Arc::new(NextHop::default());
+        next_hop.set(Some(mac(0xb1 + at as u8)));
+        PeerConfig { index: PEERS[at], address: address.parse().unwrap(), uplink: Some(UPLINK), next_hop }
+    };
+    let local = if is_ipv6 { LOCAL[1] } else { LOCAL[0] };
+    let peers = if is_ipv6 { vec![peer(0, REMOTE[2])] } else { vec![peer(0, REMOTE[0]), peer(1, REMOTE[1])] };
+    let network = |index: u16| TunnelledNetwork {
+        network: NetworkIndex(index),
+        kind,
+        vni: Vni::new(5000 + u32::from(index)).unwrap(),
+    };
+    let tunnel = TunnelConfig {
+        local: local.parse().unwrap(),
+        port_vxlan: 4789,
+        ttl: 64,
+        dscp: 0,
+        peers,
+        networks: vec![network(1), network(2)],
+    };
+    let config = config(ports);
+    let underlay = Underlay { uplinks: vec![uplink(Some(local))], vlans: Vec::new(), tunnel: Some(tunnel) };
+    Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap()
 }
 
 /// A frame to put in, and where its head ends.
@@ -77,6 +141,20 @@ struct FakePort {
     outputs: Mutex<Vec<Vec<u8>>>,
 }
 
+impl FakePort {
+    fn deliver(&self, packet: &Packet, tail: &[Segment<'_>], tally: &mut Tally) {
+        let mut bytes = packet.head().to_vec();
+        for segment in tail {
+            let start = bytes.len();
+            bytes.resize(start + segment.len() as usize, 0);
+            segment.read(&mut bytes[start..]);
+        }
+        assert_eq!(bytes.len(), packet.len());
+        tally.moved(bytes.len());
+        self.outputs.lock().unwrap().push(bytes);
+    }
+}
+
 impl Port for FakePort {
     fn rx_queues(&self) -> u16 {
         1
@@ -96,16 +174,21 @@ impl Port for FakePort {
     fn rx_done(&self, _: QueueIndex) {}
     fn tx(&self, _: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
         for &pick in picks {
-            let (packet, tail) = batch.frame(usize::from(pick));
-            let mut bytes = packet.head().to_vec();
-            for segment in tail {
-                let start = bytes.len();
-                bytes.resize(start + segment.len() as usize, 0);
-                segment.read(&mut bytes[start..]);
+            let pick = usize::from(pick);
+            match batch.fit(pick, EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: true }) {
+                Fit::AsIs => {
+                    let (packet, tail) = batch.frame(pick);
+                    self.deliver(packet, tail, tally);
+                }
+                Fit::Cut => {
+                    let mut cut = batch.cut(pick, EgressOffloads::default());
+                    tally.cut_into(cut.count());
+                    while let Some((segment, tail)) = cut.next_segment() {
+                        self.deliver(segment, tail, tally);
+                    }
+                }
+                Fit::Drop(reason) => tally.drop(reason),
             }
-            assert_eq!(bytes.len(), packet.len());
-            tally.moved(bytes.len());
-            self.outputs.lock().unwrap().push(bytes);
         }
     }
     fn wake_fd(&self, _: QueueIndex) -> Option<BorrowedFd<'_>> {
@@ -138,6 +221,9 @@ impl Rig {
     pub(crate) fn new(config: Config) -> Rig {
         let publisher = Publisher::new(1, Standard::compile(&config));
         let mac_table = Arc::new(MacTable::new(4096, u32::MAX / 2));
+        for index in config.underlay().indices() {
+            mac_table.set_port_up(index, true);
+        }
         for port in config.ports() {
             mac_table.set_port_up(port.index, true);
             for &mac in &port.macs {
@@ -162,19 +248,23 @@ impl Rig {
     pub(crate) fn step(&mut self, now: Now, ingress: PortIndex, inputs: Vec<Input>) -> Outcome {
         let count = inputs.len();
         let mut inputs = Some(inputs);
-        let ports: Vec<(PortIndex, Arc<FakePort>, Arc<PortLedger>)> = self
-            .config
-            .ports()
+        let underlay = self.config.underlay();
+        let devices = self.config.ports().iter().map(|port| port.index);
+        let devices: Vec<PortIndex> = devices.chain(underlay.uplinks.iter().map(|uplink| uplink.index)).collect();
+        let ports: Vec<(PortIndex, Arc<FakePort>, Arc<PortLedger>)> = devices
             .iter()
-            .map(|port| {
-                let inputs = if port.index == ingress { inputs.take().unwrap() } else { Vec::new() };
-                (port.index, Arc::new(FakePort { inputs, ..FakePort::default() }), Arc::new(PortLedger::new(1)))
+            .copied()
+            .chain(underlay.indices().filter(|index| !devices.contains(index)))
+            .map(|index| {
+                let inputs = if index == ingress { inputs.take().unwrap() } else { Vec::new() };
+                (index, Arc::new(FakePort { inputs, ..FakePort::default() }), Arc::new(PortLedger::new(1)))
             })
             .collect();
-        let mut places = vec![None; self.config.ports().last().map_or(0, |last| last.index.as_usize() + 1)];
+        let mut places = vec![None; self.config.index_end()];
         for (index, port, ledger) in &ports {
-            places[index.as_usize()] =
-                Some(PortPlace { port: Some(port.clone()), ledger: ledger.clone(), captures: None });
+            // At a far end stands no device.
+            let port = devices.contains(index).then(|| port.clone() as Arc<dyn Port>);
+            places[index.as_usize()] = Some(PortPlace { port, ledger: ledger.clone(), captures: None });
         }
         let config = self.config.clone();
         self.publisher.publish(|parts| Parts { config, places, ..parts });

@@ -7,6 +7,8 @@
 
 pub mod arp;
 pub mod ethernet;
+pub mod geneve;
+pub mod gre;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
@@ -14,6 +16,7 @@ pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod udp;
+pub mod vxlan;
 
 /// Why bytes are not the header they were taken for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

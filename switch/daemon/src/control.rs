@@ -13,16 +13,16 @@
 
 mod automatic;
 mod host;
+pub(crate) mod underlay;
 
 use crate::devices::{Connections, Found, Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
-use api::claim::Registry;
 use api::host::{Host, Plug, Scope};
-use api::lowering::{Indices, Lowered, Unbound, lower};
-use api::model::{InterfaceId, Model, OpStatus, PortId, Text};
+use api::lowering::{Indices, Lowered, Unbound, lower_over};
+use api::model::{InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ use switch::ids::{PORTS_MAX, PortIndex};
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
+use underlay::{SeenByThread, Ways};
 
 /// How long a plug waits for the first attempt to open the device, to tell how it went.
 const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(2);
@@ -75,6 +76,8 @@ struct State {
     /// The plug that an operator is making: meanwhile no automatic one of its id or device comes or goes.
     reserved: Option<Plug>,
     is_started: bool,
+    /// The ways to other hosts.
+    ways: Ways,
 }
 
 /// The owner of this host's desired state.
@@ -88,6 +91,8 @@ pub(crate) struct Control<P: Pipeline> {
     state: Mutex<State>,
     /// Told when a device was closed.
     closed: Condvar,
+    /// What was seen of the ways to other hosts.
+    seen: SeenByThread,
     this: Weak<Control<P>>,
 }
 
@@ -135,6 +140,7 @@ impl<P: Pipeline> Control<P> {
             no_device: HashMap::new(),
             reserved: None,
             is_started: false,
+            ways: Ways::default(),
         };
         Ok(Arc::new_cyclic(|this| Control {
             switch,
@@ -145,6 +151,7 @@ impl<P: Pipeline> Control<P> {
             operators: Mutex::default(),
             state: Mutex::new(state),
             closed: Condvar::new(),
+            seen: SeenByThread::default(),
             this: this.clone(),
         }))
     }
@@ -153,6 +160,7 @@ impl<P: Pipeline> Control<P> {
     pub(crate) fn start(&self, tenants: Arc<dyn Tenants>, then: impl FnOnce() + Send + 'static) {
         assert!(self.tenants.set(tenants).is_ok(), "a control is started once");
         self.state().is_started = true;
+        self.open_uplinks();
         self.put_in_force_again();
         self.supervisor.when_tried(then);
     }
@@ -218,6 +226,9 @@ impl<P: Pipeline> Control<P> {
             }
             state.plugs.get(&wanted.interface).cloned()
         };
+        if let Some(uplink) = self.state().ways.uses(&wanted.device) {
+            return Err(PlugError::NotOurs(format!("it is the uplink of {uplink:?}")));
+        }
         let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
         // Before anything is taken away: a request that is refused leaves everything as it was.
         if is_new_device && plugs::device_owner(&self.state().plugs, wanted).is_none() {
@@ -419,7 +430,8 @@ impl<P: Pipeline> Control<P> {
             .filter(|(interface, _)| !state.plugs.contains_key(*interface))
             .map(|(_, index)| *index)
             .collect();
-        let Lowered { config, unbound } = lower(model, &state.plugs, &mut state.indices);
+        let underlay = state.ways.underlay();
+        let Lowered { config, unbound, departed_vlans } = lower_over(model, &state.plugs, &mut state.indices, underlay);
         state.unbound = unbound;
         let applied = self.switch.apply(config);
         if applied.unplaced_macs > 0 {
@@ -428,7 +440,7 @@ impl<P: Pipeline> Control<P> {
                 applied.unplaced_macs
             );
         }
-        for index in departed {
+        for index in departed.into_iter().chain(departed_vlans) {
             self.switch.forget(index);
         }
         for (interface, plug) in &state.plugs {
@@ -462,22 +474,6 @@ impl<P: Pipeline> Control<P> {
 
 fn absent() -> DeviceState {
     DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
-}
-
-impl<P: Pipeline> Registry for Control<P> {
-    fn is_registered(&self, interface: &str, tenant: &str) -> bool {
-        self.state().plugs.get(interface).is_some_and(|plug| plug.tenant.as_deref() == Some(tenant))
-    }
-
-    fn holder_of(&self, interface: &str) -> Option<PortId> {
-        self.model().port_by_attachment(interface).map(|port| port.id.clone())
-    }
-
-    fn tenant_of(&self, port: &str) -> Option<Text> {
-        let model = self.model();
-        let network = &model.ports.get(port)?.network;
-        model.networks.get(network).map(|network| network.tenant.clone())
-    }
 }
 
 impl<P: Pipeline> MadeBook for Control<P> {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use switch::ids::PortIndex;
+use switch::ids::{MacAddr, PortIndex};
 use switch::port::{Device, DeviceState, Link, Place};
 
 /// Pause after the first failed attempt; doubled after each further one.
@@ -37,6 +37,10 @@ pub(crate) struct Connections {
 pub(crate) struct Found {
     /// Bytes of L3 payload; `None`: it is gone.
     pub(crate) mtu: Option<u32>,
+    /// Its hardware address; zero if it has none.
+    pub(crate) mac: MacAddr,
+    /// Its number in its namespace; 0: it is gone.
+    pub(crate) link_index: u32,
     /// How its frames are moved.
     pub(crate) driver: &'static str,
     /// How the driver does it; empty if there is nothing to tell.

@@ -252,7 +252,14 @@ impl Running for HostDevice {
     }
 
     fn found(&self) -> Option<Found> {
-        Some(Found { mtu: self.status().map(|status| status.mtu), driver: self.driver().name(), mode: self.mode() })
+        let status = self.status();
+        Some(Found {
+            mtu: status.as_ref().map(|status| status.mtu),
+            mac: status.as_ref().map(|status| status.mac).unwrap_or_default(),
+            link_index: status.map_or(0, |status| status.index),
+            driver: self.driver().name(),
+            mode: self.mode(),
+        })
     }
 
     /// Nothing of it is ours.

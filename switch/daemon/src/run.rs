@@ -157,9 +157,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let rules =
         DeviceRules { auto: settings.attach.auto, vhost_dir: settings.vhost.dir.clone(), role: settings.vhost.role };
     let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
+    control.lead_out(&settings.uplink, &settings.tunnel, &settings.segments);
     let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));
     opener.keep_book(book);
-    let (plugin, tenants) = make_plugin(settings.plugin.driver, store.clone(), &control, &quotas)?;
+    let (plugin, tenants) = make_plugin(&settings, store.clone(), &control, &quotas)?;
 
     let kept = ExtensionsConfig {
         named: settings.plugin.extensions.clone(),
@@ -229,6 +230,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         tracing::info!("switch.rebalance has nothing to do: there is one worker");
     }
     start_housekeeping(&daemon).context("starting a thread")?;
+    if daemon.control.has_uplinks() {
+        start_following(&daemon).context("starting a thread")?;
+    }
 
     let outcome = runtime.block_on(async {
         let shutdown = async {
@@ -249,14 +253,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 }
 
 fn make_plugin(
-    driver: Driver,
+    settings: &Settings,
     store: Arc<Store>,
     control: &Arc<Control<Standard>>,
     quotas: &Arc<Quotas>,
 ) -> anyhow::Result<(Arc<dyn Plugin>, Arc<dyn Tenants>)> {
-    Ok(match driver {
+    Ok(match settings.plugin.driver {
         Driver::Native => {
-            let plugin = Arc::new(NativePlugin::new(store, control.clone())?.with_quotas(quotas.clone()));
+            let plugin = NativePlugin::with_segments(store, control.clone(), settings.segments.rules())?;
+            let plugin = Arc::new(plugin.with_quotas(quotas.clone()));
             let tenants = TenantsOf {
                 plugin: plugin.clone(),
                 put_in_force: Box::new(NativePlugin::put_in_force),
@@ -386,6 +391,19 @@ fn start_housekeeping(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
             daemon.control.housekeep();
             drop(daemon);
             std::thread::sleep(HOUSEKEEPING_PAUSE);
+        }
+    })?;
+    Ok(())
+}
+
+/// Follows uplinks, routes and neighbours.
+fn start_following(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
+    let daemon = Arc::downgrade(daemon);
+    std::thread::Builder::new().name("underlay".into()).spawn(move || {
+        while let Some(daemon) = daemon.upgrade() {
+            let pause = daemon.control.follow_underlay();
+            drop(daemon);
+            std::thread::sleep(pause);
         }
     })?;
     Ok(())

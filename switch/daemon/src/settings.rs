@@ -7,15 +7,19 @@
 
 mod quota;
 mod sections;
+mod source;
+mod underlay;
 
 use api::server::Limits;
 pub(crate) use quota::QuotaSettings;
 pub(crate) use sections::*;
 use serde::Serialize;
+use source::Source;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use switch::ids::WORKERS_MAX;
+pub(crate) use underlay::*;
 
 /// Where the settings are if no file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/qvs/qvs.toml";
@@ -56,38 +60,6 @@ pub(crate) enum SettingsError {
     },
 }
 
-/// The text settings came from, kept to tell the line of a fault found later.
-#[derive(Clone, Debug, Default)]
-struct Source {
-    file: String,
-    text: String,
-}
-
-impl Source {
-    fn line_at(&self, offset: usize) -> usize {
-        1 + self.text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
-    }
-
-    /// The line of `section.key`, or of a top-level key if `section` is empty; 1 if the file does not name it.
-    fn line_of(&self, section: &str, key: &str) -> usize {
-        let offset = toml::de::DeTable::parse(&self.text).ok().and_then(|root| {
-            let table = root.get_ref();
-            let table = if section.is_empty() { table } else { table.get(section)?.get_ref().as_table()? };
-            table.keys().find(|name| name.get_ref() == key).map(|name| name.span().start)
-        });
-        offset.map_or(1, |offset| self.line_at(offset))
-    }
-
-    fn fault(&self, section: &str, key: &str, message: impl fmt::Display) -> SettingsError {
-        let name = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-        SettingsError::Fault {
-            file: self.file.clone(),
-            line: self.line_of(section, key),
-            message: format!("{name}: {message}"),
-        }
-    }
-}
-
 /// The settings in force: nothing is unset.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Settings {
@@ -107,6 +79,12 @@ pub(crate) struct Settings {
     pub(crate) vhost: VhostSettings,
     /// `[attach]`
     pub(crate) attach: AttachSettings,
+    /// `[[uplink]]`
+    pub(crate) uplink: Vec<UplinkSettings>,
+    /// `[tunnel]`
+    pub(crate) tunnel: TunnelSettings,
+    /// `[segments]`
+    pub(crate) segments: SegmentsSettings,
     /// `[plugin]`
     pub(crate) plugin: PluginSettings,
     /// `[node]`
@@ -212,7 +190,14 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         return Err(source.fault("api", "strict_essex", message));
     }
 
+    let uplink = resolve_uplinks(raw.uplink.unwrap_or_default(), &source)?;
+    let tunnel = resolve_tunnel(raw.tunnel.unwrap_or_default(), &uplink, &source)?;
+    let segments = resolve_segments(raw.segments.unwrap_or_default(), &uplink, &tunnel, &source)?;
+
     Ok(Settings {
+        uplink,
+        tunnel,
+        segments,
         api: resolve_api(api, &identity, &source)?,
         admin: AdminSettings { socket, group: admin.group.unwrap_or_default() },
         switch: resolve_switch(switch, &source)?,

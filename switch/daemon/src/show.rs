@@ -67,13 +67,15 @@ fn ports(rows: &[PortRow]) -> String {
 }
 
 fn networks(rows: &[NetworkRow]) -> String {
-    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PORTS"]);
+    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PHYSICAL", "SEGMENT", "PORTS"]);
     for row in rows {
         table.row(&[
             row.id.clone(),
             or_nothing(&row.name),
             row.tenant.clone(),
             row.kind.clone(),
+            or_nothing(&row.physical_network),
+            row.segmentation_id.map_or_else(|| NOTHING.into(), |id| id.to_string()),
             row.ports.len().to_string(),
         ]);
     }

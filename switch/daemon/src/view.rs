@@ -43,9 +43,9 @@ impl From<FlowTotals> for FlowRow {
 pub(crate) struct PortRow {
     /// The interface id: plugged, attached, or both; `None`: a logical port without attachment.
     pub(crate) interface: Option<String>,
-    /// `vhost-user`, `tap` or `device`; `None`: no device.
+    /// `vhost-user`, `tap` or `device`, also of uplinks; `vlan` or `tunnel` of far ends; `None`: no device.
     pub(crate) kind: Option<String>,
-    /// The socket's path or the interface's name.
+    /// The socket's path, the interface's name, the VLAN id or the peer's address.
     pub(crate) path: Option<String>,
     /// The switch's role on the socket.
     pub(crate) role: Option<String>,
@@ -101,12 +101,12 @@ pub(crate) struct NetworkRow {
     pub(crate) name: Option<String>,
     /// Its owner.
     pub(crate) tenant: String,
-    /// How it is carried: `local`, within this host.
+    /// How it is carried: `local`, within this host; `vlan`, `vxlan`, `geneve` or `gre`, between hosts.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// The uplink it is on; `None` if local.
+    /// The physical network of a VLAN.
     pub(crate) physical_network: Option<String>,
-    /// Its VLAN or VNI there; `None` if local.
+    /// Its VLAN id, VNI or GRE key; `None` if local.
     pub(crate) segmentation_id: Option<u32>,
     /// Its logical ports.
     pub(crate) ports: Vec<String>,
@@ -200,7 +200,7 @@ pub(crate) struct QuotaRow {
     pub(crate) ports_max: Limit,
 }
 
-/// The rows of `show ports`: interfaces in the order of their ids, then logical ports that have none.
+/// The rows of `show ports`: interfaces in the order of their ids, then logical ports that have none, then ways to other hosts.
 pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
     let model = control.model();
     let view = control.view();
@@ -244,6 +244,21 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             rx: FlowRow::default(),
             tx: FlowRow::default(),
             ..logical(control, &model, Some(port))
+        }
+    }));
+    rows.extend(control.ways().into_iter().map(|way| {
+        let (rx, tx) = flows(Some(way.index));
+        PortRow {
+            interface: Some(way.name),
+            kind: Some(way.kind.into()),
+            path: Some(way.path),
+            driver: way.driver.map(str::to_owned),
+            link: if way.is_up { "up" } else { "down" }.into(),
+            reason: way.reason,
+            mtu: way.mtu,
+            rx,
+            tx,
+            ..logical(control, &model, None)
         }
     }));
     rows
@@ -339,9 +354,9 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
         id: network.id.to_string(),
         name: network.name.as_deref().map(str::to_owned),
         tenant: network.tenant.to_string(),
-        kind: "local".into(),
-        physical_network: None,
-        segmentation_id: None,
+        kind: network.network_type.name().into(),
+        physical_network: network.network_type.physical_network().map(str::to_owned),
+        segmentation_id: network.network_type.segmentation_id(),
         ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
     };
     networks.into_iter().map(row).collect()
@@ -368,6 +383,7 @@ pub(crate) fn macs<P: Pipeline>(control: &Control<P>) -> Vec<MacRow> {
     let model = control.model();
     let switch = control.switch();
     let config = switch.snapshot().config.clone();
+    let ways = control.ways();
     let mut rows: Vec<MacRow> = switch
         .mac_table()
         .entries(switch.clock().now())
@@ -375,12 +391,13 @@ pub(crate) fn macs<P: Pipeline>(control: &Control<P>) -> Vec<MacRow> {
         .map(|entry| {
             let interface = config.port(entry.port).map(|port| port.interface.clone());
             let port = interface.as_deref().and_then(|interface| model.port_by_attachment(interface));
+            let remote = ways.iter().find(|way| way.index == entry.port).map(|way| way.name.clone());
             MacRow {
                 network: config.network(entry.network).map(|network| network.id.to_string()),
                 mac: entry.mac.to_string(),
                 port: port.map(|port| port.id.to_string()),
                 interface: interface.map(|interface| interface.to_string()),
-                remote: None,
+                remote,
                 is_static: entry.is_static,
                 age_s: entry.age_s,
             }

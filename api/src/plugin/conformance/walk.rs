@@ -292,6 +292,7 @@ fn name(fault: &Fault) -> &'static str {
         Fault::AlreadyAttached(_) => "AlreadyAttached",
         Fault::Forbidden(_) => "Forbidden",
         Fault::OverQuota(_) => "OverQuota",
+        Fault::NoSegmentFree(_) => "NoSegmentFree",
         Fault::StoreFailed(_) | Fault::BackendUnavailable(_) | Fault::BackendFailed(_) => "backend",
     }
 }

@@ -61,6 +61,7 @@ fn a_dump_by_sqlite_is_taken_over_with_its_ids_and_what_is_left_out_is_told() {
         id: id.into(),
         tenant: tenant.into(),
         name: name.map(Into::into),
+        network_type: Default::default(),
         serial,
     };
     let networks = [network("n1", "acme", Some("the 'blue' one; (really)"), 0), network("n2", "other", None, 1)];

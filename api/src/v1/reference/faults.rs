@@ -9,8 +9,8 @@ use super::super::version::Dialect;
 use super::{Given, INTERFACE, NETWORK, OTHER_PORT, PORT, PROFILE, TENANT};
 use crate::format::Format;
 use crate::plugin::{
-    AlreadyAttached, BackendFailed, BackendUnavailable, Fault, Forbidden, NetworkInUse, NetworkNotFound, OverQuota,
-    PortInUse, PortNotFound, StateInvalid, StoreFailed,
+    AlreadyAttached, BackendFailed, BackendUnavailable, Fault, Forbidden, NetworkInUse, NetworkNotFound, NoSegmentFree,
+    OverQuota, PortInUse, PortNotFound, StateInvalid, StoreFailed,
 };
 use crate::quota::Resource;
 use crate::reply::Reply;
@@ -164,8 +164,11 @@ pub(super) static NOT_ALLOWED: FaultDoc = FaultDoc {
 };
 pub(super) static STORE: FaultDoc = FaultDoc {
     name: "ServiceUnavailable",
-    about: "The change could not be made durable and is not in force; a header Retry-After says when to try again.",
-    examples: &[|version, format| core(version, format, StoreFailed { why: "No space left on device".into() })],
+    about: "The change could not be made durable and is not in force, or every VLAN or VNI for new networks is in use; a header Retry-After says when to try again.",
+    examples: &[
+        |version, format| core(version, format, StoreFailed { why: "No space left on device".into() }),
+        |version, format| core(version, format, NoSegmentFree { kind: "vlan".into() }),
+    ],
     provocation: None,
 };
 pub(super) static BACKEND: FaultDoc = FaultDoc {

@@ -1,8 +1,9 @@
-//! What the native plugin asks of this host: to put the tenants' state in force, and how their ports are.
+//! What the API asks of this host: to put the tenants' state in force, how their ports are, and whose an interface is.
 
 use super::Control;
+use api::claim::Registry;
 use api::host::{Host, Scope};
-use api::model::{AdminState, Model, OpStatus, PortId};
+use api::model::{AdminState, Model, OpStatus, PortId, Text};
 use api::plugin::{Flow, PortStats};
 use std::time::Instant;
 use switch::ledger::FlowTotals;
@@ -41,6 +42,22 @@ impl<P: Pipeline> Host for Control<P> {
         let snapshot = self.switch().snapshot();
         let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
         PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
+    }
+}
+
+impl<P: Pipeline> Registry for Control<P> {
+    fn is_registered(&self, interface: &str, tenant: &str) -> bool {
+        self.state().plugs.get(interface).is_some_and(|plug| plug.tenant.as_deref() == Some(tenant))
+    }
+
+    fn holder_of(&self, interface: &str) -> Option<PortId> {
+        self.model().port_by_attachment(interface).map(|port| port.id.clone())
+    }
+
+    fn tenant_of(&self, port: &str) -> Option<Text> {
+        let model = self.model();
+        let network = &model.ports.get(port)?.network;
+        model.networks.get(network).map(|network| network.tenant.clone())
     }
 }
 

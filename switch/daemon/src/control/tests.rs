@@ -103,8 +103,13 @@ impl Rig {
 
     /// A network with one port each; the port's id is the attachment's.
     fn attach(&self, network: &str, tenant: &str, attachments: &[&str]) {
-        let mut changes =
-            vec![Change::PutNetwork(Network { id: network.into(), tenant: tenant.into(), name: None, serial: 1 })];
+        let mut changes = vec![Change::PutNetwork(Network {
+            id: network.into(),
+            tenant: tenant.into(),
+            name: None,
+            network_type: Default::default(),
+            serial: 1,
+        })];
         changes.extend(attachments.iter().enumerate().map(|(at, attachment)| {
             Change::PutPort(LogicalPort {
                 id: (*attachment).into(),
@@ -187,6 +192,7 @@ fn what_concerns_no_interface_of_this_host_costs_no_publication() {
         id: "other".into(),
         tenant: "red".into(),
         name: None,
+        network_type: Default::default(),
         serial: 9,
     })]);
     assert_eq!(generation(), before);

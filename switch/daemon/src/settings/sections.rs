@@ -1,5 +1,6 @@
 //! The sections of the settings file: as they are written (`Raw…`, everything optional) and as they are in force.
 
+use super::underlay::{RawSegments, RawTunnel, RawUplink};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ raw! {
     Raw {
         state_dir: PathBuf, run_dir: PathBuf,
         api: RawApi, admin: RawAdmin, switch: RawSwitch, mac: RawMac, vhost: RawVhost, attach: RawAttach,
+        uplink: Vec<RawUplink>, tunnel: RawTunnel, segments: RawSegments,
         plugin: RawPlugin, node: RawNode, store: RawStore, identity: RawIdentity, keystone: RawKeystone, quota: RawQuota,
         metrics: RawMetrics,
     }

@@ -45,7 +45,13 @@ impl Rig {
     /// Makes the network of this id unless it is there; whether it did.
     fn make(&self, id: &str) -> Outcome {
         self.writes.write(|model| {
-            let network = Network { id: id.into(), tenant: "red".into(), name: None, serial: model.next_serial() };
+            let network = Network {
+                id: id.into(),
+                tenant: "red".into(),
+                name: None,
+                network_type: Default::default(),
+                serial: model.next_serial(),
+            };
             let is_there = model.networks.contains_key(id);
             Ok((if is_there { vec![] } else { vec![Change::PutNetwork(network)] }, !is_there))
         })

@@ -1,0 +1,271 @@
+//! The compiled underlay: what an uplink's frames are for, and what a far end's frames are wrapped in.
+//!
+//! Few things and many questions: uplinks are some, VLANs of an uplink are looked up by id in one load, VNIs and peers by
+//! halving sorted lists, and the packet path asks only when a frame's answer may differ from that of the frame before it.
+//! What differs between frames to one peer (lengths, checksum, source port, VNI) is written into a template of the headers
+//! that do not. Built with the other tables, immutable; a next hop's MAC alone changes by itself.
+
+use crate::wire::{ethernet, geneve, gre, ipv4, ipv6, udp, vxlan};
+use std::net::IpAddr;
+use std::sync::Arc;
+use switch::config::Config;
+use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::underlay::{NextHop, TunnelKind, VlanConfig, VlanId, Vni};
+
+/// Bytes of the longest template: Ethernet and IPv6.
+const IP_TEMPLATE_MAX: usize = ethernet::LEN + ipv6::LEN;
+
+/// An uplink.
+pub struct UplinkEntry {
+    /// Its index.
+    pub index: PortIndex,
+    /// Its own MAC.
+    pub mac: MacAddr,
+    /// Bytes of L3 payload.
+    pub mtu: u16,
+    /// What is not for us is the host's.
+    pub is_shared: bool,
+    /// The address for which we answer ARP and ND.
+    pub address: Option<IpAddr>,
+    /// The far end of each VLAN id.
+    vlans: Vec<Option<PortIndex>>,
+}
+
+impl UplinkEntry {
+    /// The far end of a VLAN.
+    #[inline]
+    pub fn vlan(&self, id: u16) -> Option<PortIndex> {
+        self.vlans.get(usize::from(id)).copied().flatten()
+    }
+}
+
+/// What stands at an index that is a far end.
+pub enum FarEnd {
+    /// A network's VLAN.
+    Vlan {
+        /// The uplink that carries it.
+        uplink: PortIndex,
+        /// Its id.
+        vlan: VlanId,
+    },
+    /// Another host.
+    Peer(Peer),
+}
+
+/// Another host's end of our tunnels.
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// The uplink that leads there.
+    pub uplink: Option<PortIndex>,
+    /// Where its next hop is.
+    pub next_hop: Arc<NextHop>,
+    /// Bytes of L3 payload on the way there; 0 if nothing leads there.
+    pub mtu: u16,
+    /// Ethernet (its destination zero) and IP, with zero for what differs from frame to frame.
+    template: [u8; IP_TEMPLATE_MAX],
+}
+
+impl Peer {
+    /// Ethernet and IP headers towards it.
+    #[inline]
+    pub fn template(&self) -> &[u8] {
+        &self.template[..ethernet::LEN + ip_len(self.address)]
+    }
+}
+
+/// How a network is carried by tunnels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnelled {
+    /// How its frames are wrapped.
+    pub kind: TunnelKind,
+    /// Its number there.
+    pub vni: Vni,
+}
+
+/// Our end of tunnels.
+pub struct TunnelEntry {
+    /// Our address.
+    pub local: IpAddr,
+    /// UDP port of VXLAN.
+    pub port_vxlan: u16,
+    /// Sorted.
+    networks: Vec<((TunnelKind, u32), NetworkIndex)>,
+    /// Sorted.
+    peers: Vec<(IpAddr, PortIndex)>,
+}
+
+impl TunnelEntry {
+    /// The network of a number.
+    #[inline]
+    pub fn network(&self, kind: TunnelKind, vni: u32) -> Option<NetworkIndex> {
+        let at = self.networks.binary_search_by_key(&(kind, vni), |(key, _)| *key).ok()?;
+        Some(self.networks[at].1)
+    }
+
+    /// The far end of an address.
+    #[inline]
+    pub fn peer(&self, address: IpAddr) -> Option<PortIndex> {
+        let at = self.peers.binary_search_by_key(&address, |(key, _)| *key).ok()?;
+        Some(self.peers[at].1)
+    }
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct UnderlayTables {
+    uplinks: Vec<UplinkEntry>,
+    /// By index; none for all that is no far end.
+    far_ends: Vec<Option<FarEnd>>,
+    /// By network.
+    tunnelled: Vec<Option<Tunnelled>>,
+    /// Our end; `None`: there are no tunnels.
+    pub tunnel: Option<TunnelEntry>,
+}
+
+/// Bytes of an IP header without options.
+pub fn ip_len(address: IpAddr) -> usize {
+    if address.is_ipv4() { ipv4::LEN } else { ipv6::LEN }
+}
+
+/// Bytes of what stands between IP and the inner frame.
+pub fn tunnel_len(kind: TunnelKind) -> usize {
+    match kind {
+        TunnelKind::Vxlan => udp::LEN + vxlan::LEN,
+        TunnelKind::Geneve => udp::LEN + geneve::LEN,
+        TunnelKind::Gre => gre::LEN,
+    }
+}
+
+/// Bytes of L3 payload that an untagged inner frame may have where the outer one may have `outer`.
+pub fn inner_mtu(outer: u16, address: IpAddr, kind: TunnelKind) -> u16 {
+    outer.saturating_sub((ip_len(address) + tunnel_len(kind) + ethernet::LEN) as u16)
+}
+
+impl UnderlayTables {
+    /// Compiles that of a checked config.
+    pub fn compile(config: &Config) -> UnderlayTables {
+        let underlay = config.underlay();
+        if underlay.uplinks.is_empty() && underlay.tunnel.is_none() {
+            return UnderlayTables::default();
+        }
+        let mut far_ends: Vec<Option<FarEnd>> = Vec::new();
+        far_ends.resize_with(config.index_end(), || None);
+        let mut tunnelled = vec![None; config.networks().last().map_or(0, |last| last.index.as_usize() + 1)];
+        let uplinks: Vec<UplinkEntry> = underlay
+            .uplinks
+            .iter()
+            .map(|uplink| UplinkEntry {
+                index: uplink.index,
+                mac: uplink.mac,
+                mtu: uplink.mtu,
+                is_shared: uplink.is_shared,
+                address: uplink.address,
+                vlans: vlans(&underlay.vlans, uplink.index),
+            })
+            .collect();
+        for vlan in &underlay.vlans {
+            far_ends[vlan.index.as_usize()] = Some(FarEnd::Vlan { uplink: vlan.uplink, vlan: vlan.vlan });
+        }
+        let tunnel = underlay.tunnel.as_ref().map(|tunnel| {
+            for peer in &tunnel.peers {
+                let uplink = uplinks.iter().find(|uplink| Some(uplink.index) == peer.uplink);
+                let source = uplink.map_or(MacAddr::default(), |uplink| uplink.mac);
+                far_ends[peer.index.as_usize()] = Some(FarEnd::Peer(Peer {
+                    address: peer.address,
+                    uplink: peer.uplink,
+                    next_hop: peer.next_hop.clone(),
+                    mtu: uplink.map_or(0, |uplink| uplink.mtu),
+                    template: template(source, tunnel.local, peer.address, tunnel.ttl, tunnel.dscp),
+                }));
+            }
+            for it in &tunnel.networks {
+                tunnelled[it.network.as_usize()] = Some(Tunnelled { kind: it.kind, vni: it.vni });
+            }
+            let mut networks: Vec<_> = tunnel.networks.iter().map(|it| ((it.kind, it.vni.get()), it.network)).collect();
+            networks.sort_unstable();
+            let mut peers: Vec<_> = tunnel.peers.iter().map(|peer| (peer.address, peer.index)).collect();
+            peers.sort_unstable();
+            TunnelEntry { local: tunnel.local, port_vxlan: tunnel.port_vxlan, networks, peers }
+        });
+        UnderlayTables { uplinks, far_ends, tunnelled, tunnel }
+    }
+
+    /// The uplink at an index.
+    #[inline]
+    pub fn uplink(&self, index: PortIndex) -> Option<&UplinkEntry> {
+        self.uplinks.iter().find(|uplink| uplink.index == index)
+    }
+
+    /// The far end at an index.
+    #[inline]
+    pub fn far_end(&self, index: PortIndex) -> Option<&FarEnd> {
+        self.far_ends.get(index.as_usize())?.as_ref()
+    }
+
+    /// How a network is carried by tunnels; `None`: not at all.
+    #[inline]
+    pub fn tunnelled(&self, network: NetworkIndex) -> Option<Tunnelled> {
+        self.tunnelled.get(network.as_usize()).copied().flatten()
+    }
+
+    /// Bytes behind the Ethernet header that frames of a network may have on their way to a peer; `None` if that index is no
+    /// peer or the network not in tunnels.
+    pub fn mtu(&self, peer: PortIndex, network: NetworkIndex) -> Option<u16> {
+        let (FarEnd::Peer(peer), tunnelled) = (self.far_end(peer)?, self.tunnelled(network)?) else { return None };
+        Some(inner_mtu(peer.mtu, peer.address, tunnelled.kind))
+    }
+
+    /// Notes where a neighbour is, if it is one that we send to directly.
+    pub fn heard_neighbour(&self, uplink: PortIndex, address: IpAddr, mac: MacAddr) {
+        let is_station = !mac.is_group() && !mac.is_zero();
+        let peer = self.tunnel.as_ref().and_then(|tunnel| tunnel.peer(address));
+        if let Some(FarEnd::Peer(peer)) = peer.and_then(|index| self.far_end(index))
+            && peer.uplink == Some(uplink)
+            && is_station
+        {
+            peer.next_hop.set(Some(mac));
+        }
+    }
+}
+
+fn vlans(all: &[VlanConfig], uplink: PortIndex) -> Vec<Option<PortIndex>> {
+    let mut found = Vec::new();
+    for vlan in all.iter().filter(|vlan| vlan.uplink == uplink) {
+        let at = usize::from(vlan.vlan.get());
+        found.resize(found.len().max(at + 1), None);
+        found[at] = Some(vlan.index);
+    }
+    found
+}
+
+/// Don't fragment (RFC 791 section 3.1): "VTEPs MUST NOT fragment VXLAN packets" (RFC 7348 section 4.3), and routers on the way
+/// shall not either. Such packets need no id (RFC 6864 section 4.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+
+fn template(source: MacAddr, local: IpAddr, remote: IpAddr, ttl: u8, dscp: u8) -> [u8; IP_TEMPLATE_MAX] {
+    let mut bytes = [0; IP_TEMPLATE_MAX];
+    bytes[6..12].copy_from_slice(&source.0);
+    let ip = ethernet::LEN;
+    match (local, remote) {
+        (IpAddr::V4(local), IpAddr::V4(remote)) => {
+            bytes[12..14].copy_from_slice(&ethernet::TYPE_IPV4.to_be_bytes());
+            bytes[ip] = 0x45;
+            bytes[ip + 1] = dscp << 2;
+            bytes[ip + 6..ip + 8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
+            bytes[ip + 8] = ttl;
+            bytes[ip + 12..ip + 16].copy_from_slice(&local.octets());
+            bytes[ip + 16..ip + 20].copy_from_slice(&remote.octets());
+        }
+        (IpAddr::V6(local), IpAddr::V6(remote)) => {
+            bytes[12..14].copy_from_slice(&ethernet::TYPE_IPV6.to_be_bytes());
+            bytes[ip] = 0x60 | dscp >> 2;
+            bytes[ip + 1] = dscp << 6;
+            bytes[ip + 7] = ttl;
+            bytes[ip + 8..ip + 24].copy_from_slice(&local.octets());
+            bytes[ip + 24..ip + 40].copy_from_slice(&remote.octets());
+        }
+        _ => unreachable!("the config has checked that peers are of our own family"),
+    }
+    bytes
+}

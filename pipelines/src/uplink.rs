@@ -1,0 +1,497 @@
+//! Before the stages, for what comes in by an uplink: finds out which far end sent a frame and on which network, and takes the
+//! outer headers off.
+//!
+//! What makes it hard: these frames are a stranger's from the first byte, and their head may end anywhere. A frame is opened
+//! only if it came to our own MAC and address from an end that we know, with a number that we have; all else is refused and
+//! counted, or left to the host whose interface it is. One outer header is looked into and no more: what a tenant puts into a
+//! tunnel or behind a tag is payload, whatever it looks like.
+//!
+//! Frames of one network from one far end come in runs; each run goes through the stages as if it were a burst from a port of
+//! that network. What the guard and the bridge know of senders thus holds for far ends too.
+//!
+//! Config read: uplinks, VLANs, tunnels, peers. Drop reasons, at the uplink: `truncated`, `headers_too_long`, `not_ours`,
+//! `tunnel_unknown_source`, `tunnel_unknown_network`, `tunnel_malformed`, `tunnel_fragment`, `tunnel_congested`, `bad_offload`.
+
+use crate::bridge::{self, Questions};
+use crate::neighbour::{self, Reply};
+use crate::pass;
+use crate::pass_again;
+use crate::stage::Scope;
+use crate::tables::Tables;
+use crate::underlay::{TunnelEntry, UplinkEntry};
+use crate::wire::ethernet::{self, Ethernet, Tag};
+use crate::wire::geneve::{self, Geneve};
+use crate::wire::gre::{self, Gre};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::udp::{self, Udp};
+use crate::wire::vxlan::{self, Vxlan};
+use crate::wire::{WireError, word};
+use std::net::IpAddr;
+use switch::batch::Batch;
+use switch::checksum::{self, Sum};
+use switch::ids::{NetworkIndex, PortIndex};
+use switch::ledger::DropReason;
+use switch::packet::HEAD_MAX;
+use switch::underlay::TunnelKind;
+use switch::worker::{Context, Egress};
+
+/// What a frame on an uplink is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// A frame of a VLAN that a network of ours is: a tag to be popped.
+    Vlan {
+        /// The far end.
+        far_end: PortIndex,
+        /// The VLAN.
+        vlan: u16,
+    },
+    /// A frame in a tunnel.
+    Tunnel(Opened),
+    /// A question or an answer about neighbours, for us. `header_len` bytes stand before it.
+    Neighbour {
+        /// Bytes of Ethernet header and tag.
+        header_len: usize,
+    },
+    /// Nothing of ours.
+    Other,
+}
+
+/// An outer header, read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// How the frame is wrapped.
+    pub kind: TunnelKind,
+    /// Who wrapped it.
+    pub source: IpAddr,
+    /// VNI or key.
+    pub number: u32,
+    /// Bytes before the inner frame.
+    pub header_len: usize,
+    /// Where the inner frame ends.
+    pub end: usize,
+    /// The outer congestion mark (RFC 3168 section 5).
+    pub ecn: u8,
+    /// Where a GRE header with a checksum begins; 0: there is none to verify.
+    pub checksum_from: usize,
+}
+
+/// Why a frame is not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The head ends inside the headers.
+    Pull,
+    /// It is refused.
+    Drop(DropReason),
+}
+
+/// A frame's bytes as far as we have them.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    head: &'a [u8],
+    len: usize,
+}
+
+impl Window<'_> {
+    /// What to do where a header is short: fetch more, if there is more.
+    fn short(&self) -> Stop {
+        if self.head.len() < self.len && self.head.len() < HEAD_MAX {
+            Stop::Pull
+        } else {
+            Stop::Drop(DropReason::Truncated)
+        }
+    }
+
+    fn wire(&self, error: WireError) -> Stop {
+        match error {
+            WireError::Short => self.short(),
+            WireError::Malformed => Stop::Drop(DropReason::TunnelMalformed),
+        }
+    }
+}
+
+/// Finds out what a frame of `len` bytes is of which `head` are the first.
+///
+/// # Errors
+/// [`Stop`]: more bytes are wanted (never when the head holds all of the frame, or [`HEAD_MAX`] bytes), or it is refused.
+pub fn decide(uplink: &UplinkEntry, tunnel: Option<&TunnelEntry>, head: &[u8], len: usize) -> Result<Found, Stop> {
+    let window = Window { head, len };
+    let Some(front) = head.first_chunk::<{ ethernet::LEN }>() else { return Err(window.short()) };
+    let mut ethertype = word(front, 12);
+    let mut header_len = ethernet::LEN;
+    if ethertype == ethernet::TYPE_VLAN {
+        let ethernet = Ethernet::new(head).map_err(|_| window.short())?;
+        let vlan = ethernet.tag(0).map_or(0, Tag::vlan_id);
+        // Id 0 is no VLAN but a priority (IEEE 802.1Q-2018 table 9-2): the frame is untagged, and on no network of ours.
+        if vlan != 0 {
+            return Ok(uplink.vlan(vlan).map_or(Found::Other, |far_end| Found::Vlan { far_end, vlan }));
+        }
+        header_len += ethernet::TAG_LEN;
+        ethertype = word(head, 16);
+    }
+    if ethertype == ethernet::TYPE_ARP {
+        return Ok(if uplink.address.is_some() { Found::Neighbour { header_len } } else { Found::Other });
+    }
+    let Some(tunnel) = tunnel else { return Ok(Found::Other) };
+    let is_to_us = front[..6] == uplink.mac.0;
+    match ethertype {
+        ethernet::TYPE_IPV4 if is_to_us => open_ipv4(tunnel, window, header_len),
+        ethernet::TYPE_IPV6 if is_to_us || front[0] == 0x33 => open_ipv6(uplink, tunnel, window, header_len, is_to_us),
+        _ => Ok(Found::Other),
+    }
+}
+
+fn open_ipv4(tunnel: &TunnelEntry, window: Window<'_>, at: usize) -> Result<Found, Stop> {
+    let IpAddr::V4(local) = tunnel.local else { return Ok(Found::Other) };
+    let bytes = window.head.get(at..).unwrap_or_default();
+    let ip = match Ipv4::new(bytes) {
+        Ok(ip) => ip,
+        Err(WireError::Short) => return Err(window.short()),
+        Err(WireError::Malformed) => return Ok(Found::Other),
+    };
+    if ip.destination() != local || !matches!(ip.protocol(), udp::PROTOCOL | gre::PROTOCOL) {
+        return Ok(Found::Other);
+    }
+    let end = at + ip.total_len();
+    // A host "MUST verify the IP header checksum on every received datagram" (RFC 1122 section 3.2.1.2).
+    if end > window.len || !ip.is_checksum_valid() {
+        return Err(Stop::Drop(DropReason::TunnelMalformed));
+    }
+    if ip.is_fragment() {
+        // Only the first fragment tells whether it is a tunnel's. "The destination VTEP MAY silently discard such VXLAN
+        // fragments" (RFC 7348 section 4.3); as for the host's own datagrams, they are its own to reassemble.
+        let is_tunnel = ip.protocol() == gre::PROTOCOL || is_tunnel_port(tunnel, &bytes[ip.header_len()..]);
+        let is_ours = ip.fragment_offset() == 0 && is_tunnel;
+        return if is_ours { Err(Stop::Drop(DropReason::TunnelFragment)) } else { Ok(Found::Other) };
+    }
+    let source = IpAddr::V4(ip.source());
+    open(tunnel, window, at + ip.header_len(), end, ip.protocol(), source, bytes[1] & 3)
+}
+
+fn open_ipv6(
+    uplink: &UplinkEntry,
+    tunnel: &TunnelEntry,
+    window: Window<'_>,
+    at: usize,
+    is_to_us: bool,
+) -> Result<Found, Stop> {
+    let bytes = window.head.get(at..).unwrap_or_default();
+    let ip = match Ipv6::new(bytes) {
+        Ok(ip) => ip,
+        Err(WireError::Short) => return Err(window.short()),
+        Err(WireError::Malformed) => return Ok(Found::Other),
+    };
+    if bytes.len() == ipv6::LEN && window.head.len() < window.len {
+        return Err(window.short());
+    }
+    if neighbour::is_discovery(bytes) && uplink.address.is_some_and(|address| address.is_ipv6()) {
+        return Ok(Found::Neighbour { header_len: at });
+    }
+    if !is_to_us || IpAddr::V6(ip.destination()) != tunnel.local {
+        return Ok(Found::Other);
+    }
+    let source = IpAddr::V6(ip.source());
+    let protocol = match ip.next_header() {
+        protocol @ (udp::PROTOCOL | gre::PROTOCOL) => protocol,
+        // No tunnel of ours sends extension headers; a fragment is nothing that a tunnel's end has to take (RFC 7348 section
+        // 4.3). But they say who sent them, and what a peer sends so is counted.
+        ipv6::FRAGMENT if tunnel.peer(source).is_some() => return Err(Stop::Drop(DropReason::TunnelFragment)),
+        _ => return Ok(Found::Other),
+    };
+    let end = at + ipv6::LEN + ip.payload_len();
+    if end > window.len {
+        return Err(Stop::Drop(DropReason::TunnelMalformed));
+    }
+    let ecn = bytes[1] >> 4 & 3;
+    open(tunnel, window, at + ipv6::LEN, end, protocol, source, ecn)
+}
+
+/// Whether UDP's destination is a port of our tunnels.
+fn is_tunnel_port(tunnel: &TunnelEntry, bytes: &[u8]) -> bool {
+    bytes.len() >= udp::LEN && [tunnel.port_vxlan, geneve::PORT].contains(&word(bytes, 2))
+}
+
+/// Reads what stands behind the IP header, which ends at `at`.
+fn open(
+    tunnel: &TunnelEntry,
+    window: Window<'_>,
+    at: usize,
+    mut end: usize,
+    protocol: u8,
+    source: IpAddr,
+    ecn: u8,
+) -> Result<Found, Stop> {
+    let from = |at: usize, end: usize| window.head.get(at..window.head.len().min(end)).unwrap_or_default();
+    // A header that the packet's own length cuts off is no matter of the head's.
+    let short =
+        |error, at, len, end| if at + len > end { Stop::Drop(DropReason::Truncated) } else { window.wire(error) };
+    let mut checksum_from = 0;
+    let (kind, number, header_len) = if protocol == udp::PROTOCOL {
+        let udp = Udp::new(from(at, end)).map_err(|error| short(error, at, udp::LEN, end))?;
+        let kind = match udp.destination() {
+            port if port == tunnel.port_vxlan => TunnelKind::Vxlan,
+            geneve::PORT => TunnelKind::Geneve,
+            _ => return Ok(Found::Other),
+        };
+        if at + usize::from(udp.length()) > end {
+            return Err(Stop::Drop(DropReason::TunnelMalformed));
+        }
+        // The checksum of UDP, if there is one, is not verified: the end "MAY choose to perform" that, and must accept zero
+        // (RFC 7348 section 5; over IPv6 RFC 6935 section 5). The inner frame has checksums of its own.
+        end = at + usize::from(udp.length());
+        let at = at + udp::LEN;
+        match kind {
+            TunnelKind::Vxlan => {
+                let header = Vxlan::new(from(at, end)).map_err(|error| short(error, at, vxlan::LEN, end))?;
+                (kind, header.vni(), at + vxlan::LEN)
+            }
+            _ => {
+                let header = Geneve::new(from(at, end)).map_err(|error| short(error, at, geneve::LEN, end))?;
+                (kind, header.vni(), at + header.header_len())
+            }
+        }
+    } else {
+        let header = Gre::new(from(at, end)).map_err(|error| short(error, at, gre::LEN, end))?;
+        checksum_from = if header.has_checksum() { at } else { 0 };
+        (TunnelKind::Gre, header.key(), at + header.header_len())
+    };
+    if header_len + ethernet::LEN > end {
+        return Err(Stop::Drop(DropReason::Truncated));
+    }
+    Ok(Found::Tunnel(Opened { kind, source, number, header_len, end, ecn, checksum_from }))
+}
+
+/// What became of a frame.
+enum Arrival {
+    /// It is open: a frame of this network from this far end.
+    From(PortIndex, NetworkIndex),
+    /// It was made into its own answer.
+    Answered,
+    /// It is the host's, or was meant for us and is read.
+    Taken,
+    /// It is refused.
+    Refused(DropReason),
+}
+
+/// Opens one frame of the batch.
+fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize) -> Arrival {
+    let tunnel = tables.underlay.tunnel.as_ref();
+    let mut found = decide(uplink, tunnel, batch.packets()[index].head(), batch.packets()[index].len());
+    if found == Err(Stop::Pull) {
+        if let Err(reason) = batch.pull(index, HEAD_MAX) {
+            return Arrival::Refused(reason);
+        }
+        let packet = &batch.packets()[index];
+        found = decide(uplink, tunnel, packet.head(), packet.len());
+    }
+    let opened = match found {
+        Ok(Found::Vlan { far_end, .. }) => {
+            return match (tables.port(far_end).network, pop_tag(batch, index)) {
+                (Some(network), Ok(())) => Arrival::From(far_end, network),
+                (None, _) => Arrival::Refused(DropReason::NoNetwork),
+                (_, Err(reason)) => Arrival::Refused(reason),
+            };
+        }
+        Ok(Found::Tunnel(opened)) => opened,
+        Ok(Found::Neighbour { header_len }) => {
+            if let Err(reason) = batch.pull(index, HEAD_MAX) {
+                return Arrival::Refused(reason);
+            }
+            return match neighbour::answer(tables, uplink, batch, index, header_len) {
+                Reply::Answered => Arrival::Answered,
+                Reply::Heard => Arrival::Taken,
+                Reply::Nothing => other(uplink),
+            };
+        }
+        Ok(Found::Other) => return other(uplink),
+        Err(Stop::Pull) => return Arrival::Refused(DropReason::HeadersTooLong),
+        Err(Stop::Drop(reason)) => return Arrival::Refused(reason),
+    };
+    let tunnel = tunnel.expect("nothing is opened without tunnels");
+    let Some(far_end) = tunnel.peer(opened.source) else {
+        return Arrival::Refused(DropReason::TunnelUnknownSource);
+    };
+    let Some(network) = tunnel.network(opened.kind, opened.number) else {
+        return Arrival::Refused(DropReason::TunnelUnknownNetwork);
+    };
+    match take_off(batch, index, &opened) {
+        Ok(()) => Arrival::From(far_end, network),
+        Err(reason) => Arrival::Refused(reason),
+    }
+}
+
+/// What is not for us on an uplink.
+fn other(uplink: &UplinkEntry) -> Arrival {
+    if uplink.is_shared { Arrival::Taken } else { Arrival::Refused(DropReason::NotOurs) }
+}
+
+/// Takes the outermost tag out; all behind it is the network's own, further tags too.
+fn pop_tag(batch: &mut Batch<'_>, index: usize) -> Result<(), DropReason> {
+    let packet = &mut batch.packets_mut()[index];
+    packet.head_mut().copy_within(..12, ethernet::TAG_LEN);
+    packet.strip_front(ethernet::TAG_LEN)
+}
+
+/// Takes the outer headers off and leaves the inner frame.
+fn take_off(batch: &mut Batch<'_>, index: usize, opened: &Opened) -> Result<(), DropReason> {
+    if batch.packets()[index].len() > opened.end {
+        batch.truncate(index, opened.end);
+    }
+    if opened.checksum_from > 0 {
+        verify(batch, index, opened.checksum_from)?;
+    }
+    if batch.packets()[index].head().len() < opened.header_len + ECN_LEN {
+        batch.pull(index, opened.header_len + ECN_LEN)?;
+    }
+    batch.packets_mut()[index].strip_front(opened.header_len)?;
+    if opened.ecn != NOT_ECT {
+        mark(batch.packets_mut()[index].head_mut(), opened.ecn)?;
+    }
+    Ok(())
+}
+
+/// Verifies the checksum over GRE header and payload (RFC 2784 section 2.5).
+fn verify(batch: &mut Batch<'_>, index: usize, from: usize) -> Result<(), DropReason> {
+    let (packet, tail) = batch.frame(index);
+    let mut sum = Sum::default();
+    sum.add(packet.head().get(from..).unwrap_or_default());
+    for segment in tail {
+        sum.add_segment(segment);
+    }
+    if sum.checksum() == 0 { Ok(()) } else { Err(DropReason::TunnelMalformed) }
+}
+
+/// Not capable of congestion marks.
+const NOT_ECT: u8 = 0;
+/// Capable, with the other of the two code points.
+const ECT_1: u8 = 1;
+/// Congestion experienced.
+const CE: u8 = 3;
+/// Bytes of an inner frame that its mark lies in: Ethernet, a tag's room not counted, and the first bytes of IP.
+const ECN_LEN: usize = ethernet::LEN + crate::wire::ipv4::LEN;
+
+/// Passes the outer congestion mark on to the inner frame (RFC 6040 section 4.2, figure 4). Frames that carry no IP, or carry
+/// it behind a tag of their own, have no mark.
+fn mark(inner: &mut [u8], outer: u8) -> Result<(), DropReason> {
+    let Some(front) = inner.first_chunk::<ECN_LEN>() else { return Ok(()) };
+    let at = ethernet::LEN;
+    let (ethertype, version) = (word(front, 12), front[at] >> 4);
+    let mine = match (ethertype, version) {
+        (ethernet::TYPE_IPV4, 4) => front[at + 1] & 3,
+        (ethernet::TYPE_IPV6, 6) => front[at + 1] >> 4 & 3,
+        _ => return Ok(()),
+    };
+    let marked = match (mine, outer) {
+        (NOT_ECT, CE) => return Err(DropReason::TunnelCongested),
+        (NOT_ECT | CE, _) => mine,
+        (_, CE) => CE,
+        (_, ECT_1) => ECT_1,
+        _ => mine,
+    };
+    if marked == mine {
+        return Ok(());
+    }
+    if version == 4 {
+        let old = word(inner, at);
+        inner[at + 1] = inner[at + 1] & !3 | marked;
+        let sum = checksum::updated(word(inner, at + 10), old, word(inner, at));
+        inner[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        inner[at + 1] = inner[at + 1] & !0x30 | marked << 4;
+    }
+    Ok(())
+}
+
+/// Frames of one network from one far end, on their way through the stages.
+struct Run<'a> {
+    scope: Scope<'a>,
+    network: NetworkIndex,
+    questions: Questions,
+    packets: usize,
+    bytes: usize,
+}
+
+impl Run<'_> {
+    fn end(self, batch: &Batch<'_>, egress: &mut Egress<'_>) {
+        egress.received(self.scope.ingress, self.packets, self.bytes);
+        bridge::answer(&self.scope, batch, &self.questions, egress);
+    }
+}
+
+/// Takes a batch that came in by an uplink through everything.
+#[inline(never)]
+pub fn run(tables: &Tables, context: &Context<'_>, ingress: PortIndex, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
+    let Some(uplink) = tables.underlay.uplink(ingress) else {
+        (0..batch.len()).for_each(|_| egress.drop_ingress(ingress, DropReason::NoNetwork));
+        return;
+    };
+    let mut run: Option<Run<'_>> = None;
+    for index in 0..batch.len() {
+        match receive(tables, uplink, batch, index) {
+            Arrival::From(far_end, network) => {
+                if let Some(ended) = run.take_if(|run| run.scope.ingress != far_end || run.network != network) {
+                    ended.end(batch, egress);
+                }
+                let run = run.get_or_insert_with(|| Run {
+                    scope: Scope::of_far_end(tables, context, far_end, network),
+                    network,
+                    questions: Questions::none(),
+                    packets: 0,
+                    bytes: 0,
+                });
+                run.packets += 1;
+                run.bytes += batch.packets()[index].len();
+                batch.packets_mut()[index].ingress = far_end;
+                let passed = match pass(&run.scope, &mut batch.packets_mut()[index]) {
+                    Ok(notes) => Ok(notes),
+                    Err(_) => pass_again(&run.scope, batch, index),
+                };
+                match passed {
+                    Ok(notes) => run.questions.ask_late(batch, index, &notes),
+                    Err(reason) => egress.drop_ingress(far_end, reason),
+                }
+            }
+            Arrival::Answered => egress.forward(index, batch.packets()[index].len(), ingress),
+            Arrival::Taken => egress.consume(),
+            Arrival::Refused(reason) => egress.drop_ingress(ingress, reason),
+        }
+    }
+    if let Some(run) = run {
+        run.end(batch, egress);
+    }
+}
+
+/// Opens the one packet of the batch and tells it in words; also whose frame it is, if it goes on.
+pub fn trace(
+    tables: &Tables,
+    ingress: PortIndex,
+    batch: &mut Batch<'_>,
+) -> (String, Option<(PortIndex, NetworkIndex)>) {
+    let Some(uplink) = tables.underlay.uplink(ingress) else {
+        return (format!("uplink: drop {}", DropReason::NoNetwork.name()), None);
+    };
+    let packet = &batch.packets()[0];
+    let found = decide(uplink, tables.underlay.tunnel.as_ref(), packet.head(), packet.len());
+    let what = match found {
+        Ok(Found::Vlan { vlan, .. }) => format!("VLAN {vlan}"),
+        Ok(Found::Tunnel(it)) => {
+            format!("{} {} from {}, {} bytes of outer headers", it.kind.name(), it.number, it.source, it.header_len)
+        }
+        Ok(Found::Neighbour { .. }) => "about neighbours".to_owned(),
+        Ok(Found::Other) | Err(_) => "nothing of ours".to_owned(),
+    };
+    match receive(tables, uplink, batch, 0) {
+        Arrival::From(far_end, network) => {
+            let text = format!("uplink: {what}: {} of {}", tables.network_label(network), tables.label(far_end));
+            (text, Some((far_end, network)))
+        }
+        Arrival::Answered => (format!("uplink: {what}, answered"), None),
+        Arrival::Taken => (format!("uplink: {what}, not forwarded"), None),
+        Arrival::Refused(reason) => {
+            (format!("uplink: {what}, drop {}, counted at {}", reason.name(), tables.label(ingress)), None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! How networks reach other hosts: uplinks, VLANs on them, and tunnels between hosts; as facts, immutable, without any I/O.
+//!
+//! What makes it harder than it looks is that a frame's far end must be as cheap to name as a port of this host. So each far
+//! end (a network's VLAN on an uplink, or another host's end of our tunnels) has an index among those of ports, at which no
+//! device stands: the MAC table learns it, counters are kept for it, and what is forwarded there is carried by its uplink.
+//!
+//! Built by the control side, checked by [`crate::config::Config::with_underlay`]. The one thing that changes by itself is
+//! where the next hop is ([`NextHop`]): one word, written by whoever resolves neighbours and read by workers.
+
+use crate::ids::{MacAddr, NetworkIndex, PortIndex};
+use crate::sync::{AtomicU64, Ordering};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Uplinks of a host.
+pub const UPLINKS_MAX: usize = 16;
+/// Other hosts' ends of tunnels: what a frame to everybody is copied for.
+pub const PEERS_MAX: usize = 1024;
+
+/// A VLAN id that can carry frames: 1 to 4,094 (IEEE 802.1Q-2018 table 9-2: 0 is no VLAN, 4,095 is reserved).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct VlanId(u16);
+
+impl VlanId {
+    /// The largest one.
+    pub const MAX: u16 = 4094;
+
+    /// The id of this number.
+    pub fn new(id: u16) -> Option<VlanId> {
+        (1..=VlanId::MAX).contains(&id).then_some(VlanId(id))
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// A number by which a tunnel tells networks apart: 1 to 2^24 - 1 (RFC 7348 section 5, RFC 8926 section 3.4). As a GRE key
+/// it has 24 bits too, so that every kind of tunnel can carry every network.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The largest one.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// The VNI of this number.
+    pub fn new(id: u32) -> Option<Vni> {
+        (1..=Vni::MAX).contains(&id).then_some(Vni(id))
+    }
+
+    /// The number.
+    #[inline]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for VlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a tunnel wraps frames.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum TunnelKind {
+    /// RFC 7348.
+    Vxlan,
+    /// RFC 8926.
+    Geneve,
+    /// RFC 2784 with the key of RFC 2890.
+    Gre,
+}
+
+impl TunnelKind {
+    /// Every kind; a kind's place here is its number.
+    pub const ALL: [TunnelKind; 3] = [TunnelKind::Vxlan, TunnelKind::Geneve, TunnelKind::Gre];
+
+    /// Its name in settings, the store and `show`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TunnelKind::Vxlan => "vxlan",
+            TunnelKind::Geneve => "geneve",
+            TunnelKind::Gre => "gre",
+        }
+    }
+}
+
+/// Where the next hop towards a peer is: its MAC, once somebody found out.
+///
+/// The control side, or a worker that hears the neighbour's answer, writes it; workers read it once a burst.
+#[derive(Default)]
+pub struct NextHop(AtomicU64);
+
+impl NextHop {
+    /// Bit above the address: it is known.
+    const KNOWN: u64 = 1 << 48;
+
+    /// The MAC, if it is known.
+    #[inline]
+    pub fn mac(&self) -> Option<MacAddr> {
+        // Relaxed: the word is all there is to it.
+        let word = self.0.load(Ordering::Relaxed);
+        (word & Self::KNOWN != 0).then(|| MacAddr::from_u64(word & (Self::KNOWN - 1)))
+    }
+
+    /// Notes the MAC, or that it is known no more.
+    pub fn set(&self, mac: Option<MacAddr>) {
+        self.0.store(mac.map_or(0, |mac| mac.to_u64() | Self::KNOWN), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mac().fmt(f)
+    }
+}
+
+/// A port that leads to other hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UplinkConfig {
+    /// Its index here.
+    pub index: PortIndex,
+    /// The physical network it is on; unique.
+    pub physical_network: Arc<str>,
+    /// Its own MAC, the source of what we send.
+    pub mac: MacAddr,
+    /// Bytes of L3 payload that its frames may have.
+    pub mtu: u16,
+    /// Whether the host's kernel uses the interface too: what is not for us is its business, and so are ARP and ND.
+    pub is_shared: bool,
+    /// An address of ours on it for which we answer ARP and ND; `None` where the kernel does, or there is none.
+    pub address: Option<IpAddr>,
+}
+
+/// A network's VLAN on an uplink.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VlanConfig {
+    /// The far end's index.
+    pub index: PortIndex,
+    /// The uplink that carries it.
+    pub uplink: PortIndex,
+    /// Its id there; unique on the uplink.
+    pub vlan: VlanId,
+    /// The network; on no other VLAN.
+    pub network: NetworkIndex,
+}
+
+/// Another host's end of our tunnels.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// The far end's index.
+    pub index: PortIndex,
+    /// Its address; unique, of the family of [`TunnelConfig::local`].
+    pub address: IpAddr,
+    /// The uplink that leads there; `None`: none does now.
+    pub uplink: Option<PortIndex>,
+    /// The next hop on the way.
+    pub next_hop: Arc<NextHop>,
+}
+
+impl PartialEq for PeerConfig {
+    fn eq(&self, other: &PeerConfig) -> bool {
+        let own = (self.index, self.address, self.uplink);
+        own == (other.index, other.address, other.uplink) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
+    }
+}
+
+impl Eq for PeerConfig {}
+
+/// A network that is carried by tunnels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelledNetwork {
+    /// The network; it comes once.
+    pub network: NetworkIndex,
+    /// How its frames are wrapped.
+    pub kind: TunnelKind,
+    /// Its number there; unique within the kind.
+    pub vni: Vni,
+}
+
+/// Our end of tunnels and what goes through them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TunnelConfig {
+    /// Our address.
+    pub local: IpAddr,
+    /// UDP port of VXLAN.
+    pub port_vxlan: u16,
+    /// Hops a frame of ours may take.
+    pub ttl: u8,
+    /// Differentiated services code point of what we send; a tenant's own does not show outside (RFC 2983 section 3.1).
+    pub dscp: u8,
+    /// The other ends.
+    pub peers: Vec<PeerConfig>,
+    /// The networks.
+    pub networks: Vec<TunnelledNetwork>,
+}
+
+/// All ways to other hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Underlay {
+    /// The uplinks.
+    pub uplinks: Vec<UplinkConfig>,
+    /// Networks on VLANs.
+    pub vlans: Vec<VlanConfig>,
+    /// Tunnels; `None`: there are none.
+    pub tunnel: Option<TunnelConfig>,
+}
+
+impl Underlay {
+    /// Every index in use here: uplinks and far ends.
+    pub fn indices(&self) -> impl Iterator<Item = PortIndex> + '_ {
+        let uplinks = self.uplinks.iter().map(|uplink| uplink.index);
+        uplinks.chain(self.vlans.iter().map(|vlan| vlan.index)).chain(self.peers().map(|peer| peer.index))
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerConfig> {
+        self.tunnel.iter().flat_map(|tunnel| &tunnel.peers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlan_ids_and_vnis_are_those_that_can_carry_frames() {
+        assert!(VlanId::new(0).is_none() && VlanId::new(4095).is_none());
+        assert_eq!([1, 4094].map(|id| VlanId::new(id).map(VlanId::get)), [Some(1), Some(4094)]);
+        assert!(Vni::new(0).is_none() && Vni::new(1 << 24).is_none());
+        assert_eq!(Vni::new(0xff_ffff).map(Vni::get), Some(0xff_ffff));
+    }
+
+    #[test]
+    fn a_next_hop_is_known_from_when_it_is_told_until_it_is_told_otherwise() {
+        let hop = NextHop::default();
+        assert_eq!(hop.mac(), None);
+        for mac in [MacAddr::BROADCAST, MacAddr([0; 6]), MacAddr([2, 0, 0, 0, 0, 7])] {
+            hop.set(Some(mac));
+            assert_eq!(hop.mac(), Some(mac));
+        }
+        hop.set(None);
+        assert_eq!(hop.mac(), None);
+    }
+}
