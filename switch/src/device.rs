@@ -81,7 +81,7 @@ impl HostDevice {
             if !status.is_ethernet {
                 return Err(RawSocketError::NotEthernet { name: name.clone() });
             }
-            let driver = driver.unwrap_or_else(|| suits(&status));
+            let driver = driver.unwrap_or_else(|| suits(&status, &steering));
             let opened = match driver {
                 Driver::AfPacket => {
                     let port = PacketPort::open(&name)?;
@@ -136,9 +136,11 @@ struct Opened {
     mode: &'static str,
 }
 
-/// The driver that suits an interface.
-fn suits(_status: &LinkStatus) -> Driver {
-    Driver::AfPacket
+/// The driver that suits an interface. One of software hands over checksums that are left to do and TCP uncut, which packet
+/// sockets keep; an uplink of hardware has neither, and shares its frames with the host.
+fn suits(status: &LinkStatus, steering: &Steering) -> Driver {
+    let is_uplink = *steering != Steering::Everything;
+    if is_uplink && status.kind.is_empty() { Driver::AfXdp } else { Driver::AfPacket }
 }
 
 impl Drop for HostDevice {

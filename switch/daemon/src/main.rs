@@ -29,6 +29,7 @@ mod run;
 mod service;
 mod settings;
 mod show;
+mod steering;
 mod table;
 mod tenant;
 mod tls;

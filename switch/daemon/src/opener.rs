@@ -48,6 +48,8 @@ pub(crate) struct HostOpener {
     rings_dir: PathBuf,
     boot: String,
     book: OnceLock<Weak<dyn MadeBook>>,
+    /// Which frames of an uplink's interface are ours; all of any other's.
+    steering: OnceLock<Vec<(DeviceSpec, Steering)>>,
     /// TAPs whose making was written down in this run and then failed: what has their name meanwhile is not ours.
     unmade: Mutex<HashSet<InterfaceId>>,
 }
@@ -56,7 +58,20 @@ impl HostOpener {
     /// An opener; [`HostOpener::keep_book`] before the first TAP.
     pub(crate) fn new(rights: SocketRights, rings_dir: PathBuf) -> HostOpener {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        HostOpener { rights, rings_dir, boot: boot.trim().to_owned(), book: OnceLock::new(), unmade: Mutex::default() }
+        let boot = boot.trim().to_owned();
+        let (book, steering) = (OnceLock::new(), OnceLock::new());
+        HostOpener { rights, rings_dir, boot, book, steering, unmade: Mutex::default() }
+    }
+
+    /// Which frames of the uplinks are ours; before the first of them is opened.
+    pub(crate) fn steer(&self, steering: Vec<(DeviceSpec, Steering)>) {
+        assert!(self.steering.set(steering).is_ok(), "it is told once");
+    }
+
+    /// Which frames of a device are ours.
+    fn steering_of(&self, device: &DeviceSpec) -> Steering {
+        let known = self.steering.get().into_iter().flatten().find(|(uplink, _)| uplink == device);
+        known.map_or(Steering::Everything, |(_, steering)| steering.clone())
     }
 
     /// Where TAPs are written down.
@@ -172,6 +187,7 @@ fn open_device(
     name: &str,
     netns: Option<&str>,
     driver: Option<DeviceDriver>,
+    steering: Steering,
     place: Arc<dyn Place>,
 ) -> Result<Box<dyn Running>, OpenError> {
     let handle = netns.map(|path| netns::open(path).map_err(|error| namespace_failed(path, &error))).transpose()?;
@@ -179,7 +195,7 @@ fn open_device(
         DeviceDriver::AfPacket => Driver::AfPacket,
         DeviceDriver::AfXdp => Driver::AfXdp,
     });
-    let config = DeviceConfig { name: name.to_owned(), netns: handle, driver, steering: Steering::Everything };
+    let config = DeviceConfig { name: name.to_owned(), netns: handle, driver, steering };
     let device = HostDevice::open(config, place).map_err(|error| failed(error.to_string()))?;
     Ok(Box::new(device))
 }
@@ -224,7 +240,9 @@ impl Opener for HostOpener {
         match &plug.device {
             DeviceSpec::Tap { name, netns, queues } => self.open_tap(plug, name, netns.as_deref(), *queues, place),
             DeviceSpec::VhostUser { path, role } => self.open_socket(plug, path, *role, place),
-            DeviceSpec::Device { name, netns, driver } => open_device(name, netns.as_deref(), *driver, place),
+            DeviceSpec::Device { name, netns, driver } => {
+                open_device(name, netns.as_deref(), *driver, self.steering_of(&plug.device), place)
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use crate::opener::{HostOpener, MadeBook, SocketRights};
 use crate::rebalance::Rebalancer;
 use crate::service::Daemon;
 use crate::settings::{Driver, PollMode, Settings, SettingsError};
+use crate::steering;
 use crate::tls;
 use anyhow::{Context, anyhow};
 use api::host::{Host, Scope};
@@ -153,6 +154,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let (bytes, pages) = switch.mac_table().memory();
     tracing::info!(mib = bytes >> 20, pages = pages.name(), "the MAC table has its memory");
     let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
+    opener.steer(steering::of_uplinks(&settings.uplink, &settings.tunnel, &settings.segments));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
     let rules =
         DeviceRules { auto: settings.attach.auto, vhost_dir: settings.vhost.dir.clone(), role: settings.vhost.role };

@@ -93,6 +93,55 @@ fn passes_everything(near: &Namespace, near_address: &str, far: &Namespace, far_
 }
 
 #[test]
+fn by_af_xdp_a_network_is_one_with_the_kernels_vxlan_device_and_the_host_keeps_its_addresses() {
+    for (name, near_ip, far_ip, len) in
+        [("qx-vx4", "172.31.78.1", "172.31.78.2", 24), ("qx-vx6", "fd78::1", "fd78::2", 64)]
+    {
+        let (near, far) = (Namespace::new("qx-near"), Namespace::new("qx-far"));
+        let _wire = Wire::new(name, &far, &format!("{near_ip}/{len}"), &format!("{far_ip}/{len}"));
+        far.must(&format!("ip link add vx0 type vxlan id 5000 dstport 4789 local {far_ip} remote {near_ip} dev eth0"));
+        far.must(
+            "ip link add br0 type bridge && ip link set vx0 master br0 && ip link set vx0 up && ip link set br0 up",
+        );
+        far.must("ip link set br0 mtu 1500 && ip link set vx0 mtu 1500 && ip addr add 10.9.0.2/24 dev br0");
+        let tunnel = format!("local_ip = \"{near_ip}\"\npeers = [\"{far_ip}\"]");
+        let text = settings(name, &tunnel, "default = \"vxlan\"");
+        let text = text.replace("[tunnel]", "driver = \"af_xdp\"\n[tunnel]");
+        let daemon = Daemon::start(&text);
+        let tenant = daemon.tenant("red");
+        let network = tenant.network("lan");
+        attached_tap(&daemon, &tenant, &network, "qx-a", &near, "10.9.0.1/24");
+        daemon.wait_up(&["qx-a"]);
+        passes_everything(&near, "10.9.0.1", &far, "10.9.0.2", &daemon);
+        assert!(output_of("ip", &["link", "show", "dev", name]).contains("xdp"));
+
+        // Meanwhile and besides, the host's own address is reached as ever, both ways, while the tunnel is busy.
+        assert!(far.pings_within(near_ip, SOON), "{}", daemon.log_tail());
+        std::thread::scope(|scope| {
+            let host = scope.spawn(|| {
+                let address: IpAddr = near_ip.parse().unwrap();
+                let listener = TcpListener::bind((address, 0)).unwrap();
+                let port = listener.local_addr().unwrap().port();
+                let bytes = 32usize << 20;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let mut stream = far.inside(|| TcpStream::connect((address, port)).unwrap());
+                        stream.write_all(&vec![7; bytes]).unwrap();
+                    });
+                    let (mut stream, _) = listener.accept().unwrap();
+                    stream.set_read_timeout(Some(SOON)).unwrap();
+                    let mut got = vec![0; bytes];
+                    stream.read_exact(&mut got).unwrap();
+                    assert!(got.iter().all(|&byte| byte == 7));
+                });
+            });
+            transfer(&near, &far, "10.9.0.2", 32 << 20);
+            host.join().unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_network_is_one_with_the_kernels_vxlan_device_over_ipv4_and_ipv6() {
     for (name, near_ip, far_ip, len) in
         [("qt-vx4", "172.31.77.1", "172.31.77.2", 24), ("qt-vx6", "fd77::1", "fd77::2", 64)]

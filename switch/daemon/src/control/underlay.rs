@@ -148,8 +148,8 @@ fn made_up_mac(plug: &Plug) -> MacAddr {
 /// The plug of an uplink. It is in no store: the settings say it at every start.
 fn plug_of(settings: &UplinkSettings) -> Plug {
     let (device, mtu) = match &settings.device {
-        UplinkDevice::Interface { interface, .. } => {
-            (DeviceSpec::Device { name: interface.clone(), netns: None, driver: None }, None)
+        UplinkDevice::Interface { interface, driver, .. } => {
+            (DeviceSpec::Device { name: interface.clone(), netns: None, driver: *driver }, None)
         }
         UplinkDevice::VhostUser(vhost) => {
             let role =

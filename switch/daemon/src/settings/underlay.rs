@@ -4,6 +4,7 @@
 
 use super::{Role, SettingsError, Source, bounded, check_socket_path};
 use crate::naming::INTERFACE_NAME_MAX;
+use api::host::DeviceDriver;
 use api::network_type::{SegmentRules, VlanRange};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ pub(super) struct RawUplink {
     physical_network: Option<String>,
     interface: Option<String>,
     exclusive: Option<bool>,
+    driver: Option<DeviceDriver>,
     vhost_user: Option<PathBuf>,
     role: Option<Role>,
     address: Option<String>,
@@ -150,6 +152,8 @@ pub(crate) enum UplinkDevice {
         interface: String,
         /// Whether the host's kernel has no use for it.
         exclusive: bool,
+        /// How its frames are moved; `None`: as suits its kind.
+        driver: Option<DeviceDriver>,
     },
     /// A vhost-user socket; somebody else's process has the NIC.
     VhostUser(VhostUplink),
@@ -225,6 +229,15 @@ impl SegmentsSettings {
     }
 }
 
+impl SegmentsSettings {
+    /// The VLANs that networks may get on a physical network.
+    pub(crate) fn vlans_of(&self, physical_network: &str) -> BTreeSet<u16> {
+        let ranges = parse_vlans(&self.vlan).expect("checked by Settings::parse");
+        let ours = ranges.into_iter().filter(|range| &*range.physical_network == physical_network);
+        ours.flat_map(|range| range.ids).collect()
+    }
+}
+
 pub(super) fn resolve_uplinks(raw: Vec<RawUplink>, source: &Source) -> Result<Vec<UplinkSettings>, SettingsError> {
     if raw.len() > UPLINKS_MAX {
         let message = format!("{} uplinks are more than the {UPLINKS_MAX} a host can have", raw.len());
@@ -280,12 +293,15 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
             if !is_name {
                 return Err(fault("interface", format!("{interface:?} is no name of an interface")));
             }
-            UplinkDevice::Interface { interface, exclusive: raw.exclusive.unwrap_or(false) }
+            UplinkDevice::Interface { interface, exclusive: raw.exclusive.unwrap_or(false), driver: raw.driver }
         }
         (None, Some(path)) => {
             check_socket_path(&path).map_err(|message| fault("vhost_user", message))?;
             if raw.exclusive.is_some() {
                 return Err(fault("exclusive", "is for uplinks with interface; a socket is nobody else's".into()));
+            }
+            if raw.driver.is_some() {
+                return Err(fault("driver", "is for uplinks with interface; a socket has none".into()));
             }
             let address = raw.address.map(|text| {
                 text.parse()

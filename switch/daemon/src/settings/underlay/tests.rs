@@ -24,6 +24,7 @@ fn every_key_of_the_contract_is_known() {
         physical_network = "physnet1"
         interface = "eth1"
         exclusive = true
+        driver = "af_xdp"
         [[uplink]]
         physical_network = "physnet2"
         vhost_user = "/run/nic"
@@ -45,7 +46,7 @@ fn every_key_of_the_contract_is_known() {
         "#,
     );
     assert!(
-        matches!(&settings.uplink[0].device, UplinkDevice::Interface { interface, exclusive: true } if interface == "eth1")
+        matches!(&settings.uplink[0].device, UplinkDevice::Interface { interface, exclusive: true, driver: Some(DeviceDriver::AfXdp) } if interface == "eth1")
     );
     let UplinkDevice::VhostUser(vhost) = &settings.uplink[1].device else { panic!("{:?}", settings.uplink) };
     assert_eq!((vhost.role, vhost.mtu, vhost.neighbours.len()), (Role::Client, 9000, 1));
