@@ -4,6 +4,8 @@
 //! networks, ports that are up, down, fixed to a MAC and of a small MTU. Checked is what must hold for any frame: an outcome, no
 //! port of another network, no way back, no offload that does not fit, the trace ending as the run did.
 
+mod underlay;
+
 use crate::Standard;
 use crate::tables::Tables;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use switch::packet::HEAD_MAX;
 use switch::publish::PortPlace;
 use switch::segment::Segment;
 use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
+pub use underlay::Underlay;
 
 /// Bytes before the frame.
 const PREFIX_LEN: usize = VNET_HEADER_LEN + 1;

@@ -5,6 +5,7 @@ use crate::host::DeviceSpec;
 use proptest::prelude::*;
 use std::collections::btree_map;
 use switch::ids::MacAddr;
+use switch::underlay::{TunnelConfig, TunnelKind, UplinkConfig, VlanId, Vni};
 
 fn plug(interface: &str) -> Plug {
     Plug {
@@ -141,6 +142,64 @@ fn the_macs_of_a_ports_pairs_are_allowed_besides_the_plugs_own_and_may_be_shared
     assert_eq!(of("a"), (macs(&[own]), macs(&[vrrp, other])));
     assert_eq!(of("b"), (macs(&[]), macs(&[vrrp, own])));
     assert_eq!(of("free"), (macs(&[]), macs(&[])));
+}
+
+/// The same networks, the first two as VLANs 7 and 8 of physnet1, the others in VXLAN.
+fn carried(model: &Model) -> Model {
+    let carry = |network: &Network| {
+        let number = network.serial as u32 + 7;
+        let vlan =
+            || NetworkType::Vlan { physical_network: "physnet1".into(), vlan: VlanId::new(number as u16).unwrap() };
+        let tunnel = || NetworkType::Tunnel { kind: TunnelKind::Vxlan, vni: Vni::new(number).unwrap() };
+        let network_type = if network.serial < 2 { vlan() } else { tunnel() };
+        Network { network_type, ..network.clone() }
+    };
+    let networks = model.networks.values().map(carry).collect();
+    Model::from_records(networks, model.ports.values().cloned().collect()).unwrap()
+}
+
+#[test]
+fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_is_used() {
+    let mut indices = Indices::default();
+    let uplink = UplinkConfig {
+        index: indices.reserve().unwrap(),
+        physical_network: "physnet1".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1600,
+        is_shared: true,
+        address: None,
+    };
+    let tunnel = TunnelConfig {
+        local: [192, 0, 2, 1].into(),
+        port_vxlan: 4789,
+        ttl: 64,
+        dscp: 0,
+        peers: Vec::new(),
+        networks: Vec::new(),
+    };
+    let underlay = Underlay { uplinks: vec![uplink], vlans: Vec::new(), tunnel: Some(tunnel) };
+    let plugs = plugs([plug("a"), plug("b"), plug("c")]);
+    let active = |network, interface| (network, AdminState::Active, Some(interface));
+    let both = carried(&model(&[0, 0, 0, 0], &[active(0, "a"), active(1, "b"), active(2, "c")]));
+    let mut lower = |model: &Model, underlay: &Underlay| lower_over(model, &plugs, &mut indices, underlay.clone());
+
+    let lowered = lower(&both, &underlay);
+    let ways = lowered.config.underlay();
+    let told: Vec<_> =
+        ways.vlans.iter().map(|vlan| (vlan.vlan.get(), &*lowered.config.network(vlan.network).unwrap().id)).collect();
+    assert_eq!(told, [(7, "n0"), (8, "n1")]);
+    let tunnelled = &ways.tunnel.as_ref().unwrap().networks;
+    assert_eq!(tunnelled.iter().map(|it| it.vni.get()).collect::<Vec<_>>(), [9], "n3 is used by nobody here");
+    let far_end = ways.vlans[1].index;
+
+    let one = carried(&model(&[0, 0, 0, 0], &[active(1, "b")]));
+    let lowered = lower(&one, &underlay);
+    assert_eq!(lowered.config.underlay().vlans.iter().map(|vlan| vlan.index).collect::<Vec<_>>(), [far_end]);
+    assert_eq!(lowered.departed_vlans.len(), 1);
+    // Without its uplink a network stays within the host.
+    let lowered = lower(&one, &Underlay::default());
+    assert_eq!((lowered.config.underlay(), lowered.departed_vlans), (&Underlay::default(), vec![far_end]));
+    assert_eq!(network_of(&super::lower(&one, &plugs, &mut Indices::default()), "b"), Some("n1"));
 }
 
 #[test]

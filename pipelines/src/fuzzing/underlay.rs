@@ -21,8 +21,8 @@ use switch::packet::HEAD_MAX;
 use switch::publish::PortPlace;
 use switch::segment::Segment;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, VlanConfig, VlanId,
-    Vni,
+    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, VlanConfig,
+    VlanId, Vni,
 };
 use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
 
@@ -212,12 +212,7 @@ mod tests {
         };
         let inner = hex(INNER);
         let tagged = [&inner[..12], &[0x81, 0, 0, 100], &inner[12..]].concat();
-        vec![
-            wrapped(1, VXLAN, 48),
-            wrapped(2, GENEVE, 48),
-            wrapped(3, GRE, 41),
-            [vec![0, 32, 0], tagged].concat(),
-        ]
+        vec![wrapped(1, VXLAN, 48), wrapped(2, GENEVE, 48), wrapped(3, GRE, 41), [vec![0, 32, 0], tagged].concat()]
     }
 
     #[test]
