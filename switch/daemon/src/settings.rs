@@ -211,8 +211,12 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         node: resolve_node(node, &source)?,
         store: resolve_store(url, seal_key, &source)?,
         keystone: resolve_keystone(raw.keystone.unwrap_or_default(), &identity, &state_dir, &source)?,
+        quota: QuotaSettings::resolve(
+            raw.quota.unwrap_or_default(),
+            identity.mode.unwrap_or(IdentityMode::Noauth),
+            &source,
+        )?,
         identity: resolve_identity(identity, &state_dir, &source)?,
-        quota: QuotaSettings::resolve(raw.quota.unwrap_or_default(), &source)?,
         metrics: MetricsSettings {
             listen: match raw.metrics.unwrap_or_default().listen.as_deref() {
                 None | Some("") => None,

@@ -1,6 +1,6 @@
 //! `[quota]`: what tenants may have, and the file of those that may have more or less.
 
-use super::{Driver, RawQuota, Settings, SettingsError, Source, check_path};
+use super::{Driver, IdentityMode, RawQuota, Settings, SettingsError, Source, check_path};
 use api::quota::{Limit, NETWORKS_DEFAULT, PORTS_DEFAULT, Quota, Quotas};
 use serde::Serialize;
 use std::path::Path;
@@ -16,7 +16,16 @@ pub(crate) struct QuotaSettings {
 }
 
 impl QuotaSettings {
-    pub(super) fn resolve(raw: RawQuota, source: &Source) -> Result<QuotaSettings, SettingsError> {
+    /// Where nothing is said, tenants are bounded if it is known who they are: without identity anybody can be as many as he likes.
+    pub(super) fn resolve(
+        raw: RawQuota,
+        identity: IdentityMode,
+        source: &Source,
+    ) -> Result<QuotaSettings, SettingsError> {
+        let default = match identity {
+            IdentityMode::Noauth => Quota::UNLIMITED,
+            _ => Quota { networks: NETWORKS_DEFAULT, ports: PORTS_DEFAULT },
+        };
         let limit = |key: &str, number: Option<i64>, default: Limit| match number {
             None => Ok(default),
             Some(number) => Limit::try_from(number).map_err(|message| source.fault("quota", key, message)),
@@ -26,8 +35,8 @@ impl QuotaSettings {
             check_path(Path::new(&tenants)).map_err(|message| source.fault("quota", "tenants", message))?;
         }
         let all = Quota {
-            networks: limit("networks", raw.networks, NETWORKS_DEFAULT)?,
-            ports: limit("ports", raw.ports, PORTS_DEFAULT)?,
+            networks: limit("networks", raw.networks, default.networks)?,
+            ports: limit("ports", raw.ports, default.ports)?,
         };
         Ok(QuotaSettings { all, tenants })
     }

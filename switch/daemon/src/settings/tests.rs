@@ -25,7 +25,7 @@ fn an_empty_file_gives_the_contract_s_defaults() {
     assert!(!settings.node.host.is_empty());
     assert_eq!(settings.identity.mode, IdentityMode::Noauth);
     assert_eq!(settings.identity.tokens, Path::new("/var/lib/qvs/tokens.toml"));
-    assert_eq!((settings.quota.all.networks.count(), settings.quota.all.ports.count()), (Some(1_000), Some(10_000)));
+    assert_eq!((settings.quota.all.networks.count(), settings.quota.all.ports.count()), (None, None));
     assert_eq!(settings.metrics.listen, None);
 }
 
@@ -37,6 +37,17 @@ fn sockets_and_store_follow_the_directories_unless_set() {
     assert_eq!(settings.vhost.dir, Path::new("/v"));
     assert_eq!(settings.store.url, "redb:/s/state.redb");
     assert_eq!(settings.store.seal_key, Path::new("/s/seal.key"));
+}
+
+#[test]
+fn tenants_who_are_known_are_bounded_where_nothing_is_said() {
+    let counts = |text: &str| {
+        let quota = Settings::parse(text, "qvs.toml").unwrap().quota.all;
+        (quota.networks.count(), quota.ports.count())
+    };
+    assert_eq!(counts("[identity]\nmode = \"tokens\""), (Some(1_000), Some(10_000)));
+    assert_eq!(counts("[identity]\nmode = \"tokens\"\n[quota]\nports = -1"), (Some(1_000), None));
+    assert_eq!(counts("[identity]\nmode = \"noauth\""), (None, None));
 }
 
 #[test]
