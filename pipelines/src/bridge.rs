@@ -258,14 +258,17 @@ pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egres
     }
 }
 
-/// Learns the sources of some packets; answers whether the table knew any of them otherwise or not at all.
+/// Learns the sources of some packets; answers whether that changed where an address lives.
 #[inline(never)]
 fn learn(macs: BurstView<'_>, batch: &Batch<'_>, packets: Bits) -> bool {
     let mut is_changed = false;
+    // Guests send bursts from one address.
+    let mut last = Probe::default();
     for packet in packets {
         let [from, to] = &batch.probes()[packet];
-        if !is_unforwardable(to.mac()) {
-            is_changed |= macs.learn(from) != Learned::Known;
+        if !from.is_like(&last) && !is_unforwardable(to.mac()) {
+            is_changed |= matches!(macs.learn(from), Learned::New | Learned::Moved);
+            last = *from;
         }
     }
     is_changed
@@ -293,16 +296,16 @@ fn find<const ALL: bool, const LEARNS: bool>(
     ports: &mut [PortIndex; BURST],
 ) -> Found {
     let (mut last_from, mut last_to) = Default::default();
-    let (mut known, mut news) = (NOWHERE, 0);
+    let (mut known, mut is_news, mut news) = (NOWHERE, false, 0);
     // The bits that all ports have, and those that any has.
     let (mut all, mut any) = (u16::MAX, 0);
     questions.for_each::<ALL>(batch, |index, [from, to]| {
-        if LEARNS && !from.is_like(&last_from) {
-            if macs.is_known(from) {
+        if LEARNS {
+            if !from.is_like(&last_from) {
+                is_news = !macs.is_known(from);
                 last_from = *from;
-            } else {
-                news |= 1 << index;
             }
+            news |= u64::from(is_news) << index;
         }
         if !to.is_like(&last_to) {
             known = macs.lookup_fresh(to).unwrap_or_else(|| find_slowly(&macs, to));
