@@ -331,12 +331,13 @@ async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     let from = request.extensions().get::<Origin>().expect("the connection says where its requests come from").clone();
     let peer = Some(from.peer);
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let Answered { mut response, caller, treated_as } = answer(app, &from, request).await;
+    let (path, is_text) = decoded_path(request.uri().path());
+    let Answered { mut response, caller, treated_as } = answer(app, &from, request, (&path, is_text)).await;
     let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
     let asked = treated_as.as_deref().unwrap_or(method.as_str());
-    if audit::is_write(asked) {
+    // What is beside the versions is public and told whatever the method: nothing is written there.
+    if audit::is_write(asked) && matches!(target(&path, app.dialect), Target::V1(..)) {
         let who = match &caller {
             Some(Caller::Anyone) => Who::Anyone,
             Some(Caller::Known { identity, .. }) => Who::Known(identity),
@@ -374,11 +375,11 @@ impl From<Reply> for Answered {
     }
 }
 
-async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
+/// Answers a request with this decoded path, which may not be text.
+async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&str, bool)) -> Answered {
     let busy = from.seat.begin_request();
     let (parts, body) = request.into_parts();
-    let (path, is_text) = decoded_path(parts.uri.path());
-    let format = incoming::format(&path, &parts.headers);
+    let format = incoming::format(path, &parts.headers);
     let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers, app.identity.is_on()) {
         Ok(host) => host,
         Err(refused) => return Reply::error(refused.status(), &refused.to_string(), format).into(),
@@ -389,7 +390,7 @@ async fn answer(app: &App, from: &Origin, request: Request) -> Answered {
     let text = |name| incoming::text(&parts.headers, name);
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
-    let target = target(&path, app.dialect);
+    let target = target(path, app.dialect);
     let caller = match target {
         Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
             Ok(caller) => caller,
