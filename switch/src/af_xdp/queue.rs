@@ -105,6 +105,8 @@ impl Queue {
     /// # Errors
     /// If the interface no longer exists.
     pub(super) fn push_out(&self) -> Result<(), Gone> {
+        // Now, not at the end: what another worker leaves there meanwhile must not be forgotten.
+        self.has_unsent.store(false, Ordering::Relaxed);
         let mut before = self.sending.taken();
         for _ in 0..SEND_CALLS_MAX {
             if self.sending.needs_wakeup() {
@@ -121,12 +123,11 @@ impl Queue {
                 }
             } else {
                 // The driver is awake and looks by itself.
-                self.has_unsent.store(false, Ordering::Relaxed);
+                self.is_down.store(false, Ordering::Relaxed);
                 return Ok(());
             }
             self.is_down.store(false, Ordering::Relaxed);
             if self.sending.waiting() == 0 {
-                self.has_unsent.store(false, Ordering::Relaxed);
                 return Ok(());
             }
             let taken = self.sending.taken();
