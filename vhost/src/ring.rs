@@ -197,7 +197,8 @@ pub trait Layout: Sized + Send + Sync + 'static {
     /// [`Overrun`].
     fn look(&self, place: &mut Self::Place, entries: &mut [Entry]) -> Result<usize, Overrun>;
 
-    /// The first descriptor of the next chain, if it is known to be available without asking the guest anew; nothing is taken.
+    /// The first descriptor of the next chain, if it is available at a glance: of a split ring only what the last look at the index
+    /// covered. Nothing is taken.
     fn peek(&self, place: &Self::Place) -> Option<Entry>;
 
     /// The next chain that was not taken.

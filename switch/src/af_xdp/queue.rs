@@ -1,8 +1,8 @@
 //! One queue of an AF_XDP port: a socket with its rings by direction, each behind a lock of its own.
 //!
-//! Whoever sends puts frames into the ring under the lock and wakes the kernel without it: the kernel copies them under a lock
-//! of its own. Only that call tells that the interface is down or gone, and it sends only some frames at a time; so what it
-//! leaves is remembered, and the queue's rx, which is called every round, wakes it again.
+//! Whoever sends puts frames into the ring under the lock and wakes the kernel without it, unless the ring was full: the kernel
+//! copies them under a lock of its own. Only that call tells that the interface is down or gone, and it sends only some frames at a time; so what it
+//! leaves is remembered, and the queue's rx, which is called every round of a worker that is awake, wakes it again.
 //!
 //! Bounds: [`SEND_CALLS_MAX`] calls a burst; [`LOCK_SPINS`] tries for the lock; what the kernel lost is asked for at every
 //! [`LOSS_LOOK_CALLS`]th burst and before the worker sleeps.
