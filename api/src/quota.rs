@@ -94,7 +94,8 @@ impl Quota {
     /// Anything.
     pub const UNLIMITED: Quota = Quota { networks: Limit::NONE, ports: Limit::NONE };
 
-    /// Refuses `asked` more of `resource` than the tenant may have in this state.
+    /// Refuses `asked` more of `resource` than the tenant may have in this state. Who asks for none is not refused, though it
+    /// has more than a limit that was lowered since.
     ///
     /// # Errors
     /// [`OverQuota`].
@@ -105,7 +106,9 @@ impl Quota {
             Resource::Port => (self.ports, counts.ports),
         };
         match limit.0 {
-            Some(limit) if used.saturating_add(asked) > limit => Err(OverQuota { resource, limit, used, asked }),
+            Some(limit) if asked > 0 && used.saturating_add(asked) > limit => {
+                Err(OverQuota { resource, limit, used, asked })
+            }
             _ => Ok(()),
         }
     }
@@ -163,6 +166,8 @@ fn parse(text: &str) -> Result<BTreeMap<Text, Own>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Plugin as _;
+    use crate::plugins::FakePlugin;
     use crate::watched::testing::TestFile;
 
     const ALL: Quota = Quota { networks: NETWORKS_DEFAULT, ports: PORTS_DEFAULT };
@@ -175,6 +180,16 @@ mod tests {
         assert_eq!(quotas.of("b.c"), Quota { ports: Limit::at_most(0), ..ALL });
         assert_eq!(quotas.of("other"), ALL);
         assert_eq!(quotas.named(), ["acme".into(), Text::from("b.c")]);
+    }
+
+    #[test]
+    fn who_asks_for_nothing_is_not_refused_though_it_has_more_than_it_may() {
+        let plugin = FakePlugin::new();
+        (0..2).for_each(|_| drop(plugin.create_network("acme", None).unwrap()));
+        let quota = Quota { networks: Limit::at_most(1), ports: Limit::at_most(0) };
+        let check = |resource, asked| quota.check(&plugin.snapshot(), "acme", resource, asked).is_ok();
+        assert!(check(Resource::Network, 0) && check(Resource::Port, 0));
+        assert!(!check(Resource::Network, 1) && !check(Resource::Port, 1));
     }
 
     #[test]

@@ -426,17 +426,20 @@ async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&s
             treated_as = (app.dialect == Dialect::StrictEssex).then(|| v1::method(&request).into_owned());
             let rows = v1::row_count_max(&plugin, &request);
             let share = app.memory.set_aside(rows.saturating_mul(ROW_BYTES), app.limits.answer_wait).await;
-            let Some(mut share) = share else { return Answered::to(caller, overloaded(request.accept.as_deref())) };
+            let Some(mut share) = share else {
+                return Answered { treated_as, ..Answered::to(caller, overloaded(request.accept.as_deref())) };
+            };
+            let is_write = audit::is_write(&v1::method(&request));
             let accept = request.accept.clone();
             let (extensions, of_task) = (app.extensions.clone(), caller.clone());
             let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
             let reply = task.await.unwrap_or_else(|error| broke(&error));
-            if !share.settle(reply.body.len()) {
-                return Answered::to(caller, overloaded(accept.as_deref()));
+            if !share.settle_answer(reply.body.len(), is_write) {
+                return Answered { treated_as, ..Answered::to(caller, overloaded(accept.as_deref())) };
             }
             if reply.body.len() > SMALL_BYTES {
                 let large = |body| Large::new(body, share, from.pace.clone(), Some(busy));
-                return Answered::to(caller, reply.with_body(|body| Body::new(large(body))));
+                return Answered { treated_as, ..Answered::to(caller, reply.with_body(|body| Body::new(large(body)))) };
             }
             reply
         }

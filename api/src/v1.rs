@@ -144,7 +144,8 @@ const CORE: &str = "/tenants/";
 /// All rows of the core; the first that fits answers.
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
-/// How many networks or ports the answer tells at most, as far as the plugin knows; 0 for all but lists.
+/// How many networks or ports the answer tells at most, as far as the plugin knows; 0 for all but lists. An attachment is in
+/// one port at most, so a filter by one, as Nova's for each interface, or by a port leaves one row and not all.
 pub fn row_count_max(plugin: &dyn Plugin, request: &Request) -> usize {
     let Some(found) = route::find(TABLES, "GET", &request.path).filter(|_| method(request) == "GET") else { return 0 };
     let [tenant, network, port, ..] = found.ids;
@@ -152,7 +153,15 @@ pub fn row_count_max(plugin: &dyn Plugin, request: &Request) -> usize {
     if !is_list || !port.is_empty() {
         return 0;
     }
-    plugin.row_count_max(tenant, (!network.is_empty()).then_some(network))
+    let rows = plugin.row_count_max(tenant, (!network.is_empty()).then_some(network));
+    let names_one = if network.is_empty() {
+        let filter = filters::networks(&request.query);
+        filter.port.is_some() || filter.attachment.is_some()
+    } else {
+        // A network's own details tell its ports whatever the query.
+        found.row.path.contains("/ports") && filters::ports(&request.query).attachment.is_some()
+    };
+    if names_one { rows.min(1) } else { rows }
 }
 
 /// The method a request is treated as.
@@ -234,19 +243,29 @@ mod tests {
             ("GET", "/nowhere/ports", 0),
             ("POST", "", 0),
             ("POST", "/N/ports", 0),
+            ("GET", "?attachment=v", 1),
+            ("GET", "/detail?port=p", 1),
+            ("GET", "?name=n", 2),
+            ("GET", "/N/ports?attachment=v", 1),
+            ("GET", "/N/ports/detail.xml?state=DOWN&attachment=v", 1),
+            ("GET", "/N/ports?has-attachment=true", 3),
+            ("GET", "/N/ports?port=p", 3),
+            ("GET", "/N/detail?attachment=v", 3),
+            ("GET", "/nowhere/ports?attachment=v", 0),
         ] {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
             let path = format!("/tenants/t/networks{path}").replace('N', &network).replace('P', &ports[0]);
             let request = Request {
                 version: Version::V1_1,
                 dialect: Dialect::Plain,
                 method: method.into(),
                 path,
-                query: Vec::new(),
+                query: crate::url::query_pairs(query),
                 content_type: None,
                 accept: None,
                 body: Vec::new(),
             };
-            assert_eq!(row_count_max(&plugin, &request), rows, "{method} {}", request.path);
+            assert_eq!(row_count_max(&plugin, &request), rows, "{method} {}?{query}", request.path);
         }
     }
 

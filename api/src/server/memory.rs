@@ -61,8 +61,14 @@ impl Memory {
 }
 
 impl Share {
+    /// Keeps what the bytes of an answer take; says whether it may be given. Of a write it may though there is not as much:
+    /// it was done, and its client must hear that. A write has no large answer but by its own large body.
+    pub(super) fn settle_answer(&mut self, bytes: usize, is_write: bool) -> bool {
+        self.settle(bytes) || is_write
+    }
+
     /// Keeps what this many bytes take; answers whether there is as much.
-    pub(super) fn settle(&mut self, bytes: usize) -> bool {
+    fn settle(&mut self, bytes: usize) -> bool {
         let wanted = units_of(bytes, self.units_max);
         let had = self.held.as_ref().map_or(0, |held| held.num_permits() as u32);
         if wanted <= had {
@@ -184,6 +190,22 @@ mod tests {
             drop(first);
             assert!(second.settle(1 << 20) && second.settle(SMALL_BYTES));
             assert!(memory.set_aside(1 << 20, NOW).await.is_some());
+        });
+    }
+
+    #[test]
+    fn a_write_that_was_done_is_answered_though_there_is_no_memory() {
+        run(async {
+            let memory = Memory::new(1 << 20);
+            let all = memory.set_aside(1 << 20, NOW).await.unwrap();
+            for is_write in [true, false] {
+                let mut share = memory.set_aside(0, NOW).await.unwrap();
+                assert_eq!(share.settle_answer(100 << 10, is_write), is_write);
+            }
+            drop(all);
+            let mut share = memory.set_aside(0, NOW).await.unwrap();
+            assert!(share.settle_answer(1 << 20, true));
+            assert!(memory.set_aside(100 << 10, NOW).await.is_none(), "it is counted where there is memory");
         });
     }
 
