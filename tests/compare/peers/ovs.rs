@@ -6,13 +6,15 @@
 use super::{End, Peer, START_LIMIT, Switch, shown};
 use std::process::Command;
 use tests::daemon::last_cpu;
-use tests::process::{Child, TempDir, output_of, wait_until};
+use tests::process::{Child, TempDir, log_tail, output_of, wait_until};
 
 /// Where Debian puts the DPDK build of Open vSwitch.
 const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// Addresses it may learn, for tables with 100,000 a side; its own limit is 8,192.
 const MACS_MAX: u32 = 262_144;
+/// How often it is started before the comparison gives up.
+const STARTS_MAX: usize = 3;
 
 /// The database and the switch; killed when dropped, the switch first.
 struct Ovs {
@@ -26,11 +28,34 @@ impl Ovs {
         shown(&self.dir.join(name))
     }
 
-    /// `ovs-vsctl`.
-    fn set(&self, words: &str) {
+    /// The words of a call of `ovs-vsctl`.
+    fn call(&self, words: &str) -> Vec<String> {
         let mut all = vec![format!("--db=unix:{}", self.path("db.sock")), "--timeout=20".to_owned()];
         all.extend(words.split_whitespace().map(str::to_owned));
-        output_of("ovs-vsctl", &all);
+        all
+    }
+
+    /// `ovs-vsctl`.
+    fn set(&self, words: &str) {
+        output_of("ovs-vsctl", &self.call(words));
+    }
+
+    /// Starts the switch and makes its bridge. It hangs now and then where another has just given its huge pages back, and is
+    /// killed and started once more then.
+    fn start_switch(&mut self) {
+        let log = self.dir.join("switch.log");
+        for _ in 0..STARTS_MAX {
+            self.switch = None;
+            let mut command = program(VSWITCHD, &self.dir);
+            command.arg(format!("unix:{}", self.path("db.sock")));
+            self.switch = Some(Child::spawn("ovs-vswitchd", &mut command, &log));
+            let bridge = "--may-exist add-br br0 -- set bridge br0 datapath_type=netdev";
+            let bridge = self.call(&format!("{bridge} other_config:mac-table-size={MACS_MAX}"));
+            if Command::new("ovs-vsctl").args(&bridge).status().is_ok_and(|status| status.success()) {
+                return;
+            }
+        }
+        panic!("Open vSwitch did not start {STARTS_MAX} times\n{}", log_tail("ovs-vswitchd", &log));
     }
 }
 
@@ -61,10 +86,7 @@ pub(super) fn start(peer: Peer, ends: [End<'_>; 2], has_tso: bool) -> Switch {
         1u64 << main_cpu,
         if has_tso { 1024 } else { 512 },
     ));
-    let mut command = program(VSWITCHD, &ovs.dir);
-    command.arg(format!("unix:{}", socket.display()));
-    ovs.switch = Some(Child::spawn("ovs-vswitchd", &mut command, &ovs.dir.join("switch.log")));
-    ovs.set(&format!("add-br br0 -- set bridge br0 datapath_type=netdev other_config:mac-table-size={MACS_MAX}"));
+    ovs.start_switch();
     let mut at = 0;
     let ports = ends.map(|end| {
         at += 1;
