@@ -22,6 +22,7 @@ mod limits;
 mod oracle;
 mod pairs;
 mod quotas;
+mod recorded;
 mod reference;
 mod remote;
 mod rig;
