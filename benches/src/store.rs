@@ -3,8 +3,8 @@
 //!
 //! Lists and writes are measured in this process over loopback, in alternation with their counterparts, because only the
 //! ratio means anything on a machine that is shared and a disk that is not ours. Start, memory and the clients are those of a
-//! `qvs` of its own ([`daemon`]), which moves frames meanwhile ([`beside`]). Nothing here asserts; the bars stand in the text
-//! that is printed.
+//! `qvs` of its own ([`daemon`]), which moves frames meanwhile ([`beside`]). Nothing here asserts; the bars stand beside the
+//! figures ([`report`]).
 
 mod beside;
 mod client;
@@ -12,6 +12,7 @@ mod crowd;
 mod daemon;
 mod hostile;
 mod pair;
+mod report;
 
 use anyhow::{Context, Result, ensure};
 use api::host::{Host, Scope};
@@ -21,6 +22,7 @@ use api::server::{ServerConfig, serve};
 use api::store::Store;
 use clap::Args;
 use client::Client;
+use report::Report;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,24 +34,31 @@ use tokio::sync::oneshot;
 const PER_TENANT: usize = 100;
 /// Records in one commit while the store is filled.
 const FILL: usize = 2_000;
+/// What the bars are for: networks, ports, clients, seconds.
+const WHOLE: (usize, usize, usize, u64) = (10_000, 100_000, 500, 60);
+/// Pieces into which what is timed is cut, each with medians of its own.
+const PIECES: usize = 10;
 
 #[derive(Args, Clone)]
 pub(crate) struct Options {
     /// Networks in the store, 100 a tenant
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = WHOLE.0)]
     networks: usize,
     /// Ports in the store, spread over the networks, all attached
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = WHOLE.1)]
     ports: usize,
     /// How often a list or a write is timed
     #[arg(long, default_value_t = 300)]
     rounds: usize,
     /// Clients at the same time
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = WHOLE.2)]
     clients: usize,
     /// How long they go on, seconds; as long again hostile ones, and nobody
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = WHOLE.3)]
     seconds: u64,
+    /// Only time lists and writes; no daemon, no clients
+    #[arg(long)]
+    lists: bool,
     /// The daemon's program [default: beside this one]
     #[arg(long)]
     qvs: Option<PathBuf>,
@@ -89,12 +98,30 @@ fn run_in(dir: &Path, options: &Options) -> Result<()> {
     );
     let small = dir.join("small.redb");
     fill(&small, PER_TENANT, 0)?;
-    lists_and_writes(&path, &small, options.rounds)?;
+    let mut report = Report::default();
+    lists_and_writes(&path, &small, options.rounds, &mut report)?;
+    if options.lists {
+        return Ok(());
+    }
     let mut qvs = daemon::start(dir, options.qvs.as_deref())?;
-    println!("{}", qvs.started);
-    beside::run(&qvs, options.clients, Duration::from_secs(options.seconds))?;
-    qvs.stop()
+    report.bar(
+        "start, until it answers",
+        "below 2 s",
+        format!("{:.2} s, {}", qvs.start_s, qvs.memory()?),
+        qvs.start_s < 2.0,
+    );
+    beside::run(&qvs, options.clients, Duration::from_secs(options.seconds), &mut report)?;
+    qvs.stop()?;
+    if (options.networks, options.ports, options.clients, options.seconds) == WHOLE {
+        report.write(HOW)?;
+    }
+    Ok(())
 }
+
+/// How the page's figures were taken.
+const HOW: &str = "With 10,000 networks, 100 a tenant, and 100,000 attached ports in the store. Lists and writes over \
+    loopback in one process, each in turn with what it is held against, in ten pieces: the median of their medians, in brackets the least \
+    and the most. Clients on one CPU, the switch's one worker on the other. Written by `benches -- store`.";
 
 fn tenant(at: usize) -> String {
     format!("tenant{at}")
@@ -160,28 +187,34 @@ impl Drop for Here {
     }
 }
 
-fn lists_and_writes(full: &Path, small: &Path, rounds: usize) -> Result<()> {
+fn lists_and_writes(full: &Path, small: &Path, rounds: usize, report: &mut Report) -> Result<()> {
     let full = Arc::new(Store::open(full)?);
     let (serving_full, serving_small) = (Here::start(full.clone())?, Here::start(Arc::new(Store::open(small)?))?);
     let (mut of_full, mut of_small) = (Client::open(serving_full.address)?, Client::open(serving_small.address)?);
     let networks = format!("/v1.1/tenants/{}/networks", tenant(0));
 
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..rounds {
-        for (client, times) in [&mut of_full, &mut of_small].into_iter().zip(&mut times) {
-            let begin = Instant::now();
-            let answer = client.ask("GET", &format!("{networks}/detail.json"), "")?;
-            times.push(begin.elapsed());
-            ensure!(answer.body.matches("\"id\"").count() == PER_TENANT, "{}", answer.body);
-        }
+    let list = |client: &mut Client| {
+        let begin = Instant::now();
+        let answer = client.ask("GET", &format!("{networks}/detail.json"), "")?;
+        let took = begin.elapsed();
+        ensure!(answer.body.matches("\"id\"").count() == PER_TENANT, "{}", answer.body);
+        Ok(took)
+    };
+    let mut lists = Beside::default();
+    for round in 0..rounds {
+        // In turn who is first: the second finds the processor busy with the first.
+        let (mine, theirs) = if round % 2 == 0 {
+            (list(&mut of_full)?, list(&mut of_small)?)
+        } else {
+            let theirs = list(&mut of_small)?;
+            (list(&mut of_full)?, theirs)
+        };
+        lists.add(mine, theirs);
     }
-    let [full_list, small_list] = times.map(median);
-    println!(
-        "list of a tenant's {PER_TENANT} networks: {}",
-        beside(full_list, small_list, "an otherwise empty store", 1.0)
-    );
+    let (text, ratio) = lists.told("an otherwise empty store");
+    report.bar(&format!("list of a tenant's {PER_TENANT} networks"), "at most 1 time", text, ratio <= 1.005);
 
-    let [mut bare, mut network, mut port] = [const { Vec::new() }; 3];
+    let [mut network, mut port] = [const { Beside { ours: Vec::new(), theirs: Vec::new() } }; 2];
     for at in 0..rounds {
         let id = format!("bare{at}");
         let record = Network {
@@ -191,21 +224,23 @@ fn lists_and_writes(full: &Path, small: &Path, rounds: usize) -> Result<()> {
             network_type: Default::default(),
             serial: 1 << 40,
         };
-        bare.push(timed(|| Ok(full.commit(&[Change::PutNetwork(record.clone())])?))?);
+        let bare = timed(|| Ok(full.commit(&[Change::PutNetwork(record.clone())])?))?;
         full.commit(&[Change::RemoveNetwork(id.as_str().into())])?;
         let mut made = String::new();
-        network.push(timed(|| {
+        let took = timed(|| {
             made = of_full.ask("POST", &format!("{networks}.json"), r#"{"network": {"name": "n"}}"#)?.id()?;
             Ok(())
-        })?);
-        port.push(timed(|| {
-            of_full.ask("POST", &format!("{networks}/{made}/ports.json"), r#"{"port": {}}"#)?.id().map(drop)
-        })?);
+        })?;
+        network.add(took, bare);
+        let took =
+            timed(|| of_full.ask("POST", &format!("{networks}/{made}/ports.json"), r#"{"port": {}}"#)?.id().map(drop))?;
+        port.add(took, bare);
         of_full.ask("DELETE", &format!("{networks}/{made}.json"), "")?;
     }
-    let [bare, network, port] = [bare, network, port].map(median);
-    println!("create of a network: {}", beside(network, bare, "a bare commit", 2.0));
-    println!("create of a port: {}", beside(port, bare, "a bare commit", 2.0));
+    for (what, times) in [("create of a network", network), ("create of a port", port)] {
+        let (text, ratio) = times.told("a bare commit");
+        report.bar(what, "at most 2 times", text, ratio <= 2.0);
+    }
     Ok(())
 }
 
@@ -215,14 +250,37 @@ fn timed(what: impl FnOnce() -> Result<()>) -> Result<Duration> {
     Ok(begin.elapsed())
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+/// Times of two things, taken in turn.
+#[derive(Default)]
+struct Beside {
+    ours: Vec<Duration>,
+    theirs: Vec<Duration>,
 }
 
-fn beside(ours: Duration, theirs: Duration, what: &str, bar: f64) -> String {
-    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-    format!("{:.3} ms, {:.2} times that of {what} ({:.3} ms; bar {bar:.1})", ms(ours), ratio, ms(theirs))
+impl Beside {
+    fn add(&mut self, ours: Duration, theirs: Duration) {
+        self.ours.push(ours);
+        self.theirs.push(theirs);
+    }
+
+    /// Both in words, and the ratio: the median of those of the pieces' medians.
+    fn told(&self, what: &str) -> (String, f64) {
+        let piece = self.ours.len().div_ceil(PIECES).max(1);
+        let pieces = self.ours.chunks(piece).zip(self.theirs.chunks(piece));
+        let mut ratios: Vec<f64> =
+            pieces.map(|(ours, theirs)| median(ours).as_secs_f64() / median(theirs).as_secs_f64()).collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        let at = |at: usize| ratios.get(at).copied().unwrap_or(f64::NAN);
+        let (ratio, least, most) = (at(ratios.len() / 2), at(0), at(ratios.len().saturating_sub(1)));
+        let (ours, theirs) = (ms(median(&self.ours)), ms(median(&self.theirs)));
+        (format!("{ours:.3} ms, {ratio:.2} ({least:.2}–{most:.2}) times that of {what}, {theirs:.3} ms"), ratio)
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn ms(time: Duration) -> f64 {

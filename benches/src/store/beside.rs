@@ -3,6 +3,7 @@
 
 use super::daemon::Daemon;
 use super::pair::{Pair, Stretch};
+use super::report::Report;
 use super::{crowd, hostile};
 use anyhow::Result;
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Beside {
     }
 }
 
-pub(super) fn run(daemon: &Daemon, clients: usize, time: Duration) -> Result<()> {
+pub(super) fn run(daemon: &Daemon, clients: usize, time: Duration, report: &mut Report) -> Result<()> {
     let has_own_cpu = leave(&[daemon.worker_cpu])?;
     println!(
         "the worker has CPU {}{}; guests, clients and the API share the rest",
@@ -60,28 +61,33 @@ pub(super) fn run(daemon: &Daemon, clients: usize, time: Duration) -> Result<()>
             peaks.push((beside, daemon.peak_mib()?));
         }
     }
-    of_crowd.print(clients, time);
-    of_hostile.print(clients, time);
+    of_crowd.print(clients, time, report);
+    of_hostile.print(clients, time, report);
     let peak = |of: Beside| peaks.iter().filter(|(beside, _)| *beside == of).map(|(_, mib)| *mib).max().unwrap_or(0);
-    println!(
-        "most memory: alone {} MiB, with the crowd {} (bar 400 MB), with the hostile {}",
-        peak(Beside::Nobody),
-        peak(Beside::Crowd),
-        peak(Beside::Hostile)
+    let most_mib = Beside::ALL.map(peak);
+    let [alone_mib, crowd_mib, hostile_mib] = most_mib;
+    report.bar(
+        "most memory",
+        "below 400 MB",
+        format!("alone {alone_mib} MiB, beside the crowd {crowd_mib}, beside the hostile {hostile_mib}"),
+        most_mib.iter().all(|mib| mib << 20 < 400_000_000),
     );
     let alone = median(&stretches[0]);
     for (beside, stretches) in Beside::ALL.into_iter().zip(&stretches) {
         let rate = median(stretches);
         let (waited, late_ms) = (most(stretches, |one| one.waited), most(stretches, |one| one.late_ms));
-        println!(
-            "a pair of guests {}: {:.2} Mpps, {:+.1} % (bar -3.0); by turn {}; the worker waited {:.1} % at most, the guests \
-             {late_ms:.1} ms",
-            beside.name(),
+        let what = format!("a pair of guests {}", beside.name());
+        let told = format!(
+            "{:.2} Mpps, {:+.1} %; by turn {}; the worker waited {:.1} % at most, the guests {late_ms:.1} ms",
             rate / 1e6,
             (rate / alone - 1.0) * 100.0,
             stretches.iter().map(|one| format!("{:.2}", one.rate / 1e6)).collect::<Vec<_>>().join(" "),
             waited * 100.0,
         );
+        match beside {
+            Beside::Crowd => report.bar(&what, "at least -3 %", told, rate / alone >= 0.97),
+            Beside::Nobody | Beside::Hostile => report.tell(&what, told),
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use super::client::Client;
 use super::daemon::Daemon;
+use super::report::Report;
 use super::{PER_TENANT, ms, tenant};
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
@@ -32,26 +33,23 @@ impl Told {
         }
     }
 
-    pub(super) fn print(&mut self, clients: usize, time: Duration) {
+    pub(super) fn print(&mut self, clients: usize, time: Duration, report: &mut Report) {
         let count = self.reads.len() + self.writes.len();
         let failed: usize = self.failures.values().sum();
-        println!(
-            "{clients} clients for {} s: {count} requests, {:.0} a second, {failed} failed (bar 0)",
-            time.as_secs(),
-            count as f64 / time.as_secs_f64()
+        let rate = count as f64 / time.as_secs_f64();
+        report.bar(
+            &format!("{clients} clients for {} s, requests failed", time.as_secs()),
+            "none",
+            format!("{failed} of {count}, {rate:.0} a second"),
+            failed == 0,
         );
         for (what, times) in [("reads", &mut self.reads), ("writes", &mut self.writes)] {
             times.sort_unstable();
             let at = |part: f64| {
                 times.get((times.len() as f64 * part) as usize).or(times.last()).copied().unwrap_or_default()
             };
-            println!(
-                "  {what}: {} times, p50 {:.1} ms, p99 {:.1}, most {:.1}",
-                times.len(),
-                ms(at(0.5)),
-                ms(at(0.99)),
-                ms(at(1.0))
-            );
+            let told = format!("p50 {:.1} ms, p99 {:.1}, most {:.1}", ms(at(0.5)), ms(at(0.99)), ms(at(1.0)));
+            report.tell(&format!("their {what}"), format!("{} times, {told}", times.len()));
         }
         for (failure, count) in self.failures.iter().take(SHOWN) {
             println!("  failed {count} times: {failure}");

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::daemon::Daemon;
+use super::report::Report;
 use super::tenant;
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
@@ -58,14 +59,17 @@ impl Told {
         }
     }
 
-    pub(super) fn print(&self, clients: usize, time: Duration) {
-        println!(
-            "{clients} clients with bodies of 64 KiB that are nests and bombs for {} s: {} requests, {:.0} a second, {} not \
-             refused as theirs (bar 0)",
-            time.as_secs(),
-            self.requests,
-            self.requests as f64 / time.as_secs_f64(),
-            self.failures.values().sum::<usize>()
+    pub(super) fn print(&self, clients: usize, time: Duration, report: &mut Report) {
+        let failed: usize = self.failures.values().sum();
+        let rate = self.requests as f64 / time.as_secs_f64();
+        report.bar(
+            &format!(
+                "{clients} clients with 64 KiB of nests and bombs for {} s, not refused as theirs",
+                time.as_secs()
+            ),
+            "none",
+            format!("{failed} of {}, {rate:.0} a second", self.requests),
+            failed == 0,
         );
         for (failure, count) in self.failures.iter().take(SHOWN) {
             println!("  {count} times: {failure}");
