@@ -2,12 +2,14 @@
 //! can be made to answer for there are some, and then their number.
 //!
 //! Events have the target [`TARGET`], so that an operator can send them elsewhere or keep them when the rest is silent.
-//! They tell who (user, project and roles by the token, and the peer's address; on the host the uid), what (method and path)
-//! and the result (status). Bodies and tokens are never in them. Texts of clients are escaped: a line stays a line. What leads
-//! to no version of the API changes nothing whatever its method, and is not told.
+//! They tell who (user, project and roles by the token, and the peer's address; on the host the uid), what (method and path,
+//! the ids of what was made, and of what was to be plugged) and the result (status). Bodies and tokens are never in them.
+//! Texts of clients are escaped: a line stays a line. What leads to no version of the API changes nothing whatever its
+//! method, and is not told.
 
 use crate::identity::Identity;
 use crate::model;
+use crate::v1::Done;
 use axum::http::StatusCode;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -23,6 +25,8 @@ pub enum Who<'a> {
     Anyone,
     /// Somebody without a valid token.
     Unknown,
+    /// Somebody with a token that nobody can check now.
+    Unverified,
     /// Somebody.
     Known(&'a Identity),
 }
@@ -62,8 +66,9 @@ fn shortened(path: &str) -> (Cow<'_, str>, bool) {
 
 /// Tells of one write. The path is told as routes are looked up by, decoded and its slashes folded, so that one object has one
 /// text; of a long one front and end are told, with `path_cut`. The method is the one the request was treated as, which
-/// `api.strict_essex` takes from elsewhere than the request line.
-pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &str, path: &str, status: StatusCode) {
+/// `api.strict_essex` takes from elsewhere than the request line. `made` has the ids of all that the write made, and
+/// `attachment` what it plugged or was refused to plug.
+pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &str, path: &str, status: StatusCode, done: &Done) {
     let result = match status.as_u16() {
         ..400 => "done",
         400..500 => "refused",
@@ -75,6 +80,7 @@ pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &str, path: &str, st
         Who::Known(identity) => (None, Some(identity)),
         Who::Anyone => (Some("anyone"), None),
         Who::Unknown => (Some("unknown"), None),
+        Who::Unverified => (Some("unverified"), None),
     };
     let short = |text| front(text, TEXT_BYTES_MAX).0;
     let user = nobody.or(who.map(|identity| short(&identity.user)));
@@ -82,13 +88,25 @@ pub fn tell(who: Who<'_>, peer: Option<SocketAddr>, method: &str, path: &str, st
     let roles = who.map(|identity| tracing::field::debug(&identity.roles));
     let (method, (path, is_cut)) = (front(method, METHOD_BYTES_MAX).0, shortened(path));
     let path_cut = is_cut.then_some(true);
-    tracing::info!(target: TARGET, user, project, roles, peer, %method, ?path, path_cut, status, result, "API write");
+    let made = (!done.made.is_empty()).then(|| done.made.join(" "));
+    let attachment = done.attached.as_deref().map(|id| tracing::field::debug(short(id)));
+    tracing::info!(
+        target: TARGET, user, project, roles, peer, %method, ?path, path_cut, made, attachment, status, result, "API write"
+    );
 }
 
-/// Tells how many more writes strangers from one place were refused in a time than lines tell of.
-pub(crate) fn tell_of_more(count: u64, from: &str, time: Duration) {
+/// Tells how many more writes from one place came to nothing in a time than lines tell of, for want of a valid token or of
+/// somebody who can check it.
+pub(crate) fn tell_of_more(who: Who<'_>, count: u64, from: &str, time: Duration) {
     let s = time.as_secs();
-    tracing::info!(target: TARGET, user = "unknown", result = "refused", "{count} more refused from {from} in {s} s");
+    match who {
+        Who::Unverified => {
+            tracing::info!(target: TARGET, user = "unverified", result = "failed", "{count} more failed from {from} in {s} s");
+        }
+        _ => {
+            tracing::info!(target: TARGET, user = "unknown", result = "refused", "{count} more refused from {from} in {s} s");
+        }
+    }
 }
 
 /// Tells of a write that was asked for on the host itself, by a socket that knows its peer by the kernel's word. `request` is

@@ -80,7 +80,7 @@ impl Target {
             body: with_ids(body, &network, &port),
         };
         let before = self.plugin.snapshot();
-        let reply = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
+        let (reply, _) = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
         check(&reply, &request);
         if reply.status.is_success() {
             request.method = "GET".into();
@@ -88,11 +88,11 @@ impl Target {
             request.path = format!("{networks}/detail");
             let [json, xml] = [JSON, XML].map(|media_type| {
                 request.content_type = Some(media_type.to_owned());
-                answer(&self.plugin, &self.extensions, &Caller::Anyone, &request)
+                answer(&self.plugin, &self.extensions, &Caller::Anyone, &request).0
             });
             check_same_names(&json.body, &xml.body);
             request.path = format!("{networks}/{network}/detail.xml");
-            check(&answer(&self.plugin, &self.extensions, &Caller::Anyone, &request), &request);
+            check(&answer(&self.plugin, &self.extensions, &Caller::Anyone, &request).0, &request);
         }
         self.settle(&before, reply.status.is_success());
         reply.status.as_u16()
@@ -125,7 +125,7 @@ impl Target {
                     accept: (choice & 0x40 != 0).then(|| XML.to_owned()),
                     body: Vec::new(),
                 };
-                let reply = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
+                let (reply, _) = answer(&self.plugin, &self.extensions, &Caller::Anyone, &request);
                 check(&reply, &request);
                 reply
             }

@@ -11,7 +11,7 @@ use crate::identity::Caller;
 use crate::model::{NetworkId, PortId, Text};
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, Forbidden,
-    GetAllNetworksError, GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter,
+    GetAllNetworksError, GetAllPortsError, GetNetworkError, GetPortError, ListSize, NetworkDetails, NetworkFilter,
     NetworkNotFound, NetworkRow, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow,
     PortStats, Ports, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
@@ -246,9 +246,9 @@ impl Plugin for Guarded {
         self.plugin.get_port_details(tenant, network, port)
     }
 
-    fn row_count_max(&self, tenant: &str, network: Option<&str>) -> usize {
+    fn list_size_max(&self, tenant: &str, network: Option<&str>) -> ListSize {
         let action = if network.is_some() { Action::GetPort } else { Action::GetNetwork };
-        if self.may(tenant, action) { self.plugin.row_count_max(tenant, network) } else { 0 }
+        if self.may(tenant, action) { self.plugin.list_size_max(tenant, network) } else { ListSize::default() }
     }
 
     fn counts_ports(&self) -> bool {

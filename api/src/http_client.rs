@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +41,17 @@ pub enum EndpointError {
     /// It answers without end.
     #[error("its answer is too long or broke off")]
     Answer,
+}
+
+/// Whether what is said to the server of this URL leaves the host as anybody on the way can read it.
+pub fn leaves_host_in_clear(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host.is_empty() || host.eq_ignore_ascii_case("localhost"),
+    };
+    uri.scheme() == Some(&Scheme::HTTP) && !is_here
 }
 
 /// A server, by the URL below which it is asked.

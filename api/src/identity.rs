@@ -17,6 +17,7 @@ pub mod wall;
 pub use hosts::{Hosts, Refused};
 
 use crate::model::Text;
+use crate::peer::Peer;
 use crate::policy::{Action, LivePolicy, Policy};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::fmt;
@@ -63,8 +64,8 @@ pub type Verified = Result<Arc<Identity>, Denied>;
 
 /// Tells whose a token is.
 pub trait Verifier: Send + Sync {
-    /// Whose it is. `token` is not empty and has at most [`TOKEN_BYTES_MAX`] bytes.
-    fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>>;
+    /// Whose it is. `token` is not empty and has at most [`TOKEN_BYTES_MAX`] bytes; `peer` shows it.
+    fn verify<'a>(&'a self, token: &'a str, peer: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>>;
 
     /// What a 401 says in `WWW-Authenticate` (RFC 9110 section 11.6.1).
     fn challenge(&self) -> HeaderValue;
@@ -180,15 +181,15 @@ impl Mode {
         matches!(self, Mode::Tokens { .. })
     }
 
-    /// Who makes a request with these headers below this tenant's URL; `None`: one of no tenant.
+    /// Who makes a request with these headers below this tenant's URL, `None`: one of no tenant; it came from `peer`.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn admit(&self, headers: &HeaderMap, tenant: Option<&str>) -> Result<Caller, Refusal> {
+    pub async fn admit(&self, headers: &HeaderMap, tenant: Option<&str>, peer: Peer) -> Result<Caller, Refusal> {
         let Mode::Tokens { verifier, policy } = self else { return Ok(Caller::Anyone) };
         let refused = || Refusal::Unauthenticated(verifier.challenge());
         let token = token_of(headers).ok_or_else(refused)?;
-        let identity = verifier.verify(token).await.map_err(|denied| match denied {
+        let identity = verifier.verify(token, peer).await.map_err(|denied| match denied {
             Denied::Invalid => refused(),
             denied @ Denied::Unavailable { .. } => Refusal::Unavailable(denied),
         })?;
@@ -224,7 +225,7 @@ mod tests {
     struct Known(HashMap<&'static str, Verified>);
 
     impl Verifier for Known {
-        fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
+        fn verify<'a>(&'a self, token: &'a str, _peer: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
             Box::pin(async move { self.0.get(token).cloned().unwrap_or(Err(Denied::Invalid)) })
         }
 
@@ -255,7 +256,7 @@ mod tests {
             headers.append(TOKEN_HEADERS[at % 2], HeaderValue::from_bytes(token.as_bytes()).unwrap());
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(mode().admit(&headers, tenant)).map_err(|refusal| refusal.status().as_u16())
+        runtime.block_on(mode().admit(&headers, tenant, Peer::LOOPBACK)).map_err(|refusal| refusal.status().as_u16())
     }
 
     #[test]

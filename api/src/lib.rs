@@ -22,6 +22,7 @@ pub mod json;
 pub mod lowering;
 pub mod model;
 pub mod network_type;
+pub mod peer;
 pub mod plugin;
 pub mod plugins;
 pub mod policy;

@@ -25,6 +25,16 @@ pub type PortId = Arc<str>;
 /// The text a tenant plugs as attachment and an operator plugs as interface.
 pub type InterfaceId = Arc<str>;
 
+/// How large a list is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ListSize {
+    /// Its rows: networks or ports.
+    pub rows: usize,
+    /// Bytes that texts of clients in them take when they are told ([`told_bytes_max`]): names of networks, ids of what is
+    /// plugged into ports.
+    pub text_bytes: usize,
+}
+
 /// Administrative state of a logical port (specification section 7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -125,12 +135,14 @@ pub struct Model {
     pub networks: SharedMap<NetworkId, Network>,
     /// By id.
     pub ports: SharedMap<PortId, LogicalPort>,
-    /// Networks of each tenant that has any, in creation order.
-    pub by_tenant: SharedMap<Text, SharedList<NetworkId>>,
+    /// Networks of each tenant that has any, in creation order; they themselves, so that a list looks for none.
+    pub by_tenant: SharedMap<Text, SharedList<Network>>,
     /// Ports of each network that has any, in creation order.
     pub by_network: SharedMap<NetworkId, SharedList<PortId>>,
     /// How much each tenant has that has any.
     counts: SharedMap<Text, Counts>,
+    /// Bytes that the ids of what is plugged into a network's ports take when they are told; networks without any are not in it.
+    attachment_bytes: SharedMap<NetworkId, usize>,
     /// The one port an interface is attached to, in the whole service.
     pub by_attachment: SharedMap<InterfaceId, PortId>,
     /// The one network that has a VLAN or VNI.
@@ -148,6 +160,18 @@ pub struct Counts {
     pub networks: usize,
     /// The ports on all of them.
     pub ports: usize,
+    /// Bytes that the networks' names take when they are told ([`told_bytes_max`]).
+    pub name_bytes: usize,
+}
+
+/// How many bytes a text takes at most when it is told, in either format: each character as it is or as its longest escape.
+pub fn told_bytes_max(text: &str) -> usize {
+    let bytes = |c: char| match c {
+        c if c.is_ascii_alphanumeric() || " -_.:/".contains(c) => 1,
+        // `\u00e9`, of which JSON needs two for what UTF-16 has as two.
+        c => 6 * c.len_utf16(),
+    };
+    text.chars().map(bytes).sum()
 }
 
 /// One step of a write: what the store commits and [`Model::apply`] then does. Steps of one write come as one slice.
@@ -238,9 +262,7 @@ impl Model {
 
     /// A tenant's networks in creation order.
     pub fn networks_of<'a>(&'a self, tenant: &str) -> impl Iterator<Item = &'a Network> + use<'a> {
-        self.by_tenant.get(tenant).into_iter().flat_map(SharedList::iter).map(|id| {
-            self.networks.get(id).expect("by_tenant names only networks of the model: apply changes both together")
-        })
+        self.by_tenant.get(tenant).into_iter().flat_map(SharedList::iter)
     }
 
     /// How much a tenant has.
@@ -260,14 +282,20 @@ impl Model {
         })
     }
 
-    /// How many networks of a tenant there are, or ports of one of its networks; of what is not there none.
-    pub fn row_count(&self, tenant: &str, network: Option<&str>) -> usize {
+    /// How large a list of a tenant's networks is, or of the ports of one of its networks; of what is not there nothing.
+    pub fn list_size(&self, tenant: &str, network: Option<&str>) -> ListSize {
         match network {
-            None => self.by_tenant.get(tenant).map_or(0, SharedList::len),
-            Some(network) => {
-                let network = self.network_of(tenant, network);
-                network.and_then(|network| self.by_network.get(&network.id)).map_or(0, SharedList::len)
+            None => {
+                let counts = self.counts_of(tenant);
+                ListSize { rows: counts.networks, text_bytes: counts.name_bytes }
             }
+            Some(network) => match self.network_of(tenant, network) {
+                None => ListSize::default(),
+                Some(network) => ListSize {
+                    rows: self.by_network.get(&network.id).map_or(0, SharedList::len),
+                    text_bytes: self.attachment_bytes.get(&network.id).copied().unwrap_or_default(),
+                },
+            },
         }
     }
 
@@ -289,17 +317,21 @@ impl Model {
 
     fn put_network(&mut self, network: Network) {
         self.next_serial = self.next_serial.max(network.serial.saturating_add(1));
-        if !self.networks.contains_key(&network.id) {
-            self.by_tenant.entry_mut(&network.tenant).insert(network.serial, network.id.clone());
-            self.counts.entry_mut(&network.tenant).networks += 1;
-            if let Some(segment) = network.network_type.segment() {
-                if let Segment::Vni(vni) = segment {
-                    self.vni_hint = self.vni_hint.max(vni.get() + 1);
-                }
-                let other = self.by_segment.insert(segment, network.id.clone());
-                assert!(other.is_none(), "a segment is one network's: who makes a network looks for a free one");
+        let old = self.networks.get(&network.id).map(name_bytes);
+        if old.is_none()
+            && let Some(segment) = network.network_type.segment()
+        {
+            if let Segment::Vni(vni) = segment {
+                self.vni_hint = self.vni_hint.max(vni.get() + 1);
             }
+            let other = self.by_segment.insert(segment, network.id.clone());
+            assert!(other.is_none(), "a segment is one network's: who makes a network looks for a free one");
         }
+        let counts = self.counts.entry_mut(&network.tenant);
+        counts.networks += usize::from(old.is_none());
+        counts.name_bytes += name_bytes(&network);
+        counts.name_bytes -= old.unwrap_or_default();
+        self.by_tenant.entry_mut(&network.tenant).insert(network.serial, network.clone());
         self.networks.insert(network.id.clone(), network);
     }
 
@@ -309,6 +341,7 @@ impl Model {
             strike_out(&mut self.by_tenant, &network.tenant, network.serial);
             let counts = self.counts.entry_mut(&network.tenant);
             counts.networks -= 1;
+            counts.name_bytes -= name_bytes(&network);
             if *counts == Counts::default() {
                 self.counts.remove(&network.tenant);
             }
@@ -325,8 +358,9 @@ impl Model {
         self.next_serial = self.next_serial.max(port.serial.saturating_add(1));
         match self.ports.get(&port.id) {
             Some(old) => {
-                if let Some(attachment) = &old.attachment {
-                    self.by_attachment.remove(attachment);
+                let old_network = old.network.clone();
+                if let Some(attachment) = old.attachment.clone() {
+                    self.detach(&old_network, &attachment);
                 }
             }
             None => {
@@ -336,6 +370,7 @@ impl Model {
             }
         }
         if let Some(attachment) = &port.attachment {
+            *self.attachment_bytes.entry_mut(&port.network) += told_bytes_max(attachment);
             let other = self.by_attachment.insert(attachment.clone(), port.id.clone());
             assert!(other.is_none(), "an interface is attached to one port only: plugins check before they commit");
         }
@@ -348,8 +383,18 @@ impl Model {
             let tenant = self.tenant_of_network(&port.network);
             self.counts.entry_mut(&tenant).ports -= 1;
             if let Some(attachment) = port.attachment {
-                self.by_attachment.remove(&attachment);
+                self.detach(&port.network, &attachment);
             }
+        }
+    }
+
+    /// Forgets that this is plugged into a port of the network.
+    fn detach(&mut self, network: &NetworkId, attachment: &InterfaceId) {
+        self.by_attachment.remove(attachment);
+        let bytes = self.attachment_bytes.entry_mut(network);
+        *bytes -= told_bytes_max(attachment);
+        if *bytes == 0 {
+            self.attachment_bytes.remove(network);
         }
     }
 
@@ -358,8 +403,12 @@ impl Model {
     }
 }
 
+fn name_bytes(network: &Network) -> usize {
+    network.name.as_deref().map_or(0, told_bytes_max)
+}
+
 /// Takes a serial out of its owner's list, and the list out of the index if it was the last.
-fn strike_out(index: &mut SharedMap<Text, SharedList<Arc<str>>>, owner: &Text, serial: u64) {
+fn strike_out<T: Clone>(index: &mut SharedMap<Text, SharedList<T>>, owner: &Text, serial: u64) {
     let list = index.entry_mut(owner);
     list.remove(serial);
     if list.is_empty() {

@@ -23,6 +23,7 @@ pub mod conformance;
 mod errors;
 mod filter;
 
+pub use crate::model::ListSize;
 pub use errors::*;
 pub use filter::{NetworkFilter, PortFilter};
 
@@ -277,10 +278,10 @@ pub trait Plugin: Send + Sync {
     /// [`UnplugInterfaceError`].
     fn unplug_interface(&self, tenant: &str, network: &str, port: &str) -> Result<(), UnplugInterfaceError>;
 
-    /// How many networks of a tenant, or ports of one of its networks, a list tells at most; told from memory, at once. By it
-    /// memory is set aside before a list is made. A plugin need not know: then it is counted after.
-    fn row_count_max(&self, _tenant: &str, _network: Option<&str>) -> usize {
-        0
+    /// How large a list of a tenant's networks is at most, or of the ports of one of its networks; told from memory, at once.
+    /// By it memory is set aside before a list is made. A plugin need not know: then it is counted after.
+    fn list_size_max(&self, _tenant: &str, _network: Option<&str>) -> ListSize {
+        ListSize::default()
     }
 
     /// Whether [`Plugin::get_port_stats`] has counters to tell. Not one of the twelve: what an extension needs, a plugin

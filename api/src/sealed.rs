@@ -78,11 +78,23 @@ impl SealKey {
     }
 
     fn read(path: &Path) -> Result<SealKey, SealError> {
+        SealKey::read_of(path, rustix::process::geteuid().as_raw())
+    }
+
+    /// Whether this file is there and has a key that this user, and nobody else, may read. It is not made.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn check(path: &Path, owner: u32) -> Result<(), SealError> {
+        SealKey::read_of(path, owner).map(drop)
+    }
+
+    fn read_of(path: &Path, owner: u32) -> Result<SealKey, SealError> {
         let file_error = |source| SealError::File { path: path.to_owned(), source };
         let file = File::open(path).map_err(file_error)?;
         let status = file.metadata().map_err(file_error)?;
         let mode = status.mode() & 0o7777;
-        if mode & 0o077 != 0 || status.uid() != rustix::process::geteuid().as_raw() {
+        if mode & 0o077 != 0 || status.uid() != owner {
             return Err(SealError::NotOurs { path: path.to_owned(), mode, owner: status.uid() });
         }
         let mut text = String::new();

@@ -7,36 +7,45 @@
 //! taken until then, so that hanging up gets nobody more than a slot's worth of work.
 
 mod connection;
+mod handshakes;
 mod incoming;
+mod limits;
 mod memory;
+mod outgoing;
+mod pace;
 mod peers;
 mod strangers;
+
+pub use limits::Limits;
 
 use crate::audit::{self, Who};
 use crate::claim::{Claim, Registry};
 use crate::format::{Format, JSON};
 use crate::guard::Guarded;
 use crate::identity::{self, Caller, Hosts, Mode, Refusal};
+use crate::peer::Peer;
 use crate::plugin::Plugin;
 use crate::reply::Reply;
 use crate::tls::Tls;
 use crate::url::{Target, decoded_path, query_pairs, target};
-use crate::v1::{Dialect, Extensions, reference};
+use crate::v1::{Dialect, Done, Extensions, reference};
 use crate::{v1, versions};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
-use connection::Connection;
-use memory::{Large, Memory, Pace, ROW_BYTES, SMALL_BYTES};
+use connection::{Connection, Secured};
+use handshakes::Handshakes;
+use memory::{Memory, Party, ROW_BYTES, SMALL_BYTES, TEXT_COPIES};
+use pace::{Large, Pace};
 use peers::{PeerLimits, Peers, Seat};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strangers::Strangers;
+use strangers::{Stranger, Strangers};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -46,60 +55,10 @@ use tokio::time::timeout;
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a request's head, request line included (contract: API input).
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Connections that may wait for one of the others to be no longer busy.
+const WAITING_MAX: usize = 64;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How many and how long.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections served at a time; more wait in the listener's queue, behind clients who keep theirs. The runtime is to
-    /// have as many blocking threads, so that a read never waits for a thread that waits for a disk.
-    pub connections: usize,
-    /// Of these, from one address (IPv6: 64 bits of it); who comes then takes the place of the one from there that waits
-    /// longest without a request.
-    pub peer_connections: usize,
-    /// The same from loopback, where all clients of this host have one address: 500 of a busy service, and some left for others.
-    pub loopback_connections: usize,
-    /// Memory of large answers in all, those being made and those not yet taken by their clients, bytes: seven lists of
-    /// 100,000 ports.
-    pub answer_memory: usize,
-    /// For such memory to become free, before a client is told to ask again.
-    pub answer_wait: Duration,
-    /// For the handshake of TLS.
-    pub handshake_time: Duration,
-    /// For a request's head, and for the next request on a kept connection.
-    pub head_time: Duration,
-    /// For a request's body.
-    pub body_time: Duration,
-    /// For a client that stopped reading its answer; one that reads a large one slowly has as long besides what 256 KiB a
-    /// second take.
-    pub write_time: Duration,
-    /// Lines that the audit log has of strangers' writes from one address in [`Limits::stranger_time`]; of more, their number.
-    pub stranger_lines: u32,
-    /// See [`Limits::stranger_lines`].
-    pub stranger_time: Duration,
-    /// For requests in flight at shutdown. The daemon has 5 s in all.
-    pub shutdown_time: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections: 1024,
-            peer_connections: 128,
-            loopback_connections: 768,
-            answer_memory: 128 << 20,
-            answer_wait: Duration::from_secs(5),
-            handshake_time: Duration::from_secs(10),
-            head_time: Duration::from_secs(15),
-            body_time: Duration::from_secs(10),
-            write_time: Duration::from_secs(20),
-            stranger_lines: 10,
-            stranger_time: Duration::from_secs(10),
-            shutdown_time: Duration::from_secs(4),
-        }
-    }
-}
 
 /// What the settings say of the server.
 #[derive(Clone, Default, Debug)]
@@ -203,34 +162,46 @@ pub async fn serve(
         limits,
         plugin,
     });
-    let peers = Peers::new(PeerLimits { loopback: limits.loopback_connections, others: limits.peer_connections });
+    let peers = Peers::new(PeerLimits {
+        all: limits.connections,
+        loopback: limits.loopback_connections,
+        others: limits.peer_connections,
+    });
+    let secured = tls.map(|tls| Secured { tls, handshakes: Handshakes::new() });
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
-        let accepted = async {
-            // The slot first: who finds none waits in the kernel's queue and costs nothing here.
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, slot)
-        };
-        let (accepted, slot) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = peers.seat(peer.ip()) else {
-                    tracing::debug!(%peer, "a client of the API has all connections it may have, and all are busy");
+                let seat = peers.seat(peer.ip());
+                let Some(waits) = seat.is_none().then(|| waiting.clone().try_acquire_owned()).transpose().ok() else {
+                    tracing::debug!(%peer, "there is no room for a client of the API: all connections are busy");
                     continue;
                 };
-                let pace = Pace::new(limits.write_time);
-                let from = Origin { peer, seat: Arc::new(seat), pace, _slot: Arc::new(slot) };
-                let tls = tls.as_ref().map(|tls| tls.acceptor());
-                let connection = Connection { from, tls, app: app.clone(), limits, stopped: stopped.clone() };
+                let (peers, slots, secured, app) = (peers.clone(), slots.clone(), secured.clone(), app.clone());
+                let mut stopped = stopped.clone();
                 connections.spawn(async move {
+                    let seat = match seat {
+                        Some(seat) => seat,
+                        None => tokio::select! {
+                            seat = timeout(limits.head_time, peers.seat_when_free(peer.ip())) => {
+                                let Ok(seat) = seat else { return };
+                                seat
+                            }
+                            _ = stopped.changed() => return,
+                        },
+                    };
+                    drop(waits);
+                    let connection = Connection { peer, seat: Arc::new(seat), slots, secured, app, limits, stopped };
                     if let Err(error) = connection.run(stream).await {
                         tracing::debug!(%peer, %error, "API connection failed");
                     }
@@ -300,7 +271,7 @@ struct App {
     extensions: Arc<Extensions>,
     /// The OpenAPI description, shared by all who are told it.
     description: Bytes,
-    memory: Memory,
+    memory: Arc<Memory>,
     /// Whose writes are told one by one.
     strangers: Arc<Strangers>,
     limits: Limits,
@@ -332,19 +303,20 @@ async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     let peer = Some(from.peer);
     let method = request.method().clone();
     let (path, is_text) = decoded_path(request.uri().path());
-    let Answered { mut response, caller, treated_as } = answer(app, &from, request, (&path, is_text)).await;
+    let Answered { mut response, asker, treated_as, done } = answer(app, &from, request, (&path, is_text)).await;
     let (status, micros) = (response.status(), begin.elapsed().as_micros() as u64);
     // `?path`: control characters of a hostile path do not get into the log.
     let asked = treated_as.as_deref().unwrap_or(method.as_str());
     // What is beside the versions is public and told whatever the method: nothing is written there.
     if audit::is_write(asked) && matches!(target(&path, app.dialect), Target::V1(..)) {
-        let who = match &caller {
-            Some(Caller::Anyone) => Who::Anyone,
-            Some(Caller::Known { identity, .. }) => Who::Known(identity),
-            None => Who::Unknown,
+        let (who, is_told) = match &asker {
+            Asker::Caller(Caller::Anyone) => (Who::Anyone, true),
+            Asker::Caller(Caller::Known { identity, .. }) => (Who::Known(identity), true),
+            Asker::Unverified => (Who::Unverified, app.strangers.may_be_told(from.peer.ip(), Stranger::Unverified)),
+            Asker::Unknown => (Who::Unknown, app.strangers.may_be_told(from.peer.ip(), Stranger::Refused)),
         };
-        if who != Who::Unknown || app.strangers.may_be_told(from.peer.ip()) {
-            audit::tell(who, peer, asked, &path, status);
+        if is_told {
+            audit::tell(who, peer, asked, &path, status, &done);
         }
     }
     let peer = peer.map(tracing::field::display);
@@ -355,29 +327,40 @@ async fn log_and_answer(app: &App, request: Request) -> Response<Body> {
     response
 }
 
-/// An answer, and who asked if that was found out.
+/// Who asked.
+enum Asker {
+    /// Somebody known, or anybody where nobody is.
+    Caller(Caller),
+    /// Somebody with a token of whom it cannot be told now.
+    Unverified,
+    /// Somebody without a valid token, or who did not get as far as that.
+    Unknown,
+}
+
+/// An answer, and what is told of it.
 struct Answered {
     response: Response<Body>,
-    caller: Option<Caller>,
+    asker: Asker,
     /// As a request of which method, if that was looked for elsewhere than in the request line.
     treated_as: Option<String>,
+    done: Done,
 }
 
 impl Answered {
     fn to(caller: Caller, response: impl Into<Response<Body>>) -> Answered {
-        Answered { response: response.into(), caller: Some(caller), treated_as: None }
+        let asker = Asker::Caller(caller);
+        Answered { response: response.into(), asker, treated_as: None, done: Done::default() }
     }
 }
 
 impl From<Reply> for Answered {
     fn from(reply: Reply) -> Answered {
-        Answered { response: reply.into(), caller: None, treated_as: None }
+        Answered { response: reply.into(), asker: Asker::Unknown, treated_as: None, done: Done::default() }
     }
 }
 
 /// Answers a request with this decoded path, which may not be text.
 async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&str, bool)) -> Answered {
-    let busy = from.seat.begin_request();
     let (parts, body) = request.into_parts();
     let format = incoming::format(path, &parts.headers);
     let host = match app.hosts.check(parts.version, &parts.uri, &parts.headers, app.identity.is_on()) {
@@ -391,21 +374,22 @@ async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&s
     let accept = text(header::ACCEPT);
     let is_head = parts.method == Method::HEAD;
     let target = target(path, app.dialect);
+    let peer = Peer::of(from.peer.ip());
     let caller = match target {
-        Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest)).await {
+        Target::V1(_, rest) => match app.identity.admit(&parts.headers, identity::tenant_of(rest), peer).await {
             Ok(caller) => caller,
             Err(refusal) => return refused(&refusal, accept.as_deref(), is_head),
         },
         Target::Versions | Target::Description | Target::Nowhere => Caller::Anyone,
     };
     // Only now: a stranger need not be listened to. Nothing is lost with a client that makes room before it said it all.
-    drop(busy);
-    let body = match incoming::body(body, app.limits.body_time, format).await {
+    from.seat.wait_for_client();
+    let body = incoming::body(body, app.limits.body_time, format).await;
+    from.seat.begin_request();
+    let body = match body {
         Ok(body) => body,
         Err(reply) => return Answered::to(caller, reply),
     };
-    let busy = from.seat.begin_request();
-    let mut treated_as = None;
     let reply = match target {
         Target::Versions => versions::list(&app.scheme, &host, format),
         Target::V1(version, rest) => {
@@ -419,29 +403,7 @@ async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&s
                 accept,
                 body,
             };
-            let mut plugin = Guarded::new(app.plugin.clone(), caller.clone());
-            if let Some(Claims { claim, registry }) = app.claims.clone().filter(|_| app.identity.is_on()) {
-                plugin = plugin.with_claims(claim, registry);
-            }
-            treated_as = (app.dialect == Dialect::StrictEssex).then(|| v1::method(&request).into_owned());
-            let rows = v1::row_count_max(&plugin, &request);
-            let share = app.memory.set_aside(rows.saturating_mul(ROW_BYTES), app.limits.answer_wait).await;
-            let Some(mut share) = share else {
-                return Answered { treated_as, ..Answered::to(caller, overloaded(request.accept.as_deref())) };
-            };
-            let is_write = audit::is_write(&v1::method(&request));
-            let accept = request.accept.clone();
-            let (extensions, of_task) = (app.extensions.clone(), caller.clone());
-            let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
-            let reply = task.await.unwrap_or_else(|error| broke(&error));
-            if !share.settle_answer(reply.body.len(), is_write) {
-                return Answered { treated_as, ..Answered::to(caller, overloaded(accept.as_deref())) };
-            }
-            if reply.body.len() > SMALL_BYTES {
-                let large = |body| Large::new(body, share, from.pace.clone(), Some(busy));
-                return Answered { treated_as, ..Answered::to(caller, reply.with_body(|body| Body::new(large(body)))) };
-            }
-            reply
+            return answer_v1(app, from, caller, request).await;
         }
         // It tells nothing but what is public, and how to get in.
         Target::Description if is_head || parts.method == Method::GET => {
@@ -451,7 +413,44 @@ async fn answer(app: &App, from: &Origin, request: Request, (path, is_text): (&s
         }
         Target::Description | Target::Nowhere => Reply::not_found(accept.as_deref(), is_head, ""),
     };
-    Answered { treated_as, ..Answered::to(caller, reply) }
+    Answered::to(caller, reply)
+}
+
+/// Answers a request to one of the versions, when there is memory for what it asks for.
+async fn answer_v1(app: &App, from: &Origin, caller: Caller, request: v1::Request) -> Answered {
+    let mut plugin = Guarded::new(app.plugin.clone(), caller.clone());
+    if let Some(Claims { claim, registry }) = app.claims.clone().filter(|_| app.identity.is_on()) {
+        plugin = plugin.with_claims(claim, registry);
+    }
+    let treated_as = (app.dialect == Dialect::StrictEssex).then(|| v1::method(&request).into_owned());
+    let answered =
+        |response: Response<Body>, done| Answered { treated_as, done, ..Answered::to(caller.clone(), response) };
+    let size = v1::list_size_max(&plugin, &request);
+    let bytes = size.rows.saturating_mul(ROW_BYTES).saturating_add(size.text_bytes.saturating_mul(TEXT_COPIES));
+    let accept = request.accept.clone();
+    let Some(mut share) = app.memory.set_aside(party(&caller, from), bytes, app.limits.answer_wait).await else {
+        return answered(overloaded(accept.as_deref()).into(), Done::default());
+    };
+    let is_write = audit::is_write(&v1::method(&request));
+    let (extensions, of_task) = (app.extensions.clone(), caller.clone());
+    let task = tokio::task::spawn_blocking(move || v1::answer(&plugin, &extensions, &of_task, &request));
+    let (reply, done) = task.await.unwrap_or_else(|error| (broke(&error), Done::default()));
+    if !share.settle_answer(reply.body.len(), is_write) {
+        return answered(overloaded(accept.as_deref()).into(), done);
+    }
+    if reply.body.len() > SMALL_BYTES {
+        let large = |body| Body::new(Large::new(body, share, from.pace.clone()));
+        return answered(reply.with_body(large), done);
+    }
+    answered(reply.into(), done)
+}
+
+/// On whose account the memory of an answer is.
+fn party(caller: &Caller, from: &Origin) -> Party {
+    match caller {
+        Caller::Anyone => Party::Site(Peer::of(from.peer.ip()).site()),
+        Caller::Known { identity, .. } => Party::Tenant(identity.project.as_ref().unwrap_or(&identity.user).clone()),
+    }
 }
 
 /// The answer to a request for more than there is memory for now.
@@ -464,9 +463,10 @@ fn overloaded(accept: Option<&str>) -> Reply {
 fn refused(refusal: &Refusal, accept: Option<&str>, is_head: bool) -> Answered {
     let mut response = Response::from(Reply::page(refusal.status(), accept, is_head, &refusal.message(), ""));
     response.headers_mut().extend(refusal.headers());
-    let caller = match refusal {
-        Refusal::ForeignTenant(caller) => Some(caller.clone()),
-        Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => None,
+    let asker = match refusal {
+        Refusal::ForeignTenant(caller) => Asker::Caller(caller.clone()),
+        Refusal::Unavailable(_) => Asker::Unverified,
+        Refusal::Unauthenticated(_) => Asker::Unknown,
     };
-    Answered { response, caller, treated_as: None }
+    Answered { response, asker, treated_as: None, done: Done::default() }
 }

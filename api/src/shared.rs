@@ -162,23 +162,23 @@ impl<K: Hash + Eq + Borrow<Q>, Q: Hash + Eq + ?Sized, V> Index<&Q> for SharedMap
     }
 }
 
-/// Ids in the order of their serials, copied cheaply. New serials are most often the highest, so that pieces are full.
+/// Things in the order of their serials, copied cheaply. New serials are most often the highest, so that pieces are full.
 #[derive(Clone)]
-pub struct SharedList<Id> {
+pub struct SharedList<T> {
     /// None is empty; each ends before the next begins.
-    pieces: Vec<Arc<Vec<(u64, Id)>>>,
+    pieces: Vec<Arc<Vec<(u64, T)>>>,
 }
 
-impl<Id> Default for SharedList<Id> {
-    fn default() -> SharedList<Id> {
+impl<T> Default for SharedList<T> {
+    fn default() -> SharedList<T> {
         SharedList { pieces: Vec::new() }
     }
 }
 
-impl<Id> SharedList<Id> {
-    /// All ids by serial.
-    pub fn iter(&self) -> impl Iterator<Item = &Id> + use<'_, Id> {
-        self.pieces.iter().flat_map(|piece| piece.iter()).map(|(_, id)| id)
+impl<T> SharedList<T> {
+    /// All by serial.
+    pub fn iter(&self) -> impl Iterator<Item = &T> + use<'_, T> {
+        self.pieces.iter().flat_map(|piece| piece.iter()).map(|(_, item)| item)
     }
 
     /// How many there are.
@@ -197,23 +197,23 @@ impl<Id> SharedList<Id> {
     }
 }
 
-impl<Id: Clone> SharedList<Id> {
-    /// Enters an id, over the one of that serial if there is one.
-    pub fn insert(&mut self, serial: u64, id: Id) {
+impl<T: Clone> SharedList<T> {
+    /// Enters one, over the one of that serial if there is one.
+    pub fn insert(&mut self, serial: u64, item: T) {
         let at = self.piece_of(serial);
         let is_last = at + 1 >= self.pieces.len();
         let Some(piece) = self.pieces.get_mut(at) else {
-            self.pieces.push(Arc::new(vec![(serial, id)]));
+            self.pieces.push(Arc::new(vec![(serial, item)]));
             return;
         };
         match piece.binary_search_by_key(&serial, |entry| entry.0) {
-            Ok(found) => Arc::make_mut(piece)[found].1 = id,
+            Ok(found) => Arc::make_mut(piece)[found].1 = item,
             Err(place) if is_last && place == piece.len() && place >= PIECE => {
-                self.pieces.push(Arc::new(vec![(serial, id)]));
+                self.pieces.push(Arc::new(vec![(serial, item)]));
             }
             Err(place) => {
                 let piece = Arc::make_mut(piece);
-                piece.insert(place, (serial, id));
+                piece.insert(place, (serial, item));
                 if piece.len() > PIECE {
                     let rest = piece.split_off(PIECE / 2);
                     self.pieces.insert(at + 1, Arc::new(rest));
@@ -222,7 +222,7 @@ impl<Id: Clone> SharedList<Id> {
         }
     }
 
-    /// Takes the id of a serial out, if it is there.
+    /// Takes the one of a serial out, if it is there.
     pub fn remove(&mut self, serial: u64) {
         let at = self.piece_of(serial);
         let Some(piece) = self.pieces.get_mut(at) else { return };
@@ -235,16 +235,16 @@ impl<Id: Clone> SharedList<Id> {
     }
 }
 
-impl<Id: PartialEq> PartialEq for SharedList<Id> {
-    fn eq(&self, other: &SharedList<Id>) -> bool {
+impl<T: PartialEq> PartialEq for SharedList<T> {
+    fn eq(&self, other: &SharedList<T>) -> bool {
         self.pieces.iter().flat_map(|piece| piece.iter()).eq(other.pieces.iter().flat_map(|piece| piece.iter()))
     }
 }
 
-impl<Id: fmt::Debug> fmt::Debug for SharedList<Id> {
+impl<T: fmt::Debug> fmt::Debug for SharedList<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_map()
-            .entries(self.pieces.iter().flat_map(|piece| piece.iter().map(|(serial, id)| (serial, id))))
+            .entries(self.pieces.iter().flat_map(|piece| piece.iter().map(|(serial, item)| (serial, item))))
             .finish()
     }
 }

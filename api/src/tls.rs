@@ -5,6 +5,8 @@
 //! 8446) are all that rustls speaks; clients are known by tokens and not by certificates. Settings of TLS itself there are
 //! none: what there is to choose is chosen by the library's defaults.
 
+mod validity;
+
 use crate::watched::{FileError, PAUSE, ParseAll, Rights, Watched};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,7 +16,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_rustls::TlsAcceptor;
 
 /// The protocol named to clients that ask by ALPN (RFC 7301); one that speaks others only is told so in the handshake.
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -22,7 +23,14 @@ const PROTOCOL: &[u8] = b"http/1.1";
 const CHAIN_MAX: usize = 16;
 
 /// A certificate and its key, from files that may be renewed.
-pub struct Tls(Watched<ServerConfig>);
+pub struct Tls(Watched<Pair>);
+
+/// What the files say.
+struct Pair {
+    config: Arc<ServerConfig>,
+    /// The end of the first certificate of the chain to end, seconds since 1970 UTC; `None` if it is not told.
+    not_after: Option<i64>,
+}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,27 +59,34 @@ impl Tls {
 
     fn watch(certificate: &Path, (key, rights): (&Path, Rights), pause: Duration) -> Result<Tls, FileError> {
         let files = vec![(certificate.to_owned(), Rights::Any), (key.to_owned(), rights)];
-        let pair = Pair { certificate: certificate.to_owned(), key: key.to_owned() };
-        let parse: ParseAll<ServerConfig> = Box::new(move |texts| pair.parse(&texts[0], &texts[1]));
+        let paths = Paths { certificate: certificate.to_owned(), key: key.to_owned() };
+        let parse: ParseAll<Pair> = Box::new(move |texts| paths.parse(&texts[0], &texts[1]));
         Ok(Tls(Watched::open_all(files, parse, pause)?))
     }
 
     /// What meets the next client.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.0.now())
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.0.now().config.clone()
+    }
+
+    /// When the certificate ends, or the first of those that vouch for it, seconds since 1970 UTC; `None` if that cannot be
+    /// told.
+    pub fn not_after(&self) -> Option<i64> {
+        self.0.now().not_after
     }
 }
 
 /// Where the files are, for what is said of them.
-struct Pair {
+struct Paths {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-impl Pair {
-    fn parse(&self, certificate: &str, key: &str) -> Result<ServerConfig, FileError> {
+impl Paths {
+    fn parse(&self, certificate: &str, key: &str) -> Result<Pair, FileError> {
         let wrong = |path: &Path, why: String| FileError::Wrong { path: path.to_owned(), why };
         let chain = chain(certificate).map_err(|why| wrong(&self.certificate, why))?;
+        let not_after = chain.iter().filter_map(|certificate| validity::not_after(certificate)).min();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| match error {
             pem::Error::NoItemsFound => {
                 wrong(&self.key, "it has no private key in clear (PKCS#8, PKCS#1 or SEC1, PEM)".to_owned())
@@ -91,7 +106,7 @@ impl Pair {
             error => wrong(&self.key, error.to_string()),
         })?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Ok(config)
+        Ok(Pair { config: Arc::new(config), not_after })
     }
 }
 

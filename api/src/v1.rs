@@ -20,14 +20,15 @@ pub use version::{Dialect, Version};
 use crate::document::Value;
 use crate::format::Format;
 use crate::identity::Caller;
-use crate::model::TEXT_BYTES_MAX;
-use crate::plugin::{Fault, Forbidden, Plugin, Ports};
+use crate::model::{TEXT_BYTES_MAX, Text};
+use crate::plugin::{Fault, Forbidden, ListSize, Plugin, Ports};
 use crate::policy::Action;
 use crate::reply::Reply;
 use axum::http::StatusCode;
 use body::BadRequest;
 use route::{IDS_MAX, Row};
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 pub(crate) use route::suffix;
 
@@ -72,6 +73,15 @@ impl<E: Into<Fault>> From<E> for Refusal {
     }
 }
 
+/// What a request is about by ids that its path does not have: for the audit log.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Done {
+    /// The ids of what was made.
+    pub made: Vec<Text>,
+    /// What was, or was not, plugged into a port; or the port with which a profile is associated.
+    pub attached: Option<Text>,
+}
+
 /// A request on its row.
 struct Call<'a> {
     plugin: &'a dyn Plugin,
@@ -80,9 +90,20 @@ struct Call<'a> {
     request: &'a Request,
     format: Format,
     ids: [&'a str; IDS_MAX],
+    done: RefCell<Done>,
 }
 
 impl<'a> Call<'a> {
+    /// Notes the id of something that was made.
+    fn made(&self, id: &Text) {
+        self.done.borrow_mut().made.push(id.clone());
+    }
+
+    /// Notes what is to be plugged.
+    fn attaches(&self, id: &Text) {
+        self.done.borrow_mut().attached = Some(id.clone());
+    }
+
     fn tenant(&self) -> &'a str {
         self.ids[0]
     }
@@ -144,24 +165,32 @@ const CORE: &str = "/tenants/";
 /// All rows of the core; the first that fits answers.
 const TABLES: &[&[Row<Handler>]] = &[networks::ROWS, ports::ROWS];
 
-/// How many networks or ports the answer tells at most, as far as the plugin knows; 0 for all but lists. An attachment is in
-/// one port at most, so a filter by one, as Nova's for each interface, or by a port leaves one row and not all.
-pub fn row_count_max(plugin: &dyn Plugin, request: &Request) -> usize {
-    let Some(found) = route::find(TABLES, "GET", &request.path).filter(|_| method(request) == "GET") else { return 0 };
+/// What the answer tells at most, as far as the plugin knows: nothing for all but lists. An attachment is in one port at
+/// most, so a filter by one, as Nova's for each interface, or by a port leaves one row and not all.
+pub fn list_size_max(plugin: &dyn Plugin, request: &Request) -> ListSize {
+    let found = route::find(TABLES, "GET", &request.path).filter(|_| method(request) == "GET");
+    let Some(found) = found else { return ListSize::default() };
     let [tenant, network, port, ..] = found.ids;
     let is_list = matches!(found.row.path.rsplit('/').next(), Some("networks" | "ports" | "detail"));
     if !is_list || !port.is_empty() {
-        return 0;
+        return ListSize::default();
     }
-    let rows = plugin.row_count_max(tenant, (!network.is_empty()).then_some(network));
+    let is_of_ports = found.row.path.contains("/ports");
     let names_one = if network.is_empty() {
         let filter = filters::networks(&request.query);
         filter.port.is_some() || filter.attachment.is_some()
     } else {
         // A network's own details tell its ports whatever the query.
-        found.row.path.contains("/ports") && filters::ports(&request.query).attachment.is_some()
+        is_of_ports && filters::ports(&request.query).attachment.is_some()
     };
-    if names_one { rows.min(1) } else { rows }
+    let size = plugin.list_size_max(tenant, (!network.is_empty()).then_some(network));
+    // Brief lists tell no names, and no list of ports what is plugged into them.
+    let has_texts = found.row.path.ends_with("/detail") && !is_of_ports;
+    match names_one {
+        // Of one row no text is long.
+        true => ListSize { rows: size.rows.min(1), text_bytes: 0 },
+        false => ListSize { text_bytes: if has_texts { size.text_bytes } else { 0 }, ..size },
+    }
 }
 
 /// The method a request is treated as.
@@ -172,14 +201,14 @@ pub fn method(request: &Request) -> Cow<'_, str> {
     }
 }
 
-/// Answers a request.
-pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, request: &Request) -> Reply {
+/// Answers a request, and tells what it did.
+pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, request: &Request) -> (Reply, Done) {
     let method = method(request);
     let found = route::find(extensions.tables(), &method, &request.path);
     let suffix = route::suffix(&request.path);
     let format = Format::negotiate(suffix, request.content_type.as_deref(), request.accept.as_deref());
     let ids = found.as_ref().map_or([""; IDS_MAX], |found| found.ids);
-    let call = Call { plugin, extensions, caller, request, format, ids };
+    let call = Call { plugin, extensions, caller, request, format, ids, done: RefCell::default() };
     let version = request.version;
     let tenant = call.tenant();
     let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
@@ -192,16 +221,17 @@ pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, req
         extensions.act(&call, &method)
     };
     let Some(outcome) = outcome else {
-        return Reply::not_found(request.accept.as_deref(), request.method == "HEAD", "");
+        return (Reply::not_found(request.accept.as_deref(), request.method == "HEAD", ""), Done::default());
     };
-    match outcome {
+    let reply = match outcome {
         Ok(Answer::Told(root, value)) => version.tell(StatusCode::OK, root, value, format),
         Ok(Answer::Made(root, value)) => version.tell(version.created(), root, value, format),
         Ok(Answer::Done) => Reply::new(StatusCode::NO_CONTENT, format.media_type(), Vec::new()),
         Ok(Answer::Whole(reply)) | Err(Refusal::Whole(reply)) => reply,
         Err(Refusal::BadRequest(bad)) => version.bad_request(bad, format, request.dialect),
         Err(Refusal::Fault(fault)) => version.fault(&fault, format, request.accept.as_deref()),
-    }
+    };
+    (reply, call.done.into_inner())
 }
 
 #[cfg(test)]
@@ -225,11 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_as_many_rows_as_there_may_be_and_all_else_none() {
+    fn lists_are_as_large_as_they_may_be_and_all_else_is_small() {
         let plugin = crate::plugins::FakePlugin::new();
-        let network = plugin.create_network("t", None).unwrap();
+        let network = plugin.create_network("t", Some("nine byte".into())).unwrap();
         plugin.create_network("t", None).unwrap();
         let ports: Vec<_> = (0..3).map(|_| plugin.create_port("t", &network, "ACTIVE").unwrap()).collect();
+        plugin.plug_interface("t", &network, &ports[1], "vif-0123456789").unwrap();
         for (method, path, rows) in [
             ("GET", "", 2),
             ("GET", ".xml", 2),
@@ -265,7 +296,14 @@ mod tests {
                 accept: None,
                 body: Vec::new(),
             };
-            assert_eq!(row_count_max(&plugin, &request), rows, "{method} {}?{query}", request.path);
+            let text_bytes = match request.path.rsplit_once("/detail") {
+                _ if rows < 2 => 0,
+                Some((path, _)) if path.ends_with("/networks") => 9,
+                Some((path, _)) if !path.ends_with("/ports") => 14,
+                _ => 0,
+            };
+            let wanted = ListSize { rows, text_bytes };
+            assert_eq!(list_size_max(&plugin, &request), wanted, "{method} {}?{query}", request.path);
         }
     }
 

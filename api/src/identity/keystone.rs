@@ -11,10 +11,11 @@
 //! Roles count where they were given: those of a token for a domain are about that domain and open nothing here, and
 //! where Keystone says that a project is not the admin project, roles in it open no other tenant.
 
-use super::remembered::{Good, NotGood, Remembered};
+use super::remembered::{FOR_EVER, Good, NotGood, Remembered};
 use super::wall::{WallClock, parse_utc};
 use super::{Denied, Identity, Verified, Verifier};
 use crate::http_client::{Endpoint, EndpointError};
+use crate::peer::Peer;
 use crate::watched::{FileError, Rights, read};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::Deserialize;
@@ -236,8 +237,7 @@ impl Keystone {
             .ok_or_else(|| Trouble::Doubt(format!("a token that expires at {expires_at:?} cannot be understood")))?;
         let left = u64::try_from(expires - (self.clock)()).ok().filter(|left| *left > 0).ok_or(Trouble::Invalid)?;
         let now = Instant::now();
-        // A day is as good as for ever, and no sum overflows.
-        let expires = now + Duration::from_secs(left.min(86_400));
+        let expires = now + Duration::from_secs(left).min(FOR_EVER);
         let identity = Identity {
             user: user.id.into(),
             project: project.map(|project| project.id.into()),
@@ -298,9 +298,9 @@ impl Keystone {
 }
 
 impl Verifier for Keystone {
-    fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
+    fn verify<'a>(&'a self, token: &'a str, peer: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
         let check = async |_turn| self.check(token).await;
-        Box::pin(self.remembered.verify(token, None, self.remembered.generation(), check))
+        Box::pin(self.remembered.verify((token, peer), None, self.remembered.generation(), check))
     }
 
     fn challenge(&self) -> HeaderValue {

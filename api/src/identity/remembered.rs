@@ -1,19 +1,20 @@
 //! Verifications remembered, and those under way bounded: what makes tokens cheap for clients and strangers bounded for us.
 //!
 //! A verification is dear (Argon2, or a question to Keystone), and anybody can ask for one with a token made up on the
-//! spot. So no more than a few run at a time and no more than [`WAITING_MAX`] wait; whoever comes then is told to come
-//! again. One token is verified once however many ask, and one subject (an entry of a file) has one verification at a
+//! spot. So no more than a few run at a time and no more than [`WAITING_MAX`] wait, of one peer at most half of what others
+//! leave; whoever comes then is told to come again. One token is verified once however many ask, and one subject (an entry of a file) has one verification at a
 //! time, so that wrong secrets for one hold up nobody else. Good tokens known before do not wait at all, whatever
 //! strangers do: their memory is apart from that of bad ones, and where they are to be checked again they queue apart.
 //! Whoever verifies holds a [`Turn`] and keeps it as long as the work lasts, also if nobody waits for its outcome.
+//! A token that was good and is over by what was told of it is bad as long as nobody is there to ask.
 //! Tokens are kept only as a hash under a key of this process's own, so that neither a dump of this memory nor the time
 //! a lookup takes tells one.
 
 use super::{Denied, Identity, Verified};
 use crate::model::Text;
+use crate::peer::Peer;
 use ring::hmac;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -24,6 +25,8 @@ const GOOD_MAX: usize = 10_000;
 const BAD_MAX: usize = 4_096;
 /// How long a bad token is remembered: Keystone may come to know it, a file may be changed.
 const BAD_TIME: Duration = Duration::from_secs(5);
+/// The longest time that is told apart: no sum with it overflows, and no process is as old.
+pub(super) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Verifications that may run or wait for their turn, of strangers and of known tokens each.
 const WAITING_MAX: usize = 64;
 /// What a client is told that finds no place to wait.
@@ -105,24 +108,23 @@ impl Remembered {
     }
 
     /// Whose a token is: as remembered, else as `check` says, which rests on what was the case at `generation`. `check`
-    /// keeps its turn as long as it works.
+    /// keeps its turn as long as it works, and its place is on the account of `peer`.
     pub(super) async fn verify(
         &self,
-        token: &str,
+        (token, peer): (&str, Peer),
         subject: Option<&Text>,
         generation: u64,
         check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
     ) -> Verified {
         let tag = hmac::sign(&self.key, token.as_bytes());
         let key: Key = tag.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        let (flight, stale) = loop {
-            let stale = match self.look(&key, Instant::now()) {
+        let (flight, known) = loop {
+            let known = match self.look(&key, Instant::now()) {
                 Known::Fresh(verified) => return verified,
-                Known::Stale(identity) => Some(identity),
-                Known::Unknown => None,
+                known => known,
             };
             match self.begin(key, generation) {
-                Ok(flight) => break (flight, stale),
+                Ok(flight) => break (flight, known),
                 Err(mut same) => {
                     // Its own end without an outcome: whoever led it gave up, and the next one leads.
                     if let Ok(outcome) = same.wait_for(Option::is_some).await.map(|outcome| outcome.clone())
@@ -133,21 +135,21 @@ impl Remembered {
                 }
             }
         };
-        let outcome = self.lead(key, subject, generation, stale, check).await;
+        let outcome = self.lead((key, peer), subject, generation, known, check).await;
         let _ = flight.outcome.send(Some(outcome.clone()));
         outcome
     }
 
     async fn lead(
         &self,
-        key: Key,
+        (key, peer): (Key, Peer),
         subject: Option<&Text>,
         generation: u64,
-        stale: Option<Arc<Identity>>,
+        known: Known,
         check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
     ) -> Verified {
-        let lane = if stale.is_some() { &self.known } else { &self.strangers };
-        let place = Place::take(&lane.waiting).ok_or(TOO_MANY)?;
+        let lane = if matches!(known, Known::Stale(_)) { &self.known } else { &self.strangers };
+        let place = Place::take(&lane.places, peer).ok_or(TOO_MANY)?;
         let subject_taken = subject.map(|subject| Taken::take(&self.subjects, subject).ok_or(TOO_MANY)).transpose()?;
         let permit = lane.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
         let found = check(Turn { _permit: permit, _place: place, _subject: subject_taken }).await;
@@ -169,7 +171,11 @@ impl Remembered {
                 Err(Denied::Invalid)
             }
             Err(NotGood::Doubt(denied)) => Err(denied),
-            Err(NotGood::Away(denied)) => stale.ok_or(denied),
+            Err(NotGood::Away(denied)) => match known {
+                Known::Stale(identity) => Ok(identity),
+                Known::Over => Err(Denied::Invalid),
+                Known::Fresh(_) | Known::Unknown => Err(denied),
+            },
         }
     }
 
@@ -188,12 +194,19 @@ impl Remembered {
 
     fn look(&self, key: &Key, now: Instant) -> Known {
         let memory = self.memory();
-        if let Some(good) = memory.good.get(key).map(|kept| &kept.good).filter(|good| now < good.expires) {
+        let mut is_over = false;
+        if let Some(good) = memory.good.get(key).map(|kept| &kept.good) {
             let identity = good.identity.clone();
-            return if now < good.fresh_until { Known::Fresh(Ok(identity)) } else { Known::Stale(identity) };
+            match now {
+                now if now < good.fresh_until => return Known::Fresh(Ok(identity)),
+                now if now < good.expires => return Known::Stale(identity),
+                // It may be that a clock was put right meanwhile: who is there to ask is asked.
+                _ => is_over = true,
+            }
         }
         match memory.bad.get(key) {
             Some(until) if now < *until => Known::Fresh(Err(Denied::Invalid)),
+            _ if is_over => Known::Over,
             _ => Known::Unknown,
         }
     }
@@ -206,6 +219,11 @@ impl Remembered {
 impl Memory {
     fn remember_good(&mut self, key: Key, kept: Kept) {
         self.bad.remove(&key);
+        if self.good.len() >= GOOD_MAX && !self.good.contains_key(&key) {
+            // Those that are over need the least to be remembered.
+            let now = Instant::now();
+            self.good.retain(|_, kept| now < kept.good.expires);
+        }
         if self.good.len() >= GOOD_MAX && !self.good.contains_key(&key) {
             let mut counts = HashMap::<&Text, usize>::new();
             for kept in self.good.values() {
@@ -232,18 +250,20 @@ impl Memory {
 enum Known {
     Fresh(Verified),
     Stale(Arc<Identity>),
+    /// It was good until it expired.
+    Over,
     Unknown,
 }
 
 /// A queue for verifications.
 struct Lane {
     turns: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    places: Places,
 }
 
 impl Lane {
     fn new(turns: usize) -> Lane {
-        Lane { turns: Arc::new(Semaphore::new(turns)), waiting: Arc::default() }
+        Lane { turns: Arc::new(Semaphore::new(turns)), places: Places::default() }
     }
 }
 
@@ -272,20 +292,37 @@ pub(super) struct Turn {
     _subject: Option<Taken>,
 }
 
+/// How many run or wait, by peer.
+type Places = Arc<Mutex<HashMap<Peer, usize>>>;
+
 /// A place among those who run or wait.
-struct Place(Arc<AtomicUsize>);
+struct Place {
+    taken: Places,
+    peer: Peer,
+}
 
 impl Place {
-    fn take(taken: &Arc<AtomicUsize>) -> Option<Place> {
-        let place = Place(taken.clone());
-        // Given back at once if there is none.
-        (taken.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(place)
+    /// A place for a peer that has none, or as long as it has less than half of what others leave.
+    fn take(taken: &Places, peer: Peer) -> Option<Place> {
+        let mut places = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, own) = (places.values().sum::<usize>(), places.get(&peer).copied().unwrap_or_default());
+        let is_free = all < WAITING_MAX && (own == 0 || 2 * (own + 1) <= WAITING_MAX - (all - own));
+        is_free.then(|| {
+            *places.entry(peer).or_default() += 1;
+            Place { taken: taken.clone(), peer }
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut places = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = places.get_mut(&self.peer) {
+            *own -= 1;
+            if *own == 0 {
+                places.remove(&self.peer);
+            }
+        }
     }
 }
 

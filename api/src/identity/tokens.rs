@@ -4,10 +4,11 @@
 //! made up costs one verification, not one for each entry, and one of an unknown id none. The secret has 256 random bits;
 //! the file has only its Argon2id hash. Revoking is taking the entry out: it is in force a second later.
 
-use super::remembered::{Good, NotGood, Remembered, Turn};
+use super::remembered::{FOR_EVER, Good, NotGood, Remembered, Turn};
 use super::wall::{WallClock, format_utc, parse_utc};
 use super::{Denied, Identity, Verified, Verifier};
 use crate::model::{TEXT_BYTES_MAX, Text};
+use crate::peer::Peer;
 use crate::watched::{FileError, Parse, Rights, Watched};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
@@ -31,7 +32,7 @@ const PREFIX: &str = "qvs-";
 /// Most memory an entry's hash may ask for, KiB, and most passes: a verification stays below a second or so.
 const MEMORY_KIB_MAX: u32 = 256 << 10;
 const PASSES_MAX: u32 = 16;
-/// How long an entry without an end holds before it is verified again. Changes of the file do not wait for that.
+/// How long an entry holds before it is verified again. Changes of the file do not wait for that.
 const FRESH_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// The file: a list of entries `[[token]]`.
@@ -161,17 +162,17 @@ impl Tokens {
         (entries, self.remembered.generation())
     }
 
-    async fn verify_token(&self, token: &str) -> Verified {
+    async fn verify_token(&self, token: &str, peer: Peer) -> Verified {
         let (entries, generation) = self.entries();
-        self.verify_with(entries, generation, token).await
+        self.verify_with(entries, generation, (token, peer)).await
     }
 
-    async fn verify_with(&self, entries: Arc<Entries>, generation: u64, token: &str) -> Verified {
+    async fn verify_with(&self, entries: Arc<Entries>, generation: u64, (token, peer): (&str, Peer)) -> Verified {
         let (id, secret) = split(token).ok_or(Denied::Invalid)?;
         let (id, _) = entries.0.get_key_value(id).ok_or(Denied::Invalid)?;
         let (id, secret) = (id.clone(), secret.to_owned());
         let check = async |turn| self.check(turn, entries, id.clone(), secret).await;
-        self.remembered.verify(token, Some(&id), generation, check).await
+        self.remembered.verify((token, peer), Some(&id), generation, check).await
     }
 
     async fn check(&self, turn: Turn, entries: Arc<Entries>, id: Text, secret: String) -> Result<Good, NotGood> {
@@ -188,14 +189,14 @@ impl Tokens {
         });
         let (identity, expires) = found.ok_or(NotGood::Invalid)?;
         let left = match expires {
-            None => FRESH_TIME,
+            None => FOR_EVER,
             Some(expires) => {
                 let left = u64::try_from(expires - (self.clock)()).map_err(|_| NotGood::Invalid)?;
-                FRESH_TIME.min(Duration::from_secs(left))
+                FOR_EVER.min(Duration::from_secs(left))
             }
         };
-        let expires = Instant::now() + left;
-        Ok(Good { identity, fresh_until: expires, expires })
+        let now = Instant::now();
+        Ok(Good { identity, fresh_until: now + left.min(FRESH_TIME), expires: now + left })
     }
 }
 
@@ -207,8 +208,8 @@ fn split(token: &str) -> Option<(&str, &str)> {
 }
 
 impl Verifier for Tokens {
-    fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
-        Box::pin(self.verify_token(token))
+    fn verify<'a>(&'a self, token: &'a str, peer: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
+        Box::pin(self.verify_token(token, peer))
     }
 
     fn challenge(&self) -> HeaderValue {
@@ -290,7 +291,7 @@ mod tests {
 
     fn verify(tokens: &Tokens, token: &str) -> Verified {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(tokens.verify(token))
+        runtime.block_on(tokens.verify(token, Peer::LOOPBACK))
     }
 
     #[test]
@@ -345,7 +346,7 @@ mod tests {
         file.write(&entry.replace("admin", "reader"));
         tokens.entries();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let late = runtime.block_on(tokens.verify_with(before, generation, &red)).unwrap();
+        let late = runtime.block_on(tokens.verify_with(before, generation, (&red, Peer::LOOPBACK))).unwrap();
         assert_eq!(&*late.roles[0], "admin", "it came before the change");
         assert_eq!(&*verify(&tokens, &red).unwrap().roles[0], "reader");
     }
@@ -359,13 +360,13 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
         let (open, opened) = std::sync::mpsc::channel::<()>();
         let busy = runtime.spawn_blocking(move || opened.recv());
-        let mut hung_up = tokens.verify(&red);
+        let mut hung_up = tokens.verify(&red, Peer::LOOPBACK);
         let poll = std::future::poll_fn(|context| std::task::Poll::Ready(hung_up.as_mut().poll(context).is_ready()));
         assert!(!runtime.block_on(poll));
         drop(hung_up);
         let other = red[..red.len() - 1].to_owned() + if red.ends_with('0') { "1" } else { "0" };
         let second = runtime.block_on(async {
-            let mut second = tokens.verify(&other);
+            let mut second = tokens.verify(&other, Peer::LOOPBACK);
             let poll = std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context)));
             poll.await
         });
@@ -374,7 +375,7 @@ mod tests {
         let _ = runtime.block_on(busy);
         // Behind the verification on the same thread.
         runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
-        assert_eq!(runtime.block_on(tokens.verify(&other)), Err(Denied::Invalid));
+        assert_eq!(runtime.block_on(tokens.verify(&other, Peer::LOOPBACK)), Err(Denied::Invalid));
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     /// Days of a common year before each month.
     const BEFORE: [i64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     let leaps = |year: i64| year / 4 - year / 100 + year / 400;

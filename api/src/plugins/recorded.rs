@@ -14,9 +14,9 @@ use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, O
 use crate::network_type::NetworkType;
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
-    GetAllPortsError, GetNetworkError, GetPortError, NetworkDetails, NetworkFilter, NetworkInUse, NetworkNotFound,
-    NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse, PortNotFound, PortRow,
-    PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
+    GetAllPortsError, GetNetworkError, GetPortError, ListSize, NetworkDetails, NetworkFilter, NetworkInUse,
+    NetworkNotFound, NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse,
+    PortNotFound, PortRow, PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
 };
 use crate::quota::{Quota, Quotas, Resource};
 use crate::store::StoreError;
@@ -326,8 +326,8 @@ impl<B: Backing> Plugin for Recorded<B> {
         Ok(self.tell_port(&model, own_port(&model, tenant, network, port)?))
     }
 
-    fn row_count_max(&self, tenant: &str, network: Option<&str>) -> usize {
-        self.snapshot().row_count(tenant, network)
+    fn list_size_max(&self, tenant: &str, network: Option<&str>) -> ListSize {
+        self.snapshot().list_size(tenant, network)
     }
 
     fn counts_ports(&self) -> bool {

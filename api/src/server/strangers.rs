@@ -1,11 +1,12 @@
 //! How many lines of the audit log strangers get: a few, and then their number.
 //!
 //! Whoever reaches the listener can ask for writes without a token, and each is refused and told. So a peer gets some lines
-//! in a time, and what is more is summed up in one line at the end of it. Peers are remembered within a bound; those beyond
-//! it share one account.
+//! in a time, and what is more is summed up in one line at the end of it. While tokens cannot be checked nobody knows who
+//! is a stranger; writes that fail for that are told and summed up apart. Peers are remembered within a bound; those beyond
+//! it share one account of each kind.
 
-use super::peers::Peer;
-use crate::audit;
+use crate::audit::{self, Who};
+use crate::peer::Peer;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +15,23 @@ use std::time::{Duration, Instant};
 /// Peers with accounts of their own.
 const PEERS_MAX: usize = 256;
 
+/// Whose write came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Stranger {
+    /// Without a valid token.
+    Refused,
+    /// With a token that could not be checked.
+    Unverified,
+}
+
+/// The accounts of a peer, or of all that are not remembered.
+type Key = (Option<Peer>, Stranger);
+
 /// The accounts of strangers.
 pub(super) struct Strangers {
     lines_max: u32,
     time: Duration,
-    accounts: Mutex<HashMap<Option<Peer>, Account>>,
+    accounts: Mutex<HashMap<Key, Account>>,
 }
 
 struct Account {
@@ -35,16 +48,16 @@ impl Strangers {
     }
 
     /// Whether a line about a stranger from this address is told. Call it on a tokio runtime with time.
-    pub(super) fn may_be_told(self: &Arc<Strangers>, address: IpAddr) -> bool {
+    pub(super) fn may_be_told(self: &Arc<Strangers>, address: IpAddr, stranger: Stranger) -> bool {
         let mut accounts = self.accounts();
         let is_over = |account: &Account| account.more == 0 && account.begin.elapsed() >= self.time;
-        let mut peer = Some(Peer::of(address));
-        if accounts.len() >= PEERS_MAX && !accounts.contains_key(&peer) {
+        let mut key = (Some(Peer::of(address)), stranger);
+        if accounts.len() >= PEERS_MAX && !accounts.contains_key(&key) {
             accounts.retain(|_, account| !is_over(account));
-            peer = peer.filter(|_| accounts.len() < PEERS_MAX);
+            key.0 = key.0.filter(|_| accounts.len() < PEERS_MAX);
         }
         let fresh = || Account { begin: Instant::now(), told: 0, more: 0 };
-        let account = accounts.entry(peer).or_insert_with(fresh);
+        let account = accounts.entry(key).or_insert_with(fresh);
         if is_over(account) {
             *account = fresh();
         }
@@ -57,8 +70,8 @@ impl Strangers {
             let (strangers, end) = (self.clone(), account.begin + self.time);
             tokio::spawn(async move {
                 tokio::time::sleep_until(end.into()).await;
-                let account = strangers.accounts().remove(&peer);
-                account.iter().for_each(|account| strangers.sum_up(peer, account));
+                let account = strangers.accounts().remove(&key);
+                account.iter().for_each(|account| strangers.sum_up(key, account));
             });
         }
         false
@@ -66,17 +79,21 @@ impl Strangers {
 
     /// Sums up what was not told so far, at the end.
     pub(super) fn finish(&self) {
-        self.accounts().drain().for_each(|(peer, account)| self.sum_up(peer, &account));
+        self.accounts().drain().for_each(|(key, account)| self.sum_up(key, &account));
     }
 
-    fn sum_up(&self, peer: Option<Peer>, account: &Account) {
+    fn sum_up(&self, (peer, stranger): Key, account: &Account) {
         if account.more > 0 {
             let peer = peer.map_or_else(|| "others".to_owned(), |peer| peer.to_string());
-            audit::tell_of_more(account.more, &peer, self.time);
+            let who = match stranger {
+                Stranger::Refused => Who::Unknown,
+                Stranger::Unverified => Who::Unverified,
+            };
+            audit::tell_of_more(who, account.more, &peer, self.time);
         }
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Option<Peer>, Account>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Key, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,12 +114,13 @@ mod tests {
     fn each_peer_gets_its_lines_and_new_ones_when_its_time_is_over() {
         run(async {
             let strangers = Strangers::new(3, Duration::from_millis(200));
-            let told = |address| (0..10).filter(|_| strangers.may_be_told(ip(address))).count();
+            let told = |address| (0..10).filter(|_| strangers.may_be_told(ip(address), Stranger::Refused)).count();
             assert_eq!([told("10.0.0.1"), told("10.0.0.1"), told("2001:db8::1"), told("2001:db8::2")], [3, 0, 3, 0]);
-            assert_eq!(strangers.accounts()[&Some(Peer::of(ip("10.0.0.1")))].more, 17);
+            assert_eq!(strangers.accounts()[&(Some(Peer::of(ip("10.0.0.1"))), Stranger::Refused)].more, 17);
             tokio::time::sleep(Duration::from_millis(300)).await;
             assert!(strangers.accounts().is_empty(), "they are summed up");
             assert_eq!(told("10.0.0.1"), 3);
+            assert!(strangers.may_be_told(ip("10.0.0.1"), Stranger::Unverified), "who may be somebody is told apart");
         });
     }
 
@@ -110,7 +128,7 @@ mod tests {
     fn more_peers_than_are_remembered_share_one_account() {
         run(async {
             let told = |strangers: &Arc<Strangers>, peers: std::ops::Range<u32>| {
-                peers.filter(|at| strangers.may_be_told(IpAddr::from(at.to_be_bytes()))).count()
+                peers.filter(|at| strangers.may_be_told(IpAddr::from(at.to_be_bytes()), Stranger::Refused)).count()
             };
             let strangers = Strangers::new(3, Duration::from_secs(600));
             assert_eq!(told(&strangers, 0..2000), PEERS_MAX + 3);

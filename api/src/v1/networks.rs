@@ -25,6 +25,7 @@ fn list(call: &Call<'_>, view: fn(&NetworkDetails, Version) -> Fields) -> Result
 fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     let name = body::new_network(call)?;
     let id = call.plugin.create_network(call.tenant(), name)?;
+    call.made(&id);
     Ok(Answer::Made("network", Value::Object(vec![("id", Value::Attribute(id))])))
 }
 

@@ -31,6 +31,7 @@ fn list(call: &Call<'_>, view: View) -> Result<Answer, Refusal> {
 fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     let (state, pairs) = call.told_if_there(body::new_port(call)?)?;
     let id = call.plugin.create_port_with_pairs(call.tenant(), call.network(), &state, &pairs)?;
+    call.made(&id);
     Ok(Answer::Made("port", Value::Object(vec![("id", Value::Attribute(id))])))
 }
 
@@ -66,6 +67,7 @@ fn show_attachment(call: &Call<'_>) -> Result<Answer, Refusal> {
 
 fn plug(call: &Call<'_>) -> Result<Answer, Refusal> {
     let attachment = call.told_if_there(body::attachment_id(call)?)?;
+    call.attaches(&attachment);
     call.plugin.plug_interface(call.tenant(), call.network(), call.port(), &attachment)?;
     Ok(Answer::Done)
 }

@@ -208,7 +208,7 @@ fn ask_as(
         accept: Some("application/json".into()),
         body: body.into(),
     };
-    let reply = answer(plugin, extensions, caller, &request);
+    let (reply, _) = answer(plugin, extensions, caller, &request);
     (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
 }
 

@@ -111,7 +111,7 @@ fn the_original_dialect_lists_nothing_that_was_not_named_and_of_one_tells_the_da
             accept: Some(accept.into()),
             body: Vec::new(),
         };
-        let reply = answer(&plugin, extensions, &Caller::Anyone, &request);
+        let (reply, _) = answer(&plugin, extensions, &Caller::Anyone, &request);
         (reply.status.as_u16(), String::from_utf8(reply.body).unwrap())
     };
     let all = Extensions::new(&plugin, with_foxnsox()).unwrap();

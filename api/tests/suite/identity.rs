@@ -1,11 +1,12 @@
 //! Who may ask what, from outside: tokens, tenants, roles, and the record of what was asked.
 
-use crate::rig::{Answer, Driver, Scratch, Server};
+use crate::rig::{Answer, Driver, Format, Scratch, Server};
 use api::identity::{Denied, Identity, Mode, Verified, Verifier};
+use api::peer::Peer;
 use api::plugins::FakePlugin;
 use api::policy::{LivePolicy, Policy};
 use api::server::{Limits, ServerConfig};
-use api::v1::Dialect;
+use api::v1::{Dialect, Extensions, ExtensionsConfig};
 use axum::http::HeaderValue;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,7 +23,7 @@ const NETWORK: &str = r#"{"network": {"name": "n"}}"#;
 pub(crate) struct Scripted;
 
 impl Verifier for Scripted {
-    fn verify<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
+    fn verify<'a>(&'a self, token: &'a str, _: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
         Box::pin(async move {
             if token == "rain" {
                 return Err(Denied::Unavailable { why: "it rains", retry_after_s: 7 });
@@ -332,6 +333,70 @@ fn every_write_is_told_with_who_what_and_result_and_reads_are_not() {
     }
     Server::start(Driver::Fake).ask("DELETE", "/v1.1/tenants/anyones-audit/networks/x", None);
     assert!(audits("anyones-audit")[0].contains("\"anyone\""));
+}
+
+#[test]
+fn a_write_is_told_with_the_ids_of_what_it_made_and_of_what_was_to_be_plugged() {
+    audit_log();
+    let extensions = Arc::new(Extensions::new(&FakePlugin::new(), ExtensionsConfig::default()).unwrap());
+    let server = Server::with(Driver::Fake, ServerConfig { extensions, ..ServerConfig::default() });
+    let networks = "/v1.1/tenants/with-ids/networks";
+    let network = server.make(networks, NETWORK);
+    let ports: Vec<_> =
+        (0..2).map(|_| server.make(&format!("{networks}/{network}/ports"), r#"{"port": {}}"#)).collect();
+    let plug = |port: &String| {
+        let path = format!("{networks}/{network}/ports/{port}/attachment");
+        server.ask("PUT", &path, Some(r#"{"attachment": {"id": "vif\n1"}}"#)).status
+    };
+    assert_eq!((plug(&ports[0]), plug(&ports[1])), (204, 409));
+    let csco = "/v1.1/extensions/csco/tenants/with-ids";
+    let ask = |method: &str, path: &str, body: &str| {
+        let answer = server.ask_in(Format::Json, method, &format!("{csco}/{path}"), Some(body));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    };
+    let body =
+        serde_json::json!({"multiport": {"net_id_list": [network], "status": "ACTIVE", "ports_desc": {}}}).to_string();
+    let multi = ask("POST", "multiport", &body).json()["ports"][0]["id"].as_str().unwrap().to_owned();
+    let body = r#"{"portprofile": {"portprofile_name": "p", "qos_name": "q"}}"#;
+    let profile =
+        ask("POST", "portprofiles", body).json()["portprofiles"]["portprofile"]["id"].as_str().unwrap().to_owned();
+    let body = format!(r#"{{"portprofile": {{"network-id": "{network}", "port-id": "{}"}}}}"#, ports[1]);
+    ask("PUT", &format!("portprofiles/{profile}/associate_portprofile"), &body);
+    let lines = audits("with-ids");
+    let made = |id: &str| format!("made=\"{id}\"");
+    let plugged = r#"attachment="vif\n1""#.to_owned();
+    let wanted = [
+        made(&network),
+        made(&ports[0]),
+        made(&ports[1]),
+        plugged.clone(),
+        plugged,
+        made(&multi),
+        made(&profile),
+        format!("attachment=\"{}\"", ports[1]),
+    ];
+    assert_eq!(lines.len(), wanted.len(), "{lines:#?}");
+    for (line, wanted) in lines.iter().zip(&wanted) {
+        assert!(line.contains(wanted), "{line} lacks {wanted}");
+    }
+}
+
+#[test]
+fn writes_that_fail_because_tokens_cannot_be_checked_are_told_apart_from_strangers() {
+    audit_log();
+    let limits = Limits { stranger_lines: 3, ..Limits::default() };
+    let mut server = Server::with(Driver::Fake, ServerConfig { limits, ..config("") });
+    let path = "/v1.1/tenants/unverified/networks";
+    for _ in 0..5 {
+        assert_eq!(ask(&server, "no-token", "POST", path, Some(NETWORK)).status, 401);
+        assert_eq!(ask(&server, "rain", "POST", path, Some(NETWORK)).status, 503);
+    }
+    server.join();
+    let lines = audits("unverified");
+    let of = |words: [&str; 2]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+    assert_eq!((of(["\"unknown\"", "\"refused\""]), of(["\"unverified\"", "\"failed\""])), (3, 3 + 1), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("2 more failed from 127.0.0.1")), "{lines:#?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::rig::{Scratch, Server};
 use crate::tls;
 use api::identity::keystone::{Keystone, KeystoneConfig, KeystoneError};
 use api::identity::{Caller, Denied, Mode, Verified, Verifier};
+use api::peer::Peer;
 use api::plugins::FakePlugin;
 use api::server::ServerConfig;
 use api::watched::Rights;
@@ -20,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The time of day in these tests, and an hour later as Keystone writes it.
 const NOW: i64 = 1_800_000_000;
 const IN_AN_HOUR: &str = "2027-01-15T09:00:00.000000Z";
+const IN_A_SECOND: &str = "2027-01-15T08:00:01.000000Z";
+const IN_DAYS: &str = "2027-01-18T08:00:00.000000Z";
 const AN_HOUR_AGO: &str = "2027-01-15T07:00:00.000000Z";
 
 /// How the double behaves, and what it was asked.
@@ -184,7 +187,7 @@ fn reply(
 
 fn verify(keystone: &Keystone, token: &str) -> Verified {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(keystone.verify(token))
+    runtime.block_on(keystone.verify(token, Peer::LOOPBACK))
 }
 
 fn is_unavailable(verified: &Verified) -> bool {
@@ -255,6 +258,24 @@ fn while_keystone_is_away_known_tokens_hold_and_others_are_told_to_come_again() 
     let config = KeystoneConfig { url: format!("http://{gone}/v3"), ..double.config(&scratch, HOUR) };
     let verified = verify(&Keystone::new(config, || NOW).unwrap(), "red");
     assert!(is_unavailable(&verified), "{verified:?}");
+}
+
+#[test]
+fn a_token_that_ends_while_keystone_is_away_is_nobody_s_and_one_of_many_days_holds() {
+    let (double, scratch) = (Double::start(), Scratch::new());
+    let keystone = double.verifier(&scratch, HOUR);
+    double.give("short", Some("red-id"), "member", IN_A_SECOND);
+    double.give("long", Some("red-id"), "member", IN_DAYS);
+    assert!(verify(&keystone, "short").is_ok() && verify(&keystone, "long").is_ok());
+    double.script().is_down = true;
+    let begin = std::time::Instant::now();
+    while verify(&keystone, "short").is_ok() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it never ends");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(verify(&keystone, "short"), Err(Denied::Invalid), "nobody need say so");
+    assert!(verify(&keystone, "long").is_ok());
+    assert!(is_unavailable(&verify(&keystone, "unknown")));
 }
 
 #[test]

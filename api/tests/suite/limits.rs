@@ -238,3 +238,27 @@ fn who_does_not_read_or_reads_too_slowly_is_cut_and_its_memory_is_free_again() {
     }
     drop(silent);
 }
+
+#[test]
+fn long_names_are_counted_before_a_list_is_made_and_short_ones_are_not_taken_for_long() {
+    const COUNT: usize = 2_200;
+    let plugin = FakePlugin::new();
+    for (tenant, name) in [("long", "\u{1}".repeat(1024)), ("short", "n".repeat(20))] {
+        (0..COUNT).for_each(|_| drop(plugin.create_network(tenant, Some(name.as_str().into())).unwrap()));
+    }
+    // As written, the names of the one have 13 MiB. Made from nothing its list takes half of all there is; what it takes
+    // when it is made would fit twice.
+    let limits = Limits { answer_memory: 64 << 20, answer_wait: Duration::ZERO, ..Limits::default() };
+    let config = ServerConfig { limits, ..ServerConfig::default() };
+    let server = Server::over(Arc::new(plugin), config, Scratch::new());
+    let path = |tenant: &str, what: &str| format!("/v1.1/tenants/{tenant}/networks{what}");
+    let long = path("long", "/detail");
+    assert_eq!(server.ask("GET", &long, None).json()["networks"].as_array().unwrap().len(), COUNT);
+    let _deaf = ask_and_not_read(&server, &long);
+    let begin = Instant::now();
+    let status = |path: &str| server.ask("GET", path, None).status;
+    // The list that nobody reads has been made when there is memory for small ones and none for another as large.
+    while (status(&path("short", "/detail")), status(&path("long", "")), status(&long)) != (200, 200, 503) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the names are not counted");
+    }
+}

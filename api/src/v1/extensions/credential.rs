@@ -83,6 +83,7 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     };
     let id = call.extensions.kept.credentials.create(call.tenant(), make);
     let id = id.map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))?;
+    call.made(&id);
     Ok(one(brief(id), call))
 }
 

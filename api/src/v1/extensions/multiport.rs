@@ -32,6 +32,7 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
         return Err(legacy::refuse(legacy::MALFORMED, call));
     }
     let made = call.plugin.create_ports(call.tenant(), &networks, &state)?;
+    made.iter().for_each(|id| call.made(id));
     let objects = made.into_iter().map(|id| vec![("id", Value::Element(id))]).collect();
     Ok(legacy::told("ports", Value::List { item: "port", objects }, call))
 }

@@ -84,6 +84,7 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     let make = |_: &str| PortProfile { name, qos_name, ports: Vec::new() };
     let id = call.extensions.kept.profiles.create(call.tenant(), make);
     let id = id.map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))?;
+    call.made(&id);
     Ok(one(brief(id), call))
 }
 
@@ -112,16 +113,17 @@ fn delete(call: &Call<'_>) -> Result<Answer, Refusal> {
 fn associate(call: &Call<'_>) -> Result<Answer, Refusal> {
     let place = read_place(call)?;
     refuse_hidden(call, PROFILE_ACTIONS, NOT_FOUND, find(call).is_some())?;
-    match call.plugin.get_port_details(call.tenant(), &place.network, &place.port) {
-        Ok(_) => {}
-        Err(GetPortError::NetworkNotFound(_) | GetPortError::PortNotFound(_)) => {
-            return Err(legacy::refuse(legacy::PORT_NOT_FOUND, call));
-        }
-        Err(error) => return Err(Refusal::Fault(Fault::from(error))),
+    if !is_there(call, &place)? {
+        return Err(legacy::refuse(legacy::PORT_NOT_FOUND, call));
     }
+    call.attaches(&place.port);
     let profile = change(call, |profile| {
-        if !profile.ports.contains(&place) && profile.ports.len() < PORTS_MAX {
-            profile.ports.push(place.clone());
+        if !profile.ports.contains(&place) {
+            // Those that went make room.
+            profile.ports.retain(|port| is_there(call, port).unwrap_or(true));
+            if profile.ports.len() < PORTS_MAX {
+                profile.ports.push(place.clone());
+            }
         }
     })?;
     let is_kept = profile.ports.contains(&place);
@@ -158,14 +160,20 @@ fn read_place(call: &Call<'_>) -> Result<AssociatedPort, Refusal> {
 /// Those of the ports that are there.
 fn ports<'a>(call: &Call<'_>, ports: impl Iterator<Item = &'a AssociatedPort>) -> Result<Vec<PortId>, Refusal> {
     let mut found = Vec::new();
-    for AssociatedPort { network, port } in ports {
-        match call.plugin.get_port_details(call.tenant(), network, port) {
-            Ok(_) => found.push(port.clone()),
-            Err(GetPortError::NetworkNotFound(_) | GetPortError::PortNotFound(_)) => {}
-            Err(error) => return Err(Refusal::Fault(Fault::from(error))),
+    for place in ports {
+        if is_there(call, place)? {
+            found.push(place.port.clone());
         }
     }
     Ok(found)
+}
+
+fn is_there(call: &Call<'_>, place: &AssociatedPort) -> Result<bool, Refusal> {
+    match call.plugin.get_port_details(call.tenant(), &place.network, &place.port) {
+        Ok(_) => Ok(true),
+        Err(GetPortError::NetworkNotFound(_) | GetPortError::PortNotFound(_)) => Ok(false),
+        Err(error) => Err(Refusal::Fault(Fault::from(error))),
+    }
 }
 
 fn one(fields: Fields, call: &Call<'_>) -> Answer {

@@ -57,6 +57,7 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     call.check(Action::ChangeProfile)?;
     let id = call.extensions.kept.qos.create(call.tenant(), |_| Qos { name, description });
     let id = id.map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))?;
+    call.made(&id);
     Ok(one(brief(id), call))
 }
 

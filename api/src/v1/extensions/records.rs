@@ -1,19 +1,21 @@
 //! What extensions keep for tenants: port profiles, QoS levels, credentials. In memory, and in the store if there is one.
 //!
 //! A record is JSON under its kind and id. All are read once at start; a write is durable before it is answered, and those
-//! who read never wait for it. Writers of all kinds take turns. A tenant has at most [`RECORDS_MAX`] of a kind, so that
-//! nobody fills the memory.
+//! who read never wait for it. Writers of all kinds take turns. A tenant has at most [`RECORDS_MAX`] of a kind, and these
+//! have at most [`BYTES_MAX`] together, whatever is in them, so that nobody fills memory or store.
 
 use crate::model::Text;
 use crate::plugin::StoreFailed;
 use crate::store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Records of one kind that a tenant may have.
 pub(super) const RECORDS_MAX: usize = 1024;
+/// Bytes of JSON that they may have together: a kilobyte each, or profiles with some ten thousand ports.
+pub(super) const BYTES_MAX: usize = 1 << 20;
 
 /// Something a tenant has, with when it was made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub(super) struct Record<T> {
     pub(super) tenant: Text,
     /// Position in creation order.
     serial: u64,
+    /// Bytes that it has in the store.
+    #[serde(skip)]
+    bytes: usize,
     /// What it is.
     #[serde(flatten)]
     pub(super) it: T,
@@ -31,8 +36,58 @@ pub(super) struct Record<T> {
 pub(super) struct Records<T> {
     kind: &'static str,
     store: Option<Arc<Store>>,
-    all: RwLock<BTreeMap<Text, Record<T>>>,
+    all: RwLock<All<T>>,
     turn: Mutex<()>,
+}
+
+struct All<T> {
+    by_id: BTreeMap<Text, Record<T>>,
+    /// How much each tenant has that has any.
+    held: HashMap<Text, Held>,
+    next_serial: u64,
+}
+
+impl<T> Default for All<T> {
+    fn default() -> All<T> {
+        All { by_id: BTreeMap::new(), held: HashMap::new(), next_serial: 0 }
+    }
+}
+
+/// What a tenant has of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Held {
+    records: usize,
+    bytes: usize,
+}
+
+impl<T> All<T> {
+    fn put(&mut self, id: Text, record: Record<T>) {
+        self.remove(&id);
+        self.next_serial = self.next_serial.max(record.serial.saturating_add(1));
+        let held = self.held.entry(record.tenant.clone()).or_default();
+        held.records += 1;
+        held.bytes += record.bytes;
+        self.by_id.insert(id, record);
+    }
+
+    fn remove(&mut self, id: &str) {
+        let Some(record) = self.by_id.remove(id) else { return };
+        let Some(held) = self.held.get_mut(&record.tenant) else { return };
+        held.records -= 1;
+        held.bytes -= record.bytes;
+        if held.records == 0 {
+            self.held.remove(&record.tenant);
+        }
+    }
+
+    /// The tenant's record of this id; nobody else's.
+    fn of(&self, tenant: &str, id: &str) -> Option<&Record<T>> {
+        self.by_id.get(id).filter(|record| &*record.tenant == tenant)
+    }
+
+    fn held(&self, tenant: &str) -> Held {
+        self.held.get(tenant).copied().unwrap_or_default()
+    }
 }
 
 /// Why a record is not written.
@@ -40,7 +95,7 @@ pub(super) struct Records<T> {
 pub(super) enum NotKept {
     /// The tenant has none of this id.
     NotFound,
-    /// The tenant has [`RECORDS_MAX`].
+    /// The tenant would have more than [`RECORDS_MAX`] or [`BYTES_MAX`].
     TooMany,
     /// What the store said.
     StoreFailed(StoreFailed),
@@ -57,56 +112,51 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// # Errors
     /// What the store said; [`StoreError::BadRecord`] for one that cannot be read.
     pub(super) fn load(kind: &'static str, store: Option<&Arc<Store>>) -> Result<Records<T>, StoreError> {
-        let mut all = BTreeMap::new();
+        let mut all = All::default();
         for (key, value) in store.map(|store| store.extras(kind)).transpose()?.into_iter().flatten() {
-            let record = serde_json::from_slice(&value).map_err(|error| StoreError::BadRecord {
+            let record: Record<T> = serde_json::from_slice(&value).map_err(|error| StoreError::BadRecord {
                 table: kind,
                 key: key.clone(),
                 why: error.to_string(),
             })?;
-            all.insert(Text::from(key), record);
+            all.put(Text::from(key), Record { bytes: value.len(), ..record });
         }
         Ok(Records { store: store.cloned(), all: RwLock::new(all), ..Records::none(kind) })
     }
 
     /// A tenant's, in creation order.
     pub(super) fn of(&self, tenant: &str) -> Vec<(Text, T)> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<_> = all.iter().filter(|(_, record)| &*record.tenant == tenant).collect();
+        let all = self.all();
+        let mut found: Vec<_> = all.by_id.iter().filter(|(_, record)| &*record.tenant == tenant).collect();
         found.sort_unstable_by_key(|(_, record)| record.serial);
         found.into_iter().map(|(id, record)| (id.clone(), record.it.clone())).collect()
     }
 
     /// The tenant's record of this id; nobody else's.
     pub(super) fn get(&self, tenant: &str, id: &str) -> Option<T> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(id).filter(|record| &*record.tenant == tenant).map(|record| record.it.clone())
+        self.all().of(tenant, id).map(|record| record.it.clone())
     }
 
     /// Keeps something new and returns its id. `make` is given the id.
     pub(super) fn create(&self, tenant: &str, make: impl FnOnce(&str) -> T) -> Result<Text, NotKept> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, serial) = {
-            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-            let count = all.values().filter(|record| &*record.tenant == tenant).count();
-            (count, all.values().map(|record| record.serial + 1).max().unwrap_or_default())
+        let _turn = self.turn();
+        let (held, serial) = {
+            let all = self.all();
+            (all.held(tenant), all.next_serial)
         };
-        if count >= RECORDS_MAX {
+        if held.records >= RECORDS_MAX {
             return Err(NotKept::TooMany);
         }
         let id = Text::from(uuid::Uuid::new_v4().as_hyphenated().to_string());
-        let record = Record { tenant: tenant.into(), serial, it: make(&id) };
+        let record = Record { tenant: tenant.into(), serial, bytes: 0, it: make(&id) };
         self.put(id.clone(), record)?;
         Ok(id)
     }
 
     /// Changes the tenant's record of this id and returns it as it is now.
     pub(super) fn update(&self, tenant: &str, id: &str, change: impl FnOnce(&mut T)) -> Result<T, NotKept> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut record = {
-            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-            all.get(id).filter(|record| &*record.tenant == tenant).cloned().ok_or(NotKept::NotFound)?
-        };
+        let _turn = self.turn();
+        let mut record = self.all().of(tenant, id).cloned().ok_or(NotKept::NotFound)?;
         change(&mut record.it);
         let it = record.it.clone();
         self.put(id.into(), record)?;
@@ -115,7 +165,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
 
     /// Removes the tenant's record of this id.
     pub(super) fn remove(&self, tenant: &str, id: &str) -> Result<(), NotKept> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         self.get(tenant, id).ok_or(NotKept::NotFound)?;
         if let Some(store) = &self.store {
             store.remove_extra(self.kind, id).map_err(|error| failed(&error))?;
@@ -124,13 +174,31 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         Ok(())
     }
 
-    fn put(&self, id: Text, record: Record<T>) -> Result<(), NotKept> {
+    /// Writes a record in the place of what has its id. The caller has the turn.
+    fn put(&self, id: Text, mut record: Record<T>) -> Result<(), NotKept> {
+        let value = serde_json::to_vec(&record).expect("records have only text keys");
+        record.bytes = value.len();
+        let (old, held) = {
+            let all = self.all();
+            (all.by_id.get(&id).map_or(0, |old| old.bytes), all.held(&record.tenant).bytes)
+        };
+        // What takes less than before is never refused.
+        if record.bytes > old && held - old + record.bytes > BYTES_MAX {
+            return Err(NotKept::TooMany);
+        }
         if let Some(store) = &self.store {
-            let value = serde_json::to_vec(&record).expect("records have only text keys");
             store.put_extra(self.kind, &id, &value).map_err(|error| failed(&error))?;
         }
-        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(id, record);
+        self.all.write().unwrap_or_else(PoisonError::into_inner).put(id, record);
         Ok(())
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, All<T>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,34 +210,61 @@ fn failed(error: &StoreError) -> NotKept {
 mod tests {
     use super::*;
 
-    fn names(records: &Records<String>, tenant: &str) -> Vec<String> {
-        records.of(tenant).into_iter().map(|(_, name)| name).collect()
+    #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+    struct Named {
+        name: String,
+    }
+
+    fn named(name: &str) -> Named {
+        Named { name: name.to_owned() }
+    }
+
+    fn names(records: &Records<Named>, tenant: &str) -> Vec<String> {
+        records.of(tenant).into_iter().map(|(_, it)| it.name).collect()
     }
 
     #[test]
     fn a_tenant_has_its_own_records_in_the_order_in_which_they_were_made() {
-        let records: Records<String> = Records::load("names", None).unwrap();
+        let records: Records<Named> = Records::load("names", None).unwrap();
         for name in ["c", "a", "b"] {
-            records.create("red", |_| name.to_owned()).unwrap();
+            records.create("red", |_| named(name)).unwrap();
         }
-        let id = records.create("blue", |_| "x".to_owned()).unwrap();
+        let id = records.create("blue", |_| named("x")).unwrap();
         assert_eq!(
             (names(&records, "red"), names(&records, "blue")),
             (vec!["c".into(), "a".into(), "b".into()], vec!["x".into()])
         );
         assert_eq!(records.get("red", &id), None);
-        assert_eq!(records.update("red", &id, |name| name.push('y')), Err(NotKept::NotFound));
+        assert_eq!(records.update("red", &id, |it| it.name.push('y')), Err(NotKept::NotFound));
         assert_eq!(records.remove("red", &id), Err(NotKept::NotFound));
-        assert_eq!(records.update("blue", &id, |name| name.push('y')), Ok("xy".to_owned()));
+        assert_eq!(records.update("blue", &id, |it| it.name.push('y')), Ok(named("xy")));
         assert_eq!(records.remove("blue", &id), Ok(()));
         assert_eq!(records.get("blue", &id), None);
     }
 
     #[test]
     fn a_tenant_with_too_many_records_gets_no_more_and_others_do() {
-        let records: Records<u32> = Records::load("numbers", None).unwrap();
-        (0..RECORDS_MAX).for_each(|at| drop(records.create("red", |_| at as u32).unwrap()));
-        assert_eq!(records.create("red", |_| 0), Err(NotKept::TooMany));
-        records.create("blue", |_| 0).unwrap();
+        let records: Records<Named> = Records::load("numbers", None).unwrap();
+        (0..RECORDS_MAX).for_each(|at| drop(records.create("red", |_| named(&at.to_string())).unwrap()));
+        assert_eq!(records.create("red", |_| named("0")), Err(NotKept::TooMany));
+        records.create("blue", |_| named("0")).unwrap();
+    }
+
+    #[test]
+    fn a_tenant_s_records_have_a_bound_of_bytes_and_what_makes_them_smaller_is_never_refused() {
+        let records: Records<Named> = Records::load("names", None).unwrap();
+        let long = "x".repeat(BYTES_MAX / 4);
+        let ids: Vec<_> = (0..3).map(|_| records.create("red", |_| named(&long)).unwrap()).collect();
+        assert_eq!(records.create("red", |_| named(&long)), Err(NotKept::TooMany));
+        let grown = |it: &mut Named| it.name.push_str(&long);
+        assert_eq!(records.update("red", &ids[0], grown), Err(NotKept::TooMany));
+        assert_eq!(records.get("red", &ids[0]).unwrap().name.len(), long.len());
+        records.create("blue", |_| named(&long)).unwrap();
+        records.update("red", &ids[0], |it| it.name.truncate(10)).unwrap();
+        records.create("red", |_| named(&long)).unwrap();
+        records.remove("red", &ids[1]).unwrap();
+        records.create("red", |_| named(&long)).unwrap();
+        ids.iter().for_each(|id| drop(records.remove("red", id)));
+        assert_eq!(records.all().held("red").records, 2);
     }
 }
