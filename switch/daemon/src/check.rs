@@ -4,9 +4,11 @@
 //! not work; `fail`, where guests or TAPs cannot be switched at all. It looks and tries, and changes nothing; what cannot
 //! be found out is a warning that says so.
 
+mod api;
+
 use crate::cli::CheckArgs;
-use crate::identity::rights_of_secrets;
-use crate::settings::{IdentityMode, Settings, Workers};
+use crate::identity::wall_clock;
+use crate::settings::{Settings, Workers};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use std::fs;
@@ -114,9 +116,11 @@ fn findings(settings: &Settings) -> Vec<Finding> {
         directory("run_dir", &settings.run_dir, 0o750),
         directory("vhost.dir", &settings.vhost.dir, 0o750),
         aio(),
-        identity(settings),
-        tls(settings),
-        quotas(settings),
+        api::identity(settings),
+        api::tls(settings, wall_clock()),
+        api::seal_key(settings),
+        api::metrics(settings),
+        api::quotas(settings),
     ]
 }
 
@@ -360,61 +364,6 @@ fn aio() -> Finding {
         ),
         (Some(used), Some(max)) => Finding::ok(NAME, format!("{used} of {max} in use; the switch needs none")),
         _ => Finding::ok(NAME, "not told by this kernel; the switch needs none"),
-    }
-}
-
-/// Whether the files by which the API's clients are known can be used.
-fn identity(settings: &Settings) -> Finding {
-    const NAME: &str = "identity";
-    match (crate::identity::mode(settings, rights_of_secrets(settings)), settings.identity.mode) {
-        (Err(error), _) => Finding::fail(
-            NAME,
-            error.to_string(),
-            "mend what it names; `qvs token TENANT` makes the file of tokens; secrets: chmod 0600, owner the switch's user",
-        ),
-        (Ok(_), IdentityMode::Noauth) => {
-            Finding::ok(NAME, "none: whoever reaches the API may do everything, so it listens on loopback")
-        }
-        (Ok(_), IdentityMode::Tokens) => {
-            Finding::ok(NAME, format!("by the tokens in {}", settings.identity.tokens.display()))
-        }
-        (Ok(_), IdentityMode::Keystone) => {
-            Finding::ok(NAME, format!("by Keystone at {}; whether it answers was not tried", settings.keystone.url))
-        }
-    }
-}
-
-/// Whether the API's certificate and key can be used, and what is served without.
-fn tls(settings: &Settings) -> Finding {
-    const NAME: &str = "TLS";
-    match (crate::tls::of(settings, rights_of_secrets(settings)), settings.api.listen) {
-        (Err(error), _) => Finding::fail(
-            NAME,
-            error.to_string(),
-            "mend what it names, PEM both; the key: chmod 0600, owner the switch's user",
-        ),
-        (Ok(Some(_)), _) => Finding::ok(
-            NAME,
-            format!("by the certificate {} and its key; they fit each other", settings.api.certificate.display()),
-        ),
-        (Ok(None), listen) if listen.ip().is_loopback() => {
-            Finding::ok(NAME, "none: the API speaks plain HTTP, on loopback")
-        }
-        (Ok(None), listen) => Finding::warn(
-            NAME,
-            format!("none, and the API listens on {listen}: everybody on the way may read and change what is said"),
-            "set api.certificate and api.key, and identity.insecure = false",
-        ),
-    }
-}
-
-/// Whether the file of tenants' quotas can be used.
-fn quotas(settings: &Settings) -> Finding {
-    const NAME: &str = "quotas";
-    match (settings.quotas(), settings.quota.tenants.as_str()) {
-        (Err(error), _) => Finding::fail(NAME, error.to_string(), "mend what it names, or unset quota.tenants"),
-        (Ok(_), "") => Finding::ok(NAME, "the same for every tenant"),
-        (Ok(_), path) => Finding::ok(NAME, format!("tenants' own in {path}")),
     }
 }
 

@@ -21,11 +21,17 @@ pub(crate) fn wall_clock() -> i64 {
 /// The rights that secrets must have where a command looks after the files of a daemon: root's commands take those of the
 /// user whose the state is, which is the user that the daemon runs as.
 pub(crate) fn rights_of_secrets(settings: &Settings) -> Rights {
-    let daemon = std::fs::metadata(&settings.state_dir).map(|found| found.uid());
-    match daemon {
-        Ok(daemon) if rustix::process::geteuid().is_root() => Rights::OwnerOnlyOr(daemon),
-        _ => Rights::OwnerOnly,
+    match owner_of_secrets(settings) {
+        owner if owner == rustix::process::geteuid().as_raw() => Rights::OwnerOnly,
+        owner => Rights::OwnerOnlyOr(owner),
     }
+}
+
+/// That user.
+pub(crate) fn owner_of_secrets(settings: &Settings) -> u32 {
+    let user = rustix::process::geteuid();
+    let daemon = std::fs::metadata(&settings.state_dir).map(|found| found.uid());
+    daemon.ok().filter(|_| user.is_root()).unwrap_or(user.as_raw())
 }
 
 /// How clients are known, with the files of the settings read; secrets must have `rights`.

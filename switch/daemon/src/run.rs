@@ -218,6 +218,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         tracing::warn!(api = %api_address, "identity.insecure is set: it would let the API listen beyond loopback");
     }
 
+    if let Some(address) = metrics_address.filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(%address, "metrics are told in clear to anybody who reaches them: metrics.listen");
+    }
+    if daemon.settings.keystone_is_asked_in_clear() {
+        let url = &daemon.settings.keystone.url;
+        tracing::warn!(url, "tokens and the service user's password go to Keystone in clear: keystone.url");
+    }
+
     control.start(tenants, move || {
         let ready_ms = begin.elapsed().as_millis() as u64;
         tracing::info!(ready_ms, "ready: every device was tried");

@@ -104,6 +104,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Whether tokens and the service user's password leave this host as anybody on the way can read them.
+    pub(crate) fn keystone_is_asked_in_clear(&self) -> bool {
+        self.identity.mode == IdentityMode::Keystone && api::http_client::leaves_host_in_clear(&self.keystone.url)
+    }
+
     /// Reads `file`; without one [`DEFAULT_FILE`] if it is there, else the defaults.
     ///
     /// # Errors
