@@ -26,18 +26,43 @@ const EXPIRATION_S: u64 = 3600;
 const SHORT_S: u64 = 20;
 
 const SERVER: &str = "
-import sys
+import ssl, sys, threading
 from wsgiref.simple_server import make_server, WSGIRequestHandler
-sys.argv = ['keystone-wsgi-public', '--config-file', sys.argv[1]] + sys.argv[2:]
-port = int(sys.argv.pop())
+certificate, tls_port, port = sys.argv.pop(), int(sys.argv.pop()), int(sys.argv.pop())
+sys.argv = ['keystone-wsgi-public', '--config-file', sys.argv[1]]
 from keystone.server.wsgi import initialize_public_application
-make_server('127.0.0.1', port, initialize_public_application(), handler_class=WSGIRequestHandler).serve_forever()
+application = initialize_public_application()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate)
+secured = make_server('127.0.0.1', tls_port, application, handler_class=WSGIRequestHandler)
+secured.socket = context.wrap_socket(secured.socket, server_side=True)
+threading.Thread(target=secured.serve_forever, daemon=True).start()
+make_server('127.0.0.1', port, application, handler_class=WSGIRequestHandler).serve_forever()
+";
+
+/// Makes a certificate for `localhost` by what Keystone itself needs: alone, and with its key.
+const CERTIFICATE: &str = "
+import datetime, sys
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+key = ec.generate_private_key(ec.SECP256R1())
+name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, 'localhost')])
+now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName('localhost')]), critical=False)
+certificate = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+open(sys.argv[1], 'wb').write(certificate)
+open(sys.argv[2], 'wb').write(certificate + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 ";
 
 struct Keystone {
     python: PathBuf,
     dir: TempDir,
     address: SocketAddr,
+    /// Where it speaks TLS.
+    tls_address: SocketAddr,
     child: Option<Child>,
     /// How long the tokens hold that it gives out, seconds.
     expiration_s: u64,
@@ -48,9 +73,15 @@ impl Keystone {
         let environment =
             std::env::var_os("QVS_KEYSTONE").expect("`cargo xtask test keystone` installs and names Keystone");
         let python = Path::new(&environment).join("bin/python");
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut keystone = Keystone { python, dir: TempDir::new(), address, child: None, expiration_s: EXPIRATION_S };
+        let [address, tls_address] =
+            [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap()).map(|listener| listener.local_addr().unwrap());
+        let dir = TempDir::new();
+        let mut keystone = Keystone { python, dir, address, tls_address, child: None, expiration_s: EXPIRATION_S };
         keystone.configure();
+        let mut command = Command::new(&keystone.python);
+        command.args(["-c", CERTIFICATE]).args(["ca.pem", "keystone.pem"].map(|name| keystone.dir.join(name)));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::write(keystone.dir.join("server.py"), SERVER).unwrap();
         keystone.manage(&["db_sync"]);
         keystone.manage(&["fernet_setup", "--keystone-user", "root", "--keystone-group", "root"]);
@@ -93,7 +124,8 @@ impl Keystone {
         command
             .arg(self.dir.join("server.py"))
             .arg(self.dir.join("keystone.conf"))
-            .arg(self.address.port().to_string());
+            .args([self.address, self.tls_address].map(|address| address.port().to_string()))
+            .arg(self.dir.join("keystone.pem"));
         self.child = Some(Child::spawn("keystone", &mut command, &self.dir.join("server.log")));
         wait_until("Keystone", KEYSTONE_START, || TcpStream::connect(self.address).is_ok());
     }
@@ -198,17 +230,38 @@ fn a_token_opens_until_it_expires_whether_keystone_is_there_or_not() {
     assert_eq!(refused(&used), (401, true), "one that was known");
     assert_eq!(refused(&unused), (401, true), "one that is shown when it is over");
 
-    let kept = keystone.token("red", "red");
+    let (kept, unknown) = (keystone.token("red", "red"), keystone.token("red", "red"));
     let begin = Instant::now();
     assert_eq!(ask(&daemon, &kept, "GET", &red, "").status, 200);
     keystone.stop();
     assert_eq!(ask(&daemon, &kept, "GET", &red, "").status, 200, "a known token holds while Keystone is away");
     wait_until("the token's end", end + SPARE, || ask(&daemon, &kept, "GET", &red, "").status != 200);
     assert!(begin.elapsed() + Duration::from_secs(2) > Duration::from_secs(SHORT_S), "it ended early");
-    let answer = ask(&daemon, &kept, "GET", &red, "");
+    assert_eq!(refused(&kept), (401, true), "that it is over is known");
+    let answer = ask(&daemon, &unknown, "GET", &red, "");
     assert_eq!((answer.status, header(&answer, "retry-after")), (503, true), "nobody can tell what it is now");
     keystone.serve();
-    wait_until("Keystone to be asked again", Duration::from_secs(20), || refused(&kept) == (401, true));
+    wait_until("Keystone to be asked again", Duration::from_secs(20), || refused(&unknown) == (401, true));
+    assert_eq!(refused(&kept), (401, true));
+}
+
+#[test]
+fn keystone_is_asked_over_tls_if_the_ca_file_vouches_for_it() {
+    let (keystone, admin, settings) = with_service_user();
+    let red = keystone.project(&admin, "red", "member");
+    let token = keystone.token("red", "red");
+    let (in_clear, over_tls) =
+        (format!("http://{}", keystone.address), format!("https://localhost:{}", keystone.tls_address.port()));
+    let settings = format!("{}{CACHE_S}\nca = ", settings.replace(&in_clear, &over_tls));
+    let daemon = Daemon::start(&format!("{settings}{:?}\n", keystone.dir.join("ca.pem")));
+    let status = |token: &str, tenant: &str| ask(&daemon, token, "GET", tenant, "").status;
+    assert_eq!((status(&token, &red), status(&token, "blue"), status("forged", &red)), (200, 403, 401));
+    let other = keystone.dir.join("other.pem");
+    let mut command = Command::new(&keystone.python);
+    command.args(["-c", CERTIFICATE]).arg(&other).arg(keystone.dir.join("other-key.pem"));
+    assert!(command.status().unwrap().success());
+    let daemon = Daemon::start(&format!("{settings}{other:?}\n"));
+    assert_eq!(ask(&daemon, &token, "GET", &red, "").status, 503, "whoever answers there, it may not be Keystone");
 }
 
 #[test]
