@@ -13,7 +13,7 @@ use switch::{netns, tap};
 use tests::daemon::Daemon;
 use tests::generator::{count, run};
 use tests::namespace::Namespace;
-use tests::process::{repository, wait_until};
+use tests::process::{TempDir, repository, wait_until};
 
 /// What must all be zero where nothing is wrong.
 const FAULTS: [&str; 7] =
@@ -78,6 +78,38 @@ fn every_guest_of_a_network_reaches_every_other() {
     assert_flawless(&report);
     let report = run(&format!("{ports} --pattern fan-in --macs 10 --seconds 0.2"));
     assert!(count(&report, "received") > 0 && count(&report, "misdelivered") == 0, "{report:#}");
+}
+
+#[test]
+fn a_guest_and_another_host_behind_a_vhost_user_uplink_lose_nothing() {
+    let dir = TempDir::new();
+    let nic = dir.join("nic").display().to_string();
+    let daemon = Daemon::start(&format!(
+        "[[uplink]]\nphysical_network = \"physnet1\"\nvhost_user = \"{nic}\"\nrole = \"server\"\n\
+         address = \"172.16.0.1/24\"\nmac = \"02:00:00:00:00:01\"\n\
+         neighbours = {{ \"172.16.0.2\" = \"02:00:00:00:00:02\" }}\n\
+         [tunnel]\nlocal_ip = \"172.16.0.1\"\npeers = [\"172.16.0.2\"]\n\
+         [segments]\ndefault = \"vxlan\"\nvni = \"5000-5009\"\n"
+    ));
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let guest = daemon.path("guest").display().to_string();
+    daemon.must(&format!("plug guest --vhost-user {guest}"));
+    tenant.attached_port(&network, "guest");
+    daemon.wait_up(&["guest"]);
+    wait_until("the socket of the uplink is there", PATIENCE, || std::fs::exists(&nic).unwrap());
+    let host = "--vxlan 1=5000,02:00:00:00:00:02/172.16.0.2,02:00:00:00:00:01/172.16.0.1";
+    // Stations that are sent to and never send would be flooded for, which is no fault either.
+    for load in ["--size 60 --macs 100", "--frame-sizes 72,594,1468 --macs 10", "--size 300 --vlan 7 --macs 10"] {
+        let report = run(&format!("{guest} {nic} {host} {load} --rate 1kpps --seconds 1 --verify"));
+        assert_flawless(&report);
+        assert_eq!(report["streams"].as_array().unwrap().len(), 2, "both ways");
+    }
+    // Of a network that is not there.
+    let other = host.replace("5000", "5001");
+    let report = run(&format!("{guest} {nic} {other} --rate 1kpps --seconds 0.5 --warm-up 0"));
+    let streams = report["streams"].as_array().unwrap();
+    assert_eq!(count(&streams[1], "arrived"), 0, "{report:#}");
 }
 
 #[test]

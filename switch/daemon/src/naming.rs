@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+/// What the interface id of an uplink begins with; its physical network follows.
+pub(crate) const UPLINK_PREFIX: &str = "uplink:";
 /// Longest interface name, bytes: the kernel's `IFNAMSIZ` less its NUL.
 pub(crate) const INTERFACE_NAME_MAX: usize = 15;
 /// Bytes of the id that an automatic name keeps: Nova's and Quantum's custom (`tap` + 11 = 14).

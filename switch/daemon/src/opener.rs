@@ -8,6 +8,7 @@
 //! Owned by the supervisor thread.
 
 use crate::devices::{Connections, Found, OpenError, Opener, Running};
+use crate::naming::UPLINK_PREFIX;
 use api::host::{DeviceDriver, DeviceSpec, Plug, SocketRole};
 use api::model::InterfaceId;
 use std::collections::HashSet;
@@ -163,6 +164,10 @@ impl HostOpener {
     /// Makes sure that what may lie at a socket's path is what we made there. Like a TAP, a socket outlives kill -9, and
     /// nothing about it tells whose it was; so its directory is written down before it is made.
     fn take_path(&self, plug: &Plug, path: &str) -> Result<(), OpenError> {
+        if plug.interface.starts_with(UPLINK_PREFIX) {
+            // The settings say at every start whose it is; one that somebody listens on the backend leaves alone.
+            return Ok(());
+        }
         let directory = Path::new(path).parent().unwrap_or(Path::new("/"));
         let stat = rustix::fs::stat(directory)
             .map_err(|error| failed(format!("the socket's directory {}: {error}", directory.display())))?;

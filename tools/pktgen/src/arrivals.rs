@@ -8,7 +8,7 @@ use crate::latency::{Delays, Which};
 use crate::link::{Incoming, Sink};
 use crate::sequence::{Counts, Tracker};
 use crate::signature::{self, Signature};
-use crate::traffic::{ANNOUNCEMENT, Shape};
+use crate::traffic::{ANNOUNCEMENT, PORTS_MAX, Shape};
 use std::time::Instant;
 
 /// The receiving end of one stream.
@@ -34,6 +34,9 @@ pub(crate) struct Totals {
 pub(crate) struct Arrivals {
     arrivals: Vec<Arrival>,
     shape: Shape,
+    /// Where signatures begin at each port; `None`: in the trailer.
+    signatures_at: [Option<usize>; PORTS_MAX],
+    /// The same at the port whose frames are taken now.
     signature_at: Option<usize>,
     /// The port whose frames are taken now.
     port: usize,
@@ -60,6 +63,7 @@ impl Arrivals {
         Arrivals {
             arrivals,
             shape: shape.clone(),
+            signatures_at: std::array::from_fn(|port| shape.signature_at().map(|at| at + shape.outer(port))),
             signature_at: shape.signature_at(),
             port: 0,
             start,
@@ -91,7 +95,7 @@ impl Arrivals {
     /// The following frames arrive at `port`, together.
     #[inline]
     pub(crate) fn begin(&mut self, port: usize) {
-        (self.port, self.is_first) = (port, true);
+        (self.port, self.is_first, self.signature_at) = (port, true, self.signatures_at[port]);
     }
 
     /// Counts of one stream.
@@ -150,7 +154,7 @@ impl Arrivals {
                 return false;
             };
             let from = at + signature::LEN;
-            let sent_at = self.signature_at.expect("frames of our own have a place for it") + signature::LEN;
+            let sent_at = self.shape.signature_at().expect("frames of our own have a place for it") + signature::LEN;
             return self.payload[from..] == *self.shape.payload(number, sent_at, len - from);
         }
         let template = self.shape.template(signature.sequence);
@@ -247,6 +251,11 @@ impl Arrivals {
 }
 
 impl Sink for Arrivals {
+    #[inline]
+    fn first_look(&self) -> usize {
+        self.signature_at.unwrap_or(0)
+    }
+
     #[inline]
     fn take(&mut self, frame: &impl Incoming) {
         self.count(frame);

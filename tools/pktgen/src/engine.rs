@@ -87,7 +87,7 @@ impl Source for Counted<'_> {
     }
 
     #[inline]
-    fn marks(&self) -> Marks {
+    fn marks(&self) -> Option<Marks> {
         self.stream.marks()
     }
 
@@ -107,7 +107,7 @@ impl Source for Stream {
         Stream::id(self)
     }
 
-    fn marks(&self) -> Marks {
+    fn marks(&self) -> Option<Marks> {
         Stream::marks(self)
     }
 

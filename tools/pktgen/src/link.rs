@@ -19,14 +19,16 @@ pub(crate) trait Source {
     fn next(&mut self) -> Outgoing<'_>;
     /// Which stream it is.
     fn id(&self) -> u16;
-    /// The marks of the frames from the next one on.
-    fn marks(&self) -> Marks;
+    /// The marks of the frames from the next one on; `None`: they have none.
+    fn marks(&self) -> Option<Marks>;
     /// Passes over `count` frames that were made from their marks.
     fn advance(&mut self, count: usize);
 }
 
 /// Who takes frames that arrived.
 pub(crate) trait Sink {
+    /// The byte of a frame that is looked at first.
+    fn first_look(&self) -> usize;
     /// A frame.
     fn take(&mut self, frame: &impl Incoming);
     /// `count` frames, oldest first, of which `frame` finds one by its number from 0.

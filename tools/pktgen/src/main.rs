@@ -22,6 +22,7 @@ mod sequence;
 mod signature;
 mod template;
 mod traffic;
+mod tunnel;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -110,8 +111,7 @@ fn measure(engine: &mut Engine, arguments: &Arguments, plan: &Plan) -> Result<()
 /// Opens the ports.
 fn links(arguments: &Arguments, plan: &Plan) -> Result<Vec<Link>> {
     if arguments.ceiling {
-        let size_max = plan.shape.sizes.iter().copied().max().unwrap_or(0);
-        return Ok(MemoryLink::pair(size_max, &plan.shape.filler, None).map(Link::Memory).into());
+        return Ok(MemoryLink::pair(plan.shape.size_max(), &plan.shape.filler, None).map(Link::Memory).into());
     }
     // All sockets exist before any side waits: a switch connects to them in any order.
     let mut links = Vec::new();

@@ -5,6 +5,7 @@ use crate::latency::Which;
 use crate::order::Order;
 use crate::template;
 use crate::traffic::{self, PORTS_MAX, SIZE_MAX, SIZES, STATIONS_MAX, Shape, TAGS_MAX, Tag};
+use crate::tunnel::Tunnel;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -76,6 +77,10 @@ pub(crate) struct Arguments {
     /// Send the frames of a capture (pcap or pcapng), signed at their ends, instead of our own
     #[arg(long, value_name = "FILE", help_heading = "Frames", conflicts_with_all = ["size", "frame_sizes", "vlan", "tso"])]
     pub(crate) template: Option<PathBuf>,
+    /// The port of this number, from 0, plays another host of the underlay: PORT=VNI,MAC/ADDRESS,MAC/ADDRESS, its own MAC and IPv4
+    /// address and then the switch's. Its frames go in VXLAN (RFC 7348); all else that is told of frames is meant of the inner ones
+    #[arg(long, value_name = "TUNNEL", help_heading = "Frames", conflicts_with_all = ["template", "tso", "ceiling"])]
+    pub(crate) vxlan: Option<Tunnel>,
     /// Large TCP frames that the device is to cut (vhost-user and TAP), of so many bytes in memory
     #[arg(long, value_name = "BYTES", num_args = 0..=1, default_missing_value = "65214", help_heading = "Frames", conflicts_with_all = ["size", "frame_sizes"])]
     pub(crate) tso: Option<usize>,
@@ -246,10 +251,19 @@ impl Arguments {
             sizes,
             tags,
             segment_size: self.tso.map(|_| self.segment_size),
+            tunnel: self.vxlan,
             templates: templates.into(),
             is_verified: self.verify,
             filler: traffic::filler(),
         };
+        if let Some(tunnel) = self.vxlan {
+            let is_guest = |port: &PortName| matches!(port, PortName::Vhost(_));
+            ensure!(
+                self.ports.get(tunnel.port).is_some_and(is_guest),
+                "--vxlan: there is no vhost-user port number {}",
+                tunnel.port
+            );
+        }
         let most = if self.tso.is_some() { SIZE_MAX } else { *SIZES.end() };
         let range = shape.size_min()..=most;
         if let Some(wrong) = shape.sizes.iter().find(|size| !range.contains(size)) {
@@ -378,6 +392,8 @@ mod tests {
             "a b --order sorted",
             "a b --rate 1pps --search",
             "a packet:b --tso",
+            "a packet:b --vxlan 1=5,02:00:00:00:00:02/10.0.0.2,02:00:00:00:00:01/10.0.0.1",
+            "a b --vxlan 2=5,02:00:00:00:00:02/10.0.0.2,02:00:00:00:00:01/10.0.0.1",
             "a tap:b --queues 2",
             "a b --queues 0",
             "a b --size 60 --frame-sizes imix",

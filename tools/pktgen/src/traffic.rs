@@ -3,7 +3,7 @@
 //! A small untagged frame is composed in eight registers from a template and three counters and needs no memory but the
 //! buffer it goes to: some nanoseconds. Where the buffer holds a frame of the same stream with the same addresses already,
 //! only its [`Marks`] are written anew: three stores. Everything else (VLAN tags, large TCP frames, frames of a capture, payload to be
-//! verified) is built in a scratch buffer first. Nothing here allocates after construction.
+//! verified, outer headers) is built in a scratch buffer first. Nothing here allocates after construction.
 //!
 //! Stations: number n of port p has the MAC 02:00:00 and the address 10/8, both followed by p and n (4 and 20 bits).
 //! Sizes are bytes without the frame check sequence, as frames lie in memory.
@@ -11,6 +11,7 @@
 use crate::order::{self, Order, Turn};
 use crate::signature::{self, Signature};
 use crate::template::Template;
+use crate::tunnel::{OUTER, Tunnel};
 use std::rc::Rc;
 
 /// Frame sizes that can be asked for, bytes: from the shortest Ethernet frame to the largest of a standard MTU and two tags.
@@ -48,25 +49,62 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) rest: &'a [u8],
 }
 
-/// What differs between frames of a stream with the same addresses and size: words [`Marks::AT`] and after of their heads.
+/// What differs between frames of a stream with the same addresses and size: the three words that hold the signature.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marks {
+    /// The byte of the frame at which the first of them begins; a multiple of 8.
+    pub(crate) at: usize,
+    shift: u32,
     first: u64,
     sequence: u32,
     rest: [u64; 2],
 }
 
 impl Marks {
-    /// The word of a head that is the first of them.
-    pub(crate) const AT: usize = 5;
-
     /// The words of the frame that follows `ahead` frames later, little-endian.
     #[inline(always)]
     pub(crate) fn words(self, ahead: u32) -> [u64; 3] {
         let [second, third] = self.rest;
-        [self.first | u64::from(self.sequence.wrapping_add(ahead)) << 16, second, third]
+        [self.first | u64::from(self.sequence.wrapping_add(ahead)) << self.shift, second, third]
     }
 }
+
+/// Where [`Marks`] go, and what else is in their words.
+#[derive(Clone, Copy)]
+struct MarksPlace {
+    at: usize,
+    /// Bits of the first word before the signature.
+    shift: u32,
+    others: [u64; 3],
+}
+
+impl MarksPlace {
+    /// In an untagged UDP frame, and behind `outer` bytes of headers; `before` are the bytes from the first word on that precede
+    /// the signature, `filler` those that the buffers hold.
+    fn new(outer: usize, before: &[u8], filler: &[u8]) -> MarksPlace {
+        let signature = outer + ETHERNET + IP + UDP;
+        let at = signature / 8 * 8;
+        let mut bytes = [0; 24];
+        bytes[..before.len()].copy_from_slice(before);
+        let end = signature + signature::LEN - at;
+        bytes[end..].copy_from_slice(&filler[at + end..at + 24]);
+        let others = std::array::from_fn(|word| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * word + byte])));
+        MarksPlace { at, shift: 8 * (signature - at) as u32, others }
+    }
+
+    /// With this signature, of frame 0, for frame `sequence`.
+    #[inline]
+    fn marks(&self, signature: Signature, sequence: u32) -> Marks {
+        let [low, high] = signature.words();
+        let [first, second, third] = self.others;
+        let (shift, rest) = (self.shift, u64::BITS - self.shift);
+        let rest = [second | low >> rest | high << shift, third | high >> rest];
+        Marks { at: self.at, shift, first: first | low << shift, sequence, rest }
+    }
+}
+
+const _: () = assert!(!(ETHERNET + IP + UDP).is_multiple_of(8) && !(OUTER + ETHERNET + IP + UDP).is_multiple_of(8));
+const _: () = assert!((OUTER + ETHERNET + IP + UDP) % 8 <= 4, "the number is in the first word");
 
 /// A VLAN tag (IEEE 802.1Q).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +124,8 @@ pub(crate) struct Shape {
     pub(crate) tags: Vec<Tag>,
     /// Large TCP frames, with the bytes of payload of each segment; otherwise UDP.
     pub(crate) segment_size: Option<u16>,
+    /// The port whose frames have outer headers.
+    pub(crate) tunnel: Option<Tunnel>,
     /// Frames of a capture to send instead of our own.
     pub(crate) templates: Rc<[Template]>,
     /// Each frame's payload depends on its number, and the sink looks at it.
@@ -99,6 +139,16 @@ impl Shape {
     pub(crate) fn signature_at(&self) -> Option<usize> {
         let l4 = if self.segment_size.is_some() { TCP } else { UDP };
         self.templates.is_empty().then_some(ETHERNET + self.tags.len() * TAG + IP + l4)
+    }
+
+    /// Bytes of outer headers that frames have at a port.
+    pub(crate) fn outer(&self, port: usize) -> usize {
+        self.tunnel.filter(|tunnel| tunnel.port == port).map_or(0, |_| OUTER)
+    }
+
+    /// Bytes of the longest frame, with outer headers.
+    pub(crate) fn size_max(&self) -> usize {
+        self.sizes.iter().max().map_or(0, |size| size + self.tunnel.map_or(0, |_| OUTER))
     }
 
     /// Bytes of the shortest frame that has room for everything.
@@ -175,7 +225,10 @@ pub(crate) struct Stream {
     order: Order,
     number: u64,
     time_ns: u64,
+    /// Of frames that need no memory to be built.
     is_plain: bool,
+    marks: Option<MarksPlace>,
+    tunnel: Option<Tunnel>,
     scratch: Vec<u8>,
 }
 
@@ -193,18 +246,31 @@ impl Stream {
             });
             cycle.push(class as u8);
         }
-        let is_plain = tags == 0 && shape.segment_size.is_none() && shape.templates.is_empty() && !shape.is_verified;
+        let is_usual = tags == 0 && shape.segment_size.is_none() && shape.templates.is_empty() && !shape.is_verified;
+        let tunnel = shape.tunnel.filter(|tunnel| tunnel.port == from);
+        let classes: Vec<_> = untagged.into_iter().map(|untagged| Class::new(untagged, shape)).collect();
+        // The words of marks begin with the UDP checksum, of which there is none; behind outer headers with the length besides.
+        let marks = match (is_usual, tunnel, &classes[..]) {
+            (true, None, _) => Some(MarksPlace::new(0, &[0; 2], &shape.filler)),
+            (true, Some(_), [class]) => {
+                let [len_high, len_low] = ((class.untagged - ETHERNET - IP) as u16).to_be_bytes();
+                Some(MarksPlace::new(OUTER, &[len_high, len_low, 0, 0], &shape.filler))
+            }
+            _ => None,
+        };
         Stream {
             id,
             from: (from as u32) << 20,
             to: (to as u32) << 20,
-            classes: untagged.into_iter().map(|untagged| Class::new(untagged, shape)).collect(),
+            classes,
             cycle,
             at: 0,
             order,
             number: 0,
             time_ns: 0,
-            is_plain,
+            is_plain: is_usual && tunnel.is_none(),
+            marks,
+            tunnel,
             scratch: Vec::with_capacity(SIZE_MAX),
             shape: shape.clone(),
         }
@@ -217,18 +283,15 @@ impl Stream {
 
     /// Frames after which addresses and sizes are the same again, if that is at most `max` and [`Marks`] tell the rest.
     pub(crate) fn cycle(&self, max: usize) -> Option<usize> {
-        let turns = self.order.cycle(max).filter(|_| self.is_plain)?;
+        let turns = self.order.cycle(max).filter(|_| self.marks.is_some())?;
         Some(order::common_multiple(turns, self.cycle.len())).filter(|&cycle| cycle <= max)
     }
 
-    /// The marks of the next frame of a stream that has a cycle.
+    /// The marks of the next frame; `None` of a stream that has no cycle.
     #[inline]
-    pub(crate) fn marks(&self) -> Marks {
-        let mut words = self.classes[0].words;
+    pub(crate) fn marks(&self) -> Option<Marks> {
         let signature = Signature { stream: self.id, sequence: 0, time_ns: self.time_ns };
-        sign(&mut words, signature);
-        let [.., first, second, third] = words;
-        Marks { first, sequence: self.number as u32, rest: [second, third] }
+        Some(self.marks.as_ref()?.marks(signature, self.number as u32))
     }
 
     /// Passes over `count` frames, which were made from their marks; answers their bytes.
@@ -236,11 +299,12 @@ impl Stream {
     pub(crate) fn advance(&mut self, count: usize) -> u64 {
         self.number += count as u64;
         self.order.advance(count as u32);
+        let outer = if self.tunnel.is_some() { OUTER } else { 0 };
         if let [class] = &self.classes[..] {
             self.at = 0;
-            return (class.untagged * count) as u64;
+            return ((class.untagged + outer) * count) as u64;
         }
-        let mut bytes = 0;
+        let mut bytes = (outer * count) as u64;
         for _ in 0..count {
             bytes += self.classes[usize::from(self.cycle[self.at])].untagged as u64;
             self.at = (self.at + 1) % self.cycle.len();
@@ -287,6 +351,11 @@ impl Stream {
             self.at = (self.at + 1) % self.cycle.len();
             let turn = self.order.next();
             let words = class.head(self.from, self.to, turn, signature);
+            let inner_len = class.untagged + self.shape.tags.len() * TAG;
+            if let Some(tunnel) = &self.tunnel {
+                frame.extend(tunnel.headers(inner_len, turn.flow));
+            }
+            let outer = frame.len();
             let mut head = [0; HEAD];
             for (chunk, word) in head.chunks_exact_mut(8).zip(words) {
                 chunk.copy_from_slice(&word.to_le_bytes());
@@ -301,10 +370,10 @@ impl Stream {
                 Some(_) => extend_tcp(frame, &head, class.untagged),
             }
             frame.extend(signature.bytes());
-            let (at, len) = (frame.len(), class.untagged + self.shape.tags.len() * TAG);
+            let (at, len) = (frame.len(), outer + inner_len);
             // Of a payload that is nobody's, what is behind the head lies in the buffer already.
             let end = if self.shape.is_verified { len } else { len.min(HEAD).max(at) };
-            frame.extend(self.shape.payload(self.number, at, end - at));
+            frame.extend(self.shape.payload(self.number, at - outer, end - at));
             len
         } else {
             frame.extend(self.shape.template(signature.sequence).bytes());

@@ -12,6 +12,7 @@
 
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
+use crate::naming::UPLINK_PREFIX;
 use crate::settings::{SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
 use api::host::{DeviceSpec, Plug, SocketRole};
 use pipelines::neighbour;
@@ -158,7 +159,7 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
         }
     };
     Plug {
-        interface: format!("uplink:{}", settings.physical_network).into(),
+        interface: format!("{UPLINK_PREFIX}{}", settings.physical_network).into(),
         device,
         macs: Vec::new(),
         mtu,

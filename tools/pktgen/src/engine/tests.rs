@@ -14,8 +14,7 @@ fn measured_for(time: Duration, words: &str, mischief: Mischief) -> Measured {
     let words = ["pktgen", "--ceiling", "--quiet"].into_iter().chain(words.split_whitespace());
     let arguments = Arguments::try_parse_from(words).unwrap();
     let plan = arguments.plan().unwrap();
-    let size_max = *plan.shape.sizes.iter().max().unwrap();
-    let links = MemoryLink::pair(size_max, &plan.shape.filler, Some(mischief)).map(Link::Memory);
+    let links = MemoryLink::pair(plan.shape.size_max(), &plan.shape.filler, Some(mischief)).map(Link::Memory);
     let order = |stream| arguments.order_of(&plan, stream);
     let mut engine = Engine::new(links.into(), &plan.ways, &plan.shape, plan.manner, order);
     if arguments.ping_pong { engine.ping_pong(time) } else { engine.run(time) }.unwrap()

@@ -4,7 +4,7 @@
 //! told. A sent frame stays in its slot until it is received.
 
 use super::{Incoming, Lap, Sink, Slice, Source, write_frame};
-use crate::traffic::{HEAD, Marks, Stream};
+use crate::traffic::Stream;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -93,14 +93,13 @@ impl MemoryLink {
     pub(crate) fn send(&mut self, max: usize, source: &mut impl Source) -> usize {
         let lane = &mut *self.outgoing.borrow_mut();
         let count = max.min(lane.slots - (lane.put - lane.taken) as usize);
-        let is_laid = lane.lap.is_whole(source, count);
-        let marks = source.marks();
+        let laid = source.marks().filter(|_| lane.lap.is_whole(source, count));
         for number in 0..count {
             let slot = lane.slot_put;
             let at = slot * lane.buffer_len;
             let buffer = &mut lane.buffers[at..at + lane.buffer_len];
-            if is_laid {
-                for (chunk, word) in buffer[8 * Marks::AT..HEAD].chunks_exact_mut(8).zip(marks.words(number as u32)) {
+            if let Some(marks) = laid {
+                for (chunk, word) in buffer[marks.at..].chunks_exact_mut(8).zip(marks.words(number as u32)) {
                     chunk.copy_from_slice(&word.to_le_bytes());
                 }
             } else {
@@ -110,7 +109,7 @@ impl MemoryLink {
             }
             lane.slot_put = if slot + 1 == lane.slots { 0 } else { slot + 1 };
         }
-        if is_laid {
+        if laid.is_some() {
             source.advance(count);
         }
         lane.put += count as u64;

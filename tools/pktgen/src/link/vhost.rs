@@ -8,7 +8,8 @@
 
 use super::{Incoming, Lap, Result, Sink, Source};
 use crate::options::Arguments;
-use crate::traffic::{HEAD, Marks, SIZES, Shape, Stream};
+use crate::traffic::{HEAD, SIZES, Shape, Stream};
+use crate::tunnel::OUTER;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::path::Path;
@@ -29,7 +30,7 @@ const CACHE_LINE: usize = 64;
 /// Buffers taken at a time.
 const CHUNK: usize = 64;
 
-const _: () = assert!(BUFFER > VNET_HEADER_MRG_LEN + *SIZES.end(), "no frame of ours fills a buffer");
+const _: () = assert!(BUFFER > VNET_HEADER_MRG_LEN + *SIZES.end() + OUTER, "no frame of ours fills a buffer");
 
 /// What a guest agreed on with its device, as far as it bears on speed.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -72,7 +73,7 @@ impl VhostLink {
     /// Makes the guest, which listens if it is to, but connects to nothing.
     pub(crate) fn new(path: &Path, arguments: &Arguments, shape: &Shape) -> Result<VhostLink> {
         let is_large = shape.segment_size.is_some();
-        let size_max = shape.sizes.iter().copied().max().unwrap_or(0);
+        let size_max = shape.size_max();
         // An odd number of cache lines.
         let whole = (VNET_HEADER_MRG_LEN + size_max + 1).next_multiple_of(128) + 64;
         let mut config = DriverConfig::new(path);
@@ -170,13 +171,15 @@ impl VhostLink {
         let count = max.min(usize::from(sender.free())) as u16;
         let ring = &mut sender.ring;
         let frame_at = |ring: &Ring, ahead: u16| ring.buffer_at(ring.next_slot(ahead)) + VNET_HEADER_MRG_LEN;
+        let is_laid = ring.turn().is_some() && queue.lap.is_whole(source, count.into());
+        let laid = source.marks().filter(|_| is_laid);
+        let first_write = laid.map_or(0, |marks| marks.at);
         for ahead in 0..count {
-            memory.prefetch_to_write(frame_at(ring, ahead));
+            memory.prefetch_to_write(frame_at(ring, ahead) + first_write);
         }
-        if ring.turn().is_some() && queue.lap.is_whole(source, count.into()) {
-            let marks = source.marks();
+        if let Some(marks) = laid {
             for number in 0..count {
-                let words = memory.words64::<3>(frame_at(ring, number) + 8 * Marks::AT);
+                let words = memory.words64::<3>(frame_at(ring, number) + marks.at);
                 for (word, value) in words.iter().zip(marks.words(number.into())) {
                     word.store(value.to_le(), Ordering::Relaxed);
                 }
@@ -232,7 +235,7 @@ fn receive_whole(memory: &DriverMemory, receiver: &mut Receiver, max: usize, sin
         }
         let used = &used[..taken];
         for used in used {
-            memory.prefetch(ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN);
+            memory.prefetch(ring.buffer_at(used.slot) + VNET_HEADER_MRG_LEN + sink.first_look());
         }
         sink.take_all(taken, |number| {
             let at = ring.buffer_at(used[number].slot) + VNET_HEADER_MRG_LEN;
