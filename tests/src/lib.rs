@@ -15,6 +15,7 @@ pub mod http;
 pub mod initramfs;
 pub mod ledger;
 pub mod namespace;
+pub mod ovs;
 pub mod pcapng;
 pub mod process;
 pub mod qmp;

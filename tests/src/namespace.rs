@@ -4,11 +4,62 @@
 
 use crate::process::{output_of, wait_until};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+/// Longest time in which a stream may stand still.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs ip(8) where we are, words separated by spaces.
+///
+/// # Panics
+/// If it fails, with what it said.
+pub fn ip(line: &str) {
+    output_of("ip", &line.split(' ').collect::<Vec<_>>());
+}
+
+/// A MAC as it is written.
+pub fn text_of(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+/// Sends `bytes` bytes by TCP to `address`, which is one of `to`'s, and checks each. `None`: from or to where we are.
+///
+/// # Panics
+/// If they do not arrive, or not as they were sent.
+pub fn transfer(from: Option<&Namespace>, to: Option<&Namespace>, address: &str, bytes: usize) {
+    fn at<T: Send>(place: Option<&Namespace>, act: impl FnOnce() -> T + Send) -> T {
+        match place {
+            Some(namespace) => namespace.inside(act),
+            None => act(),
+        }
+    }
+    let address: IpAddr = address.parse().expect("an IP address");
+    let listener = at(to, || TcpListener::bind((address, 0)).expect("the address is its own"));
+    let there = listener.local_addr().expect("it is bound");
+    let chunk: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
+    // It waits among those that are to be accepted.
+    let mut stream = at(from, || TcpStream::connect(there).expect("the other end listens"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            stream.set_write_timeout(Some(STALL_LIMIT)).expect("not zero");
+            for _ in 0..bytes / chunk.len() {
+                stream.write_all(&chunk).expect("the other end reads");
+            }
+        });
+        let (mut stream, _) = listener.accept().expect("it is bound");
+        stream.set_read_timeout(Some(STALL_LIMIT)).expect("not zero");
+        let mut got = vec![0; chunk.len()];
+        for _ in 0..bytes / chunk.len() {
+            stream.read_exact(&mut got).expect("bytes arrive");
+            assert!(got == chunk, "bytes changed");
+        }
+    });
+}
 
 /// A named network namespace; deleted when dropped, with every TAP in it.
 #[derive(Debug)]
@@ -90,6 +141,26 @@ impl Namespace {
         }
     }
 
+    /// Sends these frames out of an interface inside, as they are.
+    ///
+    /// # Panics
+    /// If the interface does not take one.
+    pub fn send(&self, interface: &str, frames: &[Vec<u8>]) {
+        const SCRIPT: &str = "import socket, sys\n\
+            s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+            s.bind((sys.argv[1], 0))\n\
+            for line in sys.stdin: s.send(bytes.fromhex(line))\n";
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, "python3", "-c", SCRIPT, interface]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("iproute2 is installed");
+        let lines: String = frames
+            .iter()
+            .flat_map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]))
+            .collect();
+        child.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("python3 is installed and reads");
+        assert!(child.wait().expect("our own child").success(), "{}: {interface} did not take all", self.name);
+    }
+
     /// Calls `act` on a thread that lives inside: sockets it opens are there.
     ///
     /// # Panics
@@ -113,9 +184,11 @@ impl Namespace {
         let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace exists");
         let (ready, is_ready) = mpsc::channel();
         let (stop, stopped) = mpsc::channel();
-        let thread = std::thread::spawn(move || record(&namespace, &ready, &stopped));
+        let frames = Heard::default();
+        let heard = frames.clone();
+        let thread = std::thread::spawn(move || record(&namespace, &heard, &ready, &stopped));
         is_ready.recv().expect("a packet socket can be opened");
-        Sniffer { thread, stop }
+        Sniffer { thread, frames, stop }
     }
 }
 
@@ -126,10 +199,14 @@ impl Drop for Namespace {
     }
 }
 
+/// Frames recorded so far.
+type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A recording under way.
 #[derive(Debug)]
 pub struct Sniffer {
-    thread: std::thread::JoinHandle<Vec<Vec<u8>>>,
+    thread: std::thread::JoinHandle<()>,
+    frames: Heard,
     stop: mpsc::Sender<()>,
 }
 
@@ -140,8 +217,28 @@ impl Sniffer {
     /// If the recording failed.
     pub fn stop(self) -> Vec<Vec<u8>> {
         std::thread::sleep(Duration::from_millis(300));
+        self.stop_now()
+    }
+
+    /// The same for who knows that nothing is in flight.
+    ///
+    /// # Panics
+    /// If the recording failed.
+    pub fn stop_now(self) -> Vec<Vec<u8>> {
         self.stop.send(()).expect("the recorder waits for this");
-        self.thread.join().expect("the recorder does not panic")
+        self.thread.join().expect("the recorder does not panic");
+        std::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until so many frames passed of which `is_it` is true.
+    ///
+    /// # Panics
+    /// With `what`, if they do not within 10 s.
+    pub fn wait_for(&self, what: &str, count: usize, is_it: impl Fn(&[u8]) -> bool) {
+        wait_until(what, Duration::from_secs(10), || {
+            let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.iter().filter(|frame| is_it(frame)).count() >= count
+        });
     }
 }
 
@@ -152,7 +249,7 @@ fn enter(namespace: &File) {
 }
 
 /// The body of the recording thread: joins the namespace and reads a packet socket. An unbound one hears all interfaces.
-fn record(namespace: &File, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<()>) -> Vec<Vec<u8>> {
+fn record(namespace: &File, heard: &Heard, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<()>) {
     use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
     /// ETH_P_ALL in network order (packet(7)).
     const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
@@ -166,14 +263,13 @@ fn record(namespace: &File, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<(
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SNIFF_BUFFER).expect("CAP_NET_ADMIN");
     let mut socket = File::from(socket);
     ready.send(()).expect("the test waits for this");
-    let mut frames = Vec::new();
     let mut frame = vec![0; 1 << 16];
     loop {
         match socket.read(&mut frame) {
-            Ok(len) => frames.push(frame[..len].to_vec()),
+            Ok(len) => heard.lock().unwrap_or_else(PoisonError::into_inner).push(frame[..len].to_vec()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if stopped.recv_timeout(Duration::from_millis(10)).is_ok() {
-                    return frames;
+                    return;
                 }
             }
             Err(error) => panic!("packet socket: {error}"),

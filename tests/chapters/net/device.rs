@@ -2,20 +2,12 @@
 
 use super::SOON;
 use crate::topology::attached_tap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use tests::daemon::Daemon;
 use tests::http::Tenant;
 use tests::ledger::{Counters, expect};
-use tests::namespace::Namespace;
+use tests::namespace::{Namespace, ip, transfer};
 use tests::process::{output_of, wait_until};
-
-/// Runs ip(8) where the daemon is.
-fn ip(line: &str) {
-    let words: Vec<&str> = line.split(' ').collect();
-    output_of("ip", &words);
-}
 
 fn exists(interface: &str) -> bool {
     Command::new("ip").args(["link", "show", "dev", interface]).output().unwrap().status.success()
@@ -94,24 +86,7 @@ fn frames_between_two_devices_are_counted_once_each() {
 
 /// A TCP stream of so many bytes from the first container to the second.
 fn stream(world: &Containers, bytes: usize) {
-    let listener = world.spaces[1].inside(|| TcpListener::bind(("10.0.0.2", 5000)).unwrap());
-    let chunk: Vec<u8> = (0..1usize << 16).map(|at| (at % 251) as u8).collect();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut stream = world.spaces[0].inside(|| TcpStream::connect(("10.0.0.2", 5000)).unwrap());
-            stream.set_write_timeout(Some(SOON)).unwrap();
-            for _ in 0..bytes / chunk.len() {
-                stream.write_all(&chunk).unwrap();
-            }
-        });
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut got = vec![0; chunk.len()];
-        for _ in 0..bytes / chunk.len() {
-            stream.read_exact(&mut got).unwrap();
-            assert!(got == chunk, "bytes changed");
-        }
-    });
+    transfer(Some(&world.spaces[0]), Some(&world.spaces[1]), "10.0.0.2", bytes);
 }
 
 #[test]

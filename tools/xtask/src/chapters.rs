@@ -49,7 +49,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Lint | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
         Chapter::Unit => &["iproute2", "tcpdump"],
         Chapter::Fuzz => &["busybox-static", "iproute2"],
-        Chapter::Net => &["busybox-static", "ethtool", "iproute2", "tcpdump"],
+        Chapter::Net => &["busybox-static", "ethtool", "iproute2", "openvswitch-switch", "python3", "tcpdump"],
         Chapter::Ratchet => &["valgrind"],
         Chapter::Keystone | Chapter::Openapi => &["iproute2", "python3-venv"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],

@@ -1,0 +1,52 @@
+//! The kernel's VXLAN device and bridge are the other side.
+
+use super::super::SOON;
+use super::{BOTH_FAMILIES, Beside, Ends, Wire, settings};
+use tests::namespace::{Namespace, transfer};
+use tests::process::output_of;
+
+/// A host whose kernel has VXLAN 5000 on a bridge, and ours with these settings added to the uplink's.
+fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
+    let Ends([near_ip, far_ip], _) = ends;
+    let far = Namespace::new("qt-far");
+    let wire = Wire::new("qt-vx", &far, ends, true);
+    far.must(&format!("ip link add vx0 type vxlan id 5000 dstport 4789 local {far_ip} remote {near_ip} dev eth0"));
+    far.must("ip link add br0 type bridge && ip link set vx0 master br0 && ip link set vx0 up && ip link set br0 up");
+    far.must("ip link set br0 mtu 1500 && ip link set vx0 mtu 1500 && ip addr add 10.9.0.2/24 dev br0");
+    let text = settings("qt-vx", Some([near_ip, far_ip]), "default = \"vxlan\"");
+    Beside::new(wire, far, ends, &text.replace("[tunnel]", &format!("{uplink}\n[tunnel]")))
+}
+
+#[test]
+fn by_af_xdp_a_network_is_one_with_the_kernels_vxlan_device_and_the_host_keeps_its_addresses() {
+    for ends in BOTH_FAMILIES {
+        let hosts = beside_the_kernel(ends, "driver = \"af_xdp\"");
+        hosts.passes_everything();
+        assert!(output_of("ip", &["link", "show", "dev", "qt-vx"]).contains("xdp"));
+
+        // Meanwhile and besides, the host's own address is reached as ever, both ways, while the tunnel is busy.
+        let near_ip = hosts.ends.0[0];
+        assert!(hosts.far.pings_within(near_ip, SOON), "{}", hosts.daemon.log_tail());
+        std::thread::scope(|scope| {
+            scope.spawn(|| transfer(Some(&hosts.far), None, near_ip, 32 << 20));
+            transfer(Some(&hosts.near), Some(&hosts.far), "10.9.0.2", 32 << 20);
+        });
+    }
+}
+
+#[test]
+fn a_network_is_one_with_the_kernels_vxlan_device_over_ipv4_and_ipv6() {
+    for ends in BOTH_FAMILIES {
+        let hosts = beside_the_kernel(ends, "");
+        hosts.passes_everything();
+
+        let row = &hosts.daemon.show("networks")[0];
+        assert_eq!((&row["type"], &row["segmentation_id"]), (&"vxlan".into(), &5000.into()), "{row:#}");
+        let macs = hosts.daemon.show("macs");
+        let (far_mac, [near_ip, far_ip]) = (hosts.far.mac("br0"), hosts.ends.0);
+        let entry = macs.as_array().unwrap().iter().find(|row| row["mac"] == far_mac.as_str());
+        assert_eq!(entry.unwrap()["remote"], format!("tunnel:{far_ip}").as_str(), "{macs:#}");
+        // The host's own traffic on the same interface goes on.
+        assert!(hosts.far.run(&format!("busybox ping -c 1 -W 2 {near_ip}")).status.success());
+    }
+}
