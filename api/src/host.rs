@@ -2,6 +2,8 @@
 
 use crate::model::{InterfaceId, Model, OpStatus, PortId};
 use crate::plugin::PortStats;
+use std::net::IpAddr;
+use switch::underlay::VlanId;
 
 /// How much of the tenants' state may have changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +39,9 @@ pub struct Plug {
     pub device: DeviceSpec,
     /// The only source MACs it may use, as text; empty: any.
     pub macs: Vec<String>,
+    /// The addresses that it has with its one MAC, which others on its network are told when they ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Bytes of L3 payload; `None`: 1500, or what a device that somebody else made has at each moment.
     pub mtu: Option<u16>,
     /// The only tenant whose networks it may join; `None`: any.
@@ -80,6 +85,14 @@ pub enum DeviceSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         driver: Option<DeviceDriver>,
     },
+    /// A VLAN of another plug's device, which is a trunk by this.
+    Vlan {
+        /// The interface id of the other plug, which is no VLAN itself.
+        parent: InterfaceId,
+        /// The VLAN there.
+        #[serde(with = "vlan_id")]
+        vlan: VlanId,
+    },
 }
 
 /// How the frames of a device are moved.
@@ -90,6 +103,21 @@ pub enum DeviceDriver {
     AfPacket,
     /// AF_XDP.
     AfXdp,
+}
+
+/// A VLAN id as its number.
+mod vlan_id {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use switch::underlay::VlanId;
+
+    pub(super) fn serialize<S: Serializer>(vlan: &VlanId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u16(vlan.get())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VlanId, D::Error> {
+        let id = u16::deserialize(from)?;
+        VlanId::new(id).ok_or_else(|| D::Error::custom(format_args!("{id} is no VLAN id")))
+    }
 }
 
 /// The number of queues of a TAP that was plugged without one, or before there was a number.

@@ -12,7 +12,10 @@ use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, Network
 use crate::network_type::NetworkType;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use switch::config::{Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NetworkConfig, PortConfig};
+use std::net::IpAddr;
+use switch::config::{
+    Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NEIGHBOURS_MAX, NeighbourConfig, NetworkConfig, PortConfig, SubportConfig,
+};
 use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
 use switch::underlay::{TunnelledNetwork, Underlay, VlanConfig};
 
@@ -165,10 +168,55 @@ pub fn lower_over(
             macs: candidate.macs.take().unwrap_or_default(),
         })
     });
+    let ports: Vec<PortConfig> = ports.collect();
+    let neighbours = neighbours(plugs, &ports);
+    let subports = subports(plugs, &ports);
     let networks = in_use.iter().map(|(network, index)| NetworkConfig { index: *index, id: network.id.clone() });
-    let config = Config::with_underlay(networks.collect(), ports.collect(), underlay)
+    let config = Config::with_underlay(networks.collect(), ports, underlay)
+        .and_then(|config| config.with_neighbours(neighbours))
+        .and_then(|config| config.with_subports(subports))
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
     Lowered { config, unbound, departed_vlans }
+}
+
+/// Who has which address for certain: ports that are up and have one MAC and addresses with it. An address that two of
+/// one network have is nobody's for certain.
+fn neighbours(plugs: &BTreeMap<InterfaceId, Plug>, ports: &[PortConfig]) -> Vec<NeighbourConfig> {
+    let mut found: BTreeMap<(NetworkIndex, IpAddr), Option<MacAddr>> = BTreeMap::new();
+    for port in ports.iter().filter(|port| port.is_admin_up) {
+        let (Some(network), [mac]) = (port.network, &port.macs[..]) else { continue };
+        let addresses = plugs.get(&port.interface).map_or(&[][..], |plug| &plug.addresses);
+        for &address in addresses {
+            found.entry((network, address)).and_modify(|owner| *owner = None).or_insert(Some(*mac));
+        }
+    }
+    let certain = found
+        .into_iter()
+        .filter_map(|((network, address), owner)| owner.map(|mac| NeighbourConfig { network, address, mac }));
+    certain.take(NEIGHBOURS_MAX).collect()
+}
+
+/// The ports whose plugs are VLANs of others that are plugged, one for each VLAN there.
+fn subports(plugs: &BTreeMap<InterfaceId, Plug>, ports: &[PortConfig]) -> Vec<SubportConfig> {
+    let vlan_of = |interface: &InterfaceId| match &plugs.get(interface)?.device {
+        DeviceSpec::Vlan { parent, vlan } => Some((parent, *vlan)),
+        _ => None,
+    };
+    if !plugs.values().any(|plug| matches!(plug.device, DeviceSpec::Vlan { .. })) {
+        return Vec::new();
+    }
+    let devices: HashMap<&InterfaceId, PortIndex> = ports
+        .iter()
+        .filter(|port| vlan_of(&port.interface).is_none())
+        .map(|port| (&port.interface, port.index))
+        .collect();
+    let mut taken = HashSet::new();
+    let subport = |port: &PortConfig| {
+        let (parent, vlan) = vlan_of(&port.interface)?;
+        let parent = *devices.get(parent)?;
+        taken.insert((parent, vlan)).then_some(SubportConfig { index: port.index, parent, vlan })
+    };
+    ports.iter().filter_map(subport).collect()
 }
 
 /// The MTU of a plug's port. A device that somebody else made says itself which frames it takes, and its MTU may change at

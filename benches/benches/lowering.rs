@@ -41,6 +41,7 @@ fn state() -> (Model, BTreeMap<InterfaceId, Plug>) {
         interface: uuid(3, at).into(),
         device: DeviceSpec::Tap { name: format!("tap{at}"), netns: None, queues: 1 },
         macs: vec![format!("02:00:00:00:{:02x}:{:02x}", at / 256, at % 256)],
+        addresses: Vec::new(),
         mtu: None,
         tenant: None,
         is_automatic: false,

@@ -5,6 +5,7 @@
 
 use benches::large;
 use benches::rig::{Bare, Guest, Layout, NOW, Rig, RigConfig, STATIONS, frames, layout_features, station};
+use benches::tunnel::Tunnels;
 use benches::yardstick::Yardstick;
 use pipelines::parse;
 use std::hint::black_box;
@@ -12,6 +13,7 @@ use switch::batch::{BURST, Batch, Fit};
 use switch::ids::{MacAddr, MacBits, NetworkIndex, PortIndex};
 use switch::mac_table::{BurstView, MacTable};
 use switch::offload::{EgressOffloads, OffloadClaim};
+use switch::underlay::TunnelKind;
 use switch::worker::Worker;
 use vhost::port::{PackedSet, RingSet, SplitSet};
 use vhost::ring::{Layout as RingLayout, PackedRing, SplitRing};
@@ -22,7 +24,7 @@ const CALLS: usize = 100;
 const FLOOD_PAIRS: usize = 5;
 
 /// What is counted: the name in the file, and the function.
-pub(crate) const PATHS: [(&str, &str); 14] = [
+pub(crate) const PATHS: [(&str, &str); 17] = [
     ("round of 60 bytes", "path_round_60"),
     ("round of 60 bytes, packed", "path_round_packed"),
     ("round of 1514 bytes", "path_round_1514"),
@@ -37,6 +39,9 @@ pub(crate) const PATHS: [(&str, &str); 14] = [
     ("MAC lookup, found", "path_mac_lookup"),
     ("MAC learn, known", "path_mac_known"),
     ("cut a TCP segment", "path_cut"),
+    ("between ports, no devices", "path_local"),
+    ("VXLAN headers on and off", "path_encap"),
+    ("from an uplink by VXLAN", "path_decap"),
 ];
 
 /// Functions that do alike but must not be made one by the compiler.
@@ -75,6 +80,9 @@ alike! {
         burst.iter().filter(|&&mac| macs.is_known(&macs.probe(mac))).count()
     }
     fn path_cut(batch: &mut Batch<'_>) -> usize = 11 { cut(batch) }
+    fn path_local(tunnels: &mut Tunnels, batch: &mut Batch<'_>) -> usize = 15 { tunnels.local(batch) }
+    fn path_encap(tunnels: &Tunnels, batch: &mut Batch<'_>) -> usize = 16 { tunnels.encap(batch) }
+    fn path_decap(tunnels: &mut Tunnels, batch: &mut Batch<'_>) -> usize = 17 { tunnels.decap(batch) }
 }
 
 #[inline(always)]
@@ -120,6 +128,11 @@ pub(crate) fn run_all() {
     tell("path_parse_arp", (0..CALLS).map(|_| path_parse_arp(&arp, arp.len())).sum());
     mac_table(&tell);
     tell("path_cut", cuts());
+    let (mut tunnels, mut batch) = (Tunnels::new(TunnelKind::Vxlan), Batch::new());
+    tell("path_local", (0..CALLS).map(|_| path_local(&mut tunnels, &mut batch)).sum());
+    tell("path_encap", (0..CALLS).map(|_| path_encap(&tunnels, &mut batch)).sum());
+    tell("path_decap", (0..CALLS).map(|_| path_decap(&mut tunnels, &mut batch)).sum());
+    assert_eq!(tunnels.dropped(), 0, "every frame is forwarded");
 }
 
 fn frames_of(len: usize) -> Vec<Vec<u8>> {

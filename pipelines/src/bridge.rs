@@ -10,25 +10,29 @@
 //! not. A refused or full table is no reason to drop. A flood goes to the network's other members whose state is
 //! up; a member that is down is no member and is not counted (an operator who took a port down does not want its drops to
 //! grow with every ARP). A unicast to a port that is down is dropped and counted there.
+//! A question for a neighbour of whom the control plane has told is answered instead of flooded
+//! ([`crate::neighbour::suppression`]).
 //! A port with fixed MACs teaches nothing: guard lets only those pass, and they are in the table as static entries.
 //!
-//! Config read: members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
+//! Config read: neighbours, members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
 //! Drop reasons, at the ingress: `link_local_multicast`, `reflection`, `no_receiver`, `split_horizon`; at the egress: `port_admin_down`,
-//! `over_mtu`, `flood_limited`.
+//! `over_mtu`, `tagged_on_native`, `flood_limited`.
 
+mod trace;
+
+use crate::neighbour::suppression;
 use crate::parse::l3_len;
-use crate::stage::{Notes, Scope, Stage, Step, Stop};
+use crate::stage::{Notes, Scope, Stage, Stop};
 use crate::tables::{Member, PortKind, Tables};
-use crate::wire::ethernet;
 use switch::batch::{BURST, Batch};
-use switch::ids::{MacAddr, MacBits, NetworkIndex, PORTS_MAX, PortIndex};
+use switch::ids::{MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use switch::ledger::DropReason;
 use switch::mac_table::{BurstView, Learned, Probe};
 use switch::packet::Packet;
 use switch::worker::Egress;
 
 /// The stage.
-pub const STAGE: Stage = Stage { name: "bridge", run, trace };
+pub const STAGE: Stage = Stage { name: "bridge", run, trace: trace::trace };
 
 /// What the stage asks about a frame.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,15 @@ pub struct Question {
     pub destination: MacBits,
     /// Bytes behind its Ethernet header and tags, of one segment if it will be cut.
     pub l3_len: usize,
+    /// Whether it begins with a tag.
+    pub is_tagged: bool,
+}
+
+impl Question {
+    fn about(packet: &Packet, ingress: PortIndex, destination: MacBits) -> Question {
+        let (network, l3_len, is_tagged) = (packet.network, l3_len(packet), packet.headers.vlan_count > 0);
+        Question { ingress, network, destination, l3_len, is_tagged }
+    }
 }
 
 /// What becomes of a frame.
@@ -83,6 +96,9 @@ pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) ->
     if !entry.is_admin_up {
         return Verdict::DropAt(port, DropReason::PortAdminDown);
     }
+    if entry.kind == PortKind::Trunk && question.is_tagged {
+        return Verdict::DropAt(port, DropReason::TaggedOnNative);
+    }
     if question.l3_len > usize::from(entry.mtu) {
         return Verdict::DropAt(port, DropReason::OverMtu);
     }
@@ -109,11 +125,13 @@ fn decide_far(tables: &Tables, question: &Question, far_end: PortIndex) -> Verdi
 
 /// Decides about the copy of a flood for one member; `None` where none is made.
 #[inline]
-pub fn decide_copy(question: &Question, member: Member) -> Option<Verdict> {
+pub fn decide_copy(tables: &Tables, question: &Question, member: Member) -> Option<Verdict> {
     if member.port == question.ingress {
         None
     } else if question.l3_len > usize::from(member.mtu) {
         Some(Verdict::DropAt(member.port, DropReason::OverMtu))
+    } else if question.is_tagged && tables.port(member.port).kind == PortKind::Trunk {
+        Some(Verdict::DropAt(member.port, DropReason::TaggedOnNative))
     } else {
         Some(Verdict::Forward(member.port))
     }
@@ -229,7 +247,7 @@ fn first_bits(count: usize) -> u64 {
 /// The sources of the whole burst are learnt before its destinations are looked up. A frame to an address that a later one of
 /// the same burst comes from is thus a reflection, as it would be a moment later.
 #[inline(always)]
-pub fn answer(scope: &Scope<'_>, batch: &Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
+pub fn answer(scope: &Scope<'_>, batch: &mut Batch<'_>, questions: &Questions, egress: &mut Egress<'_>) {
     // Classify drops all packets of a port on no network.
     if questions.passed == 0 {
         return;
@@ -329,14 +347,16 @@ fn open_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
         return None;
     }
     let entry = scope.tables.port(port);
-    let is_open = entry.network == scope.port.network && entry.is_admin_up && port != scope.ingress;
+    // What goes to a trunk is looked at for tags, one by one.
+    let is_plain = entry.kind != PortKind::Trunk;
+    let is_open = entry.network == scope.port.network && entry.is_admin_up && port != scope.ingress && is_plain;
     if is_open { Some(usize::from(entry.mtu)) } else { far_mtu(scope, port) }
 }
 
 /// The same for another host, which is a far end of many networks.
 #[inline(never)]
 fn far_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
-    let is_from_here = scope.port.kind == PortKind::Tenant;
+    let is_from_here = scope.port.kind.is_here();
     scope
         .port
         .network
@@ -349,13 +369,15 @@ fn far_mtu(scope: &Scope<'_>, port: PortIndex) -> Option<usize> {
 #[inline(never)]
 fn forward(
     scope: &Scope<'_>,
-    batch: &Batch<'_>,
+    batch: &mut Batch<'_>,
     questions: &Questions,
     ports: &[PortIndex; BURST],
     egress: &mut Egress<'_>,
 ) {
     // The port that was found open last, and what may go there.
     let mut gate: Option<(PortIndex, usize)> = None;
+    // Bit n: packet n asks for a neighbour that is known.
+    let mut asked = 0u64;
     questions.for_each::<false>(batch, |index, [_, to]| {
         let (packet, known) = (&batch.packets()[index], ports[index]);
         if gate.is_none_or(|(port, _)| port != known)
@@ -370,10 +392,31 @@ fn forward(
             }
             _ => {
                 let known = (known != NOWHERE).then_some(known);
-                answer_slowly(scope, index, packet, to.mac(), known, egress);
+                match answer_slowly(scope, index, packet, to.mac(), known, egress) {
+                    Outcome::Done => {}
+                    Outcome::Asked => asked |= 1 << index,
+                }
             }
         }
     });
+    for index in Bits(asked) {
+        let is_answered = suppression::decide(&scope.tables.neighbours, &batch.packets()[index])
+            .is_some_and(|question| question.answer(batch, index));
+        if is_answered {
+            egress.forward(index, batch.packets()[index].len(), scope.ingress);
+        } else {
+            egress.drop_ingress(scope.ingress, DropReason::HeadersTooLong);
+        }
+    }
+}
+
+/// What [`answer_slowly`] did.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    /// The packet has its outcome.
+    Done,
+    /// It asks for a neighbour that is known, and is to be made into the answer.
+    Asked,
 }
 
 /// Whatever is not plainly forwarded to one port.
@@ -385,26 +428,33 @@ fn answer_slowly(
     destination: MacBits,
     known: Option<PortIndex>,
     egress: &mut Egress<'_>,
-) {
-    let (ingress, network) = (scope.ingress, packet.network);
-    let question = Question { ingress, network, destination, l3_len: l3_len(packet) };
+) -> Outcome {
+    let question = Question::about(packet, scope.ingress, destination);
     match decide(scope.tables, &question, known) {
         Verdict::Forward(port) => egress.forward(index, packet.len(), port),
+        Verdict::Flood if asks(scope, packet, destination).is_some() => return Outcome::Asked,
         Verdict::Flood => flood(scope, &question, index, packet.len(), egress),
         Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
         Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
     }
+    Outcome::Done
+}
+
+/// The question of a frame that is answered instead of flooded: of a port of this host only, for another host answers its own.
+fn asks(scope: &Scope<'_>, packet: &Packet, destination: MacBits) -> Option<suppression::Question> {
+    let may_ask = destination.is_group() && scope.port.kind.is_here();
+    if may_ask { suppression::decide(&scope.tables.neighbours, packet) } else { None }
 }
 
 #[inline(never)]
 fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egress: &mut Egress<'_>) {
     let mut has_receiver = false;
     // What came from another host goes to none: each sends to all by itself.
-    let is_from_here = scope.port.kind == PortKind::Tenant;
+    let is_from_here = scope.port.kind.is_here();
     let far_members = if is_from_here { scope.tables.far_members(question.network) } else { &[] };
     for members in [scope.tables.members(question.network), far_members] {
         for &member in members {
-            let Some(verdict) = decide_copy(question, member) else { continue };
+            let Some(verdict) = decide_copy(scope.tables, question, member) else { continue };
             has_receiver = true;
             match verdict {
                 Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
@@ -416,75 +466,6 @@ fn flood(scope: &Scope<'_>, question: &Question, index: usize, len: usize, egres
     if !has_receiver {
         egress.drop_ingress(scope.ingress, DropReason::NoReceiver);
     }
-}
-
-fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
-    let packet = &batch.packets()[0];
-    let (network, now) = (packet.network, scope.context.now);
-    let (destination, source) =
-        ethernet::addresses(packet.head()).expect("parse passes no frame without Ethernet header");
-    let (destination, source) = (MacBits::from(destination), MacBits::from(source));
-    let question = Question { ingress: scope.ingress, network, destination, l3_len: l3_len(packet) };
-    if is_unforwardable(destination) {
-        return Step::drop(scope, DropReason::LinkLocalMulticast);
-    }
-    let table = scope.context.mac_table;
-    let learned = scope.port.learns.then(|| table.would_learn(network, source.into(), scope.ingress, now));
-    // What `run` would have learnt just before the look-up, a trace must imagine.
-    let is_learnt_now = matches!(learned, Some(Learned::New | Learned::Moved));
-    let known = if is_learnt_now && source == destination {
-        Some(scope.ingress)
-    } else if destination.is_group() {
-        None
-    } else {
-        table.lookup(network, destination.into(), now)
-    };
-    let learning = match learned {
-        None => "fixed here",
-        Some(Learned::Known) => "known here",
-        Some(Learned::New) => "would be learnt here",
-        Some(Learned::Moved) => "would move here",
-        Some(Learned::Refused) => "belongs to another port that is in use",
-        Some(Learned::Static) => "is a static address",
-        Some(Learned::Full) => "not learnt, the table or the port's share is full",
-    };
-    let label = |port| scope.tables.label(port);
-    let what = match decide(scope.tables, &question, known) {
-        Verdict::Forward(port) => format!("{destination} lives at {}: forward", label(port)),
-        Verdict::Drop(reason) => format!("drop {}, counted at {}", reason.name(), label(scope.ingress)),
-        Verdict::DropAt(port, reason) => {
-            format!("{destination} lives at {}: drop {}, counted there", label(port), reason.name())
-        }
-        Verdict::Flood => trace_flood(scope, &question),
-    };
-    Step::end(format!("source {source} {learning}; {what}"))
-}
-
-fn trace_flood(scope: &Scope<'_>, question: &Question) -> String {
-    let kind = match question.destination {
-        mac if mac == MacAddr::BROADCAST.into() => "broadcast",
-        mac if mac.is_group() => "multicast",
-        _ => "unknown",
-    };
-    let is_from_here = scope.port.kind == PortKind::Tenant;
-    let far_members = if is_from_here { scope.tables.far_members(question.network) } else { &[] };
-    let copies: Vec<String> = scope
-        .tables
-        .members(question.network)
-        .iter()
-        .chain(far_members)
-        .filter_map(|&member| {
-            decide_copy(question, member).map(|verdict| match verdict {
-                Verdict::DropAt(port, reason) => format!("{} (drop {})", scope.tables.label(port), reason.name()),
-                _ => scope.tables.label(member.port),
-            })
-        })
-        .collect();
-    if copies.is_empty() {
-        let label = scope.tables.label(question.ingress);
-        return format!("{kind} destination, drop {}, counted at {label}", DropReason::NoReceiver.name());
-    }
-    format!("{kind} destination, flood to {}", copies.join(", "))
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@
 //! its uplink takes, and none is ever fragmented. Checksums inside a tunnel are completed before the frame leaves, or when
 //! it is cut (`switch/src/segmentation.rs`).
 //!
-//! Config read: far ends, tunnels. Drop reasons, at the far end: `no_neighbour`, `over_mtu`, `headers_too_long`.
+//! Config read: far ends, tunnels. Drop reasons, at the far end: `no_neighbour`, `over_mtu`, `headers_too_long`,
+//! `tagged_on_native`.
 
 use crate::parse;
 use crate::tables::Tables;
-use crate::underlay::{FarEnd, Peer, Tunnelled, ip_len, tunnel_len};
+use crate::underlay::{FarEnd, Peer, Tags, TunnelEntry, Tunnelled, tunnel_len};
 use crate::wire::geneve::{self, GeneveRepr};
 use crate::wire::gre::{self, GreRepr};
 use crate::wire::vxlan::{self, VxlanRepr};
@@ -27,14 +28,14 @@ use switch::segment::Segment;
 use switch::segmentation::{Encapsulation, Tunnel};
 use switch::underlay::TunnelKind;
 
-/// The longest outer header: Ethernet, IPv6, UDP and VXLAN or Geneve.
-const OUTER_MAX: usize = ethernet::LEN + crate::wire::ipv6::LEN + udp::LEN + 8;
+/// The longest outer header: Ethernet with a tag, IPv6, UDP and VXLAN or Geneve.
+const OUTER_MAX: usize = ethernet::LEN + ethernet::TAG_LEN + crate::wire::ipv6::LEN + udp::LEN + 8;
 const _: () = assert!(OUTER_MAX <= HEADROOM && vxlan::LEN == 8 && geneve::LEN == 8 && gre::LEN == 8);
 
 /// The uplink that carries what goes to a far end.
 pub fn carrier(tables: &Tables, far_end: PortIndex) -> Option<PortIndex> {
     match tables.underlay.far_end(far_end)? {
-        FarEnd::Vlan { uplink, .. } => Some(*uplink),
+        FarEnd::Vlan { device, .. } => Some(*device),
         FarEnd::Peer(peer) => peer.uplink,
     }
 }
@@ -53,7 +54,7 @@ pub fn wrap(
         return 0;
     };
     let wrapper = match far_end {
-        FarEnd::Vlan { vlan, .. } => Wrapper::Tag(vlan.get()),
+        FarEnd::Vlan { tags, .. } => Wrapper::Tags(tags),
         FarEnd::Peer(peer) => match peer.next_hop.mac() {
             Some(mac) => Wrapper::Tunnel(Wrapping::new(peer, mac)),
             None => {
@@ -62,15 +63,15 @@ pub fn wrap(
             }
         },
     };
-    let port_vxlan = tables.underlay.tunnel.as_ref().map_or(0, |tunnel| tunnel.port_vxlan);
+    let tunnel = tables.underlay.tunnel.as_ref();
     let mut count = 0;
     for &pick in picks {
         let (packet, tail) = batch.frame(usize::from(pick));
         let wrapped = match &wrapper {
-            Wrapper::Tag(vlan) => push_tag(packet, *vlan),
-            Wrapper::Tunnel(wrapping) => match tables.underlay.tunnelled(packet.network) {
-                Some(tunnelled) => wrapping.put_on(packet, tail, tunnelled, port_vxlan),
-                None => Err(DropReason::PortGone),
+            Wrapper::Tags(tags) => push_tags(packet, tags),
+            Wrapper::Tunnel(wrapping) => match (tables.underlay.tunnelled(packet.network), tunnel) {
+                (Some(tunnelled), Some(tunnel)) => wrapping.put_on(packet, tail, tunnelled, tunnel),
+                _ => Err(DropReason::PortGone),
             },
         };
         match wrapped {
@@ -87,18 +88,19 @@ pub fn wrap(
 /// Takes off what [`wrap`] put on.
 pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) {
     match tables.underlay.far_end(far_end) {
-        Some(FarEnd::Vlan { .. }) => {
+        Some(FarEnd::Vlan { tags, .. }) => {
+            let len = tags.bytes().len();
             for &pick in carried {
                 let packet = batch.frame(usize::from(pick)).0;
-                packet.head_mut().copy_within(..ADDRESSES_LEN, ethernet::TAG_LEN);
-                packet.retract(ethernet::TAG_LEN);
+                packet.head_mut().copy_within(..ADDRESSES_LEN, len);
+                packet.retract(len);
             }
         }
         Some(FarEnd::Peer(peer)) => {
             for &pick in carried {
                 let packet = batch.frame(usize::from(pick)).0;
                 if let Some(tunnelled) = tables.underlay.tunnelled(packet.network) {
-                    packet.retract(ethernet::LEN + ip_len(peer.address) + tunnel_len(tunnelled.kind));
+                    packet.retract(peer.template().len() + tunnel_len(tunnelled.kind));
                 }
             }
         }
@@ -107,20 +109,23 @@ pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carrie
 }
 
 enum Wrapper<'t> {
-    Tag(u16),
+    Tags(&'t Tags),
     Tunnel(Wrapping<'t>),
 }
 
 /// Bytes of both addresses before a tag.
 const ADDRESSES_LEN: usize = 12;
 
-/// Puts a tag of priority 0 behind the addresses. A tag that a tenant put there himself becomes the second one and with it
-/// payload: who takes ours off gives it to the same network.
-fn push_tag(packet: &mut Packet, vlan: u16) -> Result<(), DropReason> {
-    let head = packet.extend_front(ethernet::TAG_LEN).ok_or(DropReason::HeadersTooLong)?;
-    head.copy_within(ethernet::TAG_LEN..ethernet::TAG_LEN + ADDRESSES_LEN, 0);
-    head[12..14].copy_from_slice(&ethernet::TYPE_VLAN.to_be_bytes());
-    head[14..16].copy_from_slice(&vlan.to_be_bytes());
+/// Puts tags behind the addresses. A tag that a tenant put there himself stands behind ours and is payload with it: who takes
+/// ours off gives it to the same network. Where none of ours tells the network, his would be taken for one.
+fn push_tags(packet: &mut Packet, tags: &Tags) -> Result<(), DropReason> {
+    if tags.refuses_tagged && packet.headers.vlan_count > 0 {
+        return Err(DropReason::TaggedOnNative);
+    }
+    let bytes = tags.bytes();
+    let head = packet.extend_front(bytes.len()).ok_or(DropReason::HeadersTooLong)?;
+    head.copy_within(bytes.len()..bytes.len() + ADDRESSES_LEN, 0);
+    head[ADDRESSES_LEN..ADDRESSES_LEN + bytes.len()].copy_from_slice(bytes);
     Ok(())
 }
 
@@ -140,7 +145,7 @@ const TO_BE_COMPUTED: u16 = 0xffff;
 
 impl<'t> Wrapping<'t> {
     fn new(peer: &'t Peer, mac: MacAddr) -> Wrapping<'t> {
-        let ip = &peer.template()[ethernet::LEN..];
+        let ip = &peer.template()[peer.ip_offset..];
         let (words, _) = ip.as_chunks::<2>();
         let base = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
         Wrapping { peer, mac, base }
@@ -152,10 +157,10 @@ impl<'t> Wrapping<'t> {
         packet: &mut Packet,
         tail: &[Segment<'_>],
         tunnelled: Tunnelled,
-        port_vxlan: u16,
+        tunnel: &TunnelEntry,
     ) -> Result<(), DropReason> {
         let template = self.peer.template();
-        let (ip, l4) = (ethernet::LEN, template.len());
+        let (ip, l4) = (self.peer.ip_offset, template.len());
         let header_len = l4 + tunnel_len(tunnelled.kind);
         // Of each segment, if it will be cut: the bridge has seen to it that what is not cut is of the frame's own length.
         let inner_len = match packet.offload.gso {
@@ -177,9 +182,13 @@ impl<'t> Wrapping<'t> {
         head[..6].copy_from_slice(&self.mac.0);
         let vni = tunnelled.vni.get();
         let (protocol, port, bytes) = match tunnelled.kind {
-            TunnelKind::Vxlan => (udp::PROTOCOL, port_vxlan, VxlanRepr { vni }.to_bytes()),
+            TunnelKind::Vxlan => (udp::PROTOCOL, tunnel.port_vxlan, VxlanRepr { vni }.to_bytes()),
             TunnelKind::Geneve => (udp::PROTOCOL, geneve::PORT, GeneveRepr { vni }.to_bytes()),
-            TunnelKind::Gre => (gre::PROTOCOL, 0, GreRepr { key: vni }.to_bytes()),
+            TunnelKind::Gre => {
+                // FlowID: "a value that provides per-flow entropy" (RFC 7637 section 3.2).
+                let key = if tunnel.is_nvgre { vni << 8 | (entropy & 0xff) } else { vni };
+                (gre::PROTOCOL, 0, GreRepr { key }.to_bytes())
+            }
         };
         let l3 = match self.peer.address {
             IpAddr::V4(_) => {

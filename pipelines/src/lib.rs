@@ -22,10 +22,12 @@ pub mod guard;
 pub mod neighbour;
 mod offload;
 pub mod parse;
+mod runs;
 pub mod stage;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod trunk;
 pub mod underlay;
 pub mod uplink;
 pub mod wire;
@@ -98,8 +100,10 @@ impl Pipeline for Standard {
     fn run(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         let Some(first) = batch.packets().first() else { return };
         let scope = Scope::new(tables, context, first.ingress);
-        if scope.port.kind == PortKind::Uplink {
-            return uplink::run(tables, context, scope.ingress, batch, egress);
+        match scope.port.kind {
+            PortKind::Uplink => return uplink::run(tables, context, scope.ingress, batch, egress),
+            PortKind::Trunk => return trunk::run(tables, context, scope.ingress, batch, egress),
+            PortKind::Tenant | PortKind::FarEnd => {}
         }
         let mut questions = Questions::ask(batch, |packet| pass(&scope, packet));
         for index in questions.stopped(batch.len()) {
@@ -139,6 +143,12 @@ impl Pipeline for Standard {
             lines.push(text);
             let Some((far_end, network)) = from else { return lines };
             scope = Scope::of_far_end(tables, context, far_end, network);
+        }
+        if scope.port.kind == PortKind::Trunk {
+            let (text, port) = trunk::trace(tables, scope.ingress, batch);
+            lines.push(text);
+            let Some(port) = port else { return lines };
+            scope = Scope::new(tables, context, port);
         }
         for stage in STAGES {
             let step = (stage.trace)(&scope, batch);

@@ -6,8 +6,10 @@
 //! Whoever is on the underlay can claim to be any neighbour, as with these protocols everywhere: the underlay is the
 //! operator's, and tenants have no way onto it. What is believed is bounded: the addresses of peers and nothing else.
 
+pub mod suppression;
+
 use crate::tables::Tables;
-use crate::underlay::UplinkEntry;
+use crate::underlay::{Tags, UplinkEntry};
 use crate::wire::arp::{self, Arp, ArpRepr};
 use crate::wire::ipv6;
 use crate::wire::{ethernet, icmp, word};
@@ -15,6 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use switch::batch::Batch;
 use switch::checksum::Sum;
 use switch::ids::MacAddr;
+use switch::underlay::VlanId;
 
 /// Neighbour solicitation (RFC 4861 section 4.3).
 const SOLICITATION: u8 = 135;
@@ -72,7 +75,7 @@ pub fn answer(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, inde
     };
     match answer {
         Some(frame) if reply == Reply::Answered => {
-            if replace(batch, index, &frame) {
+            if replace(batch, index, &frame.tagged(uplink.underlay)) {
                 reply
             } else {
                 Reply::Heard
@@ -155,8 +158,9 @@ fn option(mut options: &[u8], wanted: u8) -> Option<MacAddr> {
     None
 }
 
-/// A question where `target` is, from `own` address; the frame to send. `None` if they are of different families.
-pub fn question(mac: MacAddr, own: IpAddr, target: IpAddr) -> Option<Vec<u8>> {
+/// A question where `target` is, from `own` address, in a VLAN or without a tag; the frame to send. `None` if they are of
+/// different families.
+pub fn question(mac: MacAddr, vlan: Option<VlanId>, own: IpAddr, target: IpAddr) -> Option<Vec<u8>> {
     let frame = match (own, target) {
         (IpAddr::V4(own), IpAddr::V4(target)) => {
             let target_mac = MacAddr::default();
@@ -172,16 +176,31 @@ pub fn question(mac: MacAddr, own: IpAddr, target: IpAddr) -> Option<Vec<u8>> {
         }
         _ => return None,
     };
+    let frame = frame.tagged(vlan.map_or(0, VlanId::get));
     Some(frame.bytes[..frame.len].to_vec())
 }
 
 /// The longest frame of ours: neighbour discovery. Ethernet pads shorter ones, as does whoever has a wire.
-const FRAME_MAX: usize = ethernet::LEN + ipv6::LEN + MESSAGE_LEN + OPTION_LEN;
+const DISCOVERY_LEN: usize = ethernet::LEN + ipv6::LEN + MESSAGE_LEN + OPTION_LEN;
+/// The same with a tag.
+const FRAME_MAX: usize = DISCOVERY_LEN + ethernet::TAG_LEN;
 
 /// A frame of ours.
 struct Frame {
     bytes: [u8; FRAME_MAX],
     len: usize,
+}
+
+impl Frame {
+    /// The same in a VLAN; 0: without a tag.
+    fn tagged(mut self, vlan: u16) -> Frame {
+        let tags = Tags::new(None, VlanId::new(vlan));
+        let tag = tags.bytes();
+        self.bytes.copy_within(12..self.len, 12 + tag.len());
+        self.bytes[12..12 + tag.len()].copy_from_slice(tag);
+        self.len += tag.len();
+        self
+    }
 }
 
 fn arp_frame(destination: MacAddr, source: MacAddr, arp: &ArpRepr) -> Frame {
@@ -202,7 +221,7 @@ fn discovery(
 ) -> Frame {
     let mut bytes = [0; FRAME_MAX];
     front(&mut bytes, to_mac, mac, ethernet::TYPE_IPV6);
-    let (ip, message) = bytes[ethernet::LEN..].split_at_mut(ipv6::LEN);
+    let (ip, message) = bytes[ethernet::LEN..DISCOVERY_LEN].split_at_mut(ipv6::LEN);
     ip[0] = 0x60;
     ip[4..6].copy_from_slice(&((MESSAGE_LEN + OPTION_LEN) as u16).to_be_bytes());
     (ip[6], ip[7]) = (icmp::PROTOCOL_V6, HOP_LIMIT);
@@ -214,7 +233,7 @@ fn discovery(
     message[MESSAGE_LEN + 2..].copy_from_slice(&mac.0);
     let sum = sum(&ip[8..40], message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    Frame { bytes, len: FRAME_MAX }
+    Frame { bytes, len: DISCOVERY_LEN }
 }
 
 fn front(bytes: &mut [u8; FRAME_MAX], destination: MacAddr, source: MacAddr, ethertype: u16) {
@@ -260,4 +279,4 @@ fn replace(batch: &mut Batch<'_>, index: usize, frame: &Frame) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,9 @@
 //! its membership 4; a thousand ports stay in the first-level cache. Full compilation walks every port once and is the only
 //! way to make tables. An index that no port has reads as a port on no network, so that a frame from it is dropped.
 
-use crate::underlay::{UnderlayTables, inner_mtu};
+use crate::neighbour::suppression::Neighbours;
+use crate::underlay::{UnderlayTables, inner_mtu, vlan_mtu};
+use std::collections::HashSet;
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX};
 use switch::ids::{MacBits, NetworkIndex, PortIndex};
@@ -13,12 +15,22 @@ use switch::underlay::{PeerConfig, TunnelKind};
 /// What stands at a port's index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortKind {
-    /// A device on a network of its own choice.
+    /// A device on a network of its own choice, or a VLAN of a trunk of this host.
     Tenant,
+    /// The same of a device that other ports share, whose frames have a tag there.
+    Trunk,
     /// A device that leads to other hosts.
     Uplink,
     /// No device: another host, or a VLAN behind an uplink.
     FarEnd,
+}
+
+impl PortKind {
+    /// Whether its frames come from this host.
+    #[inline]
+    pub fn is_here(self) -> bool {
+        matches!(self, PortKind::Tenant | PortKind::Trunk)
+    }
 }
 
 /// What the packet path knows of a port.
@@ -93,6 +105,8 @@ pub struct Tables {
     macs: Vec<u64>,
     /// Ways to other hosts.
     pub underlay: UnderlayTables,
+    /// Who has which address.
+    pub neighbours: Neighbours,
     port_names: Vec<Option<Arc<str>>>,
     network_names: Vec<Option<Arc<str>>>,
 }
@@ -108,6 +122,7 @@ impl Tables {
             members: Vec::with_capacity(config.ports().len()),
             macs: Vec::new(),
             underlay: UnderlayTables::compile(config),
+            neighbours: Neighbours::compile(config.neighbours()),
             port_names: vec![None; ports_len],
             network_names: vec![None; networks_len],
         };
@@ -115,13 +130,14 @@ impl Tables {
             tables.network_names[network.index.as_usize()] = Some(network.id.clone());
         }
         let mut memberships = Vec::with_capacity(config.ports().len());
+        let parents: HashSet<PortIndex> = config.subports().iter().map(|subport| subport.parent).collect();
         for port in config.ports() {
             let macs_first = tables.macs.len();
             tables.macs.extend(port.macs.iter().chain(&port.allowed_macs).map(|mac| mac.to_u64()));
             tables.macs[macs_first..].sort_unstable();
             tables.ports[port.index.as_usize()] = PortEntry {
                 network: port.network,
-                kind: PortKind::Tenant,
+                kind: if parents.contains(&port.index) { PortKind::Trunk } else { PortKind::Tenant },
                 is_admin_up: port.is_admin_up,
                 learns: port.macs.is_empty() || !port.allowed_macs.is_empty(),
                 mtu: port.mtu,
@@ -159,7 +175,8 @@ impl Tables {
         }
         for vlan in &underlay.vlans {
             let uplink = underlay.uplinks.iter().find(|uplink| uplink.index == vlan.uplink);
-            let (name, mtu) = uplink.map_or(("", MTU_MAX), |uplink| (&uplink.physical_network, uplink.mtu));
+            let name = uplink.map_or("", |uplink| &uplink.physical_network);
+            let mtu = uplink.map_or(MTU_MAX, vlan_mtu);
             let at = vlan.index.as_usize();
             self.port_names[at] = Some(format!("vlan:{name}.{}", vlan.vlan).into());
             self.ports[at] = entry(PortKind::FarEnd, Some(vlan.network), mtu);
@@ -174,10 +191,9 @@ impl Tables {
         }
         for kind in TunnelKind::ALL {
             let far_first = self.members.len() as u32;
-            let mtu_to = |uplink| underlay.uplinks.iter().find(|it| Some(it.index) == uplink).map_or(0, |it| it.mtu);
             let member = |peer: &PeerConfig| Member {
                 port: peer.index,
-                mtu: inner_mtu(mtu_to(peer.uplink), peer.address, kind),
+                mtu: inner_mtu(underlay.mtu_to(peer), peer.address, kind),
             };
             self.members.extend(tunnel.peers.iter().map(member));
             for it in tunnel.networks.iter().filter(|it| it.kind == kind) {

@@ -6,14 +6,15 @@
 //! that do not. Built with the other tables, immutable; a next hop's MAC alone changes by itself.
 
 use crate::wire::{ethernet, geneve, gre, ipv4, ipv6, udp, vxlan};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use switch::config::Config;
+use switch::config::{Config, SubportConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
-use switch::underlay::{NextHop, TunnelKind, VlanConfig, VlanId, Vni};
+use switch::underlay::{NextHop, TunnelKind, UplinkConfig, VlanId, Vni};
 
 /// Bytes of the longest template: Ethernet and IPv6.
-const IP_TEMPLATE_MAX: usize = ethernet::LEN + ipv6::LEN;
+const IP_TEMPLATE_MAX: usize = ethernet::LEN + ethernet::TAG_LEN + ipv6::LEN;
 
 /// An uplink.
 pub struct UplinkEntry {
@@ -27,26 +28,94 @@ pub struct UplinkEntry {
     pub is_shared: bool,
     /// The address for which we answer ARP and ND.
     pub address: Option<IpAddr>,
-    /// The far end of each VLAN id.
-    vlans: Vec<Option<PortIndex>>,
+    /// The service tag that VLANs lie within; 0: none.
+    pub service: u16,
+    /// The VLAN that tunnels are in; 0: none.
+    pub underlay: u16,
+    /// The far end of what has no tag.
+    pub native: Option<PortIndex>,
+    vlans: VlanMap,
 }
 
 impl UplinkEntry {
     /// The far end of a VLAN.
     #[inline]
     pub fn vlan(&self, id: u16) -> Option<PortIndex> {
-        self.vlans.get(usize::from(id)).copied().flatten()
+        self.vlans.get(id)
+    }
+}
+
+/// What stands at each VLAN id.
+#[derive(Default)]
+pub struct VlanMap(Vec<Option<PortIndex>>);
+
+impl VlanMap {
+    /// The port, or far end, of an id.
+    #[inline]
+    pub fn get(&self, id: u16) -> Option<PortIndex> {
+        self.0.get(usize::from(id)).copied().flatten()
+    }
+}
+
+impl FromIterator<(VlanId, PortIndex)> for VlanMap {
+    fn from_iter<I: IntoIterator<Item = (VlanId, PortIndex)>>(all: I) -> VlanMap {
+        let mut found = Vec::new();
+        for (vlan, index) in all {
+            let at = usize::from(vlan.get());
+            found.resize(found.len().max(at + 1), None);
+            found[at] = Some(index);
+        }
+        VlanMap(found)
+    }
+}
+
+/// A device of this host that several ports share: what goes to the others has a tag.
+pub struct TrunkEntry {
+    /// Its own port's index.
+    pub index: PortIndex,
+    /// The other ports.
+    pub vlans: VlanMap,
+}
+
+/// The tags that are put before frames of one network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tags {
+    bytes: [u8; 2 * ethernet::TAG_LEN],
+    len: u8,
+    /// No tag of ours says which network these are of, so one of a tenant's must not seem to.
+    pub refuses_tagged: bool,
+}
+
+impl Tags {
+    /// An optional service tag, and an optional tag behind it, both of priority 0.
+    pub fn new(service: Option<VlanId>, vlan: Option<VlanId>) -> Tags {
+        let mut tags = Tags { refuses_tagged: vlan.is_none(), ..Tags::default() };
+        for (kind, id) in [(ethernet::TYPE_SERVICE_VLAN, service), (ethernet::TYPE_VLAN, vlan)] {
+            if let Some(id) = id {
+                let at = usize::from(tags.len);
+                tags.bytes[at..at + 2].copy_from_slice(&kind.to_be_bytes());
+                tags.bytes[at + 2..at + 4].copy_from_slice(&id.get().to_be_bytes());
+                tags.len += ethernet::TAG_LEN as u8;
+            }
+        }
+        tags
+    }
+
+    /// Their bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
 /// What stands at an index that is a far end.
 pub enum FarEnd {
-    /// A network's VLAN.
+    /// A network's VLAN: of an uplink, or of a port of this host.
     Vlan {
-        /// The uplink that carries it.
-        uplink: PortIndex,
-        /// Its id.
-        vlan: VlanId,
+        /// The device that carries it.
+        device: PortIndex,
+        /// What its frames have there.
+        tags: Tags,
     },
     /// Another host.
     Peer(Peer),
@@ -62,6 +131,8 @@ pub struct Peer {
     pub next_hop: Arc<NextHop>,
     /// Bytes of L3 payload on the way there; 0 if nothing leads there.
     pub mtu: u16,
+    /// Bytes of the Ethernet header with its tag.
+    pub ip_offset: usize,
     /// Ethernet (its destination zero) and IP, with zero for what differs from frame to frame.
     template: [u8; IP_TEMPLATE_MAX],
 }
@@ -70,7 +141,7 @@ impl Peer {
     /// Ethernet and IP headers towards it.
     #[inline]
     pub fn template(&self) -> &[u8] {
-        &self.template[..ethernet::LEN + ip_len(self.address)]
+        &self.template[..self.ip_offset + ip_len(self.address)]
     }
 }
 
@@ -89,6 +160,8 @@ pub struct TunnelEntry {
     pub local: IpAddr,
     /// UDP port of VXLAN.
     pub port_vxlan: u16,
+    /// Whether keys of GRE have a FlowID in their last 8 bits.
+    pub is_nvgre: bool,
     /// Sorted.
     networks: Vec<((TunnelKind, u32), NetworkIndex)>,
     /// Sorted.
@@ -115,6 +188,7 @@ impl TunnelEntry {
 #[derive(Default)]
 pub struct UnderlayTables {
     uplinks: Vec<UplinkEntry>,
+    trunks: Vec<TrunkEntry>,
     /// By index; none for all that is no far end.
     far_ends: Vec<Option<FarEnd>>,
     /// By network.
@@ -142,16 +216,24 @@ pub fn inner_mtu(outer: u16, address: IpAddr, kind: TunnelKind) -> u16 {
     outer.saturating_sub((ip_len(address) + tunnel_len(kind) + ethernet::LEN) as u16)
 }
 
+/// Bytes of L3 payload that frames of an uplink's VLANs may have. One tag is beside the MTU, as everywhere; a second one is not,
+/// and of two the kernel lets none be beside it (packet sockets, `packet_extra_vlan_len_allowed`).
+pub fn vlan_mtu(uplink: &UplinkConfig) -> u16 {
+    let tags = if uplink.tags.service.is_some() { 2 * ethernet::TAG_LEN } else { 0 };
+    uplink.mtu.saturating_sub(tags as u16)
+}
+
 impl UnderlayTables {
     /// Compiles that of a checked config.
     pub fn compile(config: &Config) -> UnderlayTables {
         let underlay = config.underlay();
-        if underlay.uplinks.is_empty() && underlay.tunnel.is_none() {
+        if underlay.uplinks.is_empty() && underlay.tunnel.is_none() && config.subports().is_empty() {
             return UnderlayTables::default();
         }
         let mut far_ends: Vec<Option<FarEnd>> = Vec::new();
         far_ends.resize_with(config.index_end(), || None);
         let mut tunnelled = vec![None; config.networks().last().map_or(0, |last| last.index.as_usize() + 1)];
+        let of_uplink = |index| underlay.vlans.iter().filter(move |vlan| vlan.uplink == index);
         let uplinks: Vec<UplinkEntry> = underlay
             .uplinks
             .iter()
@@ -161,22 +243,34 @@ impl UnderlayTables {
                 mtu: uplink.mtu,
                 is_shared: uplink.is_shared,
                 address: uplink.address,
-                vlans: vlans(&underlay.vlans, uplink.index),
+                service: uplink.tags.service.map_or(0, VlanId::get),
+                underlay: uplink.tags.underlay.map_or(0, VlanId::get),
+                native: of_uplink(uplink.index).find(|it| Some(it.vlan) == uplink.tags.native).map(|it| it.index),
+                vlans: of_uplink(uplink.index).map(|it| (it.vlan, it.index)).collect(),
             })
             .collect();
         for vlan in &underlay.vlans {
-            far_ends[vlan.index.as_usize()] = Some(FarEnd::Vlan { uplink: vlan.uplink, vlan: vlan.vlan });
+            let tags = underlay.uplink(vlan.uplink).map(|uplink| uplink.tags).unwrap_or_default();
+            let own = Some(vlan.vlan).filter(|_| tags.native != Some(vlan.vlan));
+            let tags = Tags::new(tags.service, own);
+            far_ends[vlan.index.as_usize()] = Some(FarEnd::Vlan { device: vlan.uplink, tags });
+        }
+        for subport in config.subports() {
+            let tags = Tags::new(None, Some(subport.vlan));
+            far_ends[subport.index.as_usize()] = Some(FarEnd::Vlan { device: subport.parent, tags });
         }
         let tunnel = underlay.tunnel.as_ref().map(|tunnel| {
             for peer in &tunnel.peers {
-                let uplink = uplinks.iter().find(|uplink| Some(uplink.index) == peer.uplink);
+                let uplink = peer.uplink.and_then(|index| underlay.uplink(index));
                 let source = uplink.map_or(MacAddr::default(), |uplink| uplink.mac);
+                let tag = uplink.and_then(|uplink| uplink.tags.underlay);
                 far_ends[peer.index.as_usize()] = Some(FarEnd::Peer(Peer {
                     address: peer.address,
                     uplink: peer.uplink,
                     next_hop: peer.next_hop.clone(),
-                    mtu: uplink.map_or(0, |uplink| uplink.mtu),
-                    template: template(source, tunnel.local, peer.address, tunnel.ttl, tunnel.dscp),
+                    mtu: underlay.mtu_to(peer),
+                    ip_offset: ethernet::LEN + tag.map_or(0, |_| ethernet::TAG_LEN),
+                    template: template(source, tag, (tunnel.local, peer.address), tunnel.ttl, tunnel.dscp),
                 }));
             }
             for it in &tunnel.networks {
@@ -186,9 +280,17 @@ impl UnderlayTables {
             networks.sort_unstable();
             let mut peers: Vec<_> = tunnel.peers.iter().map(|peer| (peer.address, peer.index)).collect();
             peers.sort_unstable();
-            TunnelEntry { local: tunnel.local, port_vxlan: tunnel.port_vxlan, networks, peers }
+            let (local, port_vxlan, is_nvgre) = (tunnel.local, tunnel.port_vxlan, tunnel.is_nvgre);
+            TunnelEntry { local, port_vxlan, is_nvgre, networks, peers }
         });
-        UnderlayTables { uplinks, far_ends, tunnelled, tunnel }
+        UnderlayTables { uplinks, trunks: trunks(config.subports()), far_ends, tunnelled, tunnel }
+    }
+
+    /// The trunk at an index.
+    #[inline]
+    pub fn trunk(&self, index: PortIndex) -> Option<&TrunkEntry> {
+        let at = self.trunks.binary_search_by_key(&index, |trunk| trunk.index).ok()?;
+        Some(&self.trunks[at])
     }
 
     /// The uplink at an index.
@@ -229,27 +331,29 @@ impl UnderlayTables {
     }
 }
 
-fn vlans(all: &[VlanConfig], uplink: PortIndex) -> Vec<Option<PortIndex>> {
-    let mut found = Vec::new();
-    for vlan in all.iter().filter(|vlan| vlan.uplink == uplink) {
-        let at = usize::from(vlan.vlan.get());
-        found.resize(found.len().max(at + 1), None);
-        found[at] = Some(vlan.index);
+/// By the parents' indices.
+fn trunks(subports: &[SubportConfig]) -> Vec<TrunkEntry> {
+    let mut of_parents: BTreeMap<PortIndex, Vec<(VlanId, PortIndex)>> = BTreeMap::new();
+    for subport in subports {
+        of_parents.entry(subport.parent).or_default().push((subport.vlan, subport.index));
     }
-    found
+    let trunk = |(index, vlans): (PortIndex, Vec<_>)| TrunkEntry { index, vlans: vlans.into_iter().collect() };
+    of_parents.into_iter().map(trunk).collect()
 }
 
 /// Don't fragment (RFC 791 section 3.1): "VTEPs MUST NOT fragment VXLAN packets" (RFC 7348 section 4.3), and routers on the way
 /// shall not either. Such packets need no id (RFC 6864 section 4.1).
 const DONT_FRAGMENT: u16 = 0x4000;
 
-fn template(source: MacAddr, local: IpAddr, remote: IpAddr, ttl: u8, dscp: u8) -> [u8; IP_TEMPLATE_MAX] {
+fn template(source: MacAddr, tag: Option<VlanId>, ends: (IpAddr, IpAddr), ttl: u8, dscp: u8) -> [u8; IP_TEMPLATE_MAX] {
     let mut bytes = [0; IP_TEMPLATE_MAX];
     bytes[6..12].copy_from_slice(&source.0);
-    let ip = ethernet::LEN;
-    match (local, remote) {
+    let tags = Tags::new(None, tag);
+    let ip = ethernet::LEN + tags.bytes().len();
+    bytes[12..ip - 2].copy_from_slice(tags.bytes());
+    match ends {
         (IpAddr::V4(local), IpAddr::V4(remote)) => {
-            bytes[12..14].copy_from_slice(&ethernet::TYPE_IPV4.to_be_bytes());
+            bytes[ip - 2..ip].copy_from_slice(&ethernet::TYPE_IPV4.to_be_bytes());
             bytes[ip] = 0x45;
             bytes[ip + 1] = dscp << 2;
             bytes[ip + 6..ip + 8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
@@ -258,7 +362,7 @@ fn template(source: MacAddr, local: IpAddr, remote: IpAddr, ttl: u8, dscp: u8) -
             bytes[ip + 16..ip + 20].copy_from_slice(&remote.octets());
         }
         (IpAddr::V6(local), IpAddr::V6(remote)) => {
-            bytes[12..14].copy_from_slice(&ethernet::TYPE_IPV6.to_be_bytes());
+            bytes[ip - 2..ip].copy_from_slice(&ethernet::TYPE_IPV6.to_be_bytes());
             bytes[ip] = 0x60 | dscp >> 2;
             bytes[ip + 1] = dscp << 6;
             bytes[ip + 7] = ttl;

@@ -12,14 +12,13 @@
 //! Config read: uplinks, VLANs, tunnels, peers. Drop reasons, at the uplink: `truncated`, `headers_too_long`, `not_ours`,
 //! `tunnel_unknown_source`, `tunnel_unknown_network`, `tunnel_malformed`, `tunnel_fragment`, `tunnel_congested`, `bad_offload`.
 
-use crate::bridge::{self, Questions};
+mod decap;
+
 use crate::neighbour::{self, Reply};
-use crate::pass;
-use crate::pass_again;
-use crate::stage::Scope;
+use crate::runs;
 use crate::tables::Tables;
 use crate::underlay::{TunnelEntry, UplinkEntry};
-use crate::wire::ethernet::{self, Ethernet, Tag};
+use crate::wire::ethernet;
 use crate::wire::geneve::{self, Geneve};
 use crate::wire::gre::{self, Gre};
 use crate::wire::ipv4::Ipv4;
@@ -29,7 +28,6 @@ use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{WireError, word};
 use std::net::IpAddr;
 use switch::batch::Batch;
-use switch::checksum::{self, Sum};
 use switch::ids::{NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::packet::HEAD_MAX;
@@ -39,12 +37,12 @@ use switch::worker::{Context, Egress};
 /// What a frame on an uplink is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// A frame of a VLAN that a network of ours is: a tag to be popped.
+    /// A frame of a VLAN that a network of ours is.
     Vlan {
         /// The far end.
         far_end: PortIndex,
-        /// The VLAN.
-        vlan: u16,
+        /// Bytes of tags to be popped.
+        tags_len: usize,
     },
     /// A frame in a tunnel.
     Tunnel(Opened),
@@ -102,6 +100,19 @@ impl Window<'_> {
         }
     }
 
+    /// The VLAN id of a tag whose protocol id would stand at `at`; `None`: it is no such tag. If it is one, what follows it is
+    /// there too.
+    #[inline]
+    fn tag(&self, at: usize, kind: u16) -> Result<Option<u16>, Stop> {
+        if word(self.head, at) != kind {
+            return Ok(None);
+        }
+        if self.head.len() < at + ethernet::TAG_LEN + 2 {
+            return Err(self.short());
+        }
+        Ok(Some(word(self.head, at + 2) & 0x0fff))
+    }
+
     fn wire(&self, error: WireError) -> Stop {
         match error {
             WireError::Short => self.short(),
@@ -116,27 +127,60 @@ impl Window<'_> {
 /// [`Stop`]: more bytes are wanted (never when the head holds all of the frame, or [`HEAD_MAX`] bytes), or it is refused.
 pub fn decide(uplink: &UplinkEntry, tunnel: Option<&TunnelEntry>, head: &[u8], len: usize) -> Result<Found, Stop> {
     let window = Window { head, len };
-    let Some(front) = head.first_chunk::<{ ethernet::LEN }>() else { return Err(window.short()) };
-    let mut ethertype = word(front, 12);
-    let mut header_len = ethernet::LEN;
-    if ethertype == ethernet::TYPE_VLAN {
-        let ethernet = Ethernet::new(head).map_err(|_| window.short())?;
-        let vlan = ethernet.tag(0).map_or(0, Tag::vlan_id);
-        // Id 0 is no VLAN but a priority (IEEE 802.1Q-2018 table 9-2): the frame is untagged, and on no network of ours.
-        if vlan != 0 {
-            return Ok(uplink.vlan(vlan).map_or(Found::Other, |far_end| Found::Vlan { far_end, vlan }));
-        }
-        header_len += ethernet::TAG_LEN;
-        ethertype = word(head, 16);
+    if head.len() < ethernet::LEN {
+        return Err(window.short());
     }
+    let mut at = ETHERTYPE;
+    if uplink.service != 0 && window.tag(at, ethernet::TYPE_SERVICE_VLAN)? == Some(uplink.service) {
+        at += ethernet::TAG_LEN;
+        return found_vlan(uplink, window, at);
+    }
+    let vlan = window.tag(at, ethernet::TYPE_VLAN)?;
+    if vlan.unwrap_or(NO_VLAN) == uplink.underlay {
+        let tag_len = vlan.map_or(0, |_| ethernet::TAG_LEN);
+        let found = open_underlay(uplink, tunnel, window, at + tag_len + 2)?;
+        if found != Found::Other {
+            return Ok(found);
+        }
+    }
+    if uplink.service != 0 { Ok(Found::Other) } else { found_vlan(uplink, window, at) }
+}
+
+/// Where the EtherType is, or a tag's protocol id.
+const ETHERTYPE: usize = 12;
+/// Id 0 is no VLAN but a priority (IEEE 802.1Q-2018 table 9-2): the frame is untagged.
+const NO_VLAN: u16 = 0;
+
+/// The far end of a frame with, or without, a tag at `at`.
+fn found_vlan(uplink: &UplinkEntry, window: Window<'_>, at: usize) -> Result<Found, Stop> {
+    let vlan = window.tag(at, ethernet::TYPE_VLAN)?;
+    let tags_len = at - ETHERTYPE + vlan.map_or(0, |_| ethernet::TAG_LEN);
+    let far_end = match vlan {
+        Some(vlan) if vlan != NO_VLAN => uplink.vlan(vlan),
+        // One more tag there is no network's: who put it there wants to be taken for somebody else.
+        _ => uplink.native.filter(|_| !ethernet::is_tag(word(window.head, ETHERTYPE + tags_len))),
+    };
+    Ok(far_end.map_or(Found::Other, |far_end| Found::Vlan { far_end, tags_len }))
+}
+
+/// What concerns tunnels or neighbours; `header_len` bytes stand before IP or ARP.
+fn open_underlay(
+    uplink: &UplinkEntry,
+    tunnel: Option<&TunnelEntry>,
+    window: Window<'_>,
+    header_len: usize,
+) -> Result<Found, Stop> {
+    let ethertype = word(window.head, header_len - 2);
     if ethertype == ethernet::TYPE_ARP {
         return Ok(if uplink.address.is_some() { Found::Neighbour { header_len } } else { Found::Other });
     }
     let Some(tunnel) = tunnel else { return Ok(Found::Other) };
-    let is_to_us = front[..6] == uplink.mac.0;
+    let is_to_us = window.head[..6] == uplink.mac.0;
     match ethertype {
         ethernet::TYPE_IPV4 if is_to_us => open_ipv4(tunnel, window, header_len),
-        ethernet::TYPE_IPV6 if is_to_us || front[0] == 0x33 => open_ipv6(uplink, tunnel, window, header_len, is_to_us),
+        ethernet::TYPE_IPV6 if is_to_us || window.head[0] == 0x33 => {
+            open_ipv6(uplink, tunnel, window, header_len, is_to_us)
+        }
         _ => Ok(Found::Other),
     }
 }
@@ -253,7 +297,8 @@ fn open(
     } else {
         let header = Gre::new(from(at, end)).map_err(|error| short(error, at, gre::LEN, end))?;
         checksum_from = if header.has_checksum() { at } else { 0 };
-        (TunnelKind::Gre, header.key(), at + header.header_len())
+        let number = if tunnel.is_nvgre { header.key() >> 8 } else { header.key() };
+        (TunnelKind::Gre, number, at + header.header_len())
     };
     if header_len + ethernet::LEN > end {
         return Err(Stop::Drop(DropReason::Truncated));
@@ -262,7 +307,7 @@ fn open(
 }
 
 /// What became of a frame.
-enum Arrival {
+pub(crate) enum Arrival {
     /// It is open: a frame of this network from this far end.
     From(PortIndex, NetworkIndex),
     /// It was made into its own answer.
@@ -285,13 +330,7 @@ fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: 
         found = decide(uplink, tunnel, packet.head(), packet.len());
     }
     let opened = match found {
-        Ok(Found::Vlan { far_end, .. }) => {
-            return match (tables.port(far_end).network, pop_tag(batch, index)) {
-                (Some(network), Ok(())) => Arrival::From(far_end, network),
-                (None, _) => Arrival::Refused(DropReason::NoNetwork),
-                (_, Err(reason)) => Arrival::Refused(reason),
-            };
-        }
+        Ok(Found::Vlan { far_end, tags_len }) => return of_vlan(tables, far_end, batch, index, tags_len),
         Ok(Found::Tunnel(opened)) => opened,
         Ok(Found::Neighbour { header_len }) => {
             if let Err(reason) = batch.pull(index, HEAD_MAX) {
@@ -300,7 +339,10 @@ fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: 
             return match neighbour::answer(tables, uplink, batch, index, header_len) {
                 Reply::Answered => Arrival::Answered,
                 Reply::Heard => Arrival::Taken,
-                Reply::Nothing => other(uplink),
+                Reply::Nothing => match uplink.native.filter(|_| uplink.underlay == NO_VLAN) {
+                    Some(native) => of_vlan(tables, native, batch, index, header_len - ethernet::LEN),
+                    None => other(uplink),
+                },
             };
         }
         Ok(Found::Other) => return other(uplink),
@@ -314,7 +356,7 @@ fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: 
     let Some(network) = tunnel.network(opened.kind, opened.number) else {
         return Arrival::Refused(DropReason::TunnelUnknownNetwork);
     };
-    match take_off(batch, index, &opened) {
+    match decap::take_off(batch, index, &opened) {
         Ok(()) => Arrival::From(far_end, network),
         Err(reason) => Arrival::Refused(reason),
     }
@@ -325,97 +367,26 @@ fn other(uplink: &UplinkEntry) -> Arrival {
     if uplink.is_shared { Arrival::Taken } else { Arrival::Refused(DropReason::NotOurs) }
 }
 
-/// Takes the outermost tag out; all behind it is the network's own, further tags too.
-fn pop_tag(batch: &mut Batch<'_>, index: usize) -> Result<(), DropReason> {
+/// A frame of the network that `port` is on, once its tags are out.
+pub(crate) fn of_vlan(
+    tables: &Tables,
+    port: PortIndex,
+    batch: &mut Batch<'_>,
+    index: usize,
+    tags_len: usize,
+) -> Arrival {
+    match (tables.port(port).network, pop_tags(batch, index, tags_len)) {
+        (Some(network), Ok(())) => Arrival::From(port, network),
+        (None, _) => Arrival::Refused(DropReason::NoNetwork),
+        (_, Err(reason)) => Arrival::Refused(reason),
+    }
+}
+
+/// Takes the outermost tags out; all behind them is the network's own, further tags too.
+fn pop_tags(batch: &mut Batch<'_>, index: usize, len: usize) -> Result<(), DropReason> {
     let packet = &mut batch.packets_mut()[index];
-    packet.head_mut().copy_within(..12, ethernet::TAG_LEN);
-    packet.strip_front(ethernet::TAG_LEN)
-}
-
-/// Takes the outer headers off and leaves the inner frame.
-fn take_off(batch: &mut Batch<'_>, index: usize, opened: &Opened) -> Result<(), DropReason> {
-    if batch.packets()[index].len() > opened.end {
-        batch.truncate(index, opened.end);
-    }
-    if opened.checksum_from > 0 {
-        verify(batch, index, opened.checksum_from)?;
-    }
-    if batch.packets()[index].head().len() < opened.header_len + ECN_LEN {
-        batch.pull(index, opened.header_len + ECN_LEN)?;
-    }
-    batch.packets_mut()[index].strip_front(opened.header_len)?;
-    if opened.ecn != NOT_ECT {
-        mark(batch.packets_mut()[index].head_mut(), opened.ecn)?;
-    }
-    Ok(())
-}
-
-/// Verifies the checksum over GRE header and payload (RFC 2784 section 2.5).
-fn verify(batch: &mut Batch<'_>, index: usize, from: usize) -> Result<(), DropReason> {
-    let (packet, tail) = batch.frame(index);
-    let mut sum = Sum::default();
-    sum.add(packet.head().get(from..).unwrap_or_default());
-    for segment in tail {
-        sum.add_segment(segment);
-    }
-    if sum.checksum() == 0 { Ok(()) } else { Err(DropReason::TunnelMalformed) }
-}
-
-/// Not capable of congestion marks.
-const NOT_ECT: u8 = 0;
-/// Capable, with the other of the two code points.
-const ECT_1: u8 = 1;
-/// Congestion experienced.
-const CE: u8 = 3;
-/// Bytes of an inner frame that its mark lies in: Ethernet, a tag's room not counted, and the first bytes of IP.
-const ECN_LEN: usize = ethernet::LEN + crate::wire::ipv4::LEN;
-
-/// Passes the outer congestion mark on to the inner frame (RFC 6040 section 4.2, figure 4). Frames that carry no IP, or carry
-/// it behind a tag of their own, have no mark.
-fn mark(inner: &mut [u8], outer: u8) -> Result<(), DropReason> {
-    let Some(front) = inner.first_chunk::<ECN_LEN>() else { return Ok(()) };
-    let at = ethernet::LEN;
-    let (ethertype, version) = (word(front, 12), front[at] >> 4);
-    let mine = match (ethertype, version) {
-        (ethernet::TYPE_IPV4, 4) => front[at + 1] & 3,
-        (ethernet::TYPE_IPV6, 6) => front[at + 1] >> 4 & 3,
-        _ => return Ok(()),
-    };
-    let marked = match (mine, outer) {
-        (NOT_ECT, CE) => return Err(DropReason::TunnelCongested),
-        (NOT_ECT | CE, _) => mine,
-        (_, CE) => CE,
-        (_, ECT_1) => ECT_1,
-        _ => mine,
-    };
-    if marked == mine {
-        return Ok(());
-    }
-    if version == 4 {
-        let old = word(inner, at);
-        inner[at + 1] = inner[at + 1] & !3 | marked;
-        let sum = checksum::updated(word(inner, at + 10), old, word(inner, at));
-        inner[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        inner[at + 1] = inner[at + 1] & !0x30 | marked << 4;
-    }
-    Ok(())
-}
-
-/// Frames of one network from one far end, on their way through the stages.
-struct Run<'a> {
-    scope: Scope<'a>,
-    network: NetworkIndex,
-    questions: Questions,
-    packets: usize,
-    bytes: usize,
-}
-
-impl Run<'_> {
-    fn end(self, batch: &Batch<'_>, egress: &mut Egress<'_>) {
-        egress.received(self.scope.ingress, self.packets, self.bytes);
-        bridge::answer(&self.scope, batch, &self.questions, egress);
-    }
+    packet.head_mut().copy_within(..ETHERTYPE, len);
+    packet.strip_front(len)
 }
 
 /// Takes a batch that came in by an uplink through everything.
@@ -425,40 +396,7 @@ pub fn run(tables: &Tables, context: &Context<'_>, ingress: PortIndex, batch: &m
         (0..batch.len()).for_each(|_| egress.drop_ingress(ingress, DropReason::NoNetwork));
         return;
     };
-    let mut run: Option<Run<'_>> = None;
-    for index in 0..batch.len() {
-        match receive(tables, uplink, batch, index) {
-            Arrival::From(far_end, network) => {
-                if let Some(ended) = run.take_if(|run| run.scope.ingress != far_end || run.network != network) {
-                    ended.end(batch, egress);
-                }
-                let run = run.get_or_insert_with(|| Run {
-                    scope: Scope::of_far_end(tables, context, far_end, network),
-                    network,
-                    questions: Questions::none(),
-                    packets: 0,
-                    bytes: 0,
-                });
-                run.packets += 1;
-                run.bytes += batch.packets()[index].len();
-                batch.packets_mut()[index].ingress = far_end;
-                let passed = match pass(&run.scope, &mut batch.packets_mut()[index]) {
-                    Ok(notes) => Ok(notes),
-                    Err(_) => pass_again(&run.scope, batch, index),
-                };
-                match passed {
-                    Ok(notes) => run.questions.ask_late(batch, index, &notes),
-                    Err(reason) => egress.drop_ingress(far_end, reason),
-                }
-            }
-            Arrival::Answered => egress.forward(index, batch.packets()[index].len(), ingress),
-            Arrival::Taken => egress.consume(),
-            Arrival::Refused(reason) => egress.drop_ingress(ingress, reason),
-        }
-    }
-    if let Some(run) = run {
-        run.end(batch, egress);
-    }
+    runs::run(tables, context, ingress, batch, egress, |batch, index| receive(tables, uplink, batch, index));
 }
 
 /// Opens the one packet of the batch and tells it in words; also whose frame it is, if it goes on.
@@ -473,7 +411,8 @@ pub fn trace(
     let packet = &batch.packets()[0];
     let found = decide(uplink, tables.underlay.tunnel.as_ref(), packet.head(), packet.len());
     let what = match found {
-        Ok(Found::Vlan { vlan, .. }) => format!("VLAN {vlan}"),
+        Ok(Found::Vlan { tags_len: 0, .. }) => "untagged".to_owned(),
+        Ok(Found::Vlan { tags_len, .. }) => format!("{tags_len} bytes of tags"),
         Ok(Found::Tunnel(it)) => {
             format!("{} {} from {}, {} bytes of outer headers", it.kind.name(), it.number, it.source, it.header_len)
         }

@@ -4,7 +4,7 @@
 //! compiling and running need no checks. It speaks in indices; ids and names are carried along for people to read.
 
 use crate::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
-use crate::underlay::{PEERS_MAX, UPLINKS_MAX, Underlay};
+use crate::underlay::{PEERS_MAX, UPLINKS_MAX, Underlay, VlanId};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub const L2_OVERHEAD_MAX: usize = 22;
 pub const MTU_MIN: u16 = 68;
 /// The MTU of a port nobody configured.
 pub const MTU_DEFAULT: u16 = 1500;
+/// Addresses of which a host knows who has them.
+pub const NEIGHBOURS_MAX: usize = 65_536;
 /// The largest MTU a port may have.
 pub const MTU_MAX: u16 = 65_521;
 
@@ -46,12 +48,37 @@ pub struct PortConfig {
     pub allowed_macs: Vec<MacAddr>,
 }
 
+/// Who has an address on a network, here or on another host, as the control plane knows it for certain. Nothing learnt from
+/// frames becomes one: what is in here is answered for in its owner's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighbourConfig {
+    /// The network.
+    pub network: NetworkIndex,
+    /// The address; unique on its network.
+    pub address: IpAddr,
+    /// Its owner's MAC.
+    pub mac: MacAddr,
+}
+
+/// A port that is behind another one: its frames are those of a VLAN there. No device stands at its own index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubportConfig {
+    /// The port; it is nobody's parent.
+    pub index: PortIndex,
+    /// The port with the device, a trunk by this; its own network is what goes there without a tag.
+    pub parent: PortIndex,
+    /// The VLAN; unique at its parent.
+    pub vlan: VlanId,
+}
+
 /// A config that has passed the checks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Config {
     networks: Vec<NetworkConfig>,
     ports: Vec<PortConfig>,
     underlay: Underlay,
+    neighbours: Vec<NeighbourConfig>,
+    subports: Vec<SubportConfig>,
 }
 
 /// Why a set of networks and ports is no config.
@@ -108,6 +135,18 @@ pub enum ConfigError {
     /// A peer whose address is of another family than ours, or ours.
     #[error("{0} cannot be a peer of ours")]
     BadPeer(IpAddr),
+    /// A neighbour on a network that is not there, with an address that another one has, or a MAC that no station has; or
+    /// one more than [`NEIGHBOURS_MAX`].
+    #[error("network {network} cannot have a neighbour {address}")]
+    BadNeighbour {
+        /// The network.
+        network: NetworkIndex,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A subport that is no port, or its parent's parent or child, or has a VLAN that another one has there.
+    #[error("port {0} cannot be a subport")]
+    BadSubport(PortIndex),
     /// One MAC is fixed for two ports of one network.
     #[error("{mac} is fixed for ports {first} and {second} of one network")]
     MacTwice {
@@ -179,9 +218,29 @@ impl Config {
                 }
             }
         }
-        let config = Config { networks, ports, underlay };
+        let config = Config { networks, ports, underlay, neighbours: Vec::new(), subports: Vec::new() };
         config.check_underlay()?;
         Ok(config)
+    }
+
+    /// The same, and who is known to have which address.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadNeighbour`], the first one found.
+    pub fn with_neighbours(mut self, neighbours: Vec<NeighbourConfig>) -> Result<Config, ConfigError> {
+        let mut taken = HashSet::new();
+        for (at, &NeighbourConfig { network, address, mac }) in neighbours.iter().enumerate() {
+            let is_station = !mac.is_group() && !mac.is_zero();
+            if at >= NEIGHBOURS_MAX
+                || self.network(network).is_none()
+                || !is_station
+                || !taken.insert((network, address))
+            {
+                return Err(ConfigError::BadNeighbour { network, address });
+            }
+        }
+        self.neighbours = neighbours;
+        Ok(self)
     }
 
     fn check_underlay(&self) -> Result<(), ConfigError> {
@@ -201,6 +260,13 @@ impl Config {
         for uplink in uplinks {
             if !(MTU_MIN..=MTU_MAX).contains(&uplink.mtu) {
                 return Err(ConfigError::BadMtu { port: uplink.index, mtu: uplink.mtu });
+            }
+            if uplink
+                .tags
+                .underlay
+                .is_some_and(|vlan| vlans.iter().any(|it| (it.uplink, it.vlan) == (uplink.index, vlan)))
+            {
+                return Err(ConfigError::FarEndTwice(uplink.index));
             }
             if uplink.mac.is_group() || uplink.mac.is_zero() {
                 return Err(ConfigError::BadMac { port: uplink.index, mac: uplink.mac });
@@ -241,6 +307,39 @@ impl Config {
     /// The ways to other hosts.
     pub fn underlay(&self) -> &Underlay {
         &self.underlay
+    }
+
+    /// The same, and some ports are behind others.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadSubport`], the first one found.
+    pub fn with_subports(mut self, subports: Vec<SubportConfig>) -> Result<Config, ConfigError> {
+        let children: HashSet<PortIndex> = subports.iter().map(|it| it.index).collect();
+        let (mut seen, mut taken) = (HashSet::new(), HashSet::new());
+        for it in &subports {
+            let are_ports = self.port(it.index).is_some() && self.port(it.parent).is_some();
+            let is_new = seen.insert(it.index) && taken.insert((it.parent, it.vlan));
+            if !are_ports || !is_new || children.contains(&it.parent) {
+                return Err(ConfigError::BadSubport(it.index));
+            }
+        }
+        self.subports = subports;
+        Ok(self)
+    }
+
+    /// The same, and nobody is known to have any address.
+    pub fn without_neighbours(self) -> Config {
+        Config { neighbours: Vec::new(), ..self }
+    }
+
+    /// The ports that are behind others.
+    pub fn subports(&self) -> &[SubportConfig] {
+        &self.subports
+    }
+
+    /// Who is known to have which address.
+    pub fn neighbours(&self) -> &[NeighbourConfig] {
+        &self.neighbours
     }
 
     /// The largest index of ports, uplinks and far ends, plus one.

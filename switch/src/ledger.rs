@@ -49,6 +49,8 @@ drop_reasons! {
     LinkLocalMulticast = "link_local_multicast",
     /// The port is on no network.
     NoNetwork = "no_network",
+    /// A frame with a tag that would go where its tag is another network's: without one of ours before it.
+    TaggedOnNative = "tagged_on_native",
     /// The logical port's state is DOWN.
     PortAdminDown = "port_admin_down",
     /// The frame would go out where it came in.

@@ -31,6 +31,8 @@ const NLM_F_CREATE: u16 = 0x400;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_METRICS: u16 = 8;
+const RTAX_MTU: u16 = 2;
 const RTN_UNICAST: u8 = 1;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -50,6 +52,8 @@ pub struct Route {
     pub interface: u32,
     /// The next hop: a gateway, or the address itself.
     pub next_hop: IpAddr,
+    /// Bytes of L3 payload, if the route, or what was heard of the way (an exception), says so.
+    pub mtu: Option<u16>,
 }
 
 /// Asks the kernel.
@@ -85,11 +89,16 @@ impl Resolver {
         if u16_at(message, 4) != Some(RTM_NEWROUTE) || message.get(HEADER_SIZE + 7) != Some(&RTN_UNICAST) {
             return Ok(None);
         }
-        let mut route = Route { interface: 0, next_hop: to };
+        let mut route = Route { interface: 0, next_hop: to, mtu: None };
         for (kind, value) in attributes(message.get(HEADER_SIZE + INFO_SIZE..).unwrap_or_default()) {
             match kind {
                 RTA_OIF => route.interface = u32_at(value, 0).unwrap_or_default(),
                 RTA_GATEWAY => route.next_hop = address(value).unwrap_or(to),
+                RTA_METRICS => {
+                    let mtu = attributes(value).find(|(kind, _)| *kind == RTAX_MTU);
+                    let mtu = mtu.and_then(|(_, value)| u32_at(value, 0)).filter(|&mtu| mtu > 0);
+                    route.mtu = mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+                }
                 _ => {}
             }
         }

@@ -21,7 +21,7 @@ use crate::port::{Place, Port};
 use crate::publish::{Parked, PortPlace, Publisher, RxQueue, Snapshot};
 use crate::segment::Segment;
 use crate::worker::{Context, Pipeline, Worker};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -199,11 +199,16 @@ impl<P: Pipeline> Switch<P> {
             if parts.places.len() < count {
                 parts.places.resize(count, None);
             }
+            // A port behind another one is where that one's device is.
+            let parents: HashMap<PortIndex, PortIndex> =
+                config.subports().iter().map(|subport| (subport.index, subport.parent)).collect();
             for port in config.ports() {
-                let place = parts.places[port.index.as_usize()].get_or_insert_with(|| empty_place(workers));
+                parts.places[port.index.as_usize()].get_or_insert_with(|| empty_place(workers));
+                let device = parents.get(&port.index).unwrap_or(&port.index).as_usize();
+                let has_device = parts.places[device].as_ref().is_some_and(|place| place.port.is_some());
                 // Told under the lock that orders publications, as a device that comes or goes does: the last of them is
                 // right about the port.
-                self.mac_table.set_port_up(port.index, place.port.is_some() && port.is_admin_up);
+                self.mac_table.set_port_up(port.index, has_device && port.is_admin_up);
             }
             for index in config.underlay().indices() {
                 // Far ends have no device that could be down; their addresses move when they were silent.
@@ -465,6 +470,10 @@ impl<P: Pipeline> SwitchPlace<P> {
             }
             let is_admin_up = parts.config.port(self.index).is_none_or(|config| config.is_admin_up);
             switch.mac_table.set_port_up(self.index, is_present && is_admin_up);
+            for subport in parts.config.subports().iter().filter(|subport| subport.parent == self.index) {
+                let is_admin_up = parts.config.port(subport.index).is_some_and(|config| config.is_admin_up);
+                switch.mac_table.set_port_up(subport.index, is_present && is_admin_up);
+            }
             parts
         });
         switch.wake_workers();

@@ -125,6 +125,17 @@ impl fmt::Debug for NextHop {
     }
 }
 
+/// Tags of an uplink's frames besides those of its VLANs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UplinkTags {
+    /// The VLAN whose frames have no tag on the wire; `None`: frames without one are no network's.
+    pub native: Option<VlanId>,
+    /// The service tag (IEEE 802.1ad) that all VLANs, the native one too, lie within; `None`: they lie in none.
+    pub service: Option<VlanId>,
+    /// The VLAN that tunnels, and questions for neighbours, are in; `None`: they have no tag.
+    pub underlay: Option<VlanId>,
+}
+
 /// A port that leads to other hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UplinkConfig {
@@ -140,6 +151,8 @@ pub struct UplinkConfig {
     pub is_shared: bool,
     /// An address of ours on it for which we answer ARP and ND; `None` where the kernel does, or there is none.
     pub address: Option<IpAddr>,
+    /// Tags besides those of VLANs.
+    pub tags: UplinkTags,
 }
 
 /// A network's VLAN on an uplink.
@@ -166,12 +179,14 @@ pub struct PeerConfig {
     pub uplink: Option<PortIndex>,
     /// The next hop on the way.
     pub next_hop: Arc<NextHop>,
+    /// Bytes of L3 payload that get there, where less than the uplink takes is known to.
+    pub path_mtu: Option<u16>,
 }
 
 impl PartialEq for PeerConfig {
     fn eq(&self, other: &PeerConfig) -> bool {
-        let own = (self.index, self.address, self.uplink);
-        own == (other.index, other.address, other.uplink) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
+        let facts = |it: &PeerConfig| (it.index, it.address, it.uplink, it.path_mtu);
+        facts(self) == facts(other) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
     }
 }
 
@@ -199,6 +214,8 @@ pub struct TunnelConfig {
     pub ttl: u8,
     /// Differentiated services code point of what we send; a tenant's own does not show outside (RFC 2983 section 3.1).
     pub dscp: u8,
+    /// Whether a GRE key is a VSID of 24 bits and a FlowID of 8 (NVGRE, RFC 7637 section 3.2), and not the number as it is.
+    pub is_nvgre: bool,
     /// The other ends.
     pub peers: Vec<PeerConfig>,
     /// The networks.
@@ -221,6 +238,17 @@ impl Underlay {
     pub fn indices(&self) -> impl Iterator<Item = PortIndex> + '_ {
         let uplinks = self.uplinks.iter().map(|uplink| uplink.index);
         uplinks.chain(self.vlans.iter().map(|vlan| vlan.index)).chain(self.peers().map(|peer| peer.index))
+    }
+
+    /// The uplink at an index.
+    pub fn uplink(&self, index: PortIndex) -> Option<&UplinkConfig> {
+        self.uplinks.iter().find(|uplink| uplink.index == index)
+    }
+
+    /// Bytes of L3 payload, outer headers included, that get to a peer; 0 if nothing leads there.
+    pub fn mtu_to(&self, peer: &PeerConfig) -> u16 {
+        let uplink = peer.uplink.and_then(|index| self.uplink(index)).map_or(0, |uplink| uplink.mtu);
+        uplink.min(peer.path_mtu.unwrap_or(u16::MAX))
     }
 
     /// The peers.

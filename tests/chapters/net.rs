@@ -2,12 +2,14 @@
 
 mod capture;
 mod device;
+mod neighbours;
 mod nova;
 mod pairs;
 mod rights;
 mod store;
 mod tap;
 mod tenant;
+mod trunk;
 mod underlay;
 mod uso;
 mod workers;

@@ -5,13 +5,14 @@ use crate::host::DeviceSpec;
 use proptest::prelude::*;
 use std::collections::btree_map;
 use switch::ids::MacAddr;
-use switch::underlay::{TunnelConfig, TunnelKind, UplinkConfig, VlanId, Vni};
+use switch::underlay::{TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
 
 fn plug(interface: &str) -> Plug {
     Plug {
         interface: interface.into(),
         device: DeviceSpec::Tap { name: "t".to_owned(), netns: None, queues: 1 },
         macs: Vec::new(),
+        addresses: Vec::new(),
         mtu: None,
         tenant: None,
         is_automatic: false,
@@ -111,6 +112,50 @@ fn of_two_with_one_mac_on_one_network_the_one_in_force_stays_whatever_the_names(
 }
 
 #[test]
+fn who_has_an_address_is_certain_of_ports_that_are_up_with_one_mac_and_of_one_port_alone() {
+    let with = |name: &str, last: u8, addresses: &[&str]| Plug {
+        macs: vec![format!("02:00:00:00:00:{last:02x}")],
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ..plug(name)
+    };
+    let mut two_macs = with("two-macs", 5, &["10.0.0.5"]);
+    two_macs.macs.push("02:00:00:00:00:55".to_owned());
+    let all = [
+        with("a", 1, &["10.0.0.1", "fd00::1", "10.0.0.7"]),
+        with("b", 2, &["10.0.0.2", "10.0.0.7"]),
+        with("down", 3, &["10.0.0.3"]),
+        with("elsewhere", 4, &["10.0.0.1"]),
+        two_macs,
+        with("on-none", 6, &["10.0.0.6"]),
+    ];
+    let ports = [
+        (0, AdminState::Active, Some("a")),
+        (0, AdminState::Active, Some("b")),
+        (0, AdminState::Down, Some("down")),
+        (1, AdminState::Active, Some("elsewhere")),
+        (0, AdminState::Active, Some("two-macs")),
+    ];
+    let lowered = lower(&model(&[1, 2], &ports), &plugs(all), &mut Indices::default());
+    let known: Vec<_> = lowered
+        .config
+        .neighbours()
+        .iter()
+        .map(|it| {
+            let network = lowered.config.network(it.network).unwrap().id.to_string();
+            (network, it.address.to_string(), it.mac.to_string())
+        })
+        .collect();
+    let expected = [
+        (network_of(&lowered, "a"), "10.0.0.1", "02:00:00:00:00:01"),
+        (network_of(&lowered, "a"), "10.0.0.2", "02:00:00:00:00:02"),
+        (network_of(&lowered, "a"), "fd00::1", "02:00:00:00:00:01"),
+        (network_of(&lowered, "elsewhere"), "10.0.0.1", "02:00:00:00:00:04"),
+    ]
+    .map(|(network, address, mac)| (network.unwrap().to_owned(), address.to_owned(), mac.to_owned()));
+    assert_eq!(known, expected);
+}
+
+#[test]
 fn an_interface_with_an_unusable_mac_is_on_no_network_rather_than_unguarded() {
     for mac in ["nonsense", "", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
         let bad = Plug { macs: vec!["02:00:00:00:00:01".to_owned(), mac.to_owned()], mtu: Some(1), ..plug("a") };
@@ -168,12 +213,14 @@ fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_i
         mtu: 1600,
         is_shared: true,
         address: None,
+        tags: UplinkTags::default(),
     };
     let tunnel = TunnelConfig {
         local: [192, 0, 2, 1].into(),
         port_vxlan: 4789,
         ttl: 64,
         dscp: 0,
+        is_nvgre: false,
         peers: Vec::new(),
         networks: Vec::new(),
     };

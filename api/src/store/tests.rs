@@ -73,6 +73,7 @@ fn plugs_are_listed_replaced_and_removed() {
         interface: "vm1".into(),
         device: DeviceSpec::Tap { name: "tap0".to_owned(), netns: None, queues: 1 },
         macs: vec!["02:00:00:00:00:01".to_owned()],
+        addresses: Vec::new(),
         mtu,
         tenant: Some("red".to_owned()),
         is_automatic: false,

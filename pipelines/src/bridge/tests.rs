@@ -3,6 +3,7 @@
 use super::*;
 use crate::tests::rig::{config, mac, port};
 use switch::config::PortConfig;
+use switch::ids::MacAddr;
 
 /// Ports 0 to 2 on network 1, of which 2 is down, and 3 on network 2.
 fn tables() -> Tables {
@@ -11,7 +12,8 @@ fn tables() -> Tables {
 }
 
 fn question(destination: MacAddr) -> Question {
-    Question { ingress: PortIndex(0), network: NetworkIndex(1), destination: destination.into(), l3_len: 46 }
+    let (ingress, network, destination) = (PortIndex(0), NetworkIndex(1), destination.into());
+    Question { ingress, network, destination, l3_len: 46, is_tagged: false }
 }
 
 fn answer(known: Option<u16>) -> Verdict {
@@ -32,8 +34,11 @@ fn an_entry_that_points_out_of_the_network_counts_as_unknown() {
 #[test]
 fn nothing_goes_back_where_it_came_from() {
     assert_eq!(answer(Some(0)), Verdict::Drop(DropReason::Reflection));
-    let copies: Vec<_> =
-        tables().members(NetworkIndex(1)).iter().map(|&member| decide_copy(&question(mac(9)), member)).collect();
+    let copies: Vec<_> = tables()
+        .members(NetworkIndex(1))
+        .iter()
+        .map(|&member| decide_copy(&tables(), &question(mac(9)), member))
+        .collect();
     assert_eq!(copies, [None, Some(Verdict::Forward(PortIndex(1)))]);
 }
 
@@ -55,5 +60,5 @@ fn a_frame_over_the_egress_mtu_is_dropped_there() {
     let over = Question { l3_len: 1501, ..question(mac(9)) };
     let at_one = Verdict::DropAt(PortIndex(1), DropReason::OverMtu);
     assert_eq!(decide(&tables(), &over, Some(PortIndex(1))), at_one);
-    assert_eq!(decide_copy(&over, Member { port: PortIndex(1), mtu: 1500 }), Some(at_one));
+    assert_eq!(decide_copy(&tables(), &over, Member { port: PortIndex(1), mtu: 1500 }), Some(at_one));
 }

@@ -8,7 +8,7 @@ use switch::config::Config;
 use switch::ids::{NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::offload::{F_NEEDS_CSUM, GSO_TCPV4, OffloadClaim};
-use switch::underlay::{TunnelKind, Underlay};
+use switch::underlay::{TunnelConfig, TunnelKind, Underlay, VlanId};
 use switch::worker::Now;
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
@@ -212,4 +212,81 @@ fn a_peer_without_uplink_has_no_carrier() {
     let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
     let outcome = send(config, hex(INNER));
     assert_eq!(outcome.drops, [(PEERS[0].0, false, "over_mtu", 1)], "nothing fits where nothing leads");
+}
+
+/// The same config with another tunnel.
+fn with_tunnel(config: &Config, change: impl FnOnce(&mut TunnelConfig)) -> Config {
+    let mut underlay = config.underlay().clone();
+    change(underlay.tunnel.as_mut().unwrap());
+    Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap()
+}
+
+#[test]
+fn as_nvgre_a_key_is_the_number_and_a_flow_id_that_is_one_flows_own_and_not_all_flows() {
+    let nvgre = |ports| with_tunnel(&in_tunnels(ports, TunnelKind::Gre, false), |tunnel| tunnel.is_nvgre = true);
+    let mut flows = std::collections::BTreeSet::new();
+    for port_number in 1000..1032u16 {
+        let mut inner = hex(INNER);
+        inner[34..36].copy_from_slice(&port_number.to_be_bytes());
+        let outcome = send(nvgre(two_ports()), inner.clone());
+        let wrapped = on_uplink(&outcome)[0].clone();
+        assert_eq!(wrapped[34..41], [0x20, 0, 0x65, 0x58, 0, 0x13, 0x89], "key present, bridging, VSID 5001");
+        assert_eq!(on_uplink(&send(nvgre(two_ports()), inner))[0][41], wrapped[41]);
+        flows.insert(wrapped[41]);
+    }
+    assert!(flows.len() > 8, "{flows:?}");
+
+    // And back: whatever the flow id.
+    for flow in [0, 0x5a, 0xff] {
+        let mut frame = [hex(GRE), hex(INNER)].concat();
+        frame[..6].copy_from_slice(&mac(0xaa).0);
+        (frame[29], frame[33]) = (2, 1);
+        frame[38..42].copy_from_slice(&[0, 0x13, 0x89, flow]);
+        let outcome = Rig::new(nvgre(two_ports())).step(Now::default(), UPLINK, vec![frame.into()]);
+        assert_eq!(outcome.received, [(0, hex(INNER)), (1, hex(INNER))], "{:?}", outcome.drops);
+    }
+}
+
+#[test]
+fn in_a_vlan_of_the_underlay_outer_frames_have_its_tag_both_ways_and_only_then() {
+    for (kind, is_ipv6) in TunnelKind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let plain = in_tunnels(two_ports(), kind, is_ipv6);
+        let mut underlay = plain.underlay().clone();
+        underlay.uplinks[0].tags.underlay = VlanId::new(50);
+        let tagged = Config::with_underlay(plain.networks().to_vec(), plain.ports().to_vec(), underlay).unwrap();
+        let (without, with) = (send(plain.clone(), hex(INNER)), send(tagged.clone(), hex(INNER)));
+        let mut expected = on_uplink(&without)[0].clone();
+        expected.splice(12..12, [0x81, 0, 0, 50]);
+        assert_eq!(*on_uplink(&with)[0], expected, "{kind:?}");
+        assert!(with.received.contains(&(1, hex(INNER))), "taken off again");
+
+        // The same from the peer.
+        let (l3, len) = if is_ipv6 { (8, 16) } else { (12, 4) };
+        let mut back = expected;
+        back[..6].copy_from_slice(&mac(0xaa).0);
+        let (first, second) = (18 + l3, 18 + l3 + len);
+        let addresses = [back[second..second + len].to_vec(), back[first..second].to_vec()].concat();
+        back[first..second + len].copy_from_slice(&addresses);
+        let receive =
+            |config: &Config, frame: Vec<u8>| Rig::new(config.clone()).step(Now::default(), UPLINK, vec![frame.into()]);
+        assert_eq!(receive(&tagged, back.clone()).received, [(0, hex(INNER)), (1, hex(INNER))], "{kind:?}");
+        assert!(receive(&plain, back.clone()).received.is_empty(), "a tag where there should be none");
+        back.drain(12..16);
+        assert!(receive(&tagged, back.clone()).received.is_empty(), "no tag where there should be one");
+        assert_eq!(receive(&plain, back).received.len(), 2);
+    }
+}
+
+#[test]
+fn of_a_path_that_takes_less_than_the_uplink_the_path_counts() {
+    let narrow = |mtu| {
+        let config = in_tunnels(two_ports(), TunnelKind::Vxlan, false);
+        with_tunnel(&config, |tunnel| tunnel.peers[0].path_mtu = Some(mtu))
+    };
+    let inner = Frame::udp4().to(switch::ids::MacAddr::BROADCAST).payload(1300).bytes();
+    let outer_len = (inner.len() + 36) as u16;
+    assert_eq!(on_uplink(&send(narrow(outer_len), inner.clone())).len(), 2);
+    let outcome = send(narrow(outer_len - 1), inner);
+    assert_eq!(on_uplink(&outcome).len(), 1, "only to the other peer");
+    assert_eq!(outcome.drops, [(PEERS[0].0, false, "over_mtu", 1)]);
 }

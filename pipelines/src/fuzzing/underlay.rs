@@ -21,8 +21,8 @@ use switch::packet::HEAD_MAX;
 use switch::publish::PortPlace;
 use switch::segment::Segment;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, VlanConfig,
-    VlanId, Vni,
+    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, UplinkTags,
+    VlanConfig, VlanId, Vni,
 };
 use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
 
@@ -67,6 +67,7 @@ fn host(kind: Option<TunnelKind>, local: &str, peer: &str) -> Host {
         mtu: 1600,
         is_shared: false,
         address: Some(address(local)),
+        tags: UplinkTags::default(),
     };
     let vlan = |index: u16| VlanConfig {
         index: PortIndex(FAR_ENDS.0 + index),
@@ -79,11 +80,13 @@ fn host(kind: Option<TunnelKind>, local: &str, peer: &str) -> Host {
         port_vxlan: 4789,
         ttl: 64,
         dscp: 0,
+        is_nvgre: false,
         peers: vec![PeerConfig {
             index: FAR_ENDS,
             address: address(peer),
             uplink: Some(UPLINK),
             next_hop: Arc::new(NextHop::default()),
+            path_mtu: None,
         }],
         networks: [0, 1]
             .map(|index| TunnelledNetwork {

@@ -7,9 +7,9 @@ use switch::config::Config;
 use switch::underlay::TunnelKind;
 use switch::worker::Now;
 
-const SOLICIT: &str = "3333ff0000010200000000b186dd6000000000203aff20010db8000000000000000000000002ff020000000000000000\
+pub(crate) const SOLICIT: &str = "3333ff0000010200000000b186dd6000000000203aff20010db8000000000000000000000002ff020000000000000000\
     0001ff00000187001b780000000020010db800000000000000000000000101010200000000b1";
-const ADVERTISE: &str = "0200000000b10200000000aa86dd6000000000203aff20010db800000000000000000000000120010db8000000000000\
+pub(crate) const ADVERTISE: &str = "0200000000b10200000000aa86dd6000000000203aff20010db800000000000000000000000120010db8000000000000\
     000000000002880089ca6000000020010db800000000000000000000000102010200000000aa";
 const ASK: &str = "3333ff0000020200000000aa86dd6000000000203aff20010db8000000000000000000000001ff020000000000000000\
     0001ff00000287001b7e0000000020010db800000000000000000000000201010200000000aa";
@@ -24,7 +24,7 @@ fn receive(config: &Config, frame: Vec<u8>) -> Outcome {
     Rig::new(config.clone()).step(Now::default(), UPLINK, vec![frame.into()])
 }
 
-fn arp(operation: u16, sender: (MacAddr, &str), target: &str) -> Vec<u8> {
+pub(crate) fn arp(operation: u16, sender: (MacAddr, &str), target: &str) -> Vec<u8> {
     let repr = ArpRepr {
         operation,
         sender_mac: sender.0,
@@ -95,13 +95,13 @@ fn an_advertisement_is_heard() {
         (mac(0xb1), REMOTE[2].parse().unwrap()),
         (mac(0xaa), LOCAL[1].parse().unwrap()),
     );
-    assert_eq!(receive(&config, frame.bytes.to_vec()), Outcome::default());
+    assert_eq!(receive(&config, frame.bytes[..frame.len].to_vec()), Outcome::default());
     assert_eq!(config.underlay().peers().next().unwrap().next_hop.mac(), Some(mac(0xb1)));
 }
 
 #[test]
 fn we_ask_as_scapy_would() {
-    let ask = |own: &str, target: &str| question(mac(0xaa), own.parse().unwrap(), target.parse().unwrap());
+    let ask = |own: &str, target: &str| question(mac(0xaa), None, own.parse().unwrap(), target.parse().unwrap());
     assert_eq!(ask(LOCAL[1], REMOTE[2]), Some(hex(ASK)));
     let arp = ask(LOCAL[0], REMOTE[0]).unwrap();
     assert_eq!(arp, self::arp(arp::REQUEST, (mac(0xaa), LOCAL[0]), REMOTE[0]));

@@ -18,7 +18,8 @@ use switch::port::Port;
 use switch::publish::{Parts, PortPlace, Publisher};
 use switch::segment::Segment;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, VlanConfig, VlanId, Vni,
+    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, UplinkTags, VlanConfig,
+    VlanId, Vni,
 };
 use switch::worker::{Context, Now, Pipeline, Worker};
 
@@ -64,6 +65,7 @@ pub(crate) fn uplink(address: Option<&str>) -> UplinkConfig {
         mtu: 1600,
         is_shared: false,
         address: address.map(|address| address.parse().unwrap()),
+        tags: UplinkTags::default(),
     }
 }
 
@@ -86,7 +88,8 @@ pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool
     let peer = |at: usize, address: &str| {
         let next_hop = Arc::new(NextHop::default());
         next_hop.set(Some(mac(0xb1 + at as u8)));
-        PeerConfig { index: PEERS[at], address: address.parse().unwrap(), uplink: Some(UPLINK), next_hop }
+        let address = address.parse().unwrap();
+        PeerConfig { index: PEERS[at], address, uplink: Some(UPLINK), next_hop, path_mtu: None }
     };
     let local = if is_ipv6 { LOCAL[1] } else { LOCAL[0] };
     let peers = if is_ipv6 { vec![peer(0, REMOTE[2])] } else { vec![peer(0, REMOTE[0]), peer(1, REMOTE[1])] };
@@ -100,6 +103,7 @@ pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool
         port_vxlan: 4789,
         ttl: 64,
         dscp: 0,
+        is_nvgre: false,
         peers,
         networks: vec![network(1), network(2)],
     };
@@ -249,11 +253,13 @@ impl Rig {
         let count = inputs.len();
         let mut inputs = Some(inputs);
         let underlay = self.config.underlay();
-        let devices = self.config.ports().iter().map(|port| port.index);
+        let is_behind = |index| self.config.subports().iter().any(|subport| subport.index == index);
+        let devices = self.config.ports().iter().map(|port| port.index).filter(|&index| !is_behind(index));
         let devices: Vec<PortIndex> = devices.chain(underlay.uplinks.iter().map(|uplink| uplink.index)).collect();
         let ports: Vec<(PortIndex, Arc<FakePort>, Arc<PortLedger>)> = devices
             .iter()
             .copied()
+            .chain(self.config.ports().iter().map(|port| port.index).filter(|&index| is_behind(index)))
             .chain(underlay.indices().filter(|index| !devices.contains(index)))
             .map(|index| {
                 let inputs = if index == ingress { inputs.take().unwrap() } else { Vec::new() };

@@ -6,6 +6,7 @@ use crate::tests::frames::Frame;
 use crate::tests::rig::{Input, Outcome, PEERS, Rig, UPLINK, VLANS, in_tunnels, mac, on_vlans, port};
 use crate::underlay::UnderlayTables;
 use proptest::prelude::*;
+use switch::checksum;
 use switch::config::Config;
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim};
 use switch::worker::Now;

@@ -13,17 +13,21 @@
 
 mod automatic;
 mod host;
+mod interfaces;
+mod path_mtu;
 pub(crate) mod underlay;
+mod ways;
 
-use crate::devices::{Connections, Found, Slot, Supervisor, is_same_device, must_be_remade};
+use crate::devices::{Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
-use api::host::{Host, Plug, Scope};
+use api::host::{DeviceSpec, Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower_over};
 use api::model::{InterfaceId, Model, OpStatus, PortId};
 use api::store::{Store, StoreError};
+pub(crate) use interfaces::InterfaceView;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -62,6 +66,8 @@ pub(crate) struct DeviceRules {
     pub(crate) vhost_dir: PathBuf,
     /// Role of sockets that name none.
     pub(crate) role: Role,
+    /// Whether questions for known neighbours are answered instead of flooded.
+    pub(crate) has_arp_suppression: bool,
 }
 
 struct State {
@@ -94,30 +100,6 @@ pub(crate) struct Control<P: Pipeline> {
     /// What was seen of the ways to other hosts.
     seen: SeenByThread,
     this: Weak<Control<P>>,
-}
-
-/// One interface as `show` sees it.
-pub(crate) struct InterfaceView {
-    /// The plug.
-    pub(crate) plug: Plug,
-    /// Its port; `None` if the switch is full.
-    pub(crate) index: Option<PortIndex>,
-    /// The device; not ready while there is none.
-    pub(crate) device: DeviceState,
-    /// Who connected to it; `None` if nobody can.
-    pub(crate) connections: Option<Connections>,
-    /// What was found out of a device of somebody else's.
-    pub(crate) found: Option<Found>,
-    /// Why it is kept off its logical port's network.
-    pub(crate) unbound: Option<Unbound>,
-}
-
-/// All interfaces, and the attachments that should have got one.
-pub(crate) struct View {
-    /// By interface id.
-    pub(crate) interfaces: BTreeMap<InterfaceId, InterfaceView>,
-    /// Attachments without the automatic device the settings ask for.
-    pub(crate) no_device: HashMap<InterfaceId, NoDevice>,
 }
 
 impl<P: Pipeline> Control<P> {
@@ -221,7 +203,9 @@ impl<P: Pipeline> Control<P> {
         let before = {
             let state = self.state();
             let conflict = plugs::conflict(&state.plugs, wanted);
-            if let Some(conflict) = conflict.filter(|_| !is_replacing) {
+            // What cannot be at all is no matter of whose it was before.
+            let is_fatal = |conflict: &PlugError| !is_replacing || matches!(conflict, PlugError::Invalid(_));
+            if let Some(conflict) = conflict.filter(is_fatal) {
                 return Err(conflict);
             }
             state.plugs.get(&wanted.interface).cloned()
@@ -246,6 +230,9 @@ impl<P: Pipeline> Control<P> {
         }
         self.put_in_force_again();
 
+        if let DeviceSpec::Vlan { .. } = &wanted.device {
+            return Ok(self.state().device_of(wanted));
+        }
         let slot = self.state().slots.get(&wanted.interface).cloned().ok_or(PlugError::TooManyPorts)?;
         slot.wait_attempted(FIRST_ATTEMPT_WAIT);
         let device = slot.state();
@@ -433,6 +420,7 @@ impl<P: Pipeline> Control<P> {
         let underlay = state.ways.underlay();
         let Lowered { config, unbound, departed_vlans } = lower_over(model, &state.plugs, &mut state.indices, underlay);
         state.unbound = unbound;
+        let config = if self.rules.has_arp_suppression { config } else { config.without_neighbours() };
         let applied = self.switch.apply(config);
         if applied.unplaced_macs > 0 {
             tracing::warn!(
@@ -444,7 +432,8 @@ impl<P: Pipeline> Control<P> {
             self.switch.forget(index);
         }
         for (interface, plug) in &state.plugs {
-            if state.slots.contains_key(interface) || state.closing.contains(interface) {
+            let has_device = !matches!(plug.device, DeviceSpec::Vlan { .. });
+            if !has_device || state.slots.contains_key(interface) || state.closing.contains(interface) {
                 continue;
             }
             let Some(&index) = state.indices.ports.get(interface) else { continue };
@@ -453,27 +442,6 @@ impl<P: Pipeline> Control<P> {
             self.supervisor.start(slot);
         }
     }
-
-    /// Every interface as it is now.
-    pub(crate) fn view(&self) -> View {
-        let state = self.state();
-        let view = |plug: &Plug| InterfaceView {
-            plug: plug.clone(),
-            index: state.indices.ports.get(&plug.interface).copied(),
-            device: state.slots.get(&plug.interface).map_or_else(absent, |slot| slot.state()),
-            connections: state.slots.get(&plug.interface).and_then(|slot| slot.connections()),
-            found: state.slots.get(&plug.interface).and_then(|slot| slot.found()),
-            unbound: state.unbound.get(&plug.interface).map(|(_, unbound)| *unbound),
-        };
-        View {
-            interfaces: state.plugs.values().map(|plug| (plug.interface.clone(), view(plug))).collect(),
-            no_device: state.no_device.clone(),
-        }
-    }
-}
-
-fn absent() -> DeviceState {
-    DeviceState { is_ready: false, link: switch::port::Link::Down, reason: "being closed".into() }
 }
 
 impl<P: Pipeline> MadeBook for Control<P> {

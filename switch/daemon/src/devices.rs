@@ -374,13 +374,14 @@ pub(crate) fn device_name(device: &DeviceSpec) -> &str {
     match device {
         DeviceSpec::VhostUser { path, .. } => path,
         DeviceSpec::Tap { name, .. } | DeviceSpec::Device { name, .. } => name,
+        DeviceSpec::Vlan { parent, .. } => parent,
     }
 }
 
 /// The interface that a device is, if it is one: its name and namespace.
 fn interface(device: &DeviceSpec) -> Option<(&str, Option<&str>)> {
     match device {
-        DeviceSpec::VhostUser { .. } => None,
+        DeviceSpec::VhostUser { .. } | DeviceSpec::Vlan { .. } => None,
         DeviceSpec::Tap { name, netns, .. } | DeviceSpec::Device { name, netns, .. } => Some((name, netns.as_deref())),
     }
 }
@@ -394,6 +395,7 @@ pub(crate) fn is_same_device(one: &DeviceSpec, other: &DeviceSpec) -> bool {
 pub(crate) fn do_clash(one: &DeviceSpec, other: &DeviceSpec) -> bool {
     match (one, other) {
         (DeviceSpec::VhostUser { path, .. }, DeviceSpec::VhostUser { path: second, .. }) => path == second,
+        (DeviceSpec::Vlan { .. }, DeviceSpec::Vlan { .. }) => one == other,
         _ => interface(one).is_some_and(|one| interface(other) == Some(one)),
     }
 }

@@ -38,7 +38,9 @@ mod view;
 
 use api::host::DeviceDriver;
 use clap::Parser;
-use cli::{Cli, Command, Daemon, DriverArg, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs};
+use cli::{
+    Cli, Command, Daemon, DeviceArgs, DriverArg, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs,
+};
 use client::ClientError;
 use plugs::{DeviceRequest, PlugRequest};
 use protocol::Request;
@@ -112,16 +114,17 @@ fn ask(daemon: &Daemon, request: Request) -> Result<Value, (u8, String)> {
 }
 
 fn plug(args: PlugArgs) -> Outcome {
-    let device = match (args.device.vhost_user, args.device.tap, args.device.device) {
-        (Some(path), _, _) => DeviceRequest::VhostUser {
+    let DeviceArgs { vhost_user, tap, device, parent } = args.device;
+    let device = match (vhost_user, tap, device, parent.zip(args.vlan)) {
+        (Some(path), _, _, _) => DeviceRequest::VhostUser {
             path: path.into_os_string().into_string().map_err(|_| (WRONG, "the path is not UTF-8".into()))?,
             role: args.role.map(|role| match role {
                 RoleArg::Server => settings::Role::Server,
                 RoleArg::Client => settings::Role::Client,
             }),
         },
-        (None, Some(name), _) => DeviceRequest::Tap { name, netns: args.netns, queues: args.queues },
-        (None, None, Some(name)) => DeviceRequest::Device {
+        (None, Some(name), _, _) => DeviceRequest::Tap { name, netns: args.netns, queues: args.queues },
+        (None, None, Some(name), _) => DeviceRequest::Device {
             name,
             netns: args.netns,
             driver: args.driver.map(|driver| match driver {
@@ -129,12 +132,14 @@ fn plug(args: PlugArgs) -> Outcome {
                 DriverArg::AfXdp => DeviceDriver::AfXdp,
             }),
         },
-        (None, None, None) => return Err((WRONG, "name a device".into())),
+        (None, None, None, Some((parent, vlan))) => DeviceRequest::Vlan { parent, vlan },
+        (None, None, None, None) => return Err((WRONG, "name a device".into())),
     };
     let request = PlugRequest {
         interface: args.id,
         device,
         macs: args.mac,
+        addresses: args.ip,
         mtu: args.mtu,
         tenant: args.tenant,
         replace: args.replace,

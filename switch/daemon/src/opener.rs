@@ -225,7 +225,9 @@ pub(crate) fn check_is_free(device: &DeviceSpec) -> Result<(), String> {
             _ => Ok(()),
         },
         // Somebody else's in any case.
-        DeviceSpec::VhostUser { role: SocketRole::Client, .. } | DeviceSpec::Device { .. } => Ok(()),
+        DeviceSpec::VhostUser { role: SocketRole::Client, .. }
+        | DeviceSpec::Device { .. }
+        | DeviceSpec::Vlan { .. } => Ok(()),
         DeviceSpec::Tap { name, netns, .. } => {
             let Ok(netns) = netns.as_deref().map(netns::open).transpose() else { return Ok(()) };
             match netns::has_interface(netns.as_ref().map(AsFd::as_fd), name) {
@@ -248,6 +250,7 @@ impl Opener for HostOpener {
             DeviceSpec::Device { name, netns, driver } => {
                 open_device(name, netns.as_deref(), *driver, self.steering_of(&plug.device), place)
             }
+            DeviceSpec::Vlan { parent, .. } => Err(failed(format!("its device is that of {parent:?}"))),
         }
     }
 

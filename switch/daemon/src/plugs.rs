@@ -7,12 +7,17 @@ use api::host::{DeviceDriver, DeviceSpec, Plug, SocketRole};
 use api::model::{InterfaceId, TEXT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use switch::config::{MTU_DEFAULT, MTU_MAX, MTU_MIN};
 use switch::ids::{MacAddr, PORTS_MAX, QUEUES_MAX};
+use switch::underlay::VlanId;
 
 /// Most fixed MACs an interface may have; a guest with more is a router and is plugged without any.
 const MACS_MAX: usize = 64;
+
+/// Most addresses an interface may be plugged with.
+const ADDRESSES_MAX: usize = 64;
 
 /// A plug as asked for on the admin socket; nothing in it has been checked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -25,6 +30,9 @@ pub(crate) struct PlugRequest {
     /// Fixed source MACs; empty: any.
     #[serde(default)]
     pub(crate) macs: Vec<String>,
+    /// Addresses that it has with its one MAC.
+    #[serde(default)]
+    pub(crate) addresses: Vec<String>,
     /// Bytes of L3 payload.
     #[serde(default)]
     pub(crate) mtu: Option<u16>,
@@ -69,6 +77,13 @@ pub(crate) enum DeviceRequest {
         /// How its frames are moved; `None`: as suits its kind.
         #[serde(default)]
         driver: Option<DeviceDriver>,
+    },
+    /// A VLAN of another interface's device.
+    Vlan {
+        /// The other interface.
+        parent: String,
+        /// Its number there.
+        vlan: u16,
     },
 }
 
@@ -150,6 +165,15 @@ pub(crate) fn check(request: PlugRequest, role: Role) -> Result<Plug, PlugError>
             let netns = netns.map(|netns| naming::netns_path(&netns)).transpose().map_err(PlugError::Invalid)?;
             DeviceSpec::Device { name, netns, driver }
         }
+        DeviceRequest::Vlan { parent, vlan } => {
+            check_text("parent", &parent)?;
+            if parent == request.interface {
+                return Err(PlugError::Invalid(format!("{parent:?} cannot be a VLAN of itself")));
+            }
+            let id = VlanId::new(vlan);
+            let id = id.ok_or_else(|| PlugError::Invalid(format!("VLAN {vlan} must be 1 to {}", VlanId::MAX)))?;
+            DeviceSpec::Vlan { parent: parent.into(), vlan: id }
+        }
     };
     if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
         return Err(PlugError::Invalid(format!("MTU {mtu} must be {MTU_MIN} to {MTU_MAX}")));
@@ -157,10 +181,12 @@ pub(crate) fn check(request: PlugRequest, role: Role) -> Result<Plug, PlugError>
     // The default written out is the same plug as the default left out.
     let has_default = !matches!(device, DeviceSpec::Device { .. });
     let mtu = request.mtu.filter(|&mtu| !has_default || mtu != MTU_DEFAULT);
+    let macs = check_macs(&request.macs)?;
     Ok(Plug {
         interface: request.interface.into(),
         device,
-        macs: check_macs(&request.macs)?,
+        addresses: check_addresses(&request.addresses, &macs)?,
+        macs,
         mtu,
         tenant: request.tenant,
         is_automatic: false,
@@ -189,6 +215,31 @@ fn check_macs(texts: &[String]) -> Result<Vec<String>, PlugError> {
     Ok(macs.iter().map(MacAddr::to_string).collect())
 }
 
+/// The addresses of an interface, each once, in order. Who asks for one is told the MAC, so there must be just one.
+fn check_addresses(texts: &[String], macs: &[String]) -> Result<Vec<IpAddr>, PlugError> {
+    let parse = |text: &String| {
+        let address = text.parse::<IpAddr>().ok().filter(is_hosts);
+        address.ok_or_else(|| PlugError::Invalid(format!("{text:?} is no host's IP address")))
+    };
+    let mut addresses = texts.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.len() > ADDRESSES_MAX {
+        let count = addresses.len();
+        let message = format!("{count} addresses are more than the {ADDRESSES_MAX} an interface may have");
+        return Err(PlugError::Invalid(message));
+    }
+    if !addresses.is_empty() && macs.len() != 1 {
+        return Err(PlugError::Invalid("an interface with --ip needs one --mac, which has these addresses".into()));
+    }
+    Ok(addresses)
+}
+
+fn is_hosts(address: &IpAddr) -> bool {
+    let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !address.is_multicast() && !address.is_unspecified() && !address.is_loopback() && !is_broadcast
+}
+
 fn check_text(what: &str, text: &str) -> Result<(), PlugError> {
     let fault = match text.len() {
         0 => "is empty".to_owned(),
@@ -201,7 +252,8 @@ fn check_text(what: &str, text: &str) -> Result<(), PlugError> {
 
 /// Whether two plugs of one id ask for the same, whoever asked.
 pub(crate) fn is_same_request(one: &Plug, other: &Plug) -> bool {
-    (&one.device, &one.macs, one.mtu, &one.tenant) == (&other.device, &other.macs, other.mtu, &other.tenant)
+    (&one.device, &one.macs, &one.addresses) == (&other.device, &other.macs, &other.addresses)
+        && (one.mtu, &one.tenant) == (other.mtu, &other.tenant)
 }
 
 /// The interface that has the device of `plug` under another id.
@@ -214,6 +266,17 @@ pub(crate) fn device_owner<'a>(plugs: &'a BTreeMap<InterfaceId, Plug>, plug: &Pl
 pub(crate) fn conflict(plugs: &BTreeMap<InterfaceId, Plug>, plug: &Plug) -> Option<PlugError> {
     if let Some(owner) = device_owner(plugs, plug) {
         return Some(PlugError::DeviceTaken { device: device_name(&plug.device).to_owned(), owner: owner.clone() });
+    }
+    let is_vlan = |plug: &Plug| matches!(plug.device, DeviceSpec::Vlan { .. });
+    if let DeviceSpec::Vlan { parent, .. } = &plug.device {
+        let is_parent =
+            |other: &Plug| matches!(&other.device, DeviceSpec::Vlan { parent, .. } if *parent == plug.interface);
+        if plugs.get(parent).is_some_and(is_vlan) || plugs.values().any(is_parent) {
+            return Some(PlugError::Invalid(format!(
+                "a VLAN has no VLANs: one of {parent:?} and {:?} is one",
+                plug.interface
+            )));
+        }
     }
     let known = plugs.get(&plug.interface)?;
     (!is_same_request(known, plug)).then(|| PlugError::OtherArguments { interface: plug.interface.clone() })
@@ -228,6 +291,7 @@ mod tests {
             interface: interface.into(),
             device: DeviceRequest::Tap { name: name.into(), netns: netns.map(str::to_owned), queues: None },
             macs: Vec::new(),
+            addresses: Vec::new(),
             mtu: None,
             tenant: None,
             replace: false,
@@ -278,6 +342,48 @@ mod tests {
         ] {
             let message = check(request, Role::Server).unwrap_err().to_string();
             assert!(message.starts_with(expected) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_vlan_is_one_of_another_interface_and_each_is_one_interfaces() {
+        let vlan = |interface: &str, parent: &str, vlan| {
+            let device = DeviceRequest::Vlan { parent: parent.into(), vlan };
+            check(PlugRequest { device, ..tap(interface, "t", None) }, Role::Server)
+        };
+        for (interface, parent, id) in [("a", "a", 5), ("a", "b", 0), ("a", "b", 4095), ("a", "", 5)] {
+            assert!(matches!(vlan(interface, parent, id), Err(PlugError::Invalid(_))), "{interface} {parent} {id}");
+        }
+        let plugs: BTreeMap<InterfaceId, Plug> =
+            [check(tap("trunk", "t", None), Role::Server).unwrap(), vlan("five", "trunk", 5).unwrap()]
+                .map(|plug| (plug.interface.clone(), plug))
+                .into();
+        let conflict = |plug: Result<Plug, PlugError>| conflict(&plugs, &plug.unwrap());
+        assert_eq!(conflict(vlan("six", "trunk", 6)), None);
+        assert_eq!(conflict(vlan("late", "not-yet", 5)), None);
+        assert!(matches!(conflict(vlan("other", "trunk", 5)), Some(PlugError::DeviceTaken { .. })));
+        assert!(matches!(conflict(vlan("inner", "five", 5)), Some(PlugError::Invalid(_))));
+        assert!(matches!(conflict(vlan("trunk", "other", 5)), Some(PlugError::Invalid(_))));
+        assert!(matches!(conflict(check(tap("five", "t", None), Role::Server)), Some(PlugError::DeviceTaken { .. })));
+    }
+
+    #[test]
+    fn addresses_go_with_one_mac_and_are_hosts() {
+        let with = |macs: &[&str], addresses: &[&str]| {
+            let texts = |them: &[&str]| them.iter().map(|&text| text.to_owned()).collect();
+            check(PlugRequest { macs: texts(macs), addresses: texts(addresses), ..tap("vm1", "t", None) }, Role::Server)
+        };
+        let plug = with(&["02:00:00:00:00:01"], &["fd00::1", "10.0.0.1", "10.0.0.1"]).unwrap();
+        assert_eq!(plug.addresses, ["10.0.0.1", "fd00::1"].map(|text| text.parse::<IpAddr>().unwrap()));
+        for (macs, addresses) in [
+            (&[][..], &["10.0.0.1"][..]),
+            (&["02:00:00:00:00:01", "02:00:00:00:00:02"], &["10.0.0.1"]),
+            (&["02:00:00:00:00:01"], &["10.0.0.1/24"]),
+            (&["02:00:00:00:00:01"], &["224.0.0.1"]),
+            (&["02:00:00:00:00:01"], &["::"]),
+            (&["02:00:00:00:00:01"], &["255.255.255.255"]),
+        ] {
+            assert!(matches!(with(macs, addresses), Err(PlugError::Invalid(_))), "{macs:?} {addresses:?}");
         }
     }
 

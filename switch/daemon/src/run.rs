@@ -156,8 +156,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
     opener.steer(steering::of_uplinks(&settings.uplink, &settings.tunnel, &settings.segments));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
-    let rules =
-        DeviceRules { auto: settings.attach.auto, vhost_dir: settings.vhost.dir.clone(), role: settings.vhost.role };
+    let rules = DeviceRules {
+        auto: settings.attach.auto,
+        vhost_dir: settings.vhost.dir.clone(),
+        role: settings.vhost.role,
+        has_arp_suppression: settings.switch.arp_suppression,
+    };
     let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
     control.lead_out(&settings.uplink, &settings.tunnel, &settings.segments);
     let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));

@@ -9,6 +9,7 @@ mod quota;
 mod sections;
 mod source;
 mod underlay;
+mod uplinks;
 
 use api::server::Limits;
 pub(crate) use quota::QuotaSettings;
@@ -20,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use switch::ids::WORKERS_MAX;
 pub(crate) use underlay::*;
+pub(crate) use uplinks::*;
 
 /// Where the settings are if no file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/qvs/qvs.toml";
@@ -291,6 +293,7 @@ fn resolve_switch(raw: RawSwitch, source: &Source) -> Result<SwitchSettings, Set
         poll: raw.poll.unwrap_or(PollMode::Adaptive),
         idle_us: bounded("switch", "idle_us", raw.idle_us.unwrap_or(200), 0, IDLE_US_MAX, source)?,
         rebalance: raw.rebalance.unwrap_or(false),
+        arp_suppression: raw.arp_suppression.unwrap_or(true),
     })
 }
 

@@ -67,7 +67,7 @@ fn ports(rows: &[PortRow]) -> String {
 }
 
 fn networks(rows: &[NetworkRow]) -> String {
-    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PHYSICAL", "SEGMENT", "PORTS"]);
+    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PHYSICAL", "SEGMENT", "MTU", "PORTS"]);
     for row in rows {
         table.row(&[
             row.id.clone(),
@@ -76,6 +76,7 @@ fn networks(rows: &[NetworkRow]) -> String {
             row.kind.clone(),
             or_nothing(&row.physical_network),
             row.segmentation_id.map_or_else(|| NOTHING.into(), |id| id.to_string()),
+            row.mtu.map_or_else(|| NOTHING.into(), |mtu| mtu.to_string()),
             row.ports.len().to_string(),
         ]);
     }

@@ -17,7 +17,7 @@ pub(crate) fn of_uplinks(
     let ends = |local| carriers.map(|carrier| TunnelEnd { local, carrier, vlan: None });
     let tunnels: BTreeSet<TunnelEnd> = tunnel.local_ip.into_iter().flat_map(ends).collect();
     let steering = |uplink: &UplinkSettings| {
-        let UplinkDevice::Interface { interface, exclusive, driver } = &uplink.device else { return None };
+        let UplinkDevice::Interface { interface, exclusive, driver, .. } = &uplink.device else { return None };
         let ours = Ours { vlans: segments.vlans_of(&uplink.physical_network), tunnels: tunnels.clone() };
         let device = DeviceSpec::Device { name: interface.clone(), netns: None, driver: *driver };
         Some((device, if *exclusive { Steering::Exclusive(ours) } else { Steering::Only(ours) }))

@@ -11,6 +11,7 @@ use api::model::{AdminState, LogicalPort, Model, Text};
 use api::quota::{Limit, Quotas};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use switch::config::{MTU_DEFAULT, MTU_MAX};
 use switch::ids::PortIndex;
 use switch::ledger::FlowTotals;
@@ -45,8 +46,11 @@ pub(crate) struct PortRow {
     pub(crate) interface: Option<String>,
     /// `vhost-user`, `tap` or `device`, also of uplinks; `vlan` or `tunnel` of far ends; `None`: no device.
     pub(crate) kind: Option<String>,
-    /// The socket's path, the interface's name, the VLAN id or the peer's address.
+    /// The socket's path, the interface's name, the VLAN id or the peer's address; of a VLAN of a trunk, the trunk's id.
     pub(crate) path: Option<String>,
+    /// The VLAN of the other interface that `path` names, for a `vlan` that is one of a trunk.
+    #[serde(default)]
+    pub(crate) vlan: Option<u16>,
     /// The switch's role on the socket.
     pub(crate) role: Option<String>,
     /// The interface's namespace; `None`: the daemon's.
@@ -73,6 +77,9 @@ pub(crate) struct PortRow {
     pub(crate) reason: String,
     /// The source MACs fixed for it; empty: any.
     pub(crate) macs: Vec<String>,
+    /// The addresses that it has with its one MAC, for which the switch answers.
+    #[serde(default)]
+    pub(crate) addresses: Vec<IpAddr>,
     /// The source MACs its tenant allowed besides; empty with `macs` empty too: any.
     #[serde(default)]
     pub(crate) allowed_macs: Vec<String>,
@@ -108,6 +115,10 @@ pub(crate) struct NetworkRow {
     pub(crate) physical_network: Option<String>,
     /// Its VLAN id, VNI or GRE key; `None` if local.
     pub(crate) segmentation_id: Option<u32>,
+    /// Bytes of L3 payload that frames to other hosts may have: what its guests should have for their MTU at most; `None`: it is
+    /// local, or has no way out now.
+    #[serde(default)]
+    pub(crate) mtu: Option<u16>,
     /// Its logical ports.
     pub(crate) ports: Vec<String>,
 }
@@ -277,7 +288,9 @@ fn interface_row<P: Pipeline>(
         DeviceSpec::VhostUser { role: SocketRole::Client, .. } => ("vhost-user", Some("client"), None),
         DeviceSpec::Tap { netns, .. } => ("tap", None, netns.clone()),
         DeviceSpec::Device { netns, .. } => ("device", None, netns.clone()),
+        DeviceSpec::Vlan { .. } => ("vlan", None, None),
     };
+    let vlan = if let DeviceSpec::Vlan { vlan, .. } = &plug.device { Some(vlan.get()) } else { None };
     let mtu = match interface.found {
         // The smaller of what the operator allows and what the device does.
         Some(found) => found.mtu.map(|mtu| mtu.min(plug.mtu.unwrap_or(MTU_MAX).into()) as u16),
@@ -289,6 +302,7 @@ fn interface_row<P: Pipeline>(
         interface: Some(plug.interface.to_string()),
         kind: Some(kind.into()),
         path: Some(device_name(&plug.device).to_owned()),
+        vlan,
         role: role.map(str::to_owned),
         netns,
         driver: interface.found.map(|found| found.driver.to_owned()),
@@ -296,6 +310,7 @@ fn interface_row<P: Pipeline>(
         link: if interface.device.link == Link::Up { "up" } else { "down" }.into(),
         reason,
         macs: plug.macs.clone(),
+        addresses: plug.addresses.clone(),
         mtu,
         automatic: plug.is_automatic,
         sessions: interface.connections.map(|connections| connections.sessions),
@@ -317,6 +332,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         interface: None,
         kind: None,
         path: None,
+        vlan: None,
         role: None,
         netns: None,
         driver: None,
@@ -329,6 +345,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         link: "down".into(),
         reason: String::new(),
         macs: Vec::new(),
+        addresses: Vec::new(),
         allowed_macs: port.map(allowed_macs).unwrap_or_default(),
         mtu: None,
         automatic: false,
@@ -357,6 +374,7 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
         kind: network.network_type.name().into(),
         physical_network: network.network_type.physical_network().map(str::to_owned),
         segmentation_id: network.network_type.segmentation_id(),
+        mtu: control.mtu_of(&network.network_type),
         ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
     };
     networks.into_iter().map(row).collect()

@@ -10,6 +10,7 @@ fn backup() -> Backup {
         interface: "vm1".into(),
         device: DeviceSpec::Tap { name: "tap0".to_owned(), netns: Some("blue".to_owned()), queues: 2 },
         macs: vec!["02:00:00:00:00:01".to_owned()],
+        addresses: Vec::new(),
         mtu: Some(9000),
         tenant: Some("red".to_owned()),
         is_automatic: false,

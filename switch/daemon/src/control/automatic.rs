@@ -102,6 +102,7 @@ impl<P: Pipeline> Control<P> {
             interface: interface.clone(),
             device,
             macs: Vec::new(),
+            addresses: Vec::new(),
             mtu: None,
             tenant: None,
             is_automatic: true,
@@ -123,5 +124,6 @@ fn is_there(device: &DeviceSpec) -> bool {
         DeviceSpec::Tap { name, .. } | DeviceSpec::Device { name, .. } => {
             switch::netns::has_interface(None, name).unwrap_or(false)
         }
+        DeviceSpec::Vlan { .. } => false,
     }
 }

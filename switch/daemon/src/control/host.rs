@@ -25,7 +25,7 @@ impl<P: Pipeline> Host for Control<P> {
         let Some(interface) = &port.attachment else { return OpStatus::Down };
         let state = self.state();
         let is_carried = !state.unbound.contains_key(interface)
-            && state.slots.get(interface).is_some_and(|slot| slot.state().is_ready);
+            && state.plugs.get(interface).is_some_and(|plug| state.device_of(plug).is_ready);
         if is_carried { OpStatus::Up } else { OpStatus::Down }
     }
 

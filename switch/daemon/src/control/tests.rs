@@ -87,7 +87,7 @@ impl Rig {
         let store = Arc::new(Store::open(&directory.join("state.redb")).unwrap());
         let opener = Arc::new(FakeOpener::default());
         let supervisor = Supervisor::spawn(opener.clone()).unwrap();
-        let rules = DeviceRules { auto, vhost_dir: directory.0.clone(), role: Role::Server };
+        let rules = DeviceRules { auto, vhost_dir: directory.0.clone(), role: Role::Server, has_arp_suppression: true };
         let control = Control::new(switch, store, supervisor, rules).unwrap();
         let tenants = Arc::new(FakeTenants { model: Mutex::default(), control: Arc::downgrade(&control) });
         control.start(tenants.clone(), || {});
@@ -159,6 +159,7 @@ fn request(interface: &str, tap: &str) -> PlugRequest {
         interface: interface.into(),
         device: DeviceRequest::Tap { name: tap.into(), netns: None, queues: None },
         macs: Vec::new(),
+        addresses: Vec::new(),
         mtu: None,
         tenant: None,
         replace: false,

@@ -10,10 +10,11 @@
 //!
 //! Lock order: `seen` (held by [`Control::follow_underlay`] alone) before `state`.
 
+use super::path_mtu::PathMtus;
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
 use crate::naming::UPLINK_PREFIX;
-use crate::settings::{SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
+use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
 use api::host::{DeviceSpec, Plug, SocketRole};
 use pipelines::neighbour;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
@@ -44,17 +45,18 @@ const PORT_GENEVE: u16 = pipelines::wire::geneve::PORT;
 /// The ways to other hosts, as the settings have them and as they are.
 #[derive(Default)]
 pub(super) struct Ways {
-    uplinks: Vec<Uplink>,
+    pub(super) uplinks: Vec<Uplink>,
     tunnel: Option<Tunnel>,
     /// What lowering was told last.
-    facts: Underlay,
+    pub(super) facts: Underlay,
 }
 
-struct Uplink {
-    index: PortIndex,
+/// An uplink of the settings.
+pub(super) struct Uplink {
+    pub(super) index: PortIndex,
     settings: UplinkSettings,
-    plug: Plug,
-    slot: Option<Arc<Slot>>,
+    pub(super) plug: Plug,
+    pub(super) slot: Option<Arc<Slot>>,
 }
 
 struct Tunnel {
@@ -71,6 +73,8 @@ struct Peer {
     address: IpAddr,
     uplink: Option<PortIndex>,
     next_hop: Arc<NextHop>,
+    /// As far as it is known to be less than the uplink's.
+    path_mtu: Option<u16>,
 }
 
 impl Ways {
@@ -94,6 +98,7 @@ impl Ways {
             port_vxlan: tunnel.port_vxlan,
             ttl: tunnel.settings.ttl,
             dscp: tunnel.settings.dscp,
+            is_nvgre: tunnel.settings.gre == GreKeys::Nvgre,
             peers: tunnel
                 .peers
                 .iter()
@@ -102,6 +107,7 @@ impl Ways {
                     address: peer.address,
                     uplink: peer.uplink.filter(is_there),
                     next_hop: peer.next_hop.clone(),
+                    path_mtu: peer.path_mtu,
                 })
                 .collect(),
             networks: Vec::new(),
@@ -113,14 +119,12 @@ impl Ways {
 impl Uplink {
     /// `None` while it is not there, or has no MAC that frames could come from.
     fn look(&self) -> Option<UplinkConfig> {
-        let (mac, mtu, is_shared, address) = match &self.settings.device {
-            UplinkDevice::VhostUser(vhost) => {
-                (vhost.mac.unwrap_or_else(|| made_up_mac(&self.plug)), vhost.mtu, false, vhost.address)
-            }
+        let (mac, mtu, is_shared) = match &self.settings.device {
+            UplinkDevice::VhostUser(vhost) => (vhost.mac.unwrap_or_else(|| made_up_mac(&self.plug)), vhost.mtu, false),
             UplinkDevice::Interface { exclusive, .. } => {
                 let found = self.slot.as_ref()?.found()?;
                 let mtu = u16::try_from(found.mtu?).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);
-                (found.mac, mtu, !exclusive, None)
+                (found.mac, mtu, !exclusive)
             }
         };
         let is_station = !mac.is_group() && !mac.is_zero();
@@ -130,7 +134,8 @@ impl Uplink {
             mac,
             mtu,
             is_shared,
-            address: address.map(|address| address.address),
+            address: self.settings.own_end().map(|end| end.address.address),
+            tags: self.settings.tags(),
         })
     }
 }
@@ -162,6 +167,7 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
         interface: format!("{UPLINK_PREFIX}{}", settings.physical_network).into(),
         device,
         macs: Vec::new(),
+        addresses: Vec::new(),
         mtu,
         tenant: None,
         is_automatic: false,
@@ -174,6 +180,7 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
 pub(super) struct Seen {
     resolver: Option<Resolver>,
     held: Option<Held>,
+    paths: Option<PathMtus>,
     /// Told already, not to be told again until it is something else.
     told: HashSet<String>,
     /// When the peers of uplinks where we do the asking were asked for last, in the order of peers.
@@ -227,7 +234,13 @@ impl<P: Pipeline> Control<P> {
             peers: tunnel
                 .peers
                 .iter()
-                .map(|&address| Peer { index: reserve(), address, uplink: None, next_hop: Arc::default() })
+                .map(|&address| Peer {
+                    index: reserve(),
+                    address,
+                    uplink: None,
+                    next_hop: Arc::default(),
+                    path_mtu: None,
+                })
                 .collect(),
         });
         ways.facts = ways.look();
@@ -290,16 +303,30 @@ impl<P: Pipeline> Control<P> {
         if seen.resolver.is_none() {
             seen.resolver = Resolver::open().map_err(|error| tracing::warn!(%error, "no answers about routes")).ok();
         }
+        if seen.paths.is_none() {
+            let ports = [port_vxlan, PORT_GENEVE];
+            match PathMtus::open(local, ports) {
+                Ok(paths) => seen.paths = Some(paths),
+                Err(error) => {
+                    seen.tell(&format!("what routers say of packets that are too long is not heard: {error}"));
+                }
+            }
+        }
+        if let Some(paths) = &mut seen.paths {
+            paths.hear(|address| peers.iter().any(|peer| peer.address == address));
+        }
         for (at, peer) in peers.iter().enumerate() {
             let found = self.find_peer(seen, peer);
             is_missing |= found.is_none();
-            self.set_uplink(at, found);
+            let heard = seen.paths.as_ref().and_then(|paths| paths.to(peer.address));
+            let told = found.and_then(|(_, mtu)| mtu);
+            self.set_way(at, found.map(|(uplink, _)| uplink), heard.into_iter().chain(told).min());
         }
         is_missing
     }
 
-    /// By which of our interfaces the kernel reaches a peer; looks its next hop's MAC up.
-    fn find_peer(&self, seen: &mut Seen, peer: &Peer) -> Option<PortIndex> {
+    /// By which of our interfaces the kernel reaches a peer, and what it knows of the MTU on the way; looks its next hop's MAC up.
+    fn find_peer(&self, seen: &mut Seen, peer: &Peer) -> Option<(PortIndex, Option<u16>)> {
         let Seen { resolver, told, .. } = seen;
         let resolver = resolver.as_mut()?;
         let route = resolver.route(peer.address).ok().flatten();
@@ -333,31 +360,31 @@ impl<P: Pipeline> Control<P> {
             tracing::info!(peer = %peer.address, next_hop = %route.next_hop, ?mac, "next hop");
             peer.next_hop.set(mac);
         }
-        mac.map(|_| uplink)
+        mac.map(|_| (uplink, route.mtu))
     }
 
     /// The same where we do the asking: on an uplink whose address is ours alone.
     fn ask_for_peers(&self, seen: &mut Seen, own: &UplinkConfig, peers: &[Peer]) -> bool {
-        let vhost = {
+        let end = {
             let state = self.state();
             let uplink = state.ways.uplinks.iter().find(|uplink| uplink.index == own.index);
-            match uplink.map(|uplink| &uplink.settings.device) {
-                Some(UplinkDevice::VhostUser(vhost)) => vhost.clone(),
-                _ => return false,
+            match uplink.and_then(|uplink| uplink.settings.own_end()) {
+                Some(end) => end.clone(),
+                None => return false,
             }
         };
         seen.asked.resize(peers.len(), None);
         let mut is_missing = false;
         for (at, peer) in peers.iter().enumerate() {
-            let Some(prefix) = vhost.address.filter(|prefix| prefix.contains(peer.address)) else {
+            if !end.address.contains(peer.address) {
                 seen.tell(&format!(
                     "{} is not on the network of the uplink of {:?}",
                     peer.address, own.physical_network
                 ));
                 continue;
-            };
-            self.set_uplink(at, Some(own.index));
-            if let Some(&mac) = vhost.neighbours.get(&peer.address) {
+            }
+            self.set_way(at, Some(own.index), None);
+            if let Some(&mac) = end.neighbours.get(&peer.address) {
                 peer.next_hop.set(Some(mac));
                 continue;
             }
@@ -366,7 +393,8 @@ impl<P: Pipeline> Control<P> {
             let pause = if is_known { ASK_AGAIN } else { ASK_PAUSE };
             if seen.asked[at].is_none_or(|asked| asked.elapsed() >= pause) {
                 seen.asked[at] = Some(Instant::now());
-                if let Some(frame) = neighbour::question(own.mac, prefix.address, peer.address) {
+                if let Some(frame) = neighbour::question(own.mac, own.tags.underlay, end.address.address, peer.address)
+                {
                     self.switch.originate(own.index, &frame);
                 }
             }
@@ -374,10 +402,11 @@ impl<P: Pipeline> Control<P> {
         is_missing
     }
 
-    fn set_uplink(&self, peer: usize, uplink: Option<PortIndex>) {
+    fn set_way(&self, peer: usize, uplink: Option<PortIndex>, path_mtu: Option<u16>) {
         let mut state = self.state();
         if let Some(peer) = state.ways.tunnel.as_mut().and_then(|tunnel| tunnel.peers.get_mut(peer)) {
             peer.uplink = uplink;
+            peer.path_mtu = path_mtu;
         }
     }
 }
@@ -393,82 +422,3 @@ impl Seen {
 
 /// The thread's own; apart from the state, which others wait for.
 pub(super) type SeenByThread = Mutex<Seen>;
-
-/// An uplink or a far end as `show` tells it.
-pub(crate) struct WayView {
-    /// Its index.
-    pub(crate) index: PortIndex,
-    /// What it is called: `uplink:…`, `vlan:…` or `tunnel:…`.
-    pub(crate) name: String,
-    /// What carries it: a device's kind, `vlan` or `tunnel`.
-    pub(crate) kind: &'static str,
-    /// A path, an interface's name, or the peer's address.
-    pub(crate) path: String,
-    /// How its frames are moved.
-    pub(crate) driver: Option<&'static str>,
-    /// Whether frames can pass.
-    pub(crate) is_up: bool,
-    /// Why not.
-    pub(crate) reason: String,
-    /// Bytes of L3 payload.
-    pub(crate) mtu: Option<u16>,
-}
-
-impl<P: Pipeline> Control<P> {
-    /// Uplinks and far ends.
-    pub(crate) fn ways(&self) -> Vec<WayView> {
-        let state = self.state();
-        let config = self.switch.snapshot().config.clone();
-        let underlay = config.underlay();
-        let mut views: Vec<WayView> = Vec::new();
-        for uplink in &state.ways.uplinks {
-            let device = uplink.slot.as_ref().map(|slot| slot.state());
-            let facts = underlay.uplinks.iter().find(|facts| facts.index == uplink.index);
-            views.push(WayView {
-                index: uplink.index,
-                name: uplink.plug.interface.to_string(),
-                kind: if matches!(uplink.plug.device, DeviceSpec::Device { .. }) { "device" } else { "vhost-user" },
-                path: crate::devices::device_name(&uplink.plug.device).to_owned(),
-                driver: uplink.slot.as_ref().and_then(|slot| slot.found()).map(|found| found.driver),
-                is_up: device.as_ref().is_some_and(|device| device.link == switch::port::Link::Up),
-                reason: device.map(|device| device.reason).unwrap_or_default(),
-                mtu: facts.map(|facts| facts.mtu),
-            });
-        }
-        let physical = |index: PortIndex| {
-            underlay.uplinks.iter().find(|it| it.index == index).map_or("", |it| &*it.physical_network)
-        };
-        let mtu = |index: PortIndex| underlay.uplinks.iter().find(|it| it.index == index).map(|it| it.mtu);
-        for vlan in &underlay.vlans {
-            views.push(WayView {
-                index: vlan.index,
-                name: format!("vlan:{}.{}", physical(vlan.uplink), vlan.vlan),
-                kind: "vlan",
-                path: vlan.vlan.to_string(),
-                driver: None,
-                is_up: true,
-                reason: String::new(),
-                mtu: mtu(vlan.uplink),
-            });
-        }
-        for peer in underlay.peers() {
-            let mac = peer.next_hop.mac();
-            let reason = match (peer.uplink, mac) {
-                (None, _) => "no-route",
-                (_, None) => "no-neighbour",
-                _ => "",
-            };
-            views.push(WayView {
-                index: peer.index,
-                name: format!("tunnel:{}", peer.address),
-                kind: "tunnel",
-                path: peer.address.to_string(),
-                driver: None,
-                is_up: reason.is_empty(),
-                reason: reason.to_owned(),
-                mtu: peer.uplink.and_then(mtu),
-            });
-        }
-        views
-    }
-}

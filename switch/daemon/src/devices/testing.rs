@@ -77,6 +77,7 @@ pub(crate) fn tap_plug(interface: &str, name: &str) -> Plug {
         interface: interface.into(),
         device: DeviceSpec::Tap { name: name.into(), netns: None, queues: 1 },
         macs: Vec::new(),
+        addresses: Vec::new(),
         mtu: None,
         tenant: None,
         is_automatic: false,

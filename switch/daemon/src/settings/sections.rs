@@ -1,6 +1,7 @@
 //! The sections of the settings file: as they are written (`Raw…`, everything optional) and as they are in force.
 
-use super::underlay::{RawSegments, RawTunnel, RawUplink};
+use super::underlay::{RawSegments, RawTunnel};
+use super::uplinks::RawUplink;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ raw! {
     }
     RawApi { listen: String, certificate: PathBuf, key: PathBuf, hosts: Vec<String>, peer_connections: u64, strict_essex: bool, }
     RawAdmin { socket: PathBuf, group: String, }
-    RawSwitch { workers: toml::Value, poll: PollMode, idle_us: u64, rebalance: bool, }
+    RawSwitch { workers: toml::Value, poll: PollMode, idle_us: u64, rebalance: bool, arp_suppression: bool, }
     RawMac { age_s: u64, max: u64, }
     RawVhost { dir: PathBuf, role: Role, owner: String, group: String, mode: String, }
     RawAttach { auto: Auto, claim: Claim, }
@@ -174,6 +175,8 @@ pub(crate) struct SwitchSettings {
     pub(crate) idle_us: u64,
     /// Move queues between workers by load.
     pub(crate) rebalance: bool,
+    /// Answer ARP and ND for known neighbours instead of flooding it.
+    pub(crate) arp_suppression: bool,
 }
 
 /// `[mac]`

@@ -1,46 +1,19 @@
-//! Ways to other hosts: `[[uplink]]`, `[tunnel]` and `[segments]`, and what they must have in common.
+//! Ways to other hosts: `[tunnel]` and `[segments]`, and what they and uplinks must have in common.
 //!
 //! A network type that nothing can carry is refused here, with its line, and not found out by a tenant.
 
-use super::{Role, SettingsError, Source, bounded, check_socket_path};
-use crate::naming::INTERFACE_NAME_MAX;
-use api::host::DeviceDriver;
+use super::{SettingsError, Source, UplinkSettings, bounded};
 use api::network_type::{SegmentRules, VlanRange};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::str::FromStr;
-use switch::config::{MTU_DEFAULT, MTU_MAX};
-use switch::ids::MacAddr;
-use switch::underlay::{PEERS_MAX, TunnelKind, UPLINKS_MAX, VlanId, Vni};
+use switch::underlay::{PEERS_MAX, TunnelKind, VlanId, Vni};
 
-/// Longest name of a physical network, bytes: it stands in the ids of ports.
-const PHYSICAL_NETWORK_MAX: usize = 64;
-/// The smallest MTU of an uplink: with less, a tunnel over IPv6 would not let IPv6 through (RFC 8200 section 5), nor would
-/// the uplink itself.
-const UPLINK_MTU_MIN: u64 = 1280;
 /// The largest differentiated services code point (RFC 2474 section 3: six bits).
 const DSCP_MAX: u64 = 63;
 /// UDP port of VXLAN (RFC 7348 section 8).
 const PORT_VXLAN: u64 = 4789;
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawUplink {
-    physical_network: Option<String>,
-    interface: Option<String>,
-    exclusive: Option<bool>,
-    driver: Option<DeviceDriver>,
-    vhost_user: Option<PathBuf>,
-    role: Option<Role>,
-    address: Option<String>,
-    mac: Option<String>,
-    mtu: Option<u64>,
-    neighbours: Option<BTreeMap<String, String>>,
-}
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
@@ -49,6 +22,7 @@ pub(super) struct RawTunnel {
     peers: Option<Vec<String>>,
     ttl: Option<u64>,
     dscp: Option<u64>,
+    gre: Option<GreKeys>,
 }
 
 #[derive(Deserialize, Default)]
@@ -58,6 +32,16 @@ pub(super) struct RawSegments {
     vlan: Option<String>,
     vni: Option<String>,
     port_vxlan: Option<u64>,
+}
+
+/// What a GRE key is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GreKeys {
+    /// The network's number (RFC 2890).
+    Key,
+    /// The network's number in 24 bits and a FlowID in 8 (RFC 7637).
+    Nvgre,
 }
 
 /// How a network that nobody chose a type for is carried.
@@ -87,106 +71,6 @@ impl SegmentType {
     }
 }
 
-/// An address and the length of its network's prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Prefix {
-    /// The address.
-    pub(crate) address: IpAddr,
-    /// Bits of it that all of its network have.
-    pub(crate) len: u8,
-}
-
-impl Prefix {
-    /// Whether another address is on its network.
-    pub(crate) fn contains(&self, other: IpAddr) -> bool {
-        let bits = |address: IpAddr| match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
-        self.address.is_ipv4() == other.is_ipv4() && (bits(self.address) ^ bits(other)) & mask == 0
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Prefix, ()> {
-        let (address, len) = text.split_once('/').ok_or(())?;
-        let address: IpAddr = address.parse().map_err(drop)?;
-        let len: u8 = len.parse().map_err(drop)?;
-        let max = if address.is_ipv4() { 32 } else { 128 };
-        (1..=max).contains(&len).then_some(Prefix { address, len }).ok_or(())
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.len)
-    }
-}
-
-impl Serialize for Prefix {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-/// `[[uplink]]`
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct UplinkSettings {
-    /// The physical network.
-    pub(crate) physical_network: String,
-    /// What it is.
-    #[serde(flatten)]
-    pub(crate) device: UplinkDevice,
-}
-
-/// What carries an uplink's frames.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub(crate) enum UplinkDevice {
-    /// An interface of this host.
-    Interface {
-        /// Its name.
-        interface: String,
-        /// Whether the host's kernel has no use for it.
-        exclusive: bool,
-        /// How its frames are moved; `None`: as suits its kind.
-        driver: Option<DeviceDriver>,
-    },
-    /// A vhost-user socket; somebody else's process has the NIC.
-    VhostUser(VhostUplink),
-}
-
-/// An uplink over a vhost-user socket.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct VhostUplink {
-    /// The socket.
-    #[serde(rename = "vhost_user")]
-    pub(crate) path: PathBuf,
-    /// The switch's role on it.
-    pub(crate) role: Role,
-    /// Our address there, for which we answer; `None`: no tunnels, VLANs only.
-    pub(crate) address: Option<Prefix>,
-    /// Our MAC; `None`: made up from the path and the host's name.
-    #[serde(serialize_with = "serialize_mac")]
-    pub(crate) mac: Option<MacAddr>,
-    /// Bytes of L3 payload.
-    pub(crate) mtu: u16,
-    /// Who is known to be where; others are asked for.
-    #[serde(serialize_with = "serialize_neighbours")]
-    pub(crate) neighbours: BTreeMap<IpAddr, MacAddr>,
-}
-
-fn serialize_mac<S: serde::Serializer>(mac: &Option<MacAddr>, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&mac.map(|mac| mac.to_string()).unwrap_or_default())
-}
-
-fn serialize_neighbours<S: serde::Serializer>(them: &BTreeMap<IpAddr, MacAddr>, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_map(them.iter().map(|(address, mac)| (address.to_string(), mac.to_string())))
-}
-
 /// `[tunnel]`
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TunnelSettings {
@@ -199,6 +83,8 @@ pub(crate) struct TunnelSettings {
     pub(crate) ttl: u8,
     /// Code point of what we send.
     pub(crate) dscp: u8,
+    /// What a GRE key is.
+    pub(crate) gre: GreKeys,
 }
 
 fn serialize_address<S: serde::Serializer>(address: &Option<IpAddr>, to: S) -> Result<S::Ok, S::Error> {
@@ -236,106 +122,6 @@ impl SegmentsSettings {
         let ours = ranges.into_iter().filter(|range| &*range.physical_network == physical_network);
         ours.flat_map(|range| range.ids).collect()
     }
-}
-
-pub(super) fn resolve_uplinks(raw: Vec<RawUplink>, source: &Source) -> Result<Vec<UplinkSettings>, SettingsError> {
-    if raw.len() > UPLINKS_MAX {
-        let message = format!("{} uplinks are more than the {UPLINKS_MAX} a host can have", raw.len());
-        return Err(source.item_fault("uplink", UPLINKS_MAX, "physical_network", message));
-    }
-    let mut names = BTreeSet::new();
-    let mut devices = BTreeSet::new();
-    let mut uplinks = Vec::new();
-    for (at, raw) in raw.into_iter().enumerate() {
-        let uplink = resolve_uplink(raw, &|key, message| source.item_fault("uplink", at, key, message))?;
-        let fault = |key, message: String| source.item_fault("uplink", at, key, message);
-        if !names.insert(uplink.physical_network.clone()) {
-            let message = format!("{:?} has an uplink already", uplink.physical_network);
-            return Err(fault("physical_network", message));
-        }
-        let (key, device) = match &uplink.device {
-            UplinkDevice::Interface { interface, .. } => ("interface", interface.clone()),
-            UplinkDevice::VhostUser(vhost) => ("vhost_user", vhost.path.display().to_string()),
-        };
-        if !devices.insert(device.clone()) {
-            return Err(fault(key, format!("{device:?} is an uplink already")));
-        }
-        uplinks.push(uplink);
-    }
-    Ok(uplinks)
-}
-
-type Faults<'a> = &'a dyn Fn(&'static str, String) -> SettingsError;
-
-fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, SettingsError> {
-    let physical_network = raw.physical_network.unwrap_or_default();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if !(1..=PHYSICAL_NETWORK_MAX).contains(&physical_network.len()) || !physical_network.bytes().all(is_plain) {
-        let message = format!("must be a name of 1 to {PHYSICAL_NETWORK_MAX} letters, digits, dots and hyphens");
-        return Err(fault("physical_network", message));
-    }
-    let device = match (raw.interface, raw.vhost_user) {
-        (Some(interface), None) => {
-            let others = [
-                ("role", raw.role.is_some()),
-                ("address", raw.address.is_some()),
-                ("mac", raw.mac.is_some()),
-                ("mtu", raw.mtu.is_some()),
-                ("neighbours", raw.neighbours.is_some()),
-            ];
-            if let Some((key, _)) = others.into_iter().find(|(_, is_set)| *is_set) {
-                return Err(fault(key, "is for uplinks with vhost_user; an interface has its own".into()));
-            }
-            let is_name = (1..=INTERFACE_NAME_MAX).contains(&interface.len())
-                && interface.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
-                && interface != "."
-                && interface != "..";
-            if !is_name {
-                return Err(fault("interface", format!("{interface:?} is no name of an interface")));
-            }
-            UplinkDevice::Interface { interface, exclusive: raw.exclusive.unwrap_or(false), driver: raw.driver }
-        }
-        (None, Some(path)) => {
-            check_socket_path(&path).map_err(|message| fault("vhost_user", message))?;
-            if raw.exclusive.is_some() {
-                return Err(fault("exclusive", "is for uplinks with interface; a socket is nobody else's".into()));
-            }
-            if raw.driver.is_some() {
-                return Err(fault("driver", "is for uplinks with interface; a socket has none".into()));
-            }
-            let address = raw.address.map(|text| {
-                text.parse()
-                    .map_err(|()| fault("address", format!("{text:?} must be like 172.16.0.1/24 or fd00::1/64")))
-            });
-            let mac = raw.mac.map(|text| parse_station(&text).map_err(|message| fault("mac", message)));
-            let mut neighbours = BTreeMap::new();
-            for (address, mac) in raw.neighbours.unwrap_or_default() {
-                let parsed: IpAddr =
-                    address.parse().map_err(|_| fault("neighbours", format!("{address:?} is no IP address")))?;
-                neighbours.insert(parsed, parse_station(&mac).map_err(|message| fault("neighbours", message))?);
-            }
-            let mtu = raw.mtu.unwrap_or(MTU_DEFAULT.into());
-            if !(UPLINK_MTU_MIN..=MTU_MAX.into()).contains(&mtu) {
-                return Err(fault("mtu", format!("{mtu} must be {UPLINK_MTU_MIN} to {MTU_MAX}")));
-            }
-            UplinkDevice::VhostUser(VhostUplink {
-                path,
-                role: raw.role.unwrap_or(Role::Server),
-                address: address.transpose()?,
-                mac: mac.transpose()?,
-                mtu: mtu as u16,
-                neighbours,
-            })
-        }
-        (Some(_), Some(_)) => return Err(fault("vhost_user", "an uplink has either interface or vhost_user".into())),
-        (None, None) => return Err(fault("physical_network", "an uplink needs interface or vhost_user".into())),
-    };
-    Ok(UplinkSettings { physical_network, device })
-}
-
-fn parse_station(text: &str) -> Result<MacAddr, String> {
-    let mac: MacAddr = text.parse().map_err(|error: switch::ids::BadMac| error.to_string())?;
-    if mac.is_group() || mac.is_zero() { Err(format!("{mac} is no station's address")) } else { Ok(mac) }
 }
 
 pub(super) fn resolve_tunnel(
@@ -381,6 +167,7 @@ pub(super) fn resolve_tunnel(
         peers: peers.into_iter().collect(),
         ttl: bounded("tunnel", "ttl", raw.ttl.unwrap_or(64), 1, 255, source)? as u8,
         dscp: bounded("tunnel", "dscp", raw.dscp.unwrap_or(0), 0, DSCP_MAX, source)? as u8,
+        gre: raw.gre.unwrap_or(GreKeys::Key),
     })
 }
 

@@ -1,6 +1,5 @@
 //! Two hypervisors of ours are both sides.
 
-use super::super::SOON;
 use super::{passes_everything, settings};
 use tests::daemon::Daemon;
 use tests::namespace::{Namespace, ip};

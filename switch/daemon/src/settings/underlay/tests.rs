@@ -1,7 +1,9 @@
 //! What the settings may say of ways to other hosts, and what they are told when they say something else.
 
-use super::super::Settings;
+use super::super::{Prefix, Role, Settings, UplinkDevice};
 use super::*;
+use api::host::DeviceDriver;
+use switch::underlay::{UplinkTags, VlanId};
 
 const UPLINK: &str = "[[uplink]]\nphysical_network = \"p\"\ninterface = \"eth1\"\n";
 
@@ -25,6 +27,10 @@ fn every_key_of_the_contract_is_known() {
         interface = "eth1"
         exclusive = true
         driver = "af_xdp"
+        native_vlan = 5
+        service_vlan = 500
+        underlay_vlan = 50
+        address = "172.17.0.1/24"
         [[uplink]]
         physical_network = "physnet2"
         vhost_user = "/run/nic"
@@ -38,6 +44,7 @@ fn every_key_of_the_contract_is_known() {
         peers = ["172.16.0.3", "172.16.0.2", "172.16.0.2"]
         ttl = 3
         dscp = 46
+        gre = "nvgre"
         [segments]
         default = "vxlan"
         vlan = "physnet1:100-199,physnet2:7"
@@ -46,10 +53,16 @@ fn every_key_of_the_contract_is_known() {
         "#,
     );
     assert!(
-        matches!(&settings.uplink[0].device, UplinkDevice::Interface { interface, exclusive: true, driver: Some(DeviceDriver::AfXdp) } if interface == "eth1")
+        matches!(&settings.uplink[0].device, UplinkDevice::Interface { interface, exclusive: true, driver: Some(DeviceDriver::AfXdp), .. } if interface == "eth1")
     );
     let UplinkDevice::VhostUser(vhost) = &settings.uplink[1].device else { panic!("{:?}", settings.uplink) };
-    assert_eq!((vhost.role, vhost.mtu, vhost.neighbours.len()), (Role::Client, 9000, 1));
+    assert_eq!((vhost.role, vhost.mtu), (Role::Client, 9000));
+    assert_eq!(settings.uplink[1].own_end().unwrap().neighbours.len(), 1);
+    let id = |id| VlanId::new(id);
+    let tags = UplinkTags { native: id(5), service: id(500), underlay: id(50) };
+    assert_eq!((settings.uplink[0].tags(), settings.uplink[1].tags()), (tags, UplinkTags::default()));
+    assert_eq!(settings.uplink[0].own_end().unwrap().address.to_string(), "172.17.0.1/24");
+    assert_eq!(settings.tunnel.gre, GreKeys::Nvgre);
     assert_eq!(settings.tunnel.peers.len(), 2);
     assert_eq!((settings.tunnel.ttl, settings.tunnel.dscp), (3, 46));
     assert_eq!(settings.segments.rules(), SegmentRules::Tunnel(TunnelKind::Vxlan, 6000..=6009));
@@ -68,6 +81,12 @@ fn faults_name_the_line_of_the_item_they_are_in() {
         (with("[[uplink]]\nphysical_network = \"q\"\ninterface = \"eth1\""), "qvs.toml:6: uplink.interface: \"eth1\" is an uplink"),
         (with("mtu = 1500"), "qvs.toml:4: uplink.mtu: is for uplinks with vhost_user"),
         (with("vhost_user = \"/x\""), "qvs.toml:4: uplink.vhost_user: an uplink has either"),
+        (with("native_vlan = 5"), "qvs.toml:4: uplink.native_vlan: needs exclusive = true"),
+        (with("address = \"10.0.0.1/8\""), "qvs.toml:4: uplink.address: needs exclusive = true"),
+        (with("exclusive = true\nservice_vlan = 4095"), "qvs.toml:5: uplink.service_vlan: 4095 must be 1 to 4094"),
+        (with("exclusive = true\nunderlay_vlan = 7"), "qvs.toml:5: uplink.underlay_vlan: needs address"),
+        (with("exclusive = true\nneighbours = {}"), "qvs.toml:5: uplink.neighbours: needs address"),
+        (with("[tunnel]\ngre = \"flow\""), "qvs.toml:5: unknown variant `flow`"),
         (with("speed = 5"), "qvs.toml:4: unknown field `speed`"),
         ("[[uplink]]\nphysical_network = \"p\"\ninterface = \"0123456789abcdef\"".into(), "qvs.toml:3: uplink.interface: "),
         (
@@ -75,8 +94,8 @@ fn faults_name_the_line_of_the_item_they_are_in() {
             "qvs.toml:4: uplink.address: \"10.0.0.1\" must be like",
         ),
         (
-            "[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/x\"\nneighbours = { \"10.0.0.2\" = \"01:00:00:00:00:01\" }".into(),
-            "qvs.toml:4: uplink.neighbours: 01:00:00:00:00:01 is no station's",
+            "[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/x\"\naddress = \"10.0.0.1/8\"\nneighbours = { \"10.0.0.2\" = \"01:00:00:00:00:01\" }".into(),
+            "qvs.toml:5: uplink.neighbours: 01:00:00:00:00:01 is no station's",
         ),
         ("[tunnel]\nlocal_ip = \"10.0.0.1\"".into(), "qvs.toml:2: tunnel.local_ip: tunnels need an uplink"),
         (with("[tunnel]\npeers = [\"10.0.0.1\"]"), "qvs.toml:5: tunnel.peers: needs tunnel.local_ip"),

@@ -1,0 +1,107 @@
+//! Ways to other hosts as `qvs show` tells them: uplinks, VLANs on them, peers of tunnels, and what a network lets through.
+
+use super::Control;
+use crate::devices::device_name;
+use api::host::DeviceSpec;
+use api::network_type::NetworkType;
+use switch::ids::PortIndex;
+use switch::underlay::UplinkConfig;
+use switch::worker::Pipeline;
+
+/// An uplink or a far end as `show` tells it.
+pub(crate) struct WayView {
+    /// Its index.
+    pub(crate) index: PortIndex,
+    /// What it is called: `uplink:…`, `vlan:…` or `tunnel:…`.
+    pub(crate) name: String,
+    /// What carries it: a device's kind, `vlan` or `tunnel`.
+    pub(crate) kind: &'static str,
+    /// A path, an interface's name, or the peer's address.
+    pub(crate) path: String,
+    /// How its frames are moved.
+    pub(crate) driver: Option<&'static str>,
+    /// Whether frames can pass.
+    pub(crate) is_up: bool,
+    /// Why not.
+    pub(crate) reason: String,
+    /// Bytes of L3 payload.
+    pub(crate) mtu: Option<u16>,
+}
+
+impl<P: Pipeline> Control<P> {
+    /// Bytes of L3 payload that a network of this type lets through to all other hosts; `None`: it stays within this one, or
+    /// no way out is there.
+    pub(crate) fn mtu_of(&self, network_type: &NetworkType) -> Option<u16> {
+        let state = self.state();
+        let underlay = &state.ways.facts;
+        match network_type {
+            NetworkType::Local => None,
+            NetworkType::Vlan { physical_network, .. } => {
+                let is_it = |uplink: &&UplinkConfig| *uplink.physical_network == **physical_network;
+                underlay.uplinks.iter().find(is_it).map(pipelines::underlay::vlan_mtu)
+            }
+            NetworkType::Tunnel { kind, .. } => {
+                let tunnel = underlay.tunnel.as_ref()?;
+                let ways = tunnel.peers.iter().map(|peer| underlay.mtu_to(peer)).filter(|&mtu| mtu > 0);
+                let outer = ways.min().or_else(|| underlay.uplinks.iter().map(|uplink| uplink.mtu).min())?;
+                Some(pipelines::underlay::inner_mtu(outer, tunnel.local, *kind))
+            }
+        }
+    }
+
+    /// Uplinks and far ends.
+    pub(crate) fn ways(&self) -> Vec<WayView> {
+        let state = self.state();
+        let config = self.switch.snapshot().config.clone();
+        let underlay = config.underlay();
+        let mut views: Vec<WayView> = Vec::new();
+        for uplink in &state.ways.uplinks {
+            let device = uplink.slot.as_ref().map(|slot| slot.state());
+            let facts = underlay.uplinks.iter().find(|facts| facts.index == uplink.index);
+            views.push(WayView {
+                index: uplink.index,
+                name: uplink.plug.interface.to_string(),
+                kind: if matches!(uplink.plug.device, DeviceSpec::Device { .. }) { "device" } else { "vhost-user" },
+                path: device_name(&uplink.plug.device).to_owned(),
+                driver: uplink.slot.as_ref().and_then(|slot| slot.found()).map(|found| found.driver),
+                is_up: device.as_ref().is_some_and(|device| device.link == switch::port::Link::Up),
+                reason: device.map(|device| device.reason).unwrap_or_default(),
+                mtu: facts.map(|facts| facts.mtu),
+            });
+        }
+        let physical = |index: PortIndex| {
+            underlay.uplinks.iter().find(|it| it.index == index).map_or("", |it| &*it.physical_network)
+        };
+        for vlan in &underlay.vlans {
+            views.push(WayView {
+                index: vlan.index,
+                name: format!("vlan:{}.{}", physical(vlan.uplink), vlan.vlan),
+                kind: "vlan",
+                path: vlan.vlan.to_string(),
+                driver: None,
+                is_up: true,
+                reason: String::new(),
+                mtu: underlay.uplink(vlan.uplink).map(pipelines::underlay::vlan_mtu),
+            });
+        }
+        for peer in underlay.peers() {
+            let mac = peer.next_hop.mac();
+            let reason = match (peer.uplink, mac) {
+                (None, _) => "no-route",
+                (_, None) => "no-neighbour",
+                _ => "",
+            };
+            views.push(WayView {
+                index: peer.index,
+                name: format!("tunnel:{}", peer.address),
+                kind: "tunnel",
+                path: peer.address.to_string(),
+                driver: None,
+                is_up: reason.is_empty(),
+                reason: reason.to_owned(),
+                mtu: Some(underlay.mtu_to(peer)).filter(|&mtu| mtu > 0),
+            });
+        }
+        views
+    }
+}
