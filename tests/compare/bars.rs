@@ -6,7 +6,7 @@ use crate::frames::{Row, Size};
 use crate::latency::{ONE_FRAME, ONE_MPPS};
 use crate::peers::Peer;
 use crate::report::{Figure, Page, Sample};
-use crate::{hostile, loss, tap, vhost, workers};
+use crate::{hostile, loss, tap, tunnel, vhost, workers};
 use ::tests::hostile::Class;
 use std::fmt::Write as _;
 
@@ -74,6 +74,10 @@ fn bars(page: &Page) -> Vec<Bar> {
         frames("64 B, split ring", Row::split(small), Peer::Yardstick, 0.75),
         frames("64 KB TSO", Row::split(Size::Tso), Peer::Yardstick, 0.9),
     ];
+    for (what, size) in [("64 B, VXLAN", small), ("1,400 B, VXLAN", Size::Wire(1404))] {
+        let row = tunnel::finding(Row::tunnelled(size));
+        bars.push(compared(page, what, &row, Figure::Mpps, Peer::Ovs, AtLeast(3.0)));
+    }
     for (name, figure) in [("p50", Figure::P50), ("p99", Figure::P99)] {
         for peer in [Peer::Ovs, Peer::Testpmd] {
             bars.push(compared(page, &format!("delay, {ONE_FRAME}, {name}"), ONE_FRAME, figure, peer, Below(1.0)));

@@ -4,6 +4,9 @@ use clap::ValueEnum;
 use std::fmt;
 use std::str::FromStr;
 
+/// The other host of an underlay as the generator plays it on the second port: network, its addresses and the switch's.
+pub(crate) const FAR_HOST: &str = "1=5000,02:00:00:00:00:02/172.16.0.2,02:00:00:00:00:01/172.16.0.1";
+
 /// Addresses a side where a row does not tell.
 pub(crate) const MACS_USUAL: u32 = 1000;
 
@@ -14,6 +17,8 @@ pub(crate) struct Row {
     /// Addresses, and flows, a side.
     pub(crate) macs: u32,
     pub(crate) ring: Layout,
+    /// The second port's frames go in VXLAN; sizes are those of the inner ones.
+    pub(crate) is_tunnelled: bool,
 }
 
 /// How long frames are.
@@ -62,6 +67,7 @@ impl fmt::Display for Size {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ring = if self.ring == Layout::Packed { ", packed" } else { "" };
+        let ring = format!("{ring}{}", if self.is_tunnelled { ", VXLAN" } else { "" });
         match self.macs {
             MACS_USUAL => write!(f, "{}{ring}", self.size),
             1 => write!(f, "{}, 1 MAC{ring}", self.size),
@@ -74,12 +80,17 @@ impl fmt::Display for Row {
 impl Row {
     /// A row of split rings and 1,000 addresses.
     pub(crate) const fn split(size: Size) -> Row {
-        Row { size, macs: MACS_USUAL, ring: Layout::Split }
+        Row { size, macs: MACS_USUAL, ring: Layout::Split, is_tunnelled: false }
     }
 
     /// A row of packed rings and 1,000 addresses.
     pub(crate) const fn packed(size: Size) -> Row {
-        Row { size, macs: MACS_USUAL, ring: Layout::Packed }
+        Row { ring: Layout::Packed, ..Row::split(size) }
+    }
+
+    /// A row of split rings and 1,000 addresses, behind VXLAN on one side.
+    pub(crate) const fn tunnelled(size: Size) -> Row {
+        Row { is_tunnelled: true, ..Row::split(size) }
     }
 
     /// The generator's words for it.
@@ -89,6 +100,9 @@ impl Row {
             Size::Wire(bytes) => words.extend(["--frame-sizes".to_owned(), bytes.to_string()]),
             Size::Imix => words.extend(["--frame-sizes", "imix"].map(str::to_owned)),
             Size::Tso => words.push("--tso".to_owned()),
+        }
+        if self.is_tunnelled {
+            words.extend(["--vxlan", FAR_HOST].map(str::to_owned));
         }
         words.extend((self.ring == Layout::Packed).then(|| "--packed".to_owned()));
         words

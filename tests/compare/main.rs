@@ -22,6 +22,7 @@ mod pinned;
 mod plot;
 mod report;
 mod tap;
+mod tunnel;
 mod vhost;
 mod vhost_tap;
 mod workers;
@@ -33,8 +34,9 @@ use report::Page;
 type Measure = fn(&mut Page, &Options);
 
 /// Every part, in the order of the page.
-const PARTS: [(Part, Measure); 11] = [
+const PARTS: [(Part, Measure); 12] = [
     (Part::Vhost, vhost::measure),
+    (Part::Tunnel, tunnel::measure),
     (Part::Latency, latency::measure),
     (Part::Loss, loss::measure),
     (Part::Hostile, hostile::measure),

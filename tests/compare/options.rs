@@ -49,6 +49,8 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// Frames between two vhost-user ports, both directions
     Vhost,
+    /// Frames between a vhost-user port and another host behind VXLAN, both directions
+    Tunnel,
     /// Delays with one frame under way, and at a million a second
     Latency,
     /// Loss at nine tenths of our highest rate
@@ -107,7 +109,7 @@ impl Options {
         let mut rows = Vec::new();
         for &ring in &rings {
             for &size in &sizes {
-                rows.extend(or(&self.macs, MACS_USUAL).into_iter().map(|macs| Row { size, macs, ring }));
+                rows.extend(or(&self.macs, MACS_USUAL).into_iter().map(|macs| Row { macs, ring, ..Row::split(size) }));
             }
         }
         Some(rows)

@@ -66,6 +66,8 @@ impl Peer {
 pub(crate) enum End<'a> {
     /// A vhost-user socket.
     Vhost,
+    /// A vhost-user socket on the underlay, behind which another host is reached ([`crate::frames::FAR_HOST`]).
+    Underlay,
     /// A TAP beside the switch.
     Tap,
     /// A TAP in a namespace, for its network stack.

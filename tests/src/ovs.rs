@@ -12,6 +12,8 @@ pub const PLAIN: &str = "/usr/lib/openvswitch-switch/ovs-vswitchd";
 /// The build with DPDK.
 pub const DPDK: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+/// Where `ovs-appctl` reaches the switch.
+const CONTROL: &str = "switch.ctl";
 /// Longest start of the database.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often the switch is started before the test gives up.
@@ -58,6 +60,7 @@ impl Ovs {
             self.switch = None;
             let mut command = with_dirs(program, &self.dir);
             command.arg(format!("unix:{}", self.path("db.sock").display()));
+            command.arg(format!("--unixctl={}", self.path(CONTROL).display()));
             self.switch = Some(Child::spawn("ovs-vswitchd", &mut command, &log));
             if Command::new("ovs-vsctl").args(self.call(&bridges)).status().is_ok_and(|status| status.success()) {
                 return;
@@ -84,6 +87,16 @@ impl Ovs {
     /// If it is refused, or takes longer than 20 s.
     pub fn set(&self, words: &str) -> String {
         output_of("ovs-vsctl", &self.call(words))
+    }
+
+    /// `ovs-appctl`, which tells the switch what is in no database.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn control(&self, words: &[&str]) -> String {
+        let socket = self.path(CONTROL);
+        let before = ["-t".as_ref(), socket.as_os_str()];
+        output_of("ovs-appctl", &before.into_iter().chain(words.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
     }
 
     /// The switch's process.

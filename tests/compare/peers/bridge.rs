@@ -30,7 +30,7 @@ pub(super) fn start(ends: [End<'_>; 2]) -> Switch {
         at += 1;
         let (outside, inside) = (format!("bridge0-{at}"), format!("veth{at}"));
         match end {
-            End::Vhost => panic!("the kernel's bridge has no vhost-user ports"),
+            End::Vhost | End::Underlay => panic!("the kernel's bridge has no vhost-user ports"),
             End::Tap => format!("tap:{outside}"),
             End::Station(namespace) => {
                 ip(&format!("link add {outside} type veth peer name {inside} netns {}", namespace.name()));
