@@ -6,6 +6,7 @@
 //! other program and no privileges.
 
 mod cycles;
+mod host;
 mod paths;
 mod ratchet;
 mod serve;
@@ -61,6 +62,15 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         milliseconds: u64,
     },
+    /// The host's own TCP beside an uplink's XDP program, through one that passes everything, and without; needs root
+    Host {
+        /// Runs of each
+        #[arg(long, default_value_t = 7)]
+        alternations: usize,
+        /// Time of one run, ms
+        #[arg(long, default_value_t = 1000)]
+        milliseconds: u64,
+    },
     /// The networking API over a full store: lists, writes, start, memory, and a crowd of clients
     Store(store::Options),
     /// Run the hot paths, for valgrind to count
@@ -90,6 +100,7 @@ fn main() -> Result<()> {
         What::Ratchet => ratchet::run(),
         What::Workers { frame_len } => workers::run(frame_len),
         What::Xdp { frame_len, alternations, milliseconds } => xdp::run(frame_len, alternations, milliseconds),
+        What::Host { alternations, milliseconds } => host::run(alternations, milliseconds),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
         What::Store(options) => store::run(&options),
         What::Paths => {

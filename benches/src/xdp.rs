@@ -38,7 +38,7 @@ pub(crate) fn run(frame_len: usize, alternations: usize, milliseconds: u64) -> R
     netns::within(Some(space.as_fd()), || measure(frame_len, alternations, run, [cpus[0], cpus[cpus.len() - 1]]))?
 }
 
-fn ip(line: &str) -> Result<()> {
+pub(crate) fn ip(line: &str) -> Result<()> {
     let status = Command::new("ip").args(line.split(' ')).status().context("ip(8) is needed")?;
     ensure!(status.success(), "ip {line}");
     Ok(())

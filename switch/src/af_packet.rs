@@ -63,6 +63,16 @@ pub enum RawSocketError {
         /// The name as given.
         name: String,
     },
+    /// One of its queues cannot be bound, so that part of its traffic would be missed.
+    #[error("queue {queue} of the {queues} of interface {name:?} cannot be bound by AF_XDP")]
+    QueueMissed {
+        /// The name as given.
+        name: String,
+        /// The queue.
+        queue: u32,
+        /// How many the interface says it has.
+        queues: u32,
+    },
     /// The system said no; without CAP_NET_RAW this is `EPERM`.
     #[error("{what}: {source}")]
     Io {

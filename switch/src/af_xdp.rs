@@ -4,9 +4,9 @@
 //! and at no other time. So each frame has one owner, which [`frames`] keeps by types; here are the rings themselves, with
 //! the orderings that the kernel's `net/xdp/xsk_queue.h` pairs with, and the calls that make them.
 //!
-//! Each queue has memory of its own. Sharing one registration between queues would also share its mode and its lifetime,
-//! and two workers would have to agree about every frame; this way nobody but the owner of a queue touches its frames.
-//! Huge pages are taken where there are some ([`Area::huge`]); nobody else maps the memory, so it needs no file.
+//! The queues of a host have memory in common ([`pool`]), which is registered with each socket apart: to share one registration
+//! would also share its mode and its rings. Which frame is whose moves from queue to queue; at any time nobody but the owner
+//! touches it. Huge pages are taken where there are some ([`Area::huge`]); nobody else maps the memory, so it needs no file.
 //!
 //! Bounds: [`RING_LEN`] entries a ring, and as many frames each way. Any thread may own a socket, in whatever namespace it
 //! was made. The port made of the sockets is in [`port`], the program that feeds them in [`program`].
@@ -14,11 +14,15 @@
 #[cfg(feature = "testing")]
 pub mod bare;
 mod bpf;
+mod ethtool;
 mod frames;
 mod partial;
+mod pool;
 pub(crate) mod port;
 pub mod program;
-mod queue;
+pub(crate) mod queue;
+mod turn;
+mod tx;
 
 use crate::af_packet::RawSocketError;
 use crate::pool::Area;
@@ -37,6 +41,11 @@ pub(crate) const RING_LEN: u32 = 2048;
 const _: () = assert!(RING_LEN.is_power_of_two());
 /// Entries of the fill ring: twice as many as frames, for the kernel tells late which it has taken ([`RxFrames::give_back`]).
 const FILL_LEN: u32 = 2 * RING_LEN;
+/// Pieces that the kernel sends as one frame: `MAX_SKB_FRAGS` (linux/skbuff.h), which no config makes smaller, and the first.
+pub(crate) const PIECES_MAX: usize = 17;
+/// The same where the device reads them itself: what the one that takes fewest of those that take several does (i40e and ice: 8,
+/// `I40E_MAX_BUFFER_TXD`). A frame with more than its device takes would be lost without a word.
+const PIECES_ZERO_COPY_MAX: usize = 8;
 /// Bytes that the kernel keeps free before a frame that it writes (`XDP_PACKET_HEADROOM`, linux/bpf.h).
 pub(crate) const KERNEL_HEADROOM: u32 = 256;
 /// Bytes of frames, and the kernel's books about them, that the interface may not have sent yet: a whole tx ring of full frames.
@@ -126,6 +135,12 @@ impl<T: Entry> Ring<T> {
         Ring::new(mapping, &offsets, len).expect("laid out as it must be")
     }
 
+    /// As if the kernel had gone to sleep.
+    #[cfg(test)]
+    fn set_needs_wakeup(&self) {
+        self.counter(self.flags_at).store(libc::XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
+    }
+
     fn counter(&self, at: usize) -> &AtomicU32 {
         // SAFETY: `at` is one of three places that `new` found inside the mapping and aligned; the mapping lives as long as
         // `self`; whoever else touches the place, the kernel included, does so atomically.
@@ -178,13 +193,19 @@ impl<T: Entry> Producer<T> {
     /// Entries that have room.
     #[inline]
     pub(crate) fn room(&mut self, wanted: u32) -> u32 {
-        let free = self.ring.len - self.next.wrapping_sub(self.taken);
+        let free = self.free();
         if free >= wanted {
             return free;
         }
         // Acquire: what the consumer read of an entry it read before it gave the place back.
         self.taken = self.ring.taken();
-        self.ring.len - self.next.wrapping_sub(self.taken)
+        self.free()
+    }
+
+    /// A consumer that says it took what was never there has taken nothing: its ring then stays full.
+    #[inline]
+    fn free(&self) -> u32 {
+        self.ring.len.saturating_sub(self.next.wrapping_sub(self.taken))
     }
 
     /// Puts an entry in; the consumer does not see it yet.
@@ -236,7 +257,12 @@ impl<T: Entry> Consumer<T> {
         debug_assert!(ahead < self.ring.len, "a ring has no more entries");
         if self.filled.wrapping_sub(self.next) <= ahead {
             // Acquire: pairs with the producer's release, so that the entry and what it tells of are seen whole.
-            self.filled = self.ring.counter(self.ring.producer_at).load(Ordering::Acquire);
+            let filled = self.ring.counter(self.ring.producer_at).load(Ordering::Acquire);
+            // A producer that says it put in more than the ring holds has put in nothing: what lies there was taken before.
+            if filled.wrapping_sub(self.next) > self.ring.len {
+                return None;
+            }
+            self.filled = filled;
             if self.filled.wrapping_sub(self.next) <= ahead {
                 return None;
             }
@@ -267,8 +293,8 @@ impl<T: Entry> Consumer<T> {
 pub(crate) struct Mode {
     /// The device reads and writes the memory itself; else the kernel copies.
     pub(crate) is_zero_copy: bool,
-    /// Frames longer than one piece come and go in several.
-    pub(crate) has_pieces: bool,
+    /// Pieces that a frame of ours may have at most.
+    pub(crate) pieces_max: usize,
 }
 
 /// A bound socket, its memory, and its rings by direction.
@@ -290,23 +316,14 @@ pub(crate) enum Bound {
 }
 
 impl XdpSocket {
-    /// A socket on one queue of the interface with this index, in the calling thread's namespace, with frames of `frame_size`
-    /// bytes, a power of two. `is_large`: frames of the interface are longer than one of them.
+    /// A socket on one queue of the interface with this index, in the calling thread's namespace, with memory that the caller
+    /// made, and frames of it to receive by and to send by. `is_large`: frames of the interface are longer than one of them.
     ///
     /// Nothing comes until a program sends it there.
     ///
     /// # Errors
     /// [`RawSocketError::Io`]: the system's; `EBUSY` if another program has the queue.
-    pub(crate) fn open(index: u32, queue: u32, frame_size: u32, is_large: bool) -> Result<Bound, RawSocketError> {
-        let layout = Layout { frame_size, count: 2 * RING_LEN };
-        let area = Area::huge(layout.bytes())
-            .map_err(|source| RawSocketError::Io { what: "mapping memory for frames", source })?;
-        let frames = [Frame::numbered(0..RING_LEN), Frame::numbered(RING_LEN..2 * RING_LEN)];
-        XdpSocket::open_with(index, queue, Arc::new(area), layout, frames, is_large)
-    }
-
-    /// The same with memory that the caller made, and frames of it to receive by and to send by.
-    pub(crate) fn open_with(
+    pub(crate) fn open(
         index: u32,
         queue: u32,
         area: Arc<Area>,
@@ -372,7 +389,13 @@ fn bind(socket: BorrowedFd<'_>, index: u32, queue: u32, is_large: bool) -> io::R
         }
         match bind_with(socket, index, queue, flags | libc::XDP_USE_NEED_WAKEUP) {
             Ok(()) => {
-                return Ok(Some(Mode { is_zero_copy: flags & zero_copy != 0, has_pieces: flags & PIECES != 0 }));
+                let is_zero_copy = flags & zero_copy != 0;
+                let pieces_max = match (is_zero_copy, flags & PIECES != 0) {
+                    (_, false) => 1,
+                    (false, true) => PIECES_MAX,
+                    (true, true) => PIECES_ZERO_COPY_MAX,
+                };
+                return Ok(Some(Mode { is_zero_copy, pieces_max }));
             }
             // Not in this mode, or not this queue: in the end it was the queue.
             Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
@@ -491,6 +514,44 @@ fn get_option<T: Plain>(socket: BorrowedFd<'_>, option: libc::c_int, value: &mut
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_XDP, option, value, &raw mut len)
     };
     if answer == 0 { Ok(len as usize) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Questions and orders of the ethtool interface (linux/ethtool.h); the structure of each begins with its number.
+#[derive(Clone, Copy)]
+enum EthtoolCommand {
+    /// `struct ethtool_value`: flags.
+    GetFlags = 0x25,
+    SetFlags = 0x26,
+    /// `struct ethtool_channels`, nine words.
+    GetChannels = 0x3c,
+}
+
+/// Words of the longest structure of these, and more.
+const ETHTOOL_WORDS: usize = 16;
+
+/// Asks the interface of this name, with `value` as the structure's second word; answers the structure.
+fn ethtool(
+    socket: BorrowedFd<'_>,
+    name: &str,
+    command: EthtoolCommand,
+    value: u32,
+) -> io::Result<[u32; ETHTOOL_WORDS]> {
+    let mut words = [0; ETHTOOL_WORDS];
+    (words[0], words[1]) = (command as u32, value);
+    let mut wanted = [0; libc::IFNAMSIZ];
+    if name.len() >= wanted.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in wanted.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let data = libc::__c_anonymous_ifr_ifru { ifru_data: words.as_mut_ptr().cast() };
+    let mut request = libc::ifreq { ifr_name: wanted, ifr_ifru: data };
+    // SAFETY: the request is whole, its name ends with a zero, and it points at more words than the structure of any of these
+    // commands has; the kernel reads and writes no more than that.
+    // Why unsafe: neither rustix nor std has this call.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(words) }
 }
 
 /// The descriptor that a system call answered.

@@ -5,6 +5,7 @@
 //! the worker holds for the round: tails borrow the memory of ports, and nothing here can outlive the ports.
 //! Owned by one worker; nothing is allocated after construction.
 
+use crate::af_xdp::queue::Queue;
 use crate::checksum;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::ledger::DropReason;
@@ -33,7 +34,14 @@ pub struct Batch<'r> {
     /// Segments that its frames may still be cut into.
     cut_left: usize,
     segments: Vec<Segment<'r>>,
+    /// The queue that its frames lie in and may be handed over by; `None`: they stay where they are.
+    lender: Option<&'r Queue>,
+    /// By packet, where there is a lender: the number by which that knows the frame, or [`KEPT`].
+    lent: Box<[u16; BURST]>,
 }
+
+/// For a packet whose frame stays where it is.
+const KEPT: u16 = u16::MAX;
 
 impl Default for Batch<'_> {
     fn default() -> Self {
@@ -53,6 +61,8 @@ impl<'r> Batch<'r> {
             bytes_limit: usize::MAX,
             cut_left: BURST_CUT_MAX,
             segments: Vec::with_capacity(BURST * SEGMENTS_MAX),
+            lender: None,
+            lent: Box::new([KEPT; BURST]),
         }
     }
 
@@ -71,6 +81,8 @@ impl<'r> Batch<'r> {
             bytes_limit: usize::MAX,
             cut_left: BURST_CUT_MAX,
             segments,
+            lender: None,
+            lent: self.lent,
         }
     }
 
@@ -84,6 +96,41 @@ impl<'r> Batch<'r> {
         self.bytes_limit = bytes_limit;
         self.cut_left = BURST_CUT_MAX;
         self.segments.clear();
+        self.lender = None;
+    }
+
+    /// The frames of all its packets lie in memory of `queue`, which knows that of the last packet by the number `lent`; `None`:
+    /// that one is not to be handed over.
+    #[inline]
+    pub(crate) fn lend(&mut self, queue: &'r Queue, lent: Option<usize>) {
+        self.lender = Some(queue);
+        let lent = lent.and_then(|lent| u16::try_from(lent).ok()).unwrap_or(KEPT);
+        self.lent[self.len - 1] = lent;
+    }
+
+    /// From now on the frames of its packets stay where they are: more than one wants to read them.
+    #[inline]
+    pub fn keep_frames(&mut self) {
+        self.lender = None;
+    }
+
+    /// The queue whose frames may be handed over to another.
+    #[inline]
+    pub(crate) fn lender(&self) -> Option<&'r Queue> {
+        self.lender
+    }
+
+    /// The number by which the lender knows the frame of a packet; `None` if that is not to be handed over, or was already.
+    #[inline]
+    pub(crate) fn lent(&self, index: usize) -> Option<usize> {
+        let lent = self.lent[index];
+        (lent != KEPT).then_some(usize::from(lent))
+    }
+
+    /// The frame of a packet was handed over.
+    #[inline]
+    pub(crate) fn handed_over(&mut self, index: usize) {
+        self.lent[index] = KEPT;
     }
 
     /// Packets in the batch.

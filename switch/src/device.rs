@@ -59,6 +59,8 @@ pub struct HostDevice {
     mtu: Option<Arc<AtomicU32>>,
     /// How the driver does it; empty if there is nothing to tell.
     mode: &'static str,
+    /// Whether VLAN tags of received frames are lost.
+    are_tags_lost: bool,
     origin: Option<Origin>,
     place: Arc<dyn Place>,
 }
@@ -89,19 +91,20 @@ impl HostDevice {
                     if port.interface_index() != status.index {
                         return Err(absent());
                     }
-                    Opened { port: Arc::new(port), mtu: None, mode: "" }
+                    Opened { port: Arc::new(port), mtu: None, mode: "", are_tags_lost: false }
                 }
                 Driver::AfXdp => {
                     let port = XdpPort::open(&status, &XdpConfig { steering, is_generic: false })?;
-                    Opened { mtu: Some(port.mtu()), mode: port.mode(), port: Arc::new(port) }
+                    let (mtu, mode, are_tags_lost) = (Some(port.mtu()), port.mode(), port.are_tags_lost());
+                    Opened { port: Arc::new(port), mtu, mode, are_tags_lost }
                 }
             };
             Ok((watch, driver, opened))
         })
         .map_err(io("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
-        let Opened { port, mtu, mode } = opened;
+        let Opened { port, mtu, mode, are_tags_lost } = opened;
         place.publish(port);
-        Ok(HostDevice { watch, driver, mtu, mode, origin, place })
+        Ok(HostDevice { watch, driver, mtu, mode, are_tags_lost, origin, place })
     }
 
     /// How its frames are moved.
@@ -112,6 +115,12 @@ impl HostDevice {
     /// By whom the driver's program is run and who copies; empty for a driver without.
     pub fn mode(&self) -> &'static str {
         self.mode
+    }
+
+    /// Whether the device takes VLAN tags out of the frames it receives and does not let itself be told otherwise, so that by AF_XDP
+    /// they are lost.
+    pub fn are_tags_lost(&self) -> bool {
+        self.are_tags_lost
     }
 
     /// How the interface is now; `None` if it is gone for ever, or its namespace is. A port that must know the MTU follows it by
@@ -134,6 +143,7 @@ struct Opened {
     port: Arc<dyn Port>,
     mtu: Option<Arc<AtomicU32>>,
     mode: &'static str,
+    are_tags_lost: bool,
 }
 
 /// The driver that suits an interface. One of software hands over checksums that are left to do and TCP uncut, which packet

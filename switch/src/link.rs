@@ -39,6 +39,8 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 /// Leaves the counters out.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -61,6 +63,8 @@ pub struct LinkStatus {
     pub mac: MacAddr,
     /// Bytes of L3 payload.
     pub mtu: u32,
+    /// Queues to receive and to send by, as many as it may have in use.
+    pub queues: [u32; 2],
     /// Whether it speaks Ethernet.
     pub is_ethernet: bool,
     /// Whether an operator has it up.
@@ -201,6 +205,8 @@ fn read(message: &[u8], before: LinkStatus) -> Option<LinkStatus> {
         match kind {
             IFLA_IFNAME => now.name = text(value),
             IFLA_MTU => now.mtu = u32_at(value, 0)?,
+            IFLA_NUM_RX_QUEUES => now.queues[0] = u32_at(value, 0)?,
+            IFLA_NUM_TX_QUEUES => now.queues[1] = u32_at(value, 0)?,
             IFLA_ADDRESS => now.mac = value.try_into().map(MacAddr).unwrap_or_default(),
             IFLA_LINKINFO => {
                 let told = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);

@@ -225,7 +225,7 @@ impl Sleeper {
         for rx in &snapshot.rx[index] {
             if let Some(port) = snapshot.place(rx.port).and_then(|place| place.port.as_ref()) {
                 is_pending |= port.arm(rx.queue);
-                is_blind |= port.wake_fd(rx.queue).is_none();
+                is_blind |= port.is_blind(rx.queue);
             }
         }
         if !is_pending {
@@ -248,7 +248,8 @@ impl Sleeper {
         epoll::add(&epoll, &wake.fd, EventData::new_u64(WAKE), EventFlags::IN)?;
         for rx in &snapshot.rx[worker] {
             let port = snapshot.place(rx.port).and_then(|place| place.port.as_ref());
-            if let Some(fd) = port.and_then(|port| port.wake_fd(rx.queue)) {
+            let fds = port.map(|port| [port.wake_fd(rx.queue), port.tx_wake_fd(rx.queue)]);
+            for fd in fds.into_iter().flatten().flatten() {
                 match epoll::add(&epoll, fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET) {
                     // A guest may name one descriptor for several queues.
                     Ok(()) | Err(Errno::EXIST) => {}

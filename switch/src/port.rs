@@ -38,6 +38,18 @@ pub trait Port: Any + Send + Sync {
     /// What becomes readable when the rx queue has work while armed; `None` if nothing does and it must be polled.
     fn wake_fd(&self, queue: QueueIndex) -> Option<BorrowedFd<'_>>;
 
+    /// What becomes readable when another worker leaves frames of the tx queue of this number to the worker that polls the rx
+    /// queue, while that is armed; `None` if nobody ever does.
+    fn tx_wake_fd(&self, _queue: QueueIndex) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Whether the worker that polls the queue, which is armed, may sleep only for a short time: something is under way of whose
+    /// end nobody tells.
+    fn is_blind(&self, queue: QueueIndex) -> bool {
+        self.wake_fd(queue).is_none()
+    }
+
     /// Asks the device to wake us on new frames; answers whether some are there already.
     fn arm(&self, queue: QueueIndex) -> bool;
 

@@ -378,6 +378,10 @@ impl<P: Pipeline> Worker<P> {
                 let packets = batch.len() as u64;
                 assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
                 self.ledger.copies.add(outcomes - packets);
+                if outcomes > packets {
+                    // A frame that was handed over may be filled anew by anybody before its copies are made.
+                    batch.keep_frames();
+                }
                 debt.bytes = (debt.bytes + cost_bytes).saturating_sub(ROUND_BYTES);
                 if let Some(captured) = captured {
                     captured.finish(&self.lists, &self.ledger);

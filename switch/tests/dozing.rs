@@ -189,6 +189,90 @@ impl Port for Busy {
     fn disarm(&self, _queue: QueueIndex) {}
 }
 
+/// Has no frames; others may leave some to send, and something may be under way of which nobody tells the end.
+struct Sending {
+    silent: OwnedFd,
+    left: OwnedFd,
+    is_under_way: AtomicBool,
+    looks: AtomicU64,
+}
+
+impl Sending {
+    fn new() -> Arc<Sending> {
+        let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        let (is_under_way, looks) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Sending { silent: event(), left: event(), is_under_way, looks })
+    }
+}
+
+impl Port for Sending {
+    fn rx_queues(&self) -> u16 {
+        1
+    }
+
+    fn tx_queues(&self) -> u16 {
+        1
+    }
+
+    fn rx<'r>(&'r self, _ingress: PortIndex, _queue: QueueIndex, _batch: &mut Batch<'r>, _tally: &mut Tally) {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn rx_done(&self, _queue: QueueIndex) {}
+
+    fn tx(&self, _queue: QueueIndex, _batch: &mut Batch<'_>, _picks: &[u8], _tally: &mut Tally) {
+        unreachable!("everything is dropped");
+    }
+
+    fn wake_fd(&self, _queue: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.silent.as_fd())
+    }
+
+    fn tx_wake_fd(&self, _queue: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.left.as_fd())
+    }
+
+    fn is_blind(&self, _queue: QueueIndex) -> bool {
+        self.is_under_way.load(Ordering::SeqCst)
+    }
+
+    fn arm(&self, _queue: QueueIndex) -> bool {
+        false
+    }
+
+    fn disarm(&self, _queue: QueueIndex) {}
+}
+
+#[test]
+fn a_worker_that_sleeps_wakes_for_frames_that_were_left_and_looks_again_at_what_is_under_way() {
+    let (switch, port) = (switch(1, ADAPTIVE), Sending::new());
+    switch.place(DEAR).publish(port.clone());
+    switch.start().unwrap();
+    let looks = || port.looks.load(Ordering::SeqCst);
+    // Until nothing but what happens here wakes it.
+    let sleeps = || {
+        let mut before = looks();
+        until("it sleeps", || {
+            std::thread::sleep(Duration::from_millis(20));
+            std::mem::replace(&mut before, looks()) == looks()
+        });
+    };
+    for _ in 0..20 {
+        sleeps();
+        let before = looks();
+        rustix::io::write(&port.left, &1u64.to_ne_bytes()).unwrap();
+        until("it looks", || looks() > before);
+    }
+    sleeps();
+    port.is_under_way.store(true, Ordering::SeqCst);
+    rustix::io::write(&port.left, &1u64.to_ne_bytes()).unwrap();
+    let before = looks();
+    until("it looks again and again", || looks() > before + 100);
+    port.is_under_way.store(false, Ordering::SeqCst);
+    sleeps();
+    switch.stop();
+}
+
 fn switch(workers: usize, poll: Poll) -> Arc<Switch<Nowhere>> {
     let config = SwitchConfig { workers: vec![WorkerSpec::default(); workers], poll, mac_max: 100, mac_age_s: 300 };
     let switch = Switch::new(&config).unwrap();

@@ -202,6 +202,12 @@ fn open_device(
     });
     let config = DeviceConfig { name: name.to_owned(), netns: handle, driver, steering };
     let device = HostDevice::open(config, place).map_err(|error| failed(error.to_string()))?;
+    if device.are_tags_lost() {
+        tracing::warn!(
+            device = name,
+            "the device takes VLAN tags out of frames (rx-vlan-offload) and cannot be told not to: by AF_XDP they are lost"
+        );
+    }
     Ok(Box::new(device))
 }
 

@@ -1,4 +1,5 @@
-//! What can be done at least by AF_XDP: a forwarder between two interfaces that looks at nothing, a source of frames and a sink.
+//! What can be done at least by AF_XDP: a forwarder between two interfaces that looks at nothing, a source of frames and a sink;
+//! and the least program that shares an interface with the host.
 //! Behind the feature `testing`: the benches hold the switch against it.
 //!
 //! The forwarder copies nothing: one memory is registered with the sockets of both interfaces, and a frame that one received is
@@ -32,8 +33,8 @@ fn index_of(name: &str) -> Result<u32, RawSocketError> {
 }
 
 fn socket(index: u32, area: &Arc<Area>, layout: Layout, frames: [Vec<Frame>; 2]) -> Result<Queue, RawSocketError> {
-    match XdpSocket::open_with(index, 0, area.clone(), layout, frames, false)? {
-        Bound::Socket(socket) => Ok(Queue::new(*socket)),
+    match XdpSocket::open(index, 0, area.clone(), layout, frames, false)? {
+        Bound::Socket(socket) => Queue::new(*socket, None).map_err(failed("making a descriptor")),
         Bound::NoQueue => Err(failed("binding to queue 0")(io::ErrorKind::Unsupported.into())),
     }
 }
@@ -140,10 +141,16 @@ impl Source {
     }
 }
 
+/// Does the same with every frame.
+fn attach_always(name: &str, action: i32) -> Result<(Link, Program), RawSocketError> {
+    let program = Program::load(&program::always(action)).map_err(failed("loading a program"))?;
+    let link = program.attach(index_of(name)?).map_err(failed("attaching a program"))?;
+    Ok((link, program))
+}
+
 /// Drops what an interface receives, before the kernel makes packets of it.
 pub struct Sink {
-    _link: Link,
-    _program: Program,
+    _attached: (Link, Program),
 }
 
 impl Sink {
@@ -152,8 +159,21 @@ impl Sink {
     /// # Errors
     /// [`RawSocketError`].
     pub fn open(name: &str) -> Result<Sink, RawSocketError> {
-        let program = Program::load(&program::nothing()).map_err(failed("loading a program"))?;
-        let link = program.attach(index_of(name)?).map_err(failed("attaching a program"))?;
-        Ok(Sink { _link: link, _program: program })
+        Ok(Sink { _attached: attach_always(name, program::DROP)? })
+    }
+}
+
+/// Passes what an interface receives on to the host: what any program costs it at least.
+pub struct Passing {
+    _attached: (Link, Program),
+}
+
+impl Passing {
+    /// At this interface, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// [`RawSocketError`].
+    pub fn open(name: &str) -> Result<Passing, RawSocketError> {
+        Ok(Passing { _attached: attach_always(name, program::PASS)? })
     }
 }

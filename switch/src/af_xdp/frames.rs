@@ -4,6 +4,9 @@
 //! on the way back, so a frame is free, in the fill ring, received, or being sent, and never two of these. What comes back
 //! is checked against the memory's bounds; that the kernel gives back each frame once is its promise.
 //!
+//! A received frame may leave by another queue of the same memory without a copy: the sender gives a free one of its own for it
+//! ([`RxFrames::exchange`]), so that each direction of each queue has as many as ever and nobody has to bring any home.
+//!
 //! The frames of both directions are apart, so that each has its own lock, and the frames that wait for a slow receiver are
 //! never those that the next ones should come in by. Nothing is allocated after construction.
 
@@ -55,6 +58,12 @@ impl Frame {
     pub(crate) fn numbered(numbers: Range<u32>) -> Vec<Frame> {
         numbers.map(Frame).collect()
     }
+
+    /// Its number.
+    #[inline]
+    pub(crate) fn number(&self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// A piece of a received frame: where it lies in the memory.
@@ -85,7 +94,7 @@ impl RxFrames {
     ) -> RxFrames {
         let mut lent = Vec::with_capacity(RING_LEN as usize);
         lent.extend(frames);
-        assert!(lent.len() <= RING_LEN as usize, "the fill ring has room for all of them");
+        assert!(lent.len() <= RING_LEN as usize, "the rx ring has room for all of them");
         let mut rx = RxFrames { layout, fill, received, lent };
         rx.give_back();
         rx
@@ -109,7 +118,7 @@ impl RxFrames {
     }
 
     /// Takes the next piece of a frame of which [`RxFrames::next_pieces`] told. It stays where it is until
-    /// [`RxFrames::give_back`]. `None` for one that lies in no frame.
+    /// [`RxFrames::give_back`], unless it is exchanged. `None` for one that lies in no frame.
     ///
     /// # Panics
     /// If there is none.
@@ -120,6 +129,39 @@ impl RxFrames {
         let frame = self.layout.frame(addr)?;
         self.lent.push(frame);
         self.layout.holds(addr, len).then_some(Piece { at: addr as usize, len: len as usize })
+    }
+
+    /// Where among the frames that were taken the last one is: what [`RxFrames::exchange`] knows it by.
+    ///
+    /// # Panics
+    /// If none was taken.
+    #[inline]
+    pub(crate) fn last_taken(&self) -> usize {
+        self.lent.len().checked_sub(1).expect("whoever asks has taken one")
+    }
+
+    /// Where the frame begins that was taken as number `at`; `None` if there is none.
+    #[inline]
+    pub(crate) fn start_of(&self, at: usize) -> Option<u64> {
+        self.lent.get(at).map(|frame| self.layout.start(frame))
+    }
+
+    /// The frame that was taken as number `at`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[inline]
+    pub(crate) fn taken(&self, at: usize) -> &Frame {
+        &self.lent[at]
+    }
+
+    /// Hands over the frame that was taken as number `at`, and has `other` go back to the kernel in its place.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[inline]
+    pub(crate) fn exchange(&mut self, at: usize, other: Frame) -> Frame {
+        std::mem::replace(&mut self.lent[at], other)
     }
 
     /// Where the frame begins that is `ahead` pieces behind the next one, to be looked at soon.
@@ -197,12 +239,6 @@ impl TxFrames {
         self.completed.release();
     }
 
-    /// Frames that one of `len` bytes needs.
-    #[inline]
-    pub(crate) fn count_for(&self, len: usize) -> usize {
-        len.div_ceil(self.layout.frame_size as usize).max(1)
-    }
-
     /// Whether so many pieces can be put behind each other now.
     #[inline]
     pub(crate) fn has_room(&mut self, pieces: usize) -> bool {
@@ -222,6 +258,28 @@ impl TxFrames {
         write(addr as usize);
         let options = if has_more { libc::XDP_PKT_CONTD } else { 0 };
         self.ring.push(Descriptor { addr, len: len as u32, options });
+    }
+
+    /// A frame that is free; the caller puts another in its place ([`TxFrames::put_whole`]).
+    ///
+    /// # Panics
+    /// If there is none.
+    #[inline]
+    pub(crate) fn take_free(&mut self) -> Frame {
+        self.free.pop().expect("whoever takes has asked for room")
+    }
+
+    /// Puts a frame of the same memory, in which `len` bytes lie at `addr`.
+    ///
+    /// # Errors
+    /// The frame, if there is no room.
+    #[inline]
+    pub(crate) fn put_whole(&mut self, frame: Frame, addr: u64, len: u32) -> Result<(), Frame> {
+        if self.ring.room(1) == 0 {
+            return Err(frame);
+        }
+        self.ring.push(Descriptor { addr, len, options: 0 });
+        Ok(())
     }
 
     /// Shows the kernel what was put.
@@ -246,19 +304,6 @@ impl TxFrames {
             self.layout.frame(address).into_iter().for_each(&mut then);
         }
         self.completed.release();
-    }
-
-    /// Puts a frame of the caller's, in which `len` bytes lie at `addr`.
-    ///
-    /// # Errors
-    /// The frame, if there is no room.
-    #[inline]
-    pub(crate) fn put_whole(&mut self, frame: Frame, addr: u64, len: u32) -> Result<(), Frame> {
-        if self.ring.room(1) == 0 {
-            return Err(frame);
-        }
-        self.ring.push(Descriptor { addr, len, options: 0 });
-        Ok(())
     }
 
     /// Puts the frame of this number, which is never written and may be there already; false if there is no room.

@@ -13,9 +13,14 @@
 //! In a tunnel it is the inner sender who leaves it; the outer sums are finished or absent. So where tunnels of ours end, the
 //! frames in them are looked into as well: VXLAN (RFC 7348), Geneve (RFC 8926) and GRE with Ethernet inside (RFC 7637).
 //!
+//! A frame may be longer than its packet: padded to the shortest length of a wire, or with a trailer. What stands there is no part
+//! of the checksum (RFC 1071 sums the packet), while whoever takes the claim over sums to the frame's end. So in such a
+//! frame it is finished at once ([`complete`]), unless it would have to be cut, which leaves it as it is.
+//!
 //! Pure. Reads headers as far as they lie in the head; what does not is left as it is. Transport protocols: TCP and UDP. The
 //! sum of SCTP (a CRC) is not looked for.
 
+use crate::batch::Batch;
 use crate::checksum::Sum;
 use crate::offload::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, OffloadClaim};
 
@@ -35,24 +40,50 @@ const ETHERTYPE_TEB: u16 = 0x6558;
 
 /// The claim of a sender whose frame of `len` bytes begins with `head`, behind a device of this MTU, bytes of L3 payload.
 /// `tunnels`: the UDP ports of tunnels that end here; `None`: none end here.
-pub(super) fn claim(head: &[u8], len: usize, mtu: usize, tunnels: Option<&[u16]>) -> OffloadClaim {
-    match look(head, 0, len, mtu) {
-        Look::Left(claim) => claim,
+pub(super) fn claim(head: &[u8], len: usize, mtu: usize, tunnels: Option<&[u16]>) -> Left {
+    let left = match look(head, 0, len, mtu) {
+        Look::Left(left) => Some(left),
         Look::Done { protocol, l4 } => {
             let inner = tunnels.and_then(|ports| inner(head, protocol, l4, ports));
             match inner.map(|inner| look(head, inner, len, usize::MAX)) {
-                Some(Look::Left(claim)) => claim,
-                _ => OffloadClaim::default(),
+                Some(Look::Left(left)) => Some(left),
+                _ => None,
             }
         }
-        Look::Unknown => OffloadClaim::default(),
+        Look::Unknown => None,
+    };
+    left.unwrap_or(Left { claim: OffloadClaim::default(), end: len })
+}
+
+/// What was left, and where the packet ends that it is about, bytes from the start of the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Left {
+    pub(super) claim: OffloadClaim,
+    pub(super) end: usize,
+}
+
+/// Finishes a checksum that was left in a packet that ends at `left.end` of a longer frame, which is the batch's at `index`.
+#[cold]
+pub(super) fn complete(batch: &mut Batch<'_>, index: usize, left: &Left) {
+    let (packet, tail) = batch.frame(index);
+    let start = usize::from(left.claim.csum_start);
+    let field = start + usize::from(left.claim.csum_offset);
+    let head = packet.head_mut();
+    let mut sum = Sum::default();
+    sum.add(head.get(start..left.end.min(head.len())).expect("the claim is about headers that were read in the head"));
+    let mut missing = left.end.saturating_sub(head.len()) as u32;
+    for segment in tail {
+        let piece = segment.take(missing);
+        missing -= piece.len();
+        sum.add_segment(&piece);
     }
+    head[field..field + 2].copy_from_slice(&sum.udp_checksum().to_be_bytes());
 }
 
 /// What a look at a frame's headers found.
 enum Look {
     /// A checksum that was left.
-    Left(OffloadClaim),
+    Left(Left),
     /// None: a packet of this protocol, whose header begins at `l4`.
     Done { protocol: u8, l4: usize },
     /// Nothing that could be read.
@@ -140,19 +171,31 @@ fn find(head: &[u8], start: usize, len: usize, mtu: usize) -> Option<Look> {
         ..OffloadClaim::default()
     };
     if end - l3 > mtu && protocol == TCP {
+        if end < len {
+            return None;
+        }
         let header_end = l4 + usize::from(head.get(l4 + 12)? >> 4) * 4;
         let is_congested = head.get(l4 + 13)? & TCP_CWR != 0;
         claim.gso_type = gso_type | if is_congested { GSO_ECN } else { 0 };
         claim.gso_size = u16::try_from(mtu.checked_sub(header_end - l3)?).ok()?;
         claim.hdr_len = header_end as u16;
     }
-    Some(Look::Left(claim))
+    Some(Look::Left(Left { claim, end }))
 }
 
 #[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "test code")]
 mod tests {
     use super::*;
+    use crate::ids::{PortIndex, QueueIndex};
+    use crate::segment::Segment;
+
+    /// What is claimed of a frame without anything behind its packet.
+    fn claim(head: &[u8], len: usize, mtu: usize, tunnels: Option<&[u16]>) -> OffloadClaim {
+        let left = super::claim(head, len, mtu, tunnels);
+        assert_eq!(left.end, len);
+        left.claim
+    }
 
     /// A TCP or UDP packet with its checksum left, behind `tags` VLAN tags.
     fn frame(is_v6: bool, protocol: u8, tags: usize, payload: usize) -> Vec<u8> {
@@ -201,14 +244,45 @@ mod tests {
                         ..OffloadClaim::default()
                     };
                     assert_eq!(claim(&bytes, bytes.len(), 1500, None), expected);
-                    // Padded as a short frame is.
-                    bytes.extend([0; 10]);
-                    assert_eq!(claim(&bytes, bytes.len(), 1500, None), expected);
                     bytes[l4 + offset] ^= 1;
                     assert!(claim(&bytes, bytes.len(), 1500, None).is_none());
                 }
             }
         }
+    }
+
+    /// The checksum of TCP or UDP over what the IP header says its packet is, by the sum that was left in its field.
+    fn whole(frame: &[u8], l4: usize, end: usize) -> u16 {
+        let mut sum = Sum::default();
+        sum.add(&frame[l4..end]);
+        sum.udp_checksum()
+    }
+
+    #[test]
+    fn what_stands_behind_a_packet_is_no_part_of_its_checksum() {
+        // In the head alone, and with a tail in which packet and trailer meet.
+        for payload in [5, 33, 300] {
+            for (tags, trailer) in [(0, 1), (0, 7), (1, 60), (2, 200)] {
+                for is_v6 in [false, true] {
+                    let mut bytes = frame(is_v6, TCP, tags, payload);
+                    let (l4, end) = (14 + 4 * tags + if is_v6 { 40 } else { 20 }, bytes.len());
+                    bytes.extend((0..trailer).map(|at| 0x77u8.wrapping_mul(at as u8 | 1)));
+                    let left = super::claim(&bytes[..bytes.len().min(128)], bytes.len(), 1500, None);
+                    assert_eq!((left.end, usize::from(left.claim.csum_start)), (end, l4));
+                    let mut batch = Batch::new();
+                    let segment = Segment::from(&bytes[..]);
+                    assert!(batch.put(PortIndex(0), QueueIndex(0), segment, OffloadClaim::default()));
+                    complete(&mut batch, 0, &left);
+                    let field = l4 + TCP_CHECKSUM;
+                    let expected = whole(&bytes, l4, end);
+                    assert_eq!(batch.packets()[0].head()[field..field + 2], expected.to_be_bytes());
+                }
+            }
+        }
+        // One to be cut tells no way to leave the trailer out.
+        let mut large = frame(false, TCP, 0, 9000);
+        large.push(1);
+        assert!(claim(&large[..128], large.len(), 1500, None).is_none());
     }
 
     #[test]

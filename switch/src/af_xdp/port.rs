@@ -17,19 +17,21 @@
 //! every so many bursts ([`super::queue`]) and before the worker sleeps.
 
 use super::bpf::{Link, SocketMap};
-use super::frames::{RxFrames, TxFrames};
+use super::ethtool::{Ethtool, TagsStay};
+use super::frames::RxFrames;
+use super::pool::Seat;
 use super::program::{self, Steered, Steering, Unclaimed};
 use super::queue::Queue;
-use super::{Bound, KERNEL_HEADROOM, RING_LEN, XdpSocket, partial, refill};
+use super::tx::Burst;
+use super::{Bound, KERNEL_HEADROOM, PIECES_MAX, RING_LEN, XdpSocket, partial, refill};
 use crate::af_packet::{Promiscuity, RawSocketError};
 use crate::batch::{BURST, Batch, Fit};
 use crate::ids::{PortIndex, QUEUES_MAX, QueueIndex};
 use crate::ledger::{DropReason, Tally};
 use crate::link::LinkStatus;
 use crate::offload::{EgressOffloads, OffloadClaim};
-use crate::packet::{HEAD_COPY, HEAD_MAX, Packet, SEGMENTS_MAX};
+use crate::packet::{HEAD_COPY, HEAD_MAX, SEGMENTS_MAX};
 use crate::port::Port;
-use crate::segment::{Segment, SegmentMut};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -40,10 +42,8 @@ use std::sync::Arc;
 const SMALL_FRAME: u32 = 2048;
 const LARGE_FRAME: u32 = 4096;
 /// Ethernet header, and one VLAN tag.
-const ETHERNET_LEN: usize = 14;
-const TAG_LEN: usize = 4;
-/// Pieces that the kernel sends as one frame: `MAX_SKB_FRAGS` (linux/skbuff.h), which no config makes smaller, and the first.
-const PIECES_MAX: usize = 17;
+pub(super) const ETHERNET_LEN: usize = 14;
+pub(super) const TAG_LEN: usize = 4;
 const _: () = assert!(PIECES_MAX * LARGE_FRAME as usize >= 65_536 + ETHERNET_LEN + 2 * TAG_LEN);
 const _: () = assert!(SEGMENTS_MAX * (LARGE_FRAME - KERNEL_HEADROOM) as usize >= 65_536 + ETHERNET_LEN + 2 * TAG_LEN);
 /// Bytes that the headers of a tunnel over IPv6, with a few options, and those of an inner frame take.
@@ -58,6 +58,11 @@ pub(crate) struct XdpPort {
     /// Detaches the program when the port goes; before the sockets, so that frames go to the host again.
     _link: Link,
     queues: Box<[CachePadded<Queue>]>,
+    /// How many of them the interface sends by.
+    tx_queues: u16,
+    _tags: Option<TagsStay>,
+    /// Whether the device takes VLAN tags out of frames and does not let itself be told otherwise.
+    are_tags_lost: bool,
     /// Bytes of L3 payload that the interface takes; followed by the control side.
     mtu: Arc<AtomicU32>,
     /// Whether senders may leave work to the device.
@@ -81,6 +86,51 @@ pub(crate) struct XdpConfig {
     pub(crate) is_generic: bool,
 }
 
+/// A socket on each of the interface's queues, of which it says it has `count`; if that `is_exact`, on each of so many.
+fn open_queues(
+    status: &LinkStatus,
+    count: u32,
+    is_exact: bool,
+    frame_size: u32,
+    is_large: bool,
+) -> Result<Vec<CachePadded<Queue>>, RawSocketError> {
+    let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    let wanted = if is_exact { count as usize } else { (count as usize).min(QUEUES_MAX + 1) };
+    let mut queues = Vec::new();
+    let mut seats = Vec::new().into_iter();
+    for number in 0..wanted as u32 {
+        if queues.len() == QUEUES_MAX {
+            return Err(RawSocketError::TooManyQueues { name: status.name.clone() });
+        }
+        let seat = match seats.next() {
+            Some(seat) => seat,
+            None => {
+                let wanted = if is_exact { wanted } else { 1 };
+                seats = Seat::take(wanted, frame_size).map_err(io("mapping memory for frames"))?.into_iter();
+                seats.next().expect("one was taken")
+            }
+        };
+        match XdpSocket::open(status.index, number, seat.area().clone(), seat.layout(), seat.frames(), is_large)? {
+            Bound::Socket(socket) => {
+                let queue = Queue::new(*socket, Some(seat)).map_err(io("making a descriptor"))?;
+                queues.push(CachePadded::new(queue));
+            }
+            Bound::NoQueue if is_exact && number > 0 => {
+                return Err(RawSocketError::QueueMissed {
+                    name: status.name.clone(),
+                    queue: number,
+                    queues: wanted as u32,
+                });
+            }
+            Bound::NoQueue => break,
+        }
+    }
+    if queues.is_empty() {
+        return Err(io("binding an AF_XDP socket to the interface")(io::ErrorKind::Unsupported.into()));
+    }
+    Ok(queues)
+}
+
 impl XdpPort {
     /// Opens the interface in the calling thread's namespace. Needs CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK.
     ///
@@ -99,17 +149,18 @@ impl XdpPort {
         let is_large = !link.is_native
             || status.mtu as usize + ETHERNET_LEN + 2 * TAG_LEN > (SMALL_FRAME - KERNEL_HEADROOM) as usize;
         let frame_size = if is_large { LARGE_FRAME } else { SMALL_FRAME };
-        let mut queues = Vec::new();
-        while let Bound::Socket(socket) = XdpSocket::open(status.index, queues.len() as u32, frame_size, is_large)? {
-            if queues.len() == QUEUES_MAX {
-                // The program would let its frames pass to the host: to lose part of the traffic is worse than none.
-                return Err(RawSocketError::TooManyQueues { name: status.name.clone() });
-            }
-            queues.push(CachePadded::new(Queue::new(*socket)));
+        let ethtool = Ethtool::open(&status.name).map_err(io("asking about the interface"))?;
+        let (counts, is_exact) = match ethtool.queues() {
+            Ok(counts) => (counts, true),
+            // As many as it may have; those it has in use are the first of them.
+            Err(_) => (status.queues, false),
+        };
+        let [rx_queues, tx_queues] = counts.map(|count| count.max(1));
+        if is_exact && rx_queues as usize > QUEUES_MAX {
+            // The program would let its frames pass to the host: to lose part of the traffic is worse than none.
+            return Err(RawSocketError::TooManyQueues { name: status.name.clone() });
         }
-        if queues.is_empty() {
-            return Err(io("binding an AF_XDP socket to the interface")(io::ErrorKind::Unsupported.into()));
-        }
+        let queues = open_queues(status, rx_queues, is_exact, frame_size, is_large)?;
         for (queue, number) in queues.iter().zip(0..) {
             sockets.set(number, queue.socket.as_fd()).map_err(io("putting a socket into the map"))?;
         }
@@ -118,11 +169,17 @@ impl XdpPort {
             Steering::Everything | Steering::Exclusive(_) => true,
             Steering::Only(ours) => !ours.vlans.is_empty(),
         };
+        let has_tags = config.steering.has_tags();
+        let tags = if has_tags { TagsStay::begin(ethtool) } else { None };
+        let are_tags_lost = has_tags && tags.is_none();
         let promiscuity = if wants_all { Some(Promiscuity::open(&status.name, status.index)?) } else { None };
         Ok(XdpPort {
             is_native: link.is_native,
             _link: link,
+            tx_queues: queues.len().min(tx_queues as usize) as u16,
             queues: queues.into(),
+            _tags: tags,
+            are_tags_lost,
             mtu: Arc::new(AtomicU32::new(status.mtu)),
             // A driver of hardware tells no kind; it also finishes or checks what it receives.
             is_software: !status.kind.is_empty(),
@@ -146,6 +203,11 @@ impl XdpPort {
             (true, false) => "native, copy",
             (false, _) => "generic, copy",
         }
+    }
+
+    /// Whether frames with VLAN tags come without them.
+    pub(crate) fn are_tags_lost(&self) -> bool {
+        self.are_tags_lost
     }
 
     fn queue(&self, index: QueueIndex) -> &Queue {
@@ -189,6 +251,7 @@ impl XdpPort {
         tally.moved(piece.len);
         let frame = queue.area.segment(piece.at, piece.len);
         assert!(batch.put(at.0, at.1, frame, OffloadClaim::default()), "the batch has room");
+        batch.lend(queue, Some(rx.last_taken()));
         self.guess(batch);
     }
 
@@ -230,6 +293,7 @@ impl XdpPort {
                 packet.commit(OffloadClaim::default());
                 let last = batch.len() - 1;
                 batch.pull(last, HEAD_COPY).expect("a head holds as much");
+                batch.lend(queue, None);
                 self.guess(batch);
             }
         }
@@ -247,94 +311,12 @@ impl XdpPort {
         if let Some(packet) = batch.packets_mut().last_mut() {
             let tunnels = self.has_tunnels.then_some(&self.tunnel_ports[..]);
             let mtu = self.mtu.load(Ordering::Relaxed) as usize;
-            packet.claim = partial::claim(packet.head(), packet.len(), mtu, tunnels);
-        }
-    }
-
-    /// Whether so many pieces can be put; the kernel is asked to take what is there already if they cannot.
-    #[inline]
-    fn has_room(&self, queue: &Queue, tx: &mut TxFrames, pieces: usize, may_wait: &mut bool) -> bool {
-        tx.has_room(pieces) || *may_wait && self.make_room(queue, tx, pieces, may_wait)
-    }
-
-    /// As when a large frame is cut into more than the ring holds. Once it did not help, not again for this burst.
-    #[cold]
-    fn make_room(&self, queue: &Queue, tx: &mut TxFrames, pieces: usize, may_wait: &mut bool) -> bool {
-        tx.publish();
-        self.push_out(queue);
-        tx.reap();
-        *may_wait = tx.has_room(pieces);
-        *may_wait
-    }
-
-    /// Puts one frame into the tx ring.
-    #[inline]
-    fn put(
-        &self,
-        queue: &Queue,
-        tx: &mut TxFrames,
-        (packet, tail): (&Packet, &[Segment<'_>]),
-        may_wait: &mut bool,
-        tally: &mut Tally,
-    ) {
-        let len = packet.len();
-        if len > self.frame_max() && !is_tagged_and_fits(packet, len, self.frame_max()) {
-            return tally.drop(DropReason::OverMtu);
-        }
-        let pieces = tx.count_for(len);
-        if len < ETHERNET_LEN {
-            return tally.drop(DropReason::Truncated);
-        }
-        if pieces > 1 && (!queue.mode.has_pieces || pieces > PIECES_MAX) {
-            return tally.drop(DropReason::BufferTooSmall);
-        }
-        if !self.has_room(queue, tx, pieces, may_wait) {
-            return tally.drop(DropReason::RxRingFull);
-        }
-        if pieces == 1 {
-            tx.put(len, false, |at| {
-                let mut room = queue.area.segment_mut(at, len);
-                room.write(packet.head());
-                for segment in tail {
-                    room.write_from(segment);
-                }
-            });
-        } else {
-            put_pieces(queue, tx, packet, tail);
-        }
-        tally.moved(len);
-    }
-}
-
-/// Whether a frame is over the MTU only by its VLAN tag, which does not count.
-#[cold]
-fn is_tagged_and_fits(packet: &Packet, len: usize, frame_max: usize) -> bool {
-    let is_tagged = matches!(packet.head().get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
-    is_tagged && len <= frame_max + TAG_LEN
-}
-
-/// Puts a frame that is longer than one of the memory's into several.
-#[cold]
-fn put_pieces(queue: &Queue, tx: &mut TxFrames, packet: &Packet, tail: &[Segment<'_>]) {
-    let mut sources = std::iter::once(Segment::from(packet.head())).chain(tail.iter().copied());
-    let mut source = Segment::default();
-    let mut left = packet.len();
-    while left > 0 {
-        let len = left.min(queue.layout.frame_size as usize);
-        left -= len;
-        tx.put(len, left > 0, |at| {
-            let mut room: SegmentMut<'_> = queue.area.segment_mut(at, len);
-            while !room.is_empty() {
-                if source.is_empty() {
-                    match sources.next() {
-                        Some(next) => source = next,
-                        None => break,
-                    }
-                }
-                let written = room.write_from(&source);
-                source = source.skip(written);
+            let left = partial::claim(packet.head(), packet.len(), mtu, tunnels);
+            if left.end < packet.len() {
+                return partial::complete(batch, batch.len() - 1, &left);
             }
-        });
+            packet.claim = left.claim;
+        }
     }
 }
 
@@ -344,7 +326,7 @@ impl Port for XdpPort {
     }
 
     fn tx_queues(&self) -> u16 {
-        self.queues.len() as u16
+        self.tx_queues
     }
 
     fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
@@ -400,29 +382,30 @@ impl Port for XdpPort {
         if self.is_gone() {
             return all(tally, DropReason::PortGone);
         }
-        let Some(mut tx) = queue.lock_tx() else { return all(tally, DropReason::TxContended) };
-        tx.reap();
-        let mut may_wait = true;
+        let Some(mut burst) = Burst::begin(queue, batch, self.frame_max()) else {
+            return all(tally, DropReason::TxContended);
+        };
         for &pick in picks {
             let pick = usize::from(pick);
             match batch.fit(pick, EgressOffloads::default()) {
                 Fit::AsIs => {
-                    self.put(queue, &mut tx, batch.look(pick), &mut may_wait, tally);
+                    if burst.put(batch.look(pick), batch.lent(pick), tally) {
+                        batch.handed_over(pick);
+                    }
                 }
                 Fit::Cut => {
                     let mut cut = batch.cut(pick, EgressOffloads::default());
                     tally.cut_into(cut.count());
                     while let Some(segment) = cut.next_segment() {
-                        self.put(queue, &mut tx, segment, &mut may_wait, tally);
+                        burst.put(segment, None, tally);
                     }
                 }
                 Fit::Drop(reason) => tally.drop(reason),
             }
         }
-        tx.publish();
-        // Without the lock: the kernel has one of its own for this, and copies every frame under it.
-        drop(tx);
-        self.push_out(queue);
+        if burst.end().and_then(|()| queue.push_out()).is_err() {
+            self.is_gone.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The socket. Watch it edge-triggered: it also shows an error for ever once the interface is gone.
@@ -430,16 +413,28 @@ impl Port for XdpPort {
         Some(self.queue(index).socket.as_fd())
     }
 
-    /// Nothing to ask for: the kernel signals every frame. A queue that has frames to send left stays awake.
+    fn tx_wake_fd(&self, index: QueueIndex) -> Option<BorrowedFd<'_>> {
+        Some(self.queue(index).left.as_fd())
+    }
+
+    /// Nothing tells when a device that had no room, or reads frames itself, has sent what it has.
+    fn is_blind(&self, index: QueueIndex) -> bool {
+        !self.is_gone() && self.queue(index).has_waiting()
+    }
+
+    /// Nothing to ask for: the kernel signals every frame.
     fn arm(&self, index: QueueIndex) -> bool {
         let queue = self.queue(index);
-        if queue.has_unsent.load(Ordering::Relaxed) && !queue.is_down.load(Ordering::Relaxed) && !self.is_gone() {
-            return true;
+        queue.fall_asleep();
+        if !self.is_gone() && queue.has_waiting() {
+            self.push_out(queue);
         }
         let Some(mut rx) = queue.try_rx() else { return true };
         queue.look_at_losses(&mut rx);
         !rx.frames.is_empty() || queue.lost_untold.load(Ordering::Relaxed) > 0
     }
 
-    fn disarm(&self, _queue: QueueIndex) {}
+    fn disarm(&self, index: QueueIndex) {
+        self.queue(index).wake_up();
+    }
 }

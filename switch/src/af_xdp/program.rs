@@ -38,6 +38,14 @@ impl Steering {
         ports.into_iter().collect()
     }
 
+    /// Whether frames with VLAN tags can be ours.
+    pub(super) fn has_tags(&self) -> bool {
+        match self {
+            Steering::Everything | Steering::Exclusive(_) => true,
+            Steering::Only(ours) => !ours.vlans.is_empty() || ours.tunnels.iter().any(|end| end.vlan.is_some()),
+        }
+    }
+
     /// Whether tunnels end here.
     pub(super) fn has_tunnels(&self) -> bool {
         matches!(self, Steering::Exclusive(ours) | Steering::Only(ours) if !ours.tunnels.is_empty())
@@ -128,7 +136,9 @@ pub(super) enum Unclaimed {
     Pass,
 }
 
-const PASS: i32 = 2;
+#[cfg(feature = "testing")]
+pub(super) const DROP: i32 = 1;
+pub(super) const PASS: i32 = 2;
 
 impl Unclaimed {
     fn action(self) -> i32 {
@@ -339,12 +349,11 @@ fn everything(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
     program.finish()
 }
 
-/// A program that drops every frame.
+/// A program that does the same with every frame (`enum xdp_action`).
 #[cfg(feature = "testing")]
-pub(super) fn nothing() -> Vec<Instruction> {
-    const DROP: i32 = 1;
+pub(super) fn always(action: i32) -> Vec<Instruction> {
     let mut program = Assembler::default();
-    program.set(R0, DROP);
+    program.set(R0, action);
     program.exit();
     program.finish()
 }

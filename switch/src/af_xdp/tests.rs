@@ -32,6 +32,24 @@ fn entries_come_out_of_a_ring_as_they_went_in_also_when_the_counters_wrap() {
 }
 
 #[test]
+fn a_counter_of_the_other_side_that_went_wild_gives_neither_room_nor_entries() {
+    let ring = Ring::<u64>::alone(8);
+    let (mut producer, mut consumer) = (Producer::new(ring.clone()), Consumer::new(ring.clone()));
+    (0..3).for_each(|entry| producer.push(entry));
+    producer.publish();
+    assert_eq!(consumer.peek(0), Some(0));
+    consumer.advance(3);
+    consumer.release();
+    for wild in [100, u32::MAX - 8, 1 << 31] {
+        ring.counter(ring.consumer_at).store(wild, Ordering::Relaxed);
+        producer.taken = ring.taken();
+        assert_eq!(producer.room(8), 0, "{wild}");
+        ring.counter(ring.producer_at).store(wild, Ordering::Relaxed);
+        assert_eq!(consumer.peek(0), None, "{wild}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "the ring is full")]
 fn a_full_ring_takes_no_more() {
     let mut producer = Producer::new(Ring::<u64>::alone(4));

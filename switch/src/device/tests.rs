@@ -11,6 +11,7 @@ use crate::tests::*;
 use rustix::fd::OwnedFd;
 use std::time::Duration;
 
+mod beside;
 mod xdp;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -28,6 +28,10 @@ pub(super) fn send<P: Pipeline>(
         match place.and_then(|place| place.port.as_ref()) {
             Some(port) => {
                 let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
+                if place.is_some_and(|place| place.captures.is_some()) {
+                    // They are read again once they are sent.
+                    batch.keep_frames();
+                }
                 port.tx(queue, batch, chosen, tally);
                 let frames = chosen.len() as u32 + tally.cut;
                 assert!(tally.packets + tally.dropped == frames, "a port lost count of its frames");
@@ -99,6 +103,9 @@ fn send_far<P: Pipeline>(
     match place.and_then(|place| place.port.as_ref()) {
         Some(port) => {
             let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
+            if place.is_some_and(|place| place.captures.is_some()) {
+                batch.keep_frames();
+            }
             port.tx(queue, batch, carried, tally);
             assert!(tally.packets + tally.dropped == count as u32 + tally.cut, "a port lost count of its frames");
         }

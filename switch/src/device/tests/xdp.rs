@@ -346,3 +346,70 @@ fn the_host_keeps_its_addresses_on_an_interface_of_which_only_some_frames_are_ou
     });
     assert!(look(&*port, 0).is_empty(), "a frame of the host's came to the switch");
 }
+
+#[test]
+fn a_port_sends_by_as_many_queues_as_its_interface_and_receives_by_each() {
+    let netns = quiet_netns();
+    ip(&netns, "link add near numtxqueues 2 numrxqueues 4 type veth peer name far numtxqueues 4 numrxqueues 2");
+    for end in ["near", "far"] {
+        ip(&netns, &format!("link set {end} up"));
+    }
+    let far = far_end(&netns);
+    let (_device, place) = open_xdp(&netns);
+    let port = place.port().unwrap();
+    assert_eq!((port.rx_queues(), port.tx_queues()), (4, 2));
+    for queue in 0..2 {
+        let mut batch = Batch::new();
+        let mut packet = batch.start(PortIndex(0), QUEUE).unwrap();
+        packet.head(60).unwrap().copy_from_slice(&frame(queue as u8, 60));
+        packet.commit(OffloadClaim::default());
+        port.tx(QueueIndex(queue), &mut batch, &[0], &mut Tally::default());
+        assert_eq!(arrived(&far, SOON).unwrap().bytes, frame(queue as u8, 60));
+    }
+}
+
+#[test]
+fn tags_stay_in_the_frames_of_a_device_while_it_is_open_and_only_then() {
+    let netns = pair();
+    let rx_vlan = || {
+        let output = within(&netns, || std::process::Command::new("ethtool").args(["-k", "near"]).output().unwrap());
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rx-vlan-offload: ").map(str::to_owned)).unwrap()
+    };
+    assert_eq!(rx_vlan(), "on");
+    let (device, place) = open_xdp(&netns);
+    assert!(!device.are_tags_lost());
+    assert_eq!(rx_vlan(), "off");
+    drop((device, place));
+    assert_eq!(rx_vlan(), "on");
+    // Of an uplink without VLANs no tag is ours.
+    let end = TunnelEnd { local: [192, 0, 2, 1].into(), carrier: Carrier::Udp(4789), vlan: None };
+    let steering = Steering::Only(Ours { vlans: [].into(), tunnels: [end].into() });
+    let config = DeviceConfig { steering, ..config(&netns, Some(Driver::AfXdp)) };
+    let _device = HostDevice::open(config, Arc::new(TestPlace::default())).unwrap();
+    assert_eq!(rx_vlan(), "on");
+}
+
+#[test]
+fn a_checksum_that_was_left_is_finished_without_what_stands_behind_the_packet() {
+    let netns = pair();
+    let far = far_end(&netns);
+    let (_device, place) = open_xdp(&netns);
+    // UDP over IPv4 whose field holds the pseudo-header's sum, and junk behind it.
+    let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    bytes.extend([0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    let pseudo = 0xc000u32 + 0x0201 + 0xc000 + 0x0202 + 17 + 12;
+    let pseudo = ((pseudo & 0xffff) + (pseudo >> 16)) as u16;
+    bytes.extend([0, 1, 0, 2, 0, 12]);
+    bytes.extend(pseudo.to_be_bytes());
+    bytes.extend(*b"data");
+    bytes.extend([0xa5; 14]);
+    far.send(&bytes).unwrap();
+    let got = looks(&*place.port().unwrap(), 1).remove(0);
+    let mut sum = crate::checksum::Sum::default();
+    sum.add(&got[34..46]);
+    sum.add(&got[26..34]);
+    sum.add_word(17 + 12);
+    assert_eq!(sum.checksum(), 0, "{got:x?}");
+    assert_eq!(got[46..], bytes[46..]);
+}
