@@ -1,6 +1,7 @@
 //! The real daemon, commanded by the real API, with TAPs in real namespaces: what tenants of host processes see.
 
 mod capture;
+mod crowd;
 mod device;
 mod neighbours;
 mod nova;
