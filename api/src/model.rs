@@ -194,7 +194,7 @@ impl Model {
     /// [`Inconsistent`] if they contradict each other, which records written by [`Change`]s never do.
     pub fn from_records(networks: Vec<Network>, ports: Vec<LogicalPort>) -> Result<Model, Inconsistent> {
         let mut model = Model::default();
-        for network in networks {
+        for network in side_by_side(networks) {
             if model.networks.contains_key(&network.id) {
                 return Err(Inconsistent::NetworkTwice { network: network.id });
             }
@@ -401,6 +401,20 @@ impl Model {
     fn tenant_of_network(&self, network: &NetworkId) -> Text {
         self.networks.get(network).expect("a port's network is there before it and longer than it").tenant.clone()
     }
+}
+
+/// Networks with texts of their own, made one tenant's after another's, so that what a list tells lies together in memory
+/// whatever the order in which the records came.
+fn side_by_side(mut networks: Vec<Network>) -> impl Iterator<Item = Network> {
+    networks.sort_by(|one, other| (&one.tenant, one.serial).cmp(&(&other.tenant, other.serial)));
+    let mut last = Text::default();
+    networks.into_iter().map(move |network| {
+        if network.tenant != last {
+            last = Text::from(&*network.tenant);
+        }
+        let (id, name) = (NetworkId::from(&*network.id), network.name.as_deref().map(Text::from));
+        Network { id, name, tenant: last.clone(), ..network }
+    })
 }
 
 fn name_bytes(network: &Network) -> usize {
