@@ -1,5 +1,5 @@
 //! What the fuzz targets of the API and their short seeded form run: bytes of a stranger as a JSON body, an XML body or a
-//! URL, through everything behind the socket.
+//! URL, through everything behind the socket; and as what etcd tells.
 //!
 //! The first byte of the input chooses the operation, an extension's among them, the version and the dialect; the rest is
 //! the body or the URL, in which `$n` and `$p` stand for the ids of what is there. Checked is what must hold for any of them:
@@ -25,6 +25,13 @@ use std::sync::Arc;
 const TENANT: &str = "red";
 /// Methods of URLs.
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"];
+
+/// What etcd tells by a watch, in pieces of as many bytes as the first one says.
+pub fn etcd_watch(data: &[u8]) {
+    if let Some((&piece, bytes)) = data.split_first() {
+        crate::etcd::watch::read_noise(bytes, piece.into());
+    }
+}
 
 /// An API with one network, one port and something plugged elsewhere, and all extensions. It is as new for every input.
 pub struct Target {

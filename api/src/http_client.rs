@@ -1,22 +1,37 @@
-//! A small HTTP/1.1 client for one server: one connection a question, plain or TLS by rustls. For Keystone, which is asked
-//! seldom because answers are remembered, and for commands, which ask once; whoever calls sets the time limit.
+//! A small HTTP/1.1 client for one server, plain or TLS by rustls; whoever calls sets the time limit.
+//!
+//! [`Endpoint::send`] opens a connection for each question: for Keystone, which is asked seldom because answers are remembered,
+//! and for commands, which ask once. [`Endpoint::connect`] opens one that is kept, for etcd, which is asked all the time; its
+//! kernel probes it while it is silent, so that a peer that is gone without a word is noticed.
 
-use axum::http::uri::{Authority, PathAndQuery, Scheme};
+use axum::http::uri::{PathAndQuery, Scheme};
 use axum::http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
+pub use axum::http::uri::Authority;
 pub use axum::http::{HeaderValue, Method, StatusCode, header};
+
+/// How long a connection may be silent before the kernel asks whether the other end is there.
+const PROBE_AFTER: Duration = Duration::from_secs(3);
+/// Pause between two such questions.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// Questions without an answer after which the connection is dead.
+const PROBES_MAX: u32 = 4;
 
 /// Why a server cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +84,14 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError::Url`], [`EndpointError::Certificates`].
     pub fn new(url: &str, ca: &Path) -> Result<Endpoint, EndpointError> {
+        Endpoint::with_identity(url, ca, None)
+    }
+
+    /// The same, and we show this certificate, whose second file is its private key, to a server of TLS.
+    ///
+    /// # Errors
+    /// [`EndpointError::Url`], [`EndpointError::Certificates`].
+    pub fn with_identity(url: &str, ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Endpoint, EndpointError> {
         let wrong = || EndpointError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(wrong()) };
@@ -81,7 +104,7 @@ impl Endpoint {
             false => None,
             true => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
-                Some((TlsConnector::from(Arc::new(client_config(ca)?)), name))
+                Some((TlsConnector::from(Arc::new(client_config(ca, identity)?)), name))
             }
         };
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -116,40 +139,109 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`].
     pub async fn send(&self, request: Request<Vec<u8>>, bytes_max: usize) -> Result<Response<Vec<u8>>, EndpointError> {
+        let mut connection = self.connect().await?;
+        let answer = connection.send(request).await.map_err(|unsent| unsent.error)?;
+        read(answer, bytes_max).await
+    }
+
+    /// Opens a connection to be kept.
+    ///
+    /// # Errors
+    /// [`EndpointError::Unreachable`], [`EndpointError::Http`].
+    pub async fn connect(&self) -> Result<Connection, EndpointError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        watch_over(&stream)?;
         match &self.tls {
-            None => exchange(stream, request, bytes_max).await,
-            Some((connector, name)) => {
-                exchange(connector.connect(name.clone(), stream).await?, request, bytes_max).await
-            }
+            None => Connection::over(stream).await,
+            Some((connector, name)) => Connection::over(connector.connect(name.clone(), stream).await?).await,
         }
     }
 }
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<Vec<u8>>,
-    bytes_max: usize,
-) -> Result<Response<Vec<u8>>, EndpointError> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let talk = async {
-        let answer = sender.send_request(request.map(|body| Full::new(Bytes::from(body)))).await?;
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, bytes_max).collect().await.map_err(|_| EndpointError::Answer)?;
-        Ok(Response::from_parts(parts, body.to_bytes().to_vec()))
-    };
-    // The connection moves the bytes and ends with the talk, so nothing outlives a caller that gave up.
-    tokio::pin!(talk, connection);
-    tokio::select! {
-        answer = &mut talk => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => talk.await,
-            Err(error) => Err(error.into()),
-        },
+/// Has the kernel notice that the other end is gone, whether something is under way or not.
+fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_PAUSE)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES_MAX)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    let dead_after = PROBE_AFTER + PROBE_PAUSE * PROBES_MAX;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(dead_after.as_millis()).expect("seconds"))?;
+    Ok(())
+}
+
+/// An open connection, for one question at a time. Closed when dropped, whatever was under way.
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Moves the bytes; ends with the connection.
+    mover: JoinHandle<()>,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Why.
+    pub error: EndpointError,
+    /// The request, if it surely never left: the other end may have closed the connection while it was idle.
+    pub request: Option<Request<Vec<u8>>>,
+}
+
+impl Connection {
+    async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connection, EndpointError> {
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let mover = tokio::spawn(async move {
+            // What is wrong with it is told to whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(Connection { sender, mover })
+    }
+
+    /// Whether another request can be sent: the last answer was read to its end and the other end has not closed it.
+    pub fn is_free(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub async fn send(&mut self, request: Request<Vec<u8>>) -> Result<Response<Incoming>, Unsent> {
+        let (parts, body) = request.into_parts();
+        let kept = Bytes::from(body);
+        let sent = Request::from_parts(parts.clone(), Full::new(kept.clone()));
+        // A new connection takes a moment until it takes a request; one that is dead says so at once.
+        let outcome = match self.sender.ready().await {
+            Ok(()) => self.sender.try_send_request(sent).await,
+            Err(error) => {
+                let request = Some(Request::from_parts(parts, kept.to_vec()));
+                return Err(Unsent { error: error.into(), request });
+            }
+        };
+        outcome.map_err(|mut error| {
+            let is_unsent = error.take_message().is_some();
+            let request = is_unsent.then(|| Request::from_parts(parts, kept.to_vec()));
+            Unsent { error: error.into_error().into(), request }
+        })
     }
 }
 
-fn client_config(ca: &Path) -> Result<ClientConfig, EndpointError> {
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.mover.abort();
+    }
+}
+
+/// Reads an answer to its end, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// [`EndpointError::Answer`].
+pub async fn read(answer: Response<Incoming>, bytes_max: usize) -> Result<Response<Vec<u8>>, EndpointError> {
+    let (parts, body) = answer.into_parts();
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|_| EndpointError::Answer)?;
+    Ok(Response::from_parts(parts, body.to_bytes().to_vec()))
+}
+
+fn client_config(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, EndpointError> {
     let wrong = |why: String| EndpointError::Certificates { path: ca.display().to_string(), why };
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(ca).map_err(|error| wrong(error.to_string()))?;
@@ -162,8 +254,13 @@ fn client_config(ca: &Path) -> Result<ClientConfig, EndpointError> {
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| wrong(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = builder.map_err(|error| wrong(error.to_string()))?.with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let wrong = |path: &Path, why: String| EndpointError::Certificates { path: path.display().to_string(), why };
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| wrong(certificate, error.to_string()))?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(certificate, error.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error.to_string()))?;
+    builder.with_client_auth_cert(chain, secret).map_err(|error| wrong(key, error.to_string()))
 }
 
 #[cfg(test)]

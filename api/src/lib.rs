@@ -8,8 +8,10 @@
 mod accept;
 pub mod address_pair;
 pub mod audit;
+mod base64;
 pub mod claim;
 pub mod document;
+pub mod etcd;
 pub mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

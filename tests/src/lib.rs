@@ -8,6 +8,7 @@ pub mod capture;
 pub mod chance;
 pub mod checksum;
 pub mod daemon;
+pub mod etcd;
 pub mod generator;
 pub mod guest;
 pub mod hostile;

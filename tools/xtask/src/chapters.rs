@@ -29,6 +29,8 @@ pub(crate) enum Chapter {
     Fuzz,
     /// The daemon with real namespaces and TAPs, and our segmentation beside the kernel's
     Net,
+    /// Our client of etcd, and several daemons that share their state by it, with a real etcd
+    Etcd,
     /// The daemon with real virtual machines
     Vm,
     /// The daemon with a real Keystone
@@ -50,6 +52,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Unit => &["iproute2", "tcpdump"],
         Chapter::Fuzz => &["busybox-static", "iproute2"],
         Chapter::Net => &["busybox-static", "ethtool", "iproute2", "openvswitch-switch", "python3", "tcpdump"],
+        Chapter::Etcd => &["busybox-static", "etcd-server", "ethtool", "iproute2"],
         Chapter::Ratchet => &["valgrind"],
         Chapter::Keystone | Chapter::Openapi => &["iproute2", "python3-venv"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
@@ -139,6 +142,7 @@ fn run_chapter(chapter: Chapter, may_install: bool) -> Result<()> {
         Chapter::Loom => loom(),
         Chapter::Fuzz => isolated_tests(&["fuzz::"], &[]),
         Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"], &[]),
+        Chapter::Etcd => isolated_tests(&["etcd::"], &[]),
         Chapter::Vm => isolated_tests(&["vm::"], &[]),
         Chapter::Keystone => {
             let place = python("keystone", KEYSTONE, may_install)?;

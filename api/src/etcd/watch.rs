@@ -1,0 +1,270 @@
+//! What changes below a prefix, from a revision on, as etcd tells it.
+//!
+//! A watch is an answer without end: a line of JSON for each piece of news. Harder than it looks is its end, which may come
+//! without a word: so connections are probed by the kernel ([`crate::http_client`]), members without a leader are told to end it,
+//! and whoever follows it compares now and then what it told with what there is. News of one transaction come together;
+//! where etcd cuts them they are put together here. A line has at most [`LINE_BYTES_MAX`] bytes, what was put together
+//! [`GATHERED_MAX`] events: who falls behind by more reads everything anew.
+
+use super::message::{
+    Blob, EventKind, Number, Revision, Streamed, WatchCreate, WatchEvent, WatchRequest, WatchResponse,
+};
+use super::{ANSWER_MAX, Etcd, EtcdError};
+use crate::http_client::{Connection, HeaderValue};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::sync::atomic::Ordering;
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes of one line: etcd cuts what is longer than its largest request and some (1.5 MiB + 512 KiB), in Base64.
+const LINE_BYTES_MAX: usize = 8 << 20;
+/// Events put together: ten times the largest transaction of ours, from each of which etcd may have cut one.
+const GATHERED_MAX: usize = 65_536;
+
+/// Something that happened to a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// The key.
+    pub key: Blob,
+    /// What it was written with; `None`: it is gone.
+    pub value: Option<Vec<u8>>,
+    /// The revision of that.
+    pub revision: Revision,
+}
+
+/// News.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct News {
+    /// All that happened up to this revision is told.
+    pub revision: Revision,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+    /// Bytes that told it.
+    pub bytes: usize,
+}
+
+/// A watch under way. It ends with the first error.
+pub struct Watch {
+    body: Incoming,
+    /// Held so that the connection is.
+    _connection: Connection,
+    lines: Lines,
+    gathered: News,
+}
+
+impl Etcd {
+    /// Watches all keys that begin with `prefix`, from the news of revision `from` on.
+    ///
+    /// # Errors
+    /// [`EtcdError`]; what is too old is told by [`Watch::next`].
+    pub async fn watch(&self, prefix: &Blob, from: Revision) -> Result<Watch, EtcdError> {
+        let create_request = WatchCreate {
+            key: prefix,
+            range_end: &prefix.end_of_prefix(),
+            start_revision: Number(from),
+            progress_notify: true,
+            fragment: true,
+        };
+        let body = serde_json::to_vec(&WatchRequest { create_request }).expect("messages have only text keys");
+        let deadline = Instant::now() + ANSWER_MAX;
+        let token = self.token(deadline).await?;
+        let member = self.current.load(Ordering::Relaxed);
+        let mut request = self.request(member, "/v3/watch", body, token.as_deref())?;
+        // To the gateway a header, to etcd what ends a watch of a member that has lost the others.
+        request.headers_mut().insert("grpc-metadata-hasleader", HeaderValue::from_static("true"));
+        match self.begin(member, request, deadline).await {
+            Ok((connection, answer)) if answer.status().is_success() => {
+                let (lines, gathered) = (Lines::default(), News::default());
+                Ok(Watch { body: answer.into_body(), _connection: connection, lines, gathered })
+            }
+            Ok((_, answer)) => {
+                let status = answer.status();
+                *super::lock(&self.token) = None;
+                let body = timeout_at(deadline, answer.into_body().collect()).await.ok().and_then(Result::ok);
+                Err(super::refusal(&body.map(http_body_util::Collected::to_bytes).unwrap_or_default(), status.as_u16()))
+            }
+            Err(error) => {
+                self.turn_from(member);
+                Err(error)
+            }
+        }
+    }
+
+    /// The watch ended without a word of why: the next one is another member's.
+    pub(crate) fn turn(&self) {
+        self.turn_from(self.current.load(Ordering::Relaxed));
+    }
+}
+
+impl Watch {
+    /// Waits for news. Safe to give up and to call again.
+    ///
+    /// # Errors
+    /// [`EtcdError::Compacted`]: etcd has forgotten what comes next; anything else: the watch has ended.
+    pub async fn next(&mut self) -> Result<News, EtcdError> {
+        loop {
+            while let Some(line) = self.lines.next()? {
+                self.gathered.bytes += line.len();
+                if let Some(news) = read_line(&line, &mut self.gathered)? {
+                    return Ok(news);
+                }
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.lines.take(&bytes);
+                    }
+                }
+                Some(Err(error)) => return Err(EtcdError::Unanswered(error.to_string())),
+                None => return Err(EtcdError::Unanswered("the watch has ended".to_owned())),
+            }
+        }
+    }
+}
+
+/// Reads a line; answers news if they are whole, else keeps them in `gathered`.
+///
+/// # Errors
+/// [`EtcdError`]; the watch is over.
+fn read_line(line: &[u8], gathered: &mut News) -> Result<Option<News>, EtcdError> {
+    let said: Streamed<WatchResponse> =
+        serde_json::from_slice(line).map_err(|error| EtcdError::Nonsense(error.to_string()))?;
+    let Some(said) = said.result else {
+        return Err(EtcdError::Unanswered(said.error.map(|error| error.to_string()).unwrap_or_default()));
+    };
+    if said.compact_revision.0 > 0 {
+        return Err(EtcdError::Compacted);
+    }
+    if said.canceled {
+        return Err(EtcdError::Unanswered(said.cancel_reason));
+    }
+    let is_too_much = gathered.events.len() + said.events.len() > GATHERED_MAX;
+    if is_too_much && said.fragment {
+        return Err(EtcdError::Compacted);
+    }
+    gathered.events.extend(said.events.into_iter().map(|WatchEvent { kind, kv }| Event {
+        revision: kv.mod_revision(),
+        value: (kind == EventKind::Put).then_some(kv.value.0),
+        key: kv.key,
+    }));
+    // Where a watch begins, or catches up, the header tells of the newest revision, and what comes is of older ones.
+    if said.fragment || said.created {
+        return Ok(None);
+    }
+    let mut news = std::mem::take(gathered);
+    news.revision = news.events.last().map_or(said.header.revision.0, |event| event.revision);
+    Ok(Some(news))
+}
+
+/// Bytes that come in pieces, cut into lines.
+#[derive(Default)]
+pub(super) struct Lines {
+    bytes: Vec<u8>,
+    /// Up to here there is no end of a line.
+    searched: usize,
+}
+
+impl Lines {
+    pub(super) fn take(&mut self, piece: &[u8]) {
+        self.bytes.extend_from_slice(piece);
+    }
+
+    /// The next line, without its end; lines of nothing are none.
+    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, EtcdError> {
+        while let Some(at) = self.bytes[self.searched..].iter().position(|&byte| byte == b'\n') {
+            let rest = self.bytes.split_off(self.searched + at + 1);
+            let mut line = std::mem::replace(&mut self.bytes, rest);
+            self.searched = 0;
+            line.pop();
+            if !line.is_empty() {
+                return Ok(Some(line));
+            }
+        }
+        self.searched = self.bytes.len();
+        let is_endless = self.bytes.len() > LINE_BYTES_MAX;
+        if is_endless { Err(EtcdError::Nonsense("a line without end".to_owned())) } else { Ok(None) }
+    }
+}
+
+/// What a fuzzer throws at a watch: these bytes, in pieces of this many.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_noise(bytes: &[u8], piece: usize) {
+    let (mut lines, mut gathered) = (Lines::default(), News::default());
+    for piece in bytes.chunks(piece.max(1)) {
+        lines.take(piece);
+        while let Ok(Some(line)) = lines.next() {
+            if let Ok(Some(news)) = read_line(&line, &mut gathered) {
+                assert!(news.events.last().is_none_or(|last| last.revision == news.revision));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PUT: &str =
+        r#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"YQ==","mod_revision":"7","value":"Yg=="}}]}}"#;
+
+    fn told(text: &str) -> Vec<Result<Option<News>, String>> {
+        let (mut lines, mut gathered) = (Lines::default(), News::default());
+        lines.take(text.as_bytes());
+        let mut told = Vec::new();
+        while let Some(line) = lines.next().unwrap() {
+            told.push(read_line(&line, &mut gathered).map_err(|error| error.to_string()));
+        }
+        told
+    }
+
+    #[test]
+    fn news_are_told_up_to_their_own_revision_and_progress_up_to_the_header() {
+        let created = r#"{"result":{"header":{"revision":"9"},"created":true}}"#;
+        let progress = r#"{"result":{"header":{"revision":"9"}}}"#;
+        let told = told(&format!("{created}\n\n{PUT}\n{progress}\n"));
+        let empty = News { revision: 9, ..News::default() };
+        let event = Event { key: Blob(b"a".to_vec()), value: Some(b"b".to_vec()), revision: 7 };
+        let news = News { revision: 7, events: vec![event], bytes: 0 };
+        assert_eq!(told, [Ok(None), Ok(Some(news)), Ok(Some(empty))]);
+    }
+
+    #[test]
+    fn what_etcd_cut_is_put_together() {
+        let cut = PUT.replace("\"events\"", "\"fragment\":true,\"events\"");
+        let gone = r#"{"result":{"header":{"revision":"9"},"events":[{"type":"DELETE","kv":{"key":"YQ==","mod_revision":"8"}}]}}"#;
+        let told = told(&format!("{cut}\n{gone}\n"));
+        assert_eq!(told[0], Ok(None));
+        let news = told[1].clone().unwrap().unwrap();
+        assert_eq!((news.revision, news.events.len(), news.events[1].value.clone()), (8, 2, None));
+    }
+
+    #[test]
+    fn every_end_is_told() {
+        for (line, why) in [
+            (r#"{"result":{"header":{},"canceled":true,"compact_revision":"4"}}"#, "forgotten"),
+            (r#"{"result":{"header":{},"canceled":true,"cancel_reason":"etcdserver: no leader"}}"#, "no leader"),
+            (r#"{"error":{"grpc_code":14,"message":"transport is closing"}}"#, "transport is closing"),
+            (r#"{"result":{"events":[{"type":"RENAME"}]}}"#, "cannot be read"),
+            ("[]", "cannot be read"),
+        ] {
+            let told = told(&format!("{line}\n"));
+            assert!(told[0].as_ref().is_err_and(|error| error.contains(why)), "{told:?}");
+        }
+        let mut lines = Lines::default();
+        lines.take(&vec![b' '; LINE_BYTES_MAX + 1]);
+        assert!(lines.next().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_noise_is_more_than_refused(cuts in prop::collection::vec(any::<(u16, u8)>(), 0..8), piece in 1usize..64) {
+            let mut bytes = format!("{PUT}\n{PUT}\n").into_bytes();
+            for (at, byte) in cuts {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = byte;
+            }
+            read_noise(&bytes, piece);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A real etcd of one member for a test, and a relay before it that can be made to fail in the ways that networks do.
+
+use crate::http::Connection;
+use crate::process::{Child, TempDir, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Longest start; it is a second on an idle machine.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// An etcd and the directory it lives in. Killed when dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    child: Option<Child>,
+    dir: TempDir,
+    address: SocketAddr,
+    peer: SocketAddr,
+    scheme: &'static str,
+    options: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts one on loopback.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start() -> Etcd {
+        Etcd::start_at(Ipv4Addr::LOCALHOST.into(), "http", |_| Vec::new())
+    }
+
+    /// Starts one on this address, in the namespace of the calling thread, with further options, which may name files in its
+    /// directory. `scheme` is `http` or `https`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_at(ip: IpAddr, scheme: &'static str, options: impl FnOnce(&TempDir) -> Vec<String>) -> Etcd {
+        let [address, peer] = [ip, Ipv4Addr::LOCALHOST.into()].map(|ip| {
+            let listener = TcpListener::bind((ip, 0)).expect("the address is this host's");
+            listener.local_addr().expect("it is bound")
+        });
+        let dir = TempDir::new();
+        let options = options(&dir);
+        let mut etcd = Etcd { child: None, dir, address, peer, scheme, options };
+        etcd.start_again();
+        etcd
+    }
+
+    /// Starts it again on the same data.
+    ///
+    /// # Panics
+    /// If it runs, or does not come up.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let (client, peer) = (self.url(), format!("http://{}", self.peer));
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", "t", "--logger", "zap", "--unsafe-no-fsync"])
+            .arg("--data-dir")
+            .arg(self.dir.join("data"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("t={peer}")])
+            .args(&self.options);
+        self.child = Some(Child::spawn("etcd", &mut command, &self.dir.join("log")));
+        let child = self.child.as_mut().expect("it was just started");
+        let (is_plain, address) = (self.scheme == "http", self.address);
+        wait_until("etcd serves", START_LIMIT, || {
+            if let Some(status) = child.ended() {
+                panic!("etcd ended at once: {status}\n{}", child.log_tail());
+            }
+            let Ok(mut connection) = Connection::open(address) else { return false };
+            !is_plain || connection.request("GET", "/health", None).is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill(&mut self) {
+        self.child.take().expect("it runs").kill();
+    }
+
+    /// SIGSTOP: it is there, and says nothing.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().expect("it runs").id();
+        let pid = Pid::from_raw(id.cast_signed()).expect("a process has an id");
+        kill_process(pid, signal).expect("our own child");
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// A file in its directory.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Asks it something that it must do; from the namespace of the calling thread, without TLS.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn ask(&self, path: &str, question: &Value) -> Value {
+        let mut connection = Connection::open(self.address).expect("etcd listens");
+        let answer = connection.request("POST", path, Some(question)).expect("etcd answers");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, 200, "{path} {question}: {text}");
+        answer.json()
+    }
+
+    /// Has it forget all that came before now.
+    pub fn compact(&self) {
+        let header = self.ask("/v3/kv/range", &json!({"key": "YQ=="}))["header"]["revision"].clone();
+        self.ask("/v3/kv/compaction", &json!({"revision": header, "physical": true}));
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        self.child.as_ref().map(Child::log_tail).unwrap_or_default()
+    }
+}
+
+/// What a relay does with what it is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Way {
+    /// Hands it on, both ways.
+    Open,
+    /// Takes no connections and closes those that are open.
+    Closed,
+    /// Hands on what is asked, and closes the connection in place of an answer.
+    NoAnswers,
+    /// Keeps connections and hands nothing on.
+    Silent,
+}
+
+/// A relay before a server on loopback.
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    way: Arc<AtomicU8>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    /// A relay to `server`, open.
+    ///
+    /// # Panics
+    /// If the loopback is down.
+    pub fn new(server: SocketAddr) -> Relay {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
+        let address = listener.local_addr().expect("it is bound");
+        let (way, open) = (Arc::new(AtomicU8::new(Way::Open as u8)), Arc::default());
+        let relay = Relay { address, way: way.clone(), open };
+        let open: Arc<Mutex<Vec<TcpStream>>> = relay.open.clone();
+        // It ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if way.load(Ordering::Relaxed) == Way::Closed as u8 {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(server) else { continue };
+                for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
+                    let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
+                    let _ = (from.set_nodelay(true), to.set_nodelay(true));
+                    let way = way.clone();
+                    std::thread::spawn(move || pump(from, to, is_answer, &way));
+                }
+                open.lock().expect("no thread panics with it").extend([client, server]);
+            }
+        });
+        relay
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Changes what it does.
+    ///
+    /// # Panics
+    /// Not.
+    pub fn set(&self, way: Way) {
+        self.way.store(way as u8, Ordering::Relaxed);
+        if way == Way::Closed {
+            for stream in self.open.lock().expect("no thread panics with it").drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, way: &AtomicU8) {
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(len) = from.read(&mut bytes) {
+        let now = way.load(Ordering::Relaxed);
+        if now == Way::Silent as u8 {
+            continue;
+        }
+        let is_cut = now == Way::NoAnswers as u8 && is_answer;
+        if len == 0 || is_cut || to.write_all(&bytes[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
