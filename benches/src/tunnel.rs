@@ -86,7 +86,7 @@ fn config(kind: TunnelKind) -> Config {
         address: None,
         tags: UplinkTags::default(),
     };
-    let underlay = Underlay { uplinks: vec![uplink], vlans: Vec::new(), tunnel: Some(tunnel) };
+    let underlay = Underlay { uplinks: vec![uplink], tunnel: Some(tunnel), ..Underlay::default() };
     let network = NetworkConfig { index: NetworkIndex(0), id: "blue".into() };
     Config::with_underlay(vec![network], PORTS.map(port).to_vec(), underlay).unwrap()
 }

@@ -6,7 +6,7 @@
 
 use crate::neighbour::suppression::Neighbours;
 use crate::underlay::{UnderlayTables, inner_mtu, vlan_mtu};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX};
 use switch::ids::{MacBits, NetworkIndex, PortIndex};
@@ -91,7 +91,7 @@ pub struct Member {
 struct Members {
     first: u32,
     count: u32,
-    /// Its far ends; those of all networks in tunnels of one kind are the same.
+    /// Its far ends; networks in tunnels of one kind have the same, unless the peers are told which have ports of it.
     far_first: u32,
     far_count: u32,
 }
@@ -189,16 +189,35 @@ impl Tables {
             self.ports[peer.index.as_usize()] = entry(PortKind::FarEnd, None, MTU_MAX);
             self.port_names[peer.index.as_usize()] = Some(format!("tunnel:{}", peer.address).into());
         }
+        let told = &underlay.told;
+        let told_peers: HashSet<PortIndex> = told.peers.iter().copied().collect();
+        let by_index: HashMap<PortIndex, &PeerConfig> = tunnel.peers.iter().map(|peer| (peer.index, peer)).collect();
+        let mut told_members: HashMap<NetworkIndex, Vec<PortIndex>> = HashMap::new();
+        for (network, peer) in &told.members {
+            told_members.entry(*network).or_default().push(*peer);
+        }
         for kind in TunnelKind::ALL {
             let far_first = self.members.len() as u32;
             let member = |peer: &PeerConfig| Member {
                 port: peer.index,
                 mtu: inner_mtu(underlay.mtu_to(peer), peer.address, kind),
             };
-            self.members.extend(tunnel.peers.iter().map(member));
+            // Those of whom nothing is told get what is for everybody of every network.
+            let is_for_all = |peer: &&PeerConfig| !told_peers.contains(&peer.index);
+            self.members.extend(tunnel.peers.iter().filter(is_for_all).map(member));
+            let for_all_end = self.members.len();
+            let for_all = far_first as usize..for_all_end;
             for it in tunnel.networks.iter().filter(|it| it.kind == kind) {
+                let told = told_members.get(&it.network).map_or(&[][..], Vec::as_slice);
                 let members = &mut self.networks[it.network.as_usize()];
-                (members.far_first, members.far_count) = (far_first, tunnel.peers.len() as u32);
+                (members.far_first, members.far_count) = (far_first, for_all.len() as u32);
+                if !told.is_empty() {
+                    // A list of its own.
+                    members.far_first = self.members.len() as u32;
+                    members.far_count += told.len() as u32;
+                    self.members.extend_from_within(for_all.clone());
+                    self.members.extend(told.iter().filter_map(|index| by_index.get(index)).map(|peer| member(peer)));
+                }
             }
         }
     }
@@ -314,6 +333,28 @@ mod tests {
         assert!(!may_send(0, 9) && !may_send(1, 5) && !may_send(2, 7));
         assert_eq!([0, 1, 2, 3].map(|index| entry(index).has_fixed_macs()), [true, true, true, false]);
         assert_eq!([0, 1, 2, 3].map(|index| entry(index).learns), [true, true, false, true]);
+    }
+
+    #[test]
+    fn a_peer_of_whom_its_networks_are_told_is_a_far_end_of_those_alone() {
+        use crate::tests::rig::{PEERS, in_tunnels, port};
+        let config = in_tunnels(vec![port(0, Some(1)), port(1, Some(2))], TunnelKind::Vxlan, false);
+        let far_ends = |told: switch::underlay::ToldConfig| {
+            let underlay = switch::underlay::Underlay { told, ..config.underlay().clone() };
+            let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
+            let tables = Tables::compile(&config);
+            [1, 2].map(|at| tables.far_members(NetworkIndex(at)).iter().map(|it| it.port).collect::<Vec<_>>())
+        };
+        let told = |peers: &[PortIndex], members: &[(u16, PortIndex)]| switch::underlay::ToldConfig {
+            peers: peers.to_vec(),
+            members: members.iter().map(|&(network, peer)| (NetworkIndex(network), peer)).collect(),
+            stations: Vec::new(),
+        };
+        let [one, two] = PEERS;
+        assert_eq!(far_ends(told(&[], &[])), [vec![one, two], vec![one, two]]);
+        assert_eq!(far_ends(told(&[two], &[])), [vec![one], vec![one]]);
+        assert_eq!(far_ends(told(&[two], &[(2, two)])), [vec![one], vec![one, two]]);
+        assert_eq!(far_ends(told(&[one, two], &[(1, one), (2, one), (2, two)])), [vec![one], vec![one, two]]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! compiling and running need no checks. It speaks in indices; ids and names are carried along for people to read.
 
 use crate::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
-use crate::underlay::{PEERS_MAX, UPLINKS_MAX, Underlay, VlanId};
+use crate::underlay::{PEERS_MAX, StationConfig, UPLINKS_MAX, Underlay, VlanId};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -244,7 +244,7 @@ impl Config {
     }
 
     fn check_underlay(&self) -> Result<(), ConfigError> {
-        let Underlay { uplinks, vlans, tunnel } = &self.underlay;
+        let Underlay { uplinks, vlans, tunnel, told } = &self.underlay;
         if uplinks.len() > UPLINKS_MAX || self.underlay.peers().count() > PEERS_MAX {
             return Err(ConfigError::UnderlayTooLarge);
         }
@@ -290,6 +290,26 @@ impl Config {
             }
             if peer.uplink.is_some_and(|uplink| !is_uplink(uplink)) {
                 return Err(ConfigError::FarEndWithout(peer.index));
+            }
+        }
+        let peers: HashSet<PortIndex> = tunnel.peers.iter().map(|peer| peer.index).collect();
+        let told_of = told.members.iter().copied().chain(told.stations.iter().map(|it| (it.network, it.peer)));
+        for (network, peer) in told_of {
+            if !peers.contains(&peer) || self.network(network).is_none() {
+                return Err(ConfigError::FarEndWithout(peer));
+            }
+        }
+        let mut stations: std::collections::HashMap<_, _> = self
+            .ports
+            .iter()
+            .flat_map(|port| port.macs.iter().filter_map(|&mac| Some(((port.network?, mac), port.index))))
+            .collect();
+        for &StationConfig { network, mac, peer } in &told.stations {
+            if mac.is_group() || mac.is_zero() {
+                return Err(ConfigError::BadMac { port: peer, mac });
+            }
+            if let Some(first) = stations.insert((network, mac), peer) {
+                return Err(ConfigError::MacTwice { mac, first, second: peer });
             }
         }
         let mut vnis = HashSet::new();

@@ -222,6 +222,28 @@ pub struct TunnelConfig {
     pub networks: Vec<TunnelledNetwork>,
 }
 
+/// What is told of other hosts, so that little has to be learnt and flooded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ToldConfig {
+    /// Peers whose networks are known: they get what is for everybody of those alone.
+    pub peers: Vec<PortIndex>,
+    /// Which of them have ports of which network.
+    pub members: Vec<(NetworkIndex, PortIndex)>,
+    /// Stations behind peers.
+    pub stations: Vec<StationConfig>,
+}
+
+/// A station whose host is known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StationConfig {
+    /// Its network.
+    pub network: NetworkIndex,
+    /// Its address; unique in the network, and fixed for no port here.
+    pub mac: MacAddr,
+    /// The peer behind which it is.
+    pub peer: PortIndex,
+}
+
 /// All ways to other hosts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Underlay {
@@ -231,6 +253,8 @@ pub struct Underlay {
     pub vlans: Vec<VlanConfig>,
     /// Tunnels; `None`: there are none.
     pub tunnel: Option<TunnelConfig>,
+    /// What is told of the hosts at their other ends.
+    pub told: ToldConfig,
 }
 
 impl Underlay {

@@ -100,6 +100,7 @@ fn host(kind: Option<TunnelKind>, local: &str, peer: &str) -> Host {
         uplinks: vec![uplink],
         vlans: if kind.is_none() { vec![vlan(0), vlan(1)] } else { Vec::new() },
         tunnel: kind.map(tunnel),
+        ..Ways::default()
     };
     let config = Config::with_underlay(networks.to_vec(), vec![port(0), port(1)], ways).expect("a legal config");
     Host { tables: Tables::compile(&config), config }

@@ -79,7 +79,7 @@ pub(crate) fn on_vlans(ports: Vec<PortConfig>) -> Config {
     };
     let vlans = vec![vlan(0, 100), vlan(1, 200)];
     let local = config(ports);
-    let underlay = Underlay { uplinks: vec![uplink(None)], vlans, tunnel: None };
+    let underlay = Underlay { uplinks: vec![uplink(None)], vlans, ..Underlay::default() };
     Config::with_underlay(local.networks().to_vec(), local.ports().to_vec(), underlay).unwrap()
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool
         networks: vec![network(1), network(2)],
     };
     let config = config(ports);
-    let underlay = Underlay { uplinks: vec![uplink(Some(local))], vlans: Vec::new(), tunnel: Some(tunnel) };
+    let underlay = Underlay { uplinks: vec![uplink(Some(local))], tunnel: Some(tunnel), ..Underlay::default() };
     Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap()
 }
 

@@ -35,6 +35,11 @@ pub(super) fn align(mac_table: &MacTable, before: &Config, after: &Config) -> us
     for (index, ..) in far_ends(before).difference(&far_ends(after)) {
         mac_table.flush_port(*index);
     }
+    let (told_before, told_after) = (&before.underlay().told.stations, &after.underlay().told.stations);
+    let (was_told, is_told): (HashSet<_>, HashSet<_>) = (told_before.iter().collect(), told_after.iter().collect());
+    for gone in was_told.difference(&is_told) {
+        mac_table.remove_static(gone.network, gone.mac);
+    }
     let mut unplaced = 0;
     for port in after.ports() {
         // A flush takes static entries along; those of a network that only took the index over are wanted still.
@@ -43,6 +48,11 @@ pub(super) fn align(mac_table: &MacTable, before: &Config, after: &Config) -> us
             for (network, mac) in fixed(port) {
                 unplaced += usize::from(!mac_table.insert_static(network, mac, port.index));
             }
+        }
+    }
+    for station in told_after {
+        if !was_told.contains(station) || flushed.binary_search(&station.network).is_ok() {
+            unplaced += usize::from(!mac_table.insert_static(station.network, station.mac, station.peer));
         }
     }
     unplaced
@@ -58,4 +68,77 @@ fn is_narrower(old: &PortConfig, new: &PortConfig) -> bool {
     let is_any = |port: &PortConfig| port.macs.is_empty() && port.allowed_macs.is_empty();
     let may_not = |mac| !new.macs.contains(mac) && !new.allowed_macs.contains(mac);
     !is_any(new) && (is_any(old) || old.allowed_macs.iter().any(may_not))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{ConfigError, MTU_DEFAULT, NetworkConfig};
+    use crate::ids::PortIndex;
+    use crate::mac_table::Learned;
+    use crate::underlay::{PeerConfig, StationConfig, ToldConfig, TunnelConfig, Underlay};
+
+    const NETWORK: NetworkIndex = NetworkIndex(1);
+    const STATION: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    /// Port 0 with these fixed addresses, peers 7 and 8, and these stations behind them.
+    fn config(fixed: &[MacAddr], stations: Vec<StationConfig>) -> Result<Config, ConfigError> {
+        let peer = |index: u16| PeerConfig {
+            index: PortIndex(index),
+            address: [192, 0, 2, index as u8].into(),
+            uplink: None,
+            next_hop: Default::default(),
+            path_mtu: None,
+        };
+        let tunnel = TunnelConfig {
+            local: [192, 0, 2, 1].into(),
+            port_vxlan: 4789,
+            ttl: 64,
+            dscp: 0,
+            is_nvgre: false,
+            peers: vec![peer(7), peer(8)],
+            networks: Vec::new(),
+        };
+        let port = PortConfig {
+            index: PortIndex(0),
+            interface: "vm".into(),
+            network: Some(NETWORK),
+            is_admin_up: true,
+            mtu: MTU_DEFAULT,
+            macs: fixed.to_vec(),
+            allowed_macs: Vec::new(),
+        };
+        let told = ToldConfig { stations, ..ToldConfig::default() };
+        let underlay = Underlay { tunnel: Some(tunnel), told, ..Underlay::default() };
+        Config::with_underlay(vec![NetworkConfig { index: NETWORK, id: "n".into() }], vec![port], underlay)
+    }
+
+    #[test]
+    fn a_station_whose_host_is_told_is_static_there_until_it_is_told_otherwise() {
+        let (table, now) = (MacTable::new(1000, 300), Clock::default().now());
+        let at = |peer| StationConfig { network: NETWORK, mac: STATION, peer: PortIndex(peer) };
+        let mut before = Config::default();
+        let mut become_of = |fixed: &[MacAddr], stations| {
+            let after = config(fixed, stations).unwrap();
+            assert_eq!(align(&table, &before, &after), 0);
+            before = after;
+            table.lookup(NETWORK, STATION, now)
+        };
+        assert_eq!(become_of(&[], vec![at(7)]), Some(PortIndex(7)));
+        assert_eq!(table.learn(NETWORK, STATION, PortIndex(0), now), Learned::Static);
+        assert_eq!(become_of(&[], vec![at(8)]), Some(PortIndex(8)), "it has moved");
+        assert_eq!(become_of(&[STATION], vec![]), Some(PortIndex(0)), "it is here");
+        assert_eq!(become_of(&[], vec![]), None);
+    }
+
+    #[test]
+    fn stations_that_contradict_what_is_there_make_no_config() {
+        let at = |peer| StationConfig { network: NETWORK, mac: STATION, peer: PortIndex(peer) };
+        assert!(matches!(config(&[STATION], vec![at(7)]), Err(ConfigError::MacTwice { .. })));
+        assert!(matches!(config(&[], vec![at(7), at(8)]), Err(ConfigError::MacTwice { .. })));
+        assert!(matches!(config(&[], vec![at(9)]), Err(ConfigError::FarEndWithout(PortIndex(9)))));
+        let group = StationConfig { mac: MacAddr::BROADCAST, ..at(7) };
+        assert!(matches!(config(&[], vec![group]), Err(ConfigError::BadMac { .. })));
+    }
 }
