@@ -1,6 +1,6 @@
 //! What the native plugin asks of the hypervisor it drives. The daemon implements it.
 
-use crate::model::{InterfaceId, Model, OpStatus, PortId};
+use crate::model::{InterfaceId, Model, OpStatus, PortId, Touched};
 use crate::plugin::PortStats;
 use std::net::IpAddr;
 use switch::underlay::VlanId;
@@ -10,8 +10,8 @@ use switch::underlay::VlanId;
 pub enum Scope<'a> {
     /// All of it.
     All,
-    /// Only what concerns these interfaces; each may come more than once. None of them is no change to the host at all.
-    Interfaces(&'a [InterfaceId]),
+    /// Only what concerns these; each may come more than once. None of them is no change to the host at all.
+    Parts(&'a Touched),
 }
 
 /// The host's side of the native plugin.

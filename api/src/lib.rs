@@ -10,6 +10,7 @@ pub mod address_pair;
 pub mod audit;
 mod base64;
 pub mod claim;
+pub mod cluster;
 pub mod document;
 pub mod etcd;
 pub mod format;

@@ -10,14 +10,14 @@ use crate::address_pair::AddressPair;
 use crate::host::{DeviceSpec, Plug};
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
 use crate::network_type::NetworkType;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
 use switch::config::{
     Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NEIGHBOURS_MAX, NeighbourConfig, NetworkConfig, PortConfig, SubportConfig,
 };
 use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
-use switch::underlay::{TunnelledNetwork, Underlay, VlanConfig};
+use switch::underlay::{StationConfig, TunnelledNetwork, Underlay, VlanConfig};
 
 /// Which index belongs to which network and which interface. Freed ones are reused oldest first.
 #[derive(Default, Debug)]
@@ -46,6 +46,33 @@ impl Indices {
     pub fn reserve(&mut self) -> Option<PortIndex> {
         self.port_pool.take(PORTS_MAX).map(PortIndex)
     }
+
+    /// Gives back the index of a peer that is gone, once no config in force names it.
+    pub fn release(&mut self, index: PortIndex) {
+        self.port_pool.freed.push_back(index.0);
+    }
+}
+
+/// What is known of other hosts.
+pub trait Elsewhere {
+    /// Whether an interface that is plugged here is another host's.
+    fn is_held(&self, interface: &str) -> bool;
+
+    /// Behind which peer an interface is that is not plugged here, and the addresses that are fixed for it.
+    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])>;
+}
+
+/// Nothing is known of any.
+pub struct Nowhere;
+
+impl Elsewhere for Nowhere {
+    fn is_held(&self, _interface: &str) -> bool {
+        false
+    }
+
+    fn find(&self, _interface: &str) -> Option<(PortIndex, &[MacAddr])> {
+        None
+    }
 }
 
 impl Pool {
@@ -68,6 +95,8 @@ pub enum Unbound {
     MacConflict,
     /// One of its fixed MACs is no station's address (`mac-invalid`); the daemon refuses such plugs.
     MacInvalid,
+    /// Another host has it plugged (`plugged-elsewhere`).
+    PluggedElsewhere,
     /// All [`PORTS_MAX`] indices are taken (`too-many-ports`); the interface is not in the config at all.
     TooManyPorts,
 }
@@ -79,6 +108,7 @@ impl Unbound {
             Unbound::ClaimedByOther => "claimed-by-other",
             Unbound::MacConflict => "mac-conflict",
             Unbound::MacInvalid => "mac-invalid",
+            Unbound::PluggedElsewhere => "plugged-elsewhere",
             Unbound::TooManyPorts => "too-many-ports",
         }
     }
@@ -124,7 +154,18 @@ pub fn lower_over(
     model: &Model,
     plugs: &BTreeMap<InterfaceId, Plug>,
     indices: &mut Indices,
+    underlay: Underlay,
+) -> Lowered {
+    lower_among(model, plugs, indices, underlay, &Nowhere)
+}
+
+/// The same among hosts of which something is known.
+pub fn lower_among(
+    model: &Model,
+    plugs: &BTreeMap<InterfaceId, Plug>,
+    indices: &mut Indices,
     mut underlay: Underlay,
+    elsewhere: &dyn Elsewhere,
 ) -> Lowered {
     let (port_indices, departed) = index_ports(plugs, indices);
     let mut candidates: Vec<_> = std::iter::zip(plugs.values(), port_indices)
@@ -139,7 +180,11 @@ pub fn lower_over(
             let Some((port, network)) = candidate.claim.filter(|_| candidate.is_holder == is_holders_turn) else {
                 continue;
             };
-            match candidate.bind(network, &mut fixed) {
+            let outcome = match elsewhere.is_held(&candidate.plug.interface) {
+                true => Err(Unbound::PluggedElsewhere),
+                false => candidate.bind(network, &mut fixed),
+            };
+            match outcome {
                 Ok(()) => *bound = Some(network),
                 Err(reason) => {
                     unbound.insert(candidate.plug.interface.clone(), (port.id.clone(), reason));
@@ -151,6 +196,7 @@ pub fn lower_over(
 
     let in_use = index_networks(model, &bound, indices);
     let departed_vlans = lead_out(&in_use, indices, &mut underlay);
+    tell_of_others(model, plugs, &in_use, &mut fixed, elsewhere, &mut underlay);
     let departed = departed.into_iter().chain(departed_vlans.iter().copied()).map(|port| port.0);
     indices.port_pool.freed.extend(departed);
     let index_of = |network: &Network| {
@@ -326,6 +372,39 @@ fn lead_out(in_use: &[(&Network, NetworkIndex)], indices: &mut Indices, underlay
         }
     }
     departed.into()
+}
+
+/// Says which peers have ports of the networks in use here, and which addresses are fixed for those. An address that is fixed
+/// here, or was told of another port before, stays where it is.
+fn tell_of_others(
+    model: &Model,
+    plugs: &BTreeMap<InterfaceId, Plug>,
+    in_use: &[(&Network, NetworkIndex)],
+    fixed: &mut FixedMacs,
+    elsewhere: &dyn Elsewhere,
+    underlay: &mut Underlay,
+) {
+    let Underlay { tunnel: Some(tunnel), told, .. } = underlay else { return };
+    let by_all: HashSet<PortIndex> = tunnel.peers.iter().map(|peer| peer.index).collect();
+    let tunnelled: HashSet<NetworkIndex> = tunnel.networks.iter().map(|it| it.network).collect();
+    let is_told: HashSet<PortIndex> = told.peers.iter().copied().collect();
+    for (network, index) in in_use.iter().filter(|(_, index)| tunnelled.contains(index)) {
+        let mut members = BTreeSet::new();
+        for port in model.ports_of(&network.id) {
+            let interface = port.attachment.as_ref().filter(|interface| !plugs.contains_key(*interface));
+            let found = interface.and_then(|interface| elsewhere.find(interface));
+            let Some((peer, macs)) = found.filter(|(peer, _)| by_all.contains(peer)) else { continue };
+            if is_told.contains(&peer) {
+                members.insert(peer);
+            }
+            for &mac in macs {
+                if fixed.insert((network.serial, mac)) {
+                    told.stations.push(StationConfig { network: *index, mac, peer });
+                }
+            }
+        }
+        told.members.extend(members.into_iter().map(|peer| (*index, peer)));
+    }
 }
 
 /// Notes which network each interface with fixed MACs is on now.

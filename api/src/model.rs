@@ -4,13 +4,18 @@
 //! [`Model`] is plain data with its indexes; who may change it and in which order faults win is the plugin's matter.
 //!
 //! The hard part is that indexes and counts must agree with two tables after every change. So there is one way to change a
-//! model, [`Model::apply`], and the store commits exactly the [`Change`]s that are applied. Any thread may read a
+//! model, [`Model::apply`] (for what other hosts did, [`Model::absorb`]), and the store commits exactly the [`Change`]s that are
+//! applied. Any thread may read a
 //! model; the plugin's writer is the only one that changes it. It has no bound of its own: quotas are the API's matter.
 //! A copy shares what did not change ([`crate::shared`]); no question asked here costs more because others have much.
+
+mod absorb;
+mod inconsistent;
 
 use crate::address_pair::AddressPairs;
 use crate::network_type::{NetworkType, Segment};
 use crate::shared::{SharedList, SharedMap};
+pub use inconsistent::Inconsistent;
 use std::sync::Arc;
 
 /// Longest name, tenant or attachment id, bytes (contract: API input).
@@ -174,6 +179,22 @@ pub fn told_bytes_max(text: &str) -> usize {
     text.chars().map(bytes).sum()
 }
 
+/// What a change may have made a difference to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Touched {
+    /// Interfaces that are, or were, plugged into a port that changed.
+    pub interfaces: Vec<InterfaceId>,
+    /// Networks that gained or lost an interface, or have one that changed.
+    pub networks: Vec<NetworkId>,
+}
+
+impl Touched {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.networks.is_empty()
+    }
+}
+
 /// One step of a write: what the store commits and [`Model::apply`] then does. Steps of one write come as one slice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -198,32 +219,15 @@ impl Model {
             if model.networks.contains_key(&network.id) {
                 return Err(Inconsistent::NetworkTwice { network: network.id });
             }
-            if let Some(segment) = network.network_type.segment()
-                && let Some(first) = model.by_segment.get(&segment)
-            {
-                return Err(Inconsistent::SegmentTwice { first: first.clone(), second: network.id });
-            }
+            model.check_network(&network)?;
             model.put_network(network);
         }
         model.vni_hint = 0;
-        for mut port in ports {
-            let Some(network) = model.networks.get(&port.network) else {
-                return Err(Inconsistent::PortWithoutNetwork { port: port.id, network: port.network });
-            };
-            // One text in memory for all ports of a network.
-            port.network = network.id.clone();
+        for port in ports {
             if model.ports.contains_key(&port.id) {
                 return Err(Inconsistent::PortTwice { port: port.id });
             }
-            if let Some(attachment) = &port.attachment
-                && let Some(first) = model.by_attachment.get(attachment)
-            {
-                return Err(Inconsistent::AttachedTwice {
-                    attachment: attachment.clone(),
-                    first: first.clone(),
-                    second: port.id,
-                });
-            }
+            let port = model.check_port(port)?;
             model.put_port(port);
         }
         Ok(model)
@@ -299,15 +303,49 @@ impl Model {
         }
     }
 
-    /// The interfaces whose forwarding a step may change, if it is done now: what was plugged into the port and what
-    /// will be. A network that comes, goes or is renamed changes none, because one that goes has no attachment left.
-    pub fn touched<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = &'a InterfaceId> {
+    /// Adds to `touched` what a step may change the forwarding of, if it is done now: what was plugged into the port and what
+    /// will be, and the network. A network that comes, goes or is renamed changes nothing, because one that goes has no
+    /// attachment left.
+    pub fn touch(&self, change: &Change, touched: &mut Touched) {
         let (before, after) = match change {
             Change::PutNetwork(_) | Change::RemoveNetwork(_) => (None, None),
             Change::PutPort(port) => (self.ports.get(&port.id), Some(port)),
             Change::RemovePort(id) => (self.ports.get(id), None),
         };
-        before.into_iter().chain(after).filter_map(|port| port.attachment.as_ref())
+        for port in before.into_iter().chain(after) {
+            if let Some(attachment) = &port.attachment {
+                touched.interfaces.push(attachment.clone());
+                touched.networks.push(port.network.clone());
+            }
+        }
+    }
+
+    /// Whether a network may be part of the model beside what is there.
+    fn check_network(&self, network: &Network) -> Result<(), Inconsistent> {
+        if let Some(segment) = network.network_type.segment()
+            && let Some(first) = self.by_segment.get(&segment).filter(|first| **first != network.id)
+        {
+            return Err(Inconsistent::SegmentTwice { first: first.clone(), second: network.id.clone() });
+        }
+        Ok(())
+    }
+
+    /// The same of a port, which comes back with its network's text, one in memory for all ports of it.
+    fn check_port(&self, mut port: LogicalPort) -> Result<LogicalPort, Inconsistent> {
+        let Some(network) = self.networks.get(&port.network) else {
+            return Err(Inconsistent::PortWithoutNetwork { port: port.id, network: port.network });
+        };
+        port.network = network.id.clone();
+        if let Some(attachment) = &port.attachment
+            && let Some(first) = self.by_attachment.get(attachment).filter(|first| **first != port.id)
+        {
+            return Err(Inconsistent::AttachedTwice {
+                attachment: attachment.clone(),
+                first: first.clone(),
+                second: port.id,
+            });
+        }
+        Ok(port)
     }
 
     /// The logical port an interface is attached to.
@@ -430,51 +468,5 @@ fn strike_out<T: Clone>(index: &mut SharedMap<Text, SharedList<T>>, owner: &Text
     }
 }
 
-/// Why a set of records is no model.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Inconsistent {
-    /// Two networks have one id.
-    #[error("network {network} comes twice")]
-    NetworkTwice {
-        /// The id.
-        network: NetworkId,
-    },
-    /// Two records have one place in the order of creation.
-    #[error("serial {serial} comes twice")]
-    SerialTwice {
-        /// The serial.
-        serial: u64,
-    },
-    /// Two ports have one id.
-    #[error("port {port} comes twice")]
-    PortTwice {
-        /// The id.
-        port: PortId,
-    },
-    /// Two networks have one VLAN or VNI.
-    #[error("networks {first} and {second} have one VLAN or VNI")]
-    SegmentTwice {
-        /// One network.
-        first: NetworkId,
-        /// The other.
-        second: NetworkId,
-    },
-    /// A port is on a network that is not there.
-    #[error("port {port} is on network {network}, which does not exist")]
-    PortWithoutNetwork {
-        /// The port.
-        port: PortId,
-        /// The network it names.
-        network: NetworkId,
-    },
-    /// Two ports have one attachment.
-    #[error("attachment {attachment:?} is plugged into ports {first} and {second}")]
-    AttachedTwice {
-        /// The attachment.
-        attachment: InterfaceId,
-        /// One port.
-        first: PortId,
-        /// The other.
-        second: PortId,
-    },
-}
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ mod backup;
 mod essex;
 mod file;
 mod lock;
-mod records;
+pub(crate) mod records;
 mod schema;
 
 use crate::host::Plug;
@@ -74,6 +74,23 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// etcd failed, or is away.
+    #[error(transparent)]
+    Etcd(#[from] crate::etcd::EtcdError),
+    /// Another API server wrote first, and nothing was done: to be planned anew.
+    #[error("other writers were faster again and again")]
+    Outrun,
+    /// What another API server wrote has not arrived here.
+    #[error("this host does not hear what others write")]
+    Behind,
+    /// One write of more than etcd takes.
+    #[error("a write of {changes} records and {bytes} bytes is more than etcd takes at once")]
+    TooLarge {
+        /// Records it changes.
+        changes: usize,
+        /// Bytes of them.
+        bytes: usize,
     },
     /// redb failed, most often because the disk did.
     #[error("the store failed: {0}")]

@@ -280,6 +280,7 @@ fn the_packaged_example_names_every_setting_with_its_default() {
         "vhost.dir",
         "store.url",
         "store.seal_key",
+        "store.password_file",
         "identity.tokens",
         "keystone.password_file",
         "node.host",

@@ -5,7 +5,7 @@ use crate::host::DeviceSpec;
 use proptest::prelude::*;
 use std::collections::btree_map;
 use switch::ids::MacAddr;
-use switch::underlay::{TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
+use switch::underlay::{PeerConfig, ToldConfig, TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
 
 fn plug(interface: &str) -> Plug {
     Plug {
@@ -224,7 +224,7 @@ fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_i
         peers: Vec::new(),
         networks: Vec::new(),
     };
-    let underlay = Underlay { uplinks: vec![uplink], vlans: Vec::new(), tunnel: Some(tunnel) };
+    let underlay = Underlay { uplinks: vec![uplink], tunnel: Some(tunnel), ..Underlay::default() };
     let plugs = plugs([plug("a"), plug("b"), plug("c")]);
     let active = |network, interface| (network, AdminState::Active, Some(interface));
     let both = carried(&model(&[0, 0, 0, 0], &[active(0, "a"), active(1, "b"), active(2, "c")]));
@@ -247,6 +247,71 @@ fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_i
     let lowered = lower(&one, &Underlay::default());
     assert_eq!((lowered.config.underlay(), lowered.departed_vlans), (&Underlay::default(), vec![far_end]));
     assert_eq!(network_of(&super::lower(&one, &plugs, &mut Indices::default()), "b"), Some("n1"));
+}
+
+/// Interfaces by name, behind which peer they are and what is fixed for them; and those that are another host's.
+struct Known(HashMap<&'static str, (PortIndex, Vec<MacAddr>)>, &'static [&'static str]);
+
+impl Elsewhere for Known {
+    fn is_held(&self, interface: &str) -> bool {
+        self.1.contains(&interface)
+    }
+
+    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])> {
+        self.0.get(interface).map(|(peer, macs)| (*peer, &**macs))
+    }
+}
+
+#[test]
+fn peers_get_what_is_for_everybody_of_the_networks_that_they_have_ports_of_and_fixed_addresses_lead_there() {
+    let mut indices = Indices::default();
+    let peers: Vec<PeerConfig> = (1..=3u8)
+        .map(|last| PeerConfig {
+            index: indices.reserve().unwrap(),
+            address: [192, 0, 2, last].into(),
+            uplink: None,
+            next_hop: Default::default(),
+            path_mtu: None,
+        })
+        .collect();
+    let [one, two, three] = [0, 1, 2].map(|at| peers[at].index);
+    let tunnel = TunnelConfig {
+        local: [192, 0, 2, 9].into(),
+        port_vxlan: 4789,
+        ttl: 64,
+        dscp: 0,
+        is_nvgre: false,
+        peers,
+        networks: Vec::new(),
+    };
+    let told = ToldConfig { peers: vec![one, two], ..ToldConfig::default() };
+    let underlay = Underlay { tunnel: Some(tunnel), told, ..Underlay::default() };
+    let active = |network, interface| (network, AdminState::Active, Some(interface));
+    // Of n2 and n3 one port each is here; n4 is only elsewhere.
+    let ports = [active(2, "a"), active(2, "x"), active(2, "y"), active(2, "z"), active(3, "b"), active(4, "w")];
+    let model = carried(&model(&[0, 0, 0, 0, 0], &ports));
+    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+    let known = HashMap::from([
+        ("x", (one, vec![mac(1), mac(7)])),
+        ("y", (one, vec![mac(2)])),
+        // By the settings it gets everything anyway; and one of its addresses is fixed here.
+        ("z", (three, vec![mac(3), mac(9)])),
+        ("w", (two, vec![mac(4)])),
+        // Plugged here after all.
+        ("b", (two, vec![])),
+    ]);
+    let here = plugs([Plug { macs: vec![mac(9).to_string()], ..plug("a") }, plug("b")]);
+    let lowered = lower_among(&model, &here, &mut indices, underlay.clone(), &Known(known, &[]));
+    let told = &lowered.config.underlay().told;
+    let [n2, n3] = ["n2", "n3"].map(|id| indices.networks[id]);
+    assert_eq!(told.members, [(n2, one)]);
+    let stations: Vec<_> = told.stations.iter().map(|it| (it.network, it.mac, it.peer)).collect();
+    assert_eq!(stations, [(n2, mac(1), one), (n2, mac(7), one), (n2, mac(2), one), (n2, mac(3), three)]);
+    assert!(n3 != n2 && lowered.unbound.is_empty());
+    // What is another host's is kept off its network.
+    let lowered = lower_among(&model, &here, &mut indices, underlay, &Known(HashMap::new(), &["b"]));
+    assert_eq!(lowered.unbound["b"].1, Unbound::PluggedElsewhere);
+    assert_eq!((network_of(&lowered, "a"), network_of(&lowered, "b")), (Some("n2"), None));
 }
 
 #[test]
@@ -382,7 +447,7 @@ proptest! {
                     let is_right = match reason {
                         Unbound::ClaimedByOther => plug.tenant.is_some() && is_foreign,
                         Unbound::MacConflict => !plug.macs.is_empty(),
-                        Unbound::MacInvalid | Unbound::TooManyPorts => false,
+                        Unbound::MacInvalid | Unbound::TooManyPorts | Unbound::PluggedElsewhere => false,
                     };
                     prop_assert!(is_right, "{reason:?}");
                 }

@@ -1,12 +1,13 @@
-//! The plugin of this switch: records in the [`Store`], traffic by the [`Host`].
+//! The plugin of this switch: records in the [`Store`] or shared with other hosts by a [`Cluster`], traffic by the [`Host`].
 //!
 //! It answers in the order of the original openvswitch plugin: a full port is told before an attachment used elsewhere
 //! (specification section 5). Unlike it, unplugging stores null, so that `has-attachment` is true to the state
 //! (section 19). Op-status is asked of the host on every read and never stored.
 
 use super::recorded::{Backing, Recorded, check_plug_vacant_first};
+use crate::cluster::{self, Cluster, Follower, News};
 use crate::host::{Host, Scope};
-use crate::model::{AdminState, Change, LogicalPort, Model, Network, OpStatus};
+use crate::model::{AdminState, Change, Inconsistent, LogicalPort, Model, Network, OpStatus, Touched};
 use crate::network_type::{NetworkType, SegmentRules};
 use crate::plugin::{NoSegmentFree, PlugInterfaceError, PortStats};
 use crate::store::{Store, StoreError};
@@ -15,9 +16,18 @@ use std::sync::Arc;
 /// The native plugin.
 pub type NativePlugin = Recorded<NativeBacking>;
 
+/// Where the native plugin has its records.
+#[derive(Clone)]
+pub enum Keeper {
+    /// In a file of this host.
+    Store(Arc<Store>),
+    /// In etcd, with other hosts. Whoever makes the plugin has it follow ([`Cluster::follow`]).
+    Cluster(Arc<Cluster>),
+}
+
 /// The native plugin's store and host.
 pub struct NativeBacking {
-    store: Arc<Store>,
+    keeper: Keeper,
     host: Arc<dyn Host>,
     segments: SegmentRules,
 }
@@ -29,7 +39,7 @@ impl NativePlugin {
     /// # Errors
     /// What [`Store::load`] said.
     pub fn new(store: Arc<Store>, host: Arc<dyn Host>) -> Result<NativePlugin, StoreError> {
-        NativePlugin::with_segments(store, host, SegmentRules::Local)
+        NativePlugin::with_segments(Keeper::Store(store), host, SegmentRules::Local)
     }
 
     /// The same, whose networks get their segments by these rules.
@@ -37,22 +47,57 @@ impl NativePlugin {
     /// # Errors
     /// What [`Store::load`] said.
     pub fn with_segments(
-        store: Arc<Store>,
+        keeper: Keeper,
         host: Arc<dyn Host>,
         segments: SegmentRules,
     ) -> Result<NativePlugin, StoreError> {
-        let model = store.load()?;
-        Ok(Recorded::over(NativeBacking { store, host, segments }, model))
+        let model = match &keeper {
+            Keeper::Store(store) => store.load()?,
+            Keeper::Cluster(cluster) => cluster.load()?,
+        };
+        Ok(Recorded::over(NativeBacking { keeper, host, segments }, model))
+    }
+}
+
+impl Follower for NativePlugin {
+    fn absorb(&self, news: News) -> Result<(), Inconsistent> {
+        let Keeper::Cluster(cluster) = &self.backing().keeper else { return Ok(()) };
+        let News { tenants, plugs } = news;
+        let take = |model: &Model| tenants.map_or(Ok(None), |tenants| cluster.absorb(model, tenants));
+        Recorded::absorb(self, take, Touched { interfaces: plugs, networks: Vec::new() })
     }
 }
 
 impl Backing for NativeBacking {
+    const BYTES_MAX: usize = cluster::BYTES_MAX;
+
+    fn size_of(&self, changes: &[Change]) -> usize {
+        match &self.keeper {
+            Keeper::Store(_) => 0,
+            Keeper::Cluster(cluster) => cluster.size_of(changes),
+        }
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        match &self.keeper {
+            Keeper::Store(_) => Ok(()),
+            Keeper::Cluster(cluster) => cluster.catch_up(),
+        }
+    }
+
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.store.commit(changes)
+        match &self.keeper {
+            Keeper::Store(store) => store.commit(changes),
+            Keeper::Cluster(cluster) => cluster.commit(changes),
+        }
     }
 
     fn reload(&self) -> Result<Option<Model>, StoreError> {
-        self.store.load().map(Some)
+        match &self.keeper {
+            Keeper::Store(store) => store.load().map(Some),
+            // Whether a write was done is found out with it, and what we have not heard of is told by those we follow.
+            Keeper::Cluster(_) => Ok(None),
+        }
     }
 
     fn put_in_force(&self, model: &Model, scope: Scope<'_>) {

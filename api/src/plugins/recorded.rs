@@ -9,8 +9,11 @@ mod overwrite;
 mod writes;
 
 use crate::address_pair::AddressPairs;
+use crate::cluster::Absorbed;
 use crate::host::Scope;
-use crate::model::{AdminState, Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text};
+use crate::model::{
+    AdminState, Change, Inconsistent, LogicalPort, Model, Network, NetworkId, OpStatus, PortId, Text, Touched,
+};
 use crate::network_type::NetworkType;
 use crate::plugin::{
     AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
@@ -29,10 +32,27 @@ pub trait Backing: Send + Sync {
     /// Whether tenants may rename each other's networks in the original's dialect, as its sample plugin had it.
     const LETS_STRANGERS_RENAME: bool = false;
 
+    /// Bytes that may be committed together, as [`Backing::size_of`] counts them.
+    const BYTES_MAX: usize = usize::MAX;
+
+    /// Bytes of changes in the store, where that sets a bound.
+    fn size_of(&self, _changes: &[Change]) -> usize {
+        0
+    }
+
+    /// Waits until what a write was outrun by ([`StoreError::Outrun`]) is part of the model. Called without the turn.
+    ///
+    /// # Errors
+    /// What the store said, if that takes too long.
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Makes changes durable.
     ///
     /// # Errors
-    /// What the store said; it is then unknown whether they are.
+    /// [`StoreError::Outrun`]: they are not, because others wrote first; else what the store said, and it is then unknown
+    /// whether they are.
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
 
     /// What is durable now, asked after a failed commit. `None`: the model in memory is all there is.
@@ -163,6 +183,18 @@ impl<B: Backing> Recorded<B> {
     /// caller holds no lock that [`Backing::put_in_force`] takes, because a writer may be in there and hold the turn.
     pub fn put_in_force(&self) {
         self.writes.put_in_force();
+    }
+
+    /// Makes what others did part of the state and puts it in force, as [`writes`] has it.
+    ///
+    /// # Errors
+    /// What `take` said.
+    pub(super) fn absorb(
+        &self,
+        take: impl FnOnce(&Model) -> Result<Option<Absorbed>, Inconsistent>,
+        also: Touched,
+    ) -> Result<(), Inconsistent> {
+        self.writes.absorb(take, also)
     }
 
     fn tell_port(&self, model: &Model, port: &LogicalPort) -> PortDetails {

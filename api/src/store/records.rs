@@ -1,4 +1,4 @@
-//! What a record is on the disk: one byte of record version, then JSON. Pure.
+//! What a record is in a store, on the disk or in etcd: one byte of record version, then JSON. Pure.
 //!
 //! The types here are the disk's own, apart from the model's, so that the model may change without changing files.
 //! Fields are only added, and always optional; a reader ignores those it does not know.
@@ -34,7 +34,7 @@ struct PortRecord {
     serial: u64,
 }
 
-pub(super) fn of_network(network: &Network) -> Vec<u8> {
+pub(crate) fn of_network(network: &Network) -> Vec<u8> {
     encode(&NetworkRecord {
         tenant: network.tenant.clone(),
         name: network.name.clone(),
@@ -43,7 +43,7 @@ pub(super) fn of_network(network: &Network) -> Vec<u8> {
     })
 }
 
-pub(super) fn of_port(port: &LogicalPort) -> Vec<u8> {
+pub(crate) fn of_port(port: &LogicalPort) -> Vec<u8> {
     encode(&PortRecord {
         network: port.network.clone(),
         state: port.state,
@@ -53,11 +53,11 @@ pub(super) fn of_port(port: &LogicalPort) -> Vec<u8> {
     })
 }
 
-pub(super) fn of_plug(plug: &Plug) -> Vec<u8> {
+pub(crate) fn of_plug(plug: &Plug) -> Vec<u8> {
     encode(plug)
 }
 
-pub(super) fn network(key: &str, value: &[u8]) -> Result<Network, StoreError> {
+pub(crate) fn network(key: &str, value: &[u8]) -> Result<Network, StoreError> {
     let record: NetworkRecord = decode("networks", key, value)?;
     Ok(Network {
         id: key.into(),
@@ -68,7 +68,7 @@ pub(super) fn network(key: &str, value: &[u8]) -> Result<Network, StoreError> {
     })
 }
 
-pub(super) fn port(key: &str, value: &[u8]) -> Result<LogicalPort, StoreError> {
+pub(crate) fn port(key: &str, value: &[u8]) -> Result<LogicalPort, StoreError> {
     let record: PortRecord = decode("ports", key, value)?;
     Ok(LogicalPort {
         id: key.into(),
@@ -80,7 +80,7 @@ pub(super) fn port(key: &str, value: &[u8]) -> Result<LogicalPort, StoreError> {
     })
 }
 
-pub(super) fn plug(key: &str, value: &[u8]) -> Result<Plug, StoreError> {
+pub(crate) fn plug(key: &str, value: &[u8]) -> Result<Plug, StoreError> {
     let plug: Plug = decode("plugs", key, value)?;
     if &*plug.interface == key {
         Ok(plug)

@@ -25,10 +25,11 @@ use crate::document::{Document, Fields, Value};
 use crate::format::Format;
 use crate::model::Text;
 use crate::plugin::Plugin;
+use crate::plugins::native::Keeper;
 use crate::policy::Action;
 use crate::reply::{Reply, to_json};
 use crate::sealed::SealKey;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::{json, xml};
 use axum::http::StatusCode;
 use credential::Credential;
@@ -37,7 +38,6 @@ use portprofile::PortProfile;
 use qos::Qos;
 use records::Records;
 use std::fmt;
-use std::sync::Arc;
 
 /// An extension.
 pub(super) struct Extension {
@@ -127,7 +127,7 @@ pub struct ExtensionsConfig {
     /// The aliases of those to serve; `None`: all that the plugin can carry.
     pub named: Option<Vec<String>>,
     /// Where they keep what they keep; `None`: in memory.
-    pub store: Option<Arc<Store>>,
+    pub keeper: Option<Keeper>,
     /// What secrets are sealed with; `None`: no extension that keeps any.
     pub key: Option<SealKey>,
     /// This host's name.
@@ -187,11 +187,11 @@ impl Extensions {
             Some(named) => named.iter().map(find).collect::<Result<_, _>>()?,
             None => can().collect(),
         };
-        let ExtensionsConfig { named, store, host, key, has_foxnsox: _ } = config;
+        let ExtensionsConfig { named, keeper, host, key, has_foxnsox: _ } = config;
         let kept = Kept {
-            profiles: Records::load(PROFILES, store.as_ref())?,
-            qos: Records::load(QOS, store.as_ref())?,
-            credentials: Records::load(CREDENTIALS, store.as_ref())?,
+            profiles: Records::load(PROFILES, keeper.as_ref())?,
+            qos: Records::load(QOS, keeper.as_ref())?,
+            credentials: Records::load(CREDENTIALS, keeper.as_ref())?,
         };
         Ok(Extensions { key, host: host.into(), ..Extensions::of(served, named.is_some(), kept) })
     }

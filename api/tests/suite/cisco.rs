@@ -5,6 +5,7 @@ use crate::rig::{Answer, Driver, Format, Scratch, Server, Version, native, open_
 use api::identity::{Caller, Identity};
 use api::plugin::{Plugin, PortFilter};
 use api::plugins::FakePlugin;
+use api::plugins::native::Keeper;
 use api::policy::Policy;
 use api::sealed::SealKey;
 use api::server::ServerConfig;
@@ -176,8 +177,11 @@ fn a_password_is_sealed_in_the_store() {
     let scratch = Scratch::new();
     let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
     let store = open_store(&scratch.store());
-    let config =
-        ExtensionsConfig { store: Some(store.clone()), key: Some(key(&scratch)), ..ExtensionsConfig::default() };
+    let config = ExtensionsConfig {
+        keeper: Some(Keeper::Store(store.clone())),
+        key: Some(key(&scratch)),
+        ..ExtensionsConfig::default()
+    };
     let extensions = Arc::new(Extensions::new(&*plugin, config).unwrap());
     let server = Server::over(plugin, ServerConfig { extensions, ..ServerConfig::default() }, Scratch::new());
     let talk = Talk { server: &server, version: Version::V1_1, format: Format::Json };
@@ -429,7 +433,7 @@ fn what_extensions_keep_is_there_after_a_restart() {
     let begin = || {
         let store = open_store(&path);
         let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
-        let config = ExtensionsConfig { store: Some(store), ..ExtensionsConfig::default() };
+        let config = ExtensionsConfig { keeper: Some(Keeper::Store(store)), ..ExtensionsConfig::default() };
         let extensions = Arc::new(Extensions::new(&*plugin, config).unwrap());
         Server::over(plugin, ServerConfig { extensions, ..ServerConfig::default() }, Scratch::new())
     };

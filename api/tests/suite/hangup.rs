@@ -22,7 +22,7 @@ struct GatedHost {
 
 impl Host for GatedHost {
     fn put_in_force(&self, _model: &Model, scope: Scope<'_>) {
-        if matches!(scope, Scope::Interfaces(_)) {
+        if matches!(scope, Scope::Parts(_)) {
             self.came.lock().unwrap().send(()).unwrap();
             let _ = self.open.lock().unwrap().recv();
         }

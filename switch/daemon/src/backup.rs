@@ -29,6 +29,14 @@ fn settings(file: Option<&Path>) -> Result<Settings, (u8, String)> {
     Settings::load(file).map_err(|error| (WRONG, error.to_string()))
 }
 
+/// What is in etcd is saved and brought back by etcd's own means.
+fn is_in_file(settings: &Settings) -> Result<(), (u8, String)> {
+    match settings.store.etcd() {
+        Some(_) => Err(failed("the state is in etcd (store.url): save it by `etcdctl snapshot save`")),
+        None => Ok(()),
+    }
+}
+
 fn open(path: &Path) -> Result<Store, (u8, String)> {
     Store::open(path).map_err(|error| match error {
         StoreError::InUse { .. } => failed(format!("{error}; stop that first")),
@@ -38,6 +46,7 @@ fn open(path: &Path) -> Result<Store, (u8, String)> {
 
 fn export(args: &ExportArgs) -> Outcome {
     let settings = settings(args.config.as_deref())?;
+    is_in_file(&settings)?;
     let path = settings.store.path();
     if !path.exists() {
         return Err(failed(format!("{}: there is no store", path.display())));
@@ -68,6 +77,7 @@ fn import(args: &ImportArgs) -> Outcome {
     let settings = settings(args.config.as_deref())?;
     let (backup, notes) =
         read(&args.file, args.from).map_err(|error| failed(format!("{}: {error:#}", args.file.display())))?;
+    is_in_file(&settings)?;
     let path = settings.store.path();
     if args.dry_run {
         let before = if path.exists() { open(path)?.export().map_err(failed)? } else { Backup::default() };

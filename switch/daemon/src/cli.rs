@@ -189,6 +189,8 @@ pub(crate) enum What {
     Workers,
     /// Dropped frames by port, direction and reason
     Drops,
+    /// Hosts that share the state: where they are, what is plugged there
+    Nodes,
     /// What tenants have, and may have at most
     Quotas,
     /// Generation, addresses and settings in force

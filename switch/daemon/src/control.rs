@@ -12,6 +12,7 @@
 //! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
 
 mod automatic;
+pub(crate) mod cluster;
 mod host;
 mod interfaces;
 mod path_mtu;
@@ -23,10 +24,12 @@ use crate::naming::NoDevice;
 use crate::opener::{MadeBook, check_is_free};
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
+use api::cluster::Cluster;
 use api::host::{DeviceSpec, Host, Plug, Scope};
-use api::lowering::{Indices, Lowered, Unbound, lower_over};
-use api::model::{InterfaceId, Model, OpStatus, PortId};
+use api::lowering::{Indices, Lowered, Unbound, lower_among};
+use api::model::{InterfaceId, Model, OpStatus, PortId, Touched};
 use api::store::{Store, StoreError};
+use cluster::{Others, Wake};
 pub(crate) use interfaces::InterfaceView;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -68,6 +71,8 @@ pub(crate) struct DeviceRules {
     pub(crate) role: Role,
     /// Whether questions for known neighbours are answered instead of flooded.
     pub(crate) has_arp_suppression: bool,
+    /// Whether this node carries frames; else nothing may be plugged.
+    pub(crate) carries: bool,
 }
 
 struct State {
@@ -84,6 +89,8 @@ struct State {
     is_started: bool,
     /// The ways to other hosts.
     ways: Ways,
+    /// What is known of what is plugged there.
+    others: Others,
 }
 
 /// The owner of this host's desired state.
@@ -99,6 +106,10 @@ pub(crate) struct Control<P: Pipeline> {
     closed: Condvar,
     /// What was seen of the ways to other hosts.
     seen: SeenByThread,
+    /// Wakes who follows them.
+    underlay_changed: Arc<Wake>,
+    /// The other hosts, if there are any.
+    cluster: OnceLock<Arc<Cluster>>,
     this: Weak<Control<P>>,
 }
 
@@ -123,6 +134,7 @@ impl<P: Pipeline> Control<P> {
             reserved: None,
             is_started: false,
             ways: Ways::default(),
+            others: Others::default(),
         };
         Ok(Arc::new_cyclic(|this| Control {
             switch,
@@ -134,6 +146,8 @@ impl<P: Pipeline> Control<P> {
             state: Mutex::new(state),
             closed: Condvar::new(),
             seen: SeenByThread::default(),
+            underlay_changed: Arc::default(),
+            cluster: OnceLock::new(),
             this: this.clone(),
         }))
     }
@@ -188,6 +202,9 @@ impl<P: Pipeline> Control<P> {
         let _turn = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
         let is_replacing = request.replace;
         let wanted = plugs::check(request, self.rules.role)?;
+        if !self.rules.carries {
+            return Err(PlugError::NoSwitch);
+        }
         // From here on the API's changes neither make nor end an automatic plug of this id or device.
         self.state().reserved = Some(wanted.clone());
         let outcome = self.plug_reserved(&wanted, is_replacing);
@@ -212,6 +229,9 @@ impl<P: Pipeline> Control<P> {
         };
         if let Some(uplink) = self.state().ways.uses(&wanted.device) {
             return Err(PlugError::NotOurs(format!("it is the uplink of {uplink:?}")));
+        }
+        if before.is_none() {
+            self.claim(wanted)?;
         }
         let is_new_device = before.as_ref().is_none_or(|before| !is_same_device(&before.device, &wanted.device));
         // Before anything is taken away: a request that is refused leaves everything as it was.
@@ -255,7 +275,9 @@ impl<P: Pipeline> Control<P> {
         if plug.is_automatic && self.rules.auto != Auto::None && self.model().port_by_attachment(interface).is_some() {
             return Err(PlugError::Automatic(plug.interface));
         }
-        self.take_out(interface)
+        self.take_out(interface)?;
+        self.release(&plug.interface);
+        Ok(())
     }
 
     /// Makes a new plug durable and part of the state.
@@ -403,9 +425,10 @@ impl<P: Pipeline> Control<P> {
         if !state.is_started {
             return;
         }
-        if let Scope::Interfaces(interfaces) = scope {
+        if let Scope::Parts(Touched { interfaces, .. }) = scope {
             let is_ours = |interface: &InterfaceId| state.plugs.contains_key(interface);
-            if !interfaces.iter().any(is_ours) && (self.rules.auto == Auto::None || interfaces.is_empty()) {
+            let is_here = interfaces.iter().any(is_ours) || (self.rules.auto != Auto::None && !interfaces.is_empty());
+            if !is_here && !self.is_of_others(state, model, scope) {
                 return;
             }
         }
@@ -417,8 +440,10 @@ impl<P: Pipeline> Control<P> {
             .filter(|(interface, _)| !state.plugs.contains_key(*interface))
             .map(|(_, index)| *index)
             .collect();
+        let departed_peers = self.find_others(state, model);
         let underlay = state.ways.underlay();
-        let Lowered { config, unbound, departed_vlans } = lower_over(model, &state.plugs, &mut state.indices, underlay);
+        let State { plugs, indices, others, .. } = &mut *state;
+        let Lowered { config, unbound, departed_vlans } = lower_among(model, plugs, indices, underlay, others);
         state.unbound = unbound;
         let config = if self.rules.has_arp_suppression { config } else { config.without_neighbours() };
         let applied = self.switch.apply(config);
@@ -428,9 +453,11 @@ impl<P: Pipeline> Control<P> {
                 applied.unplaced_macs
             );
         }
-        for index in departed.into_iter().chain(departed_vlans) {
+        for index in departed.into_iter().chain(departed_vlans).chain(departed_peers.iter().copied()) {
             self.switch.forget(index);
         }
+        departed_peers.into_iter().for_each(|index| state.indices.release(index));
+        self.plant(state, model);
         for (interface, plug) in &state.plugs {
             let has_device = !matches!(plug.device, DeviceSpec::Vlan { .. });
             if !has_device || state.slots.contains_key(interface) || state.closing.contains(interface) {

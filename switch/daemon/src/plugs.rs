@@ -107,6 +107,17 @@ pub(crate) enum PlugError {
         /// The id that has it.
         owner: InterfaceId,
     },
+    /// Another host has it.
+    #[error("{interface:?} is plugged on host {host:?}; unplug it there first")]
+    Elsewhere {
+        /// The id.
+        interface: InterfaceId,
+        /// The host.
+        host: String,
+    },
+    /// This node has no part in that.
+    #[error("this node carries nothing: its node.roles are without \"switch\"")]
+    NoSwitch,
     /// Something that is not ours has the name.
     #[error("{0}")]
     NotOurs(String),

@@ -6,9 +6,10 @@
 //! ends the process if that takes too long. tokio runs the API and signals only; workers are plain threads.
 
 use crate::accounts;
-use crate::admin::{self, AdminSocket, Service};
+use crate::admin::AdminSocket;
 use crate::capture::serve::Captures;
 use crate::cli::RunArgs;
+use crate::cluster;
 use crate::control::{Control, DeviceRules, Tenants};
 use crate::devices::Supervisor;
 use crate::identity;
@@ -17,14 +18,17 @@ use crate::logs;
 use crate::notify::notify;
 use crate::opener::{HostOpener, MadeBook, SocketRights};
 use crate::rebalance::Rebalancer;
+use crate::scrape;
 use crate::service::Daemon;
-use crate::settings::{Driver, PollMode, Settings, SettingsError};
+use crate::settings::{Driver, NodeRole, PollMode, Settings, SettingsError};
 use crate::steering;
 use crate::tls;
 use anyhow::{Context, anyhow};
+use api::cluster::Follower;
 use api::host::{Host, Scope};
 use api::model::Model;
 use api::plugin::Plugin;
+use api::plugins::native::Keeper;
 use api::plugins::{FakePlugin, NativePlugin};
 use api::quota::Quotas;
 use api::sealed::SealKey;
@@ -34,11 +38,9 @@ use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use api::watched::Rights;
 use pipelines::Standard;
 use std::fs::DirBuilder;
-use std::io::{BufReader, BufWriter};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use switch::affinity;
@@ -55,11 +57,6 @@ const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
 const API_THREADS: usize = 2;
 /// Threads for calls that block, beyond one for each connection. They come as they are needed and go when idle.
 const API_THREADS_SPARE: usize = 64;
-/// Connections for metrics over TCP served at once.
-const SCRAPES_MAX: usize = 8;
-/// How long one read or write of a scrape may take.
-const SCRAPE_IDLE_MAX: Duration = Duration::from_secs(5);
-
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -116,9 +113,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         .enable_all()
         .build()
         .context("starting the API's threads")?;
-    let asked_to_end = {
+    let mut asked_to_end = {
         let _guard = runtime.enter();
-        signals().context("catching signals")?
+        Box::pin(signals().context("catching signals")?)
     };
 
     let admin_group = id_of(&settings, "admin", "group", &settings.admin.group, accounts::gid)?;
@@ -136,8 +133,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
-    let api = listen(settings.api.listen, "the API")?;
-    let api_address = api.local_addr().context("the API's listener")?;
+    let cluster = cluster::of(&settings, Rights::OwnerOnly)?;
+    let api = settings.node.is(NodeRole::Api).then(|| listen(settings.api.listen, "the API")).transpose()?;
+    let api_address = api.as_ref().map(TcpListener::local_addr).transpose().context("the API's listener")?;
     let metrics = settings.metrics.listen.map(|address| listen(address, "metrics")).transpose()?;
     let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose().context("the metrics' listener")?;
 
@@ -161,17 +159,28 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         vhost_dir: settings.vhost.dir.clone(),
         role: settings.vhost.role,
         has_arp_suppression: settings.switch.arp_suppression,
+        carries: settings.node.is(NodeRole::Switch),
     };
     let control = Control::new(switch.clone(), store.clone(), supervisor, rules).map_err(anyhow::Error::from)?;
     control.lead_out(&settings.uplink, &settings.tunnel, &settings.segments);
     let book: Weak<dyn MadeBook> = Arc::downgrade(&(control.clone() as Arc<dyn MadeBook>));
     opener.keep_book(book);
-    let (plugin, tenants) = make_plugin(&settings, store.clone(), &control, &quotas)?;
+    let keeper = match &cluster {
+        None => Keeper::Store(store),
+        Some(cluster) => {
+            control.join(cluster.clone());
+            if !cluster::wait(&runtime, cluster, &mut asked_to_end)? {
+                return Ok(());
+            }
+            Keeper::Cluster(cluster.clone())
+        }
+    };
+    let (plugin, tenants) = make_plugin(&settings, keeper.clone(), &control, &quotas)?;
 
     let kept = ExtensionsConfig {
         named: settings.plugin.extensions.clone(),
         // The fake plugin keeps nothing, and neither does what belongs to its networks.
-        store: (settings.plugin.driver == Driver::Native).then_some(store),
+        keeper: (settings.plugin.driver == Driver::Native).then_some(keeper),
         key: Some(SealKey::open(&settings.store.seal_key).map_err(anyhow::Error::from)?),
         host: settings.node.host.clone(),
         // Asked for by name, where recordings are replayed, and nowhere else.
@@ -186,7 +195,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         }
     })?;
 
-    switch.start().context("starting the workers")?;
+    if settings.node.is(NodeRole::Switch) {
+        switch.start().context("starting the workers")?;
+    }
     let load = Load::new(cpus.iter().map(|&cpu| Some(cpu)));
     let server = ServerConfig {
         hosts: settings.api.hosts.clone(),
@@ -215,15 +226,20 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     });
     let served = admin_socket.serve(daemon.clone()).context("serving the admin socket")?;
     if let Some(listener) = metrics {
-        serve_metrics(listener, daemon.clone()).context("serving metrics")?;
+        scrape::serve(listener, daemon.clone()).context("serving metrics")?;
     }
-    if daemon.settings.identity.insecure && api_address.ip().is_loopback() {
+    if let Some(api_address) =
+        api_address.filter(|address| daemon.settings.identity.insecure && address.ip().is_loopback())
+    {
         // Beyond loopback the API's server says it.
         tracing::warn!(api = %api_address, "identity.insecure is set: it would let the API listen beyond loopback");
     }
 
     if let Some(address) = metrics_address.filter(|address| !address.ip().is_loopback()) {
         tracing::warn!(%address, "metrics are told in clear to anybody who reaches them: metrics.listen");
+    }
+    if daemon.settings.store.password_goes_in_clear() {
+        tracing::warn!("etcd's user and password, and all that is said, go to etcd in clear: store.url");
     }
     if daemon.settings.keystone_is_asked_in_clear() {
         let url = &daemon.settings.keystone.url;
@@ -237,7 +253,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     });
     let serving_us = begin.elapsed().as_micros() as u64;
     tracing::info!(
-        api = %api_address, tls = daemon.settings.api.has_tls(), admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
+        api = api_address.map(tracing::field::display), tls = daemon.settings.api.has_tls(),
+        admin = %daemon.settings.admin.socket.display(), workers = ?cpus, serving_us,
         pid = std::process::id(), "serving"
     );
     if daemon.settings.switch.rebalance && cpus.len() == 1 {
@@ -247,6 +264,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     if daemon.control.has_uplinks() {
         start_following(&daemon).context("starting a thread")?;
     }
+    if cluster.is_some() {
+        cluster::start(&daemon).context("starting a thread")?;
+    }
 
     let outcome = runtime.block_on(async {
         let shutdown = async {
@@ -255,9 +275,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
             notify("STOPPING=1");
             start_watchdog();
         };
-        serve(api, server, plugin, shutdown).await
+        match api {
+            Some(api) => serve(api, server, plugin, shutdown).await,
+            None => {
+                shutdown.await;
+                Ok(())
+            }
+        }
     });
     drop(served);
+    if let Some(cluster) = cluster {
+        cluster.end();
+    }
     switch.stop();
     control.shutdown();
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -268,14 +297,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 
 fn make_plugin(
     settings: &Settings,
-    store: Arc<Store>,
+    keeper: Keeper,
     control: &Arc<Control<Standard>>,
     quotas: &Arc<Quotas>,
 ) -> anyhow::Result<(Arc<dyn Plugin>, Arc<dyn Tenants>)> {
     Ok(match settings.plugin.driver {
         Driver::Native => {
-            let plugin = NativePlugin::with_segments(store, control.clone(), settings.segments.rules())?;
+            let plugin = NativePlugin::with_segments(keeper.clone(), control.clone(), settings.segments.rules())?;
             let plugin = Arc::new(plugin.with_quotas(quotas.clone()));
+            if let Keeper::Cluster(cluster) = keeper {
+                let follower = Arc::downgrade(&(plugin.clone() as Arc<dyn Follower>));
+                cluster.follow(follower).context("starting a thread")?;
+            }
             let tenants = TenantsOf {
                 plugin: plugin.clone(),
                 put_in_force: Box::new(NativePlugin::put_in_force),
@@ -416,50 +449,10 @@ fn start_following(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
     std::thread::Builder::new().name("underlay".into()).spawn(move || {
         while let Some(daemon) = daemon.upgrade() {
             let pause = daemon.control.follow_underlay();
+            let changed = daemon.control.underlay_changed();
             drop(daemon);
-            std::thread::sleep(pause);
+            changed.sleep(pause);
         }
     })?;
     Ok(())
-}
-
-/// Serves `GET /metrics` over TCP.
-fn serve_metrics(listener: TcpListener, service: Arc<dyn Service>) -> std::io::Result<()> {
-    let scrapes = Arc::new(AtomicUsize::new(0));
-    std::thread::Builder::new().name("metrics".into()).spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else {
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            };
-            if scrapes.fetch_add(1, Ordering::Relaxed) >= SCRAPES_MAX {
-                scrapes.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (service, scrapes) = (service.clone(), scrapes.clone());
-            let seat = scrapes.clone();
-            let spawned = std::thread::Builder::new().name("scrape".into()).spawn(move || {
-                if let Err(error) = scrape(&stream, &*service) {
-                    tracing::debug!(%error, "a scrape ended early");
-                }
-                scrapes.fetch_sub(1, Ordering::Relaxed);
-            });
-            if spawned.is_err() {
-                seat.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    })?;
-    Ok(())
-}
-
-fn scrape(stream: &TcpStream, service: &dyn Service) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(SCRAPE_IDLE_MAX))?;
-    stream.set_write_timeout(Some(SCRAPE_IDLE_MAX))?;
-    let mut reader = BufReader::new(stream);
-    match crate::protocol::read_line(&mut reader, admin::HTTP_LINE_MAX)? {
-        Some(line) if line.starts_with(b"GET ") => {
-            admin::serve_http(&line, &mut reader, &mut BufWriter::new(stream), service)
-        }
-        _ => Ok(()),
-    }
 }

@@ -37,8 +37,8 @@ pub(crate) struct Daemon<P: Pipeline> {
     pub(crate) captures: Captures,
     /// The settings in force.
     pub(crate) settings: Settings,
-    /// Where the API listens, with the port the system chose.
-    pub(crate) api_address: SocketAddr,
+    /// Where the API listens, with the port the system chose; `None`: this node serves none.
+    pub(crate) api_address: Option<SocketAddr>,
     /// Where metrics are served over TCP.
     pub(crate) metrics_address: Option<SocketAddr>,
 }
@@ -51,12 +51,13 @@ impl<P: Pipeline> Daemon<P> {
             What::Macs => serde_json::to_value(view::macs(&self.control)),
             What::Workers => serde_json::to_value(self.workers()),
             What::Drops => serde_json::to_value(view::drops(view::ports(&self.control))),
+            What::Nodes => serde_json::to_value(view::nodes(&self.control)),
             What::Quotas => serde_json::to_value(view::quotas(&self.control.model(), &self.quotas)),
             What::Config => Ok(json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "pid": std::process::id(),
                 "generation": self.control.switch().snapshot().generation,
-                "api_listen": self.api_address.to_string(),
+                "api_listen": self.api_address.map(|address| address.to_string()),
                 "metrics_listen": self.metrics_address.map(|address| address.to_string()),
                 "settings": serde_json::to_value(&self.settings)?,
             })),

@@ -8,6 +8,7 @@
 mod quota;
 mod sections;
 mod source;
+mod store;
 mod underlay;
 mod uplinks;
 
@@ -19,6 +20,7 @@ use source::Source;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
+use store::{check_shared, resolve_node, resolve_store};
 use switch::ids::WORKERS_MAX;
 pub(crate) use underlay::*;
 pub(crate) use uplinks::*;
@@ -179,9 +181,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     let run_dir = raw.run_dir.unwrap_or_else(|| "/run/qvs".into());
     let socket = admin.socket.unwrap_or_else(|| run_dir.join("admin.sock"));
     let dir = vhost.dir.unwrap_or_else(|| run_dir.join("vhost"));
-    let store = raw.store.unwrap_or_default();
-    let url = store.url.unwrap_or_else(|| format!("redb:{}", state_dir.join("state.redb").display()));
-    let seal_key = store.seal_key.unwrap_or_else(|| state_dir.join("seal.key"));
+    let store = resolve_store(raw.store.unwrap_or_default(), &state_dir, &source)?;
     for (section, key, path) in
         [("", "state_dir", &state_dir), ("", "run_dir", &run_dir), ("admin", "socket", &socket), ("vhost", "dir", &dir)]
     {
@@ -201,7 +201,7 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     let tunnel = resolve_tunnel(raw.tunnel.unwrap_or_default(), &uplink, &source)?;
     let segments = resolve_segments(raw.segments.unwrap_or_default(), &uplink, &tunnel, &source)?;
 
-    Ok(Settings {
+    let settings = Settings {
         uplink,
         tunnel,
         segments,
@@ -215,8 +215,8 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         vhost: resolve_vhost(dir, vhost.role, vhost.owner, vhost.group, vhost.mode, &source)?,
         attach: resolve_attach(&attach, identity.mode, &source)?,
         plugin: resolve_plugin(raw.plugin.unwrap_or_default(), &source)?,
-        node: resolve_node(node, &source)?,
-        store: resolve_store(url, seal_key, &source)?,
+        node: resolve_node(node, store.etcd().is_some(), &source)?,
+        store,
         keystone: resolve_keystone(raw.keystone.unwrap_or_default(), &identity, &state_dir, &source)?,
         quota: QuotaSettings::resolve(
             raw.quota.unwrap_or_default(),
@@ -233,7 +233,9 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
         state_dir,
         run_dir,
         source,
-    })
+    };
+    check_shared(&settings)?;
+    Ok(settings)
 }
 
 fn resolve_api(raw: RawApi, identity: &RawIdentity, source: &Source) -> Result<ApiSettings, SettingsError> {
@@ -358,35 +360,6 @@ fn resolve_attach(
     }
     let claim = raw.claim.unwrap_or(if has_identity { Claim::Registered } else { Claim::Any });
     Ok(AttachSettings { auto: raw.auto.unwrap_or(Auto::None), claim })
-}
-
-fn resolve_node(raw: RawNode, source: &Source) -> Result<NodeSettings, SettingsError> {
-    let roles = raw.roles.unwrap_or_else(|| vec![NodeRole::Api, NodeRole::Switch]);
-    let is_whole = roles.len() == 2 && roles.contains(&NodeRole::Api) && roles.contains(&NodeRole::Switch);
-    if !is_whole {
-        return Err(source.fault("node", "roles", "this version has one node that is both: [\"api\", \"switch\"]"));
-    }
-    let host = match raw.host {
-        Some(host) if host.is_empty() || host.contains('\0') => {
-            return Err(source.fault("node", "host", "must be a name"));
-        }
-        Some(host) => host,
-        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-    };
-    Ok(NodeSettings { roles, host })
-}
-
-fn resolve_store(url: String, seal_key: PathBuf, source: &Source) -> Result<StoreSettings, SettingsError> {
-    check_path(&seal_key).map_err(|message| source.fault("store", "seal_key", message))?;
-    let fault = |message: String| source.fault("store", "url", message);
-    match url.split_once(':') {
-        Some(("redb", path)) => {
-            check_path(Path::new(path)).map_err(fault)?;
-            Ok(StoreSettings { url, seal_key })
-        }
-        Some(("etcd", _)) => Err(fault("this version has no etcd store yet; use redb:PATH".into())),
-        _ => Err(fault(format!("{url:?} must be redb: and an absolute path"))),
-    }
 }
 
 fn resolve_plugin(raw: RawPlugin, source: &Source) -> Result<PluginSettings, SettingsError> {

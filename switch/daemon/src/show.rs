@@ -3,7 +3,7 @@
 use crate::cli::What;
 use crate::rebalance::{QueueMove, Rebalance};
 use crate::table::{NOTHING, Table, or_nothing};
-use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, PortRow, QueueRow, QuotaRow, WorkerRow};
+use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, NodeRow, PortRow, QueueRow, QuotaRow, WorkerRow};
 use api::quota::Limit;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +22,7 @@ pub(crate) fn render(what: What, answer: Value, is_json: bool) -> Result<String,
         What::Macs => macs(&rows(answer)?),
         What::Workers => workers(&rows(answer)?),
         What::Drops => drops(&rows(answer)?),
+        What::Nodes => nodes(&rows(answer)?),
         What::Quotas => quotas(&rows(answer)?),
         What::Config => config(&answer),
     })
@@ -128,6 +129,22 @@ fn workers(rows: &[WorkerRow]) -> String {
         text.push_str(&table.text());
     }
     text
+}
+
+fn nodes(rows: &[NodeRow]) -> String {
+    let mut table = Table::new(&["HOST", "ROLES", "TUNNEL", "PHYSICAL", "INTERFACES", "UP"]);
+    for row in rows {
+        let list = |texts: &[String]| if texts.is_empty() { NOTHING.into() } else { texts.join(",") };
+        table.row(&[
+            if row.is_self { format!("{} *", row.host) } else { row.host.clone() },
+            list(&row.roles),
+            or_nothing(&row.tunnel),
+            list(&row.physical_networks),
+            row.interfaces.to_string(),
+            row.up.to_string(),
+        ]);
+    }
+    table.text()
 }
 
 fn quotas(rows: &[QuotaRow]) -> String {

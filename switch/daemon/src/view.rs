@@ -6,6 +6,7 @@
 use crate::control::{Control, InterfaceView};
 use crate::devices::device_name;
 use api::address_pair::AddressPair;
+use api::cluster::Directory;
 use api::host::{DeviceSpec, SocketRole};
 use api::model::{AdminState, LogicalPort, Model, Text};
 use api::quota::{Limit, Quotas};
@@ -17,6 +18,47 @@ use switch::ids::PortIndex;
 use switch::ledger::FlowTotals;
 use switch::port::Link;
 use switch::worker::Pipeline;
+
+/// A host that shares the state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeRow {
+    /// Its name.
+    pub(crate) host: String,
+    /// The parts it plays.
+    pub(crate) roles: Vec<String>,
+    /// Its end of tunnels.
+    pub(crate) tunnel: Option<String>,
+    /// The physical networks that its uplinks are on.
+    pub(crate) physical_networks: Vec<String>,
+    /// How many interfaces are plugged there.
+    pub(crate) interfaces: usize,
+    /// How many of them are carried.
+    pub(crate) up: usize,
+    /// Whether this is the one that was asked.
+    pub(crate) is_self: bool,
+}
+
+/// The hosts that share the state, by name; none without etcd.
+pub(crate) fn nodes<P: Pipeline>(control: &Control<P>) -> Vec<NodeRow> {
+    let Some(cluster) = control.cluster() else { return Vec::new() };
+    let row = |directory: &Directory, host: &Text| {
+        let node = directory.node(host)?;
+        let plugs = || directory.plugs_of(host).filter_map(|interface| directory.plug(interface));
+        Some(NodeRow {
+            host: host.to_string(),
+            roles: node.roles.clone(),
+            tunnel: node.tunnel.map(|address| address.to_string()),
+            physical_networks: node.physical_networks.clone(),
+            interfaces: plugs().count(),
+            up: plugs().filter(|plug| plug.record.is_up).count(),
+            is_self: host == cluster.host(),
+        })
+    };
+    let mut rows: Vec<NodeRow> =
+        cluster.look(|directory| directory.nodes().filter_map(|(host, _)| row(directory, host)).collect());
+    rows.sort_by(|a, b| a.host.cmp(&b.host));
+    rows
+}
 
 /// One direction of a port's traffic.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -142,7 +142,7 @@ fn run_chapter(chapter: Chapter, may_install: bool) -> Result<()> {
         Chapter::Loom => loom(),
         Chapter::Fuzz => isolated_tests(&["fuzz::"], &[]),
         Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"], &[]),
-        Chapter::Etcd => isolated_tests(&["etcd::"], &[]),
+        Chapter::Etcd => isolated_tests(&["etcd::", "cloud::"], &[]),
         Chapter::Vm => isolated_tests(&["vm::"], &[]),
         Chapter::Keystone => {
             let place = python("keystone", KEYSTONE, may_install)?;

@@ -23,6 +23,8 @@ pub(super) struct Failing {
     /// How often everything was put in force.
     pub(super) all_in_force_count: AtomicUsize,
     pub(super) commit_count: AtomicUsize,
+    /// So many commits more find that others were faster.
+    pub(super) outrun_count: AtomicUsize,
     /// Held by a test to hold up commits.
     pub(super) gate: Mutex<()>,
 }
@@ -37,6 +39,10 @@ impl Backing for Arc<Failing> {
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.commit_count.fetch_add(1, Ordering::Relaxed);
         drop(self.gate.lock());
+        if self.outrun_count.load(Ordering::Relaxed) > 0 {
+            self.outrun_count.fetch_sub(1, Ordering::Relaxed);
+            return Err(StoreError::Outrun);
+        }
         assert!(!self.is_breaking.load(Ordering::Relaxed), "a test breaks it");
         let is_failing = self.is_failing.load(Ordering::Relaxed) || self.is_failing_once.swap(false, Ordering::Relaxed);
         if !is_failing || self.is_written_before_failing.load(Ordering::Relaxed) {

@@ -8,16 +8,24 @@
 //! * A group that fails takes those that gathered behind it along, and the state is read back before anyone plans again.
 //! * A refusal, too, may rest on what is not durable yet ("in use" by a plug that fails). So it waits for the group it
 //!   rests on, and is planned anew if that failed.
+//! * Where others write to the same store, a group may be outrun by one of theirs. Then nothing of it is done, and its writers
+//!   plan anew once theirs is part of the state ([`Writes::absorb`]); nobody hears of it but by the time it takes.
 //!
 //! Whoever commits, reads back or puts in force has the *turn*, one thread at a time, with no lock held. Readers take a
-//! snapshot and never wait for a disk. A group has no bound but the number of callers, who each wait for theirs.
+//! snapshot and never wait for a disk. A group has no bound but the number of callers, who each wait for theirs, and where the store
+//! sets one ([`Backing::BYTES_MAX`]): who finds it full waits for the next.
 
 use super::Backing;
+use crate::cluster::Absorbed;
 use crate::host::Scope;
-use crate::model::{Change, InterfaceId, Model};
+use crate::model::{Change, Inconsistent, Model, Touched};
 use crate::plugin::StoreFailed;
 use crate::store::StoreError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How long a write that is outrun again and again is planned anew.
+const OUTRUN_MAX: Duration = Duration::from_secs(10);
 
 /// The state and its writers.
 pub(super) struct Writes<B> {
@@ -36,7 +44,9 @@ struct Queue {
     /// The group that takes new writes, and what it has so far.
     gathering: Arc<Group>,
     changes: Vec<Change>,
-    touched: Vec<InterfaceId>,
+    touched: Touched,
+    /// Bytes of it in the store.
+    bytes: usize,
     /// The group being committed.
     committing: Option<Arc<Group>>,
     /// Somebody has the turn.
@@ -51,9 +61,18 @@ struct Queue {
 #[derive(Default)]
 struct Group {
     /// How it ended.
-    outcome: OnceLock<Result<(), StoreFailed>>,
+    outcome: OnceLock<Result<(), Failed>>,
     /// Tells its writers that it ended, or one of them that the turn is free.
     told: Condvar,
+}
+
+/// How a group ends that is not done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Failed {
+    /// The store failed.
+    Store(StoreFailed),
+    /// Others were faster: it may be planned anew.
+    Outrun,
 }
 
 /// The turn, until dropped.
@@ -73,7 +92,7 @@ impl<B> Drop for Turn<'_, B> {
         if let Some(group) = queue.committing.take() {
             if group.outcome.get().is_none() {
                 // The leader panicked; its writers must not wait for ever, and nobody knows what is durable.
-                let failed = StoreFailed { why: "the write broke off".into() };
+                let failed = Failed::Store(StoreFailed { why: "the write broke off".into() });
                 let _ = group.outcome.set(Err(failed.clone()));
                 queue.fail(&failed);
             }
@@ -114,7 +133,8 @@ impl<B: Backing> Writes<B> {
             planned: model.clone(),
             gathering: Arc::default(),
             changes: Vec::new(),
-            touched: Vec::new(),
+            touched: Touched::default(),
+            bytes: 0,
             committing: None,
             is_taken: false,
             is_stale: false,
@@ -135,6 +155,7 @@ impl<B: Backing> Writes<B> {
         &self,
         plan: impl Fn(&Model) -> Result<(Vec<Change>, T), E>,
     ) -> Result<T, E> {
+        let begin = Instant::now();
         loop {
             let mut queue = self.queue();
             while queue.is_stale {
@@ -144,24 +165,84 @@ impl<B: Backing> Writes<B> {
             }
             match plan(&queue.planned) {
                 Ok((changes, value)) if !changes.is_empty() => {
-                    let group = queue.enter(changes);
-                    return Ok(self.settle(queue, &group).map(|()| value)?);
+                    let bytes = self.backing.size_of(&changes);
+                    if !queue.changes.is_empty() && queue.bytes + bytes > B::BYTES_MAX {
+                        // The group is full. How it ends is its own writers' matter; behind it there is room.
+                        let group = queue.gathering.clone();
+                        let _ = self.settle(queue, &group);
+                        continue;
+                    }
+                    let group = queue.enter(changes, bytes);
+                    match self.settle(queue, &group) {
+                        Ok(()) => return Ok(value),
+                        Err(Failed::Store(failed)) => return Err(failed.into()),
+                        Err(Failed::Outrun) => self.catch_up(begin)?,
+                    }
                 }
                 nothing_to_write => {
-                    let is_settled = match queue.newest() {
-                        Some(group) => self.settle(queue, &group).is_ok(),
-                        None => true,
+                    let settled = match queue.newest() {
+                        Some(group) => self.settle(queue, &group),
+                        None => Ok(()),
                     };
-                    if is_settled {
-                        return nothing_to_write.map(|(_, value)| value);
+                    match settled {
+                        Ok(()) => return nothing_to_write.map(|(_, value)| value),
+                        Err(Failed::Store(_)) => {}
+                        Err(Failed::Outrun) => self.catch_up(begin)?,
                     }
                 }
             }
         }
     }
 
+    /// Waits until what we were outrun by is part of the state.
+    fn catch_up(&self, begin: Instant) -> Result<(), StoreFailed> {
+        if begin.elapsed() > OUTRUN_MAX {
+            return Err(store_failed(&StoreError::Outrun));
+        }
+        self.backing.catch_up().map_err(|error| store_failed(&error))
+    }
+
+    /// Makes what others did part of the state and puts it in force, in turn with the writers. `take` looks at the state and
+    /// says what becomes of it; `None`: nothing. What `also` names is put in force besides.
+    ///
+    /// # Errors
+    /// What `take` said.
+    pub(super) fn absorb(
+        &self,
+        take: impl FnOnce(&Model) -> Result<Option<Absorbed>, Inconsistent>,
+        also: Touched,
+    ) -> Result<(), Inconsistent> {
+        let _turn = self.turn();
+        let taken = take(&self.snapshot())?;
+        let mut touched = Some(also);
+        if let Some(Absorbed { model, touched: by_it }) = taken {
+            let model = Arc::new(model);
+            *self.model.write().unwrap_or_else(PoisonError::into_inner) = model.clone();
+            let mut queue = self.queue();
+            if !queue.changes.is_empty() {
+                // What has gathered was planned without it.
+                let was_stale = queue.is_stale;
+                queue.fail(&Failed::Outrun);
+                queue.is_stale = was_stale;
+            }
+            queue.planned = model;
+            drop(queue);
+            touched = touched.zip(by_it).map(|(mut touched, by_it)| {
+                touched.interfaces.extend(by_it.interfaces);
+                touched.networks.extend(by_it.networks);
+                touched
+            });
+        }
+        match touched {
+            None => self.backing.put_in_force(&self.snapshot(), Scope::All),
+            Some(touched) if touched.is_empty() => {}
+            Some(touched) => self.backing.put_in_force(&self.snapshot(), Scope::Parts(&touched)),
+        }
+        Ok(())
+    }
+
     /// Waits until the group has ended; leads it if nobody else does.
-    fn settle<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, group: &Group) -> Result<(), StoreFailed> {
+    fn settle<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, group: &Group) -> Result<(), Failed> {
         loop {
             if let Some(outcome) = group.outcome.get() {
                 return outcome.clone();
@@ -182,17 +263,21 @@ impl<B: Backing> Writes<B> {
         let group = std::mem::take(&mut queue.gathering);
         let changes = std::mem::take(&mut queue.changes);
         let touched = std::mem::take(&mut queue.touched);
+        queue.bytes = 0;
         let target = queue.planned.clone();
         queue.committing = Some(group.clone());
         drop(queue);
         let outcome = match self.backing.commit(&changes) {
             Ok(()) => {
                 *self.model.write().unwrap_or_else(PoisonError::into_inner) = target.clone();
-                self.backing.put_in_force(&target, Scope::Interfaces(&touched));
+                self.backing.put_in_force(&target, Scope::Parts(&touched));
                 Ok(())
             }
             Err(error) => {
-                let failed = store_failed(&error);
+                let failed = match &error {
+                    StoreError::Outrun => Failed::Outrun,
+                    error => Failed::Store(store_failed(error)),
+                };
                 self.queue().fail(&failed);
                 if let Err(error) = self.reload() {
                     tracing::error!(%error, "the state cannot be read back; writes fail until it can");
@@ -233,13 +318,14 @@ impl<B: Backing> Writes<B> {
 
 impl Queue {
     /// Adds a write to the group that gathers.
-    fn enter(&mut self, changes: Vec<Change>) -> Arc<Group> {
+    fn enter(&mut self, changes: Vec<Change>, bytes: usize) -> Arc<Group> {
         let planned = Arc::make_mut(&mut self.planned);
         for change in &changes {
-            self.touched.extend(planned.touched(change).cloned());
+            planned.touch(change, &mut self.touched);
             planned.apply(change);
         }
         self.changes.extend(changes);
+        self.bytes += bytes;
         self.gathering.clone()
     }
 
@@ -249,10 +335,11 @@ impl Queue {
     }
 
     /// A group failed: so has what gathered behind it, and nobody plans before the state was read back.
-    fn fail(&mut self, failed: &StoreFailed) {
+    fn fail(&mut self, failed: &Failed) {
         self.is_stale = true;
         self.changes.clear();
-        self.touched.clear();
+        self.touched = Touched::default();
+        self.bytes = 0;
         let behind = std::mem::take(&mut self.gathering);
         let _ = behind.outcome.set(Err(failed.clone()));
         behind.told.notify_all();

@@ -1,16 +1,20 @@
 //! What extensions keep for tenants: port profiles, QoS levels, credentials. In memory, and in the store if there is one.
 //!
-//! A record is JSON under its kind and id. All are read once at start; a write is durable before it is answered, and those
-//! who read never wait for it. Writers of all kinds take turns. A tenant has at most [`RECORDS_MAX`] of a kind, and these
-//! have at most [`BYTES_MAX`] together, whatever is in them, so that nobody fills memory or store.
+//! A record is JSON under its kind and id. All are read at start, and again when another host has changed something; a write
+//! is durable before it is answered, and those who read never wait for it. Writers of a kind take turns; one who meets a
+//! change of the same record by another host is refused and may ask again. A tenant has at most [`RECORDS_MAX`] of a kind, and these
+//! have at most [`BYTES_MAX`] together, whatever is in them, so that nobody fills memory or store; API servers that write at
+//! the same moment may together exceed that by one record each.
 
+use crate::etcd::message::Revision;
 use crate::model::Text;
 use crate::plugin::StoreFailed;
-use crate::store::{Store, StoreError};
+use crate::plugins::native::Keeper;
+use crate::store::StoreError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Records of one kind that a tenant may have.
 pub(super) const RECORDS_MAX: usize = 1024;
@@ -27,6 +31,9 @@ pub(super) struct Record<T> {
     /// Bytes that it has in the store.
     #[serde(skip)]
     bytes: usize,
+    /// When it was written, of those shared with other hosts.
+    #[serde(skip)]
+    revision: Revision,
     /// What it is.
     #[serde(flatten)]
     pub(super) it: T,
@@ -35,7 +42,7 @@ pub(super) struct Record<T> {
 /// The records of one kind, by id.
 pub(super) struct Records<T> {
     kind: &'static str,
-    store: Option<Arc<Store>>,
+    keeper: Option<Keeper>,
     all: RwLock<All<T>>,
     turn: Mutex<()>,
 }
@@ -45,11 +52,13 @@ struct All<T> {
     /// How much each tenant has that has any.
     held: HashMap<Text, Held>,
     next_serial: u64,
+    /// What it is of, of what is shared with other hosts ([`crate::cluster::Cluster::extras_changed`]).
+    changed: u64,
 }
 
 impl<T> Default for All<T> {
     fn default() -> All<T> {
-        All { by_id: BTreeMap::new(), held: HashMap::new(), next_serial: 0 }
+        All { by_id: BTreeMap::new(), held: HashMap::new(), next_serial: 0, changed: 0 }
     }
 }
 
@@ -104,24 +113,45 @@ pub(super) enum NotKept {
 impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// None, kept in memory only.
     pub(super) fn none(kind: &'static str) -> Records<T> {
-        Records { kind, store: None, all: RwLock::default(), turn: Mutex::default() }
+        Records { kind, keeper: None, all: RwLock::default(), turn: Mutex::default() }
     }
 
-    /// The records of a kind as the store has them; without a store none, and they are kept in memory only.
+    /// The records of a kind as they are kept; without a keeper none, and they are in memory only.
     ///
     /// # Errors
     /// What the store said; [`StoreError::BadRecord`] for one that cannot be read.
-    pub(super) fn load(kind: &'static str, store: Option<&Arc<Store>>) -> Result<Records<T>, StoreError> {
+    pub(super) fn load(kind: &'static str, keeper: Option<&Keeper>) -> Result<Records<T>, StoreError> {
+        let records = Records { keeper: keeper.cloned(), ..Records::none(kind) };
+        let all = records.read_all()?;
+        Ok(Records { all: RwLock::new(all), ..records })
+    }
+
+    /// All that is kept.
+    fn read_all(&self) -> Result<All<T>, StoreError> {
         let mut all = All::default();
-        for (key, value) in store.map(|store| store.extras(kind)).transpose()?.into_iter().flatten() {
-            let record: Record<T> = serde_json::from_slice(&value).map_err(|error| StoreError::BadRecord {
-                table: kind,
-                key: key.clone(),
+        let mut put = |id: String, value: &[u8], revision: Revision| {
+            let record: Record<T> = serde_json::from_slice(value).map_err(|error| StoreError::BadRecord {
+                table: self.kind,
+                key: id.clone(),
                 why: error.to_string(),
             })?;
-            all.put(Text::from(key), Record { bytes: value.len(), ..record });
+            all.put(Text::from(id), Record { bytes: value.len(), revision, ..record });
+            Ok::<_, StoreError>(())
+        };
+        match &self.keeper {
+            None => {}
+            Some(Keeper::Store(store)) => {
+                store.extras(self.kind)?.into_iter().try_for_each(|(id, value)| put(id, &value, 0))?;
+            }
+            Some(Keeper::Cluster(cluster)) => {
+                // Before the records are looked at: what changes meanwhile is read once more.
+                let changed = cluster.extras_changed(self.kind);
+                let mut extras = cluster.extras(self.kind).into_iter();
+                extras.try_for_each(|(id, extra)| put(id, &extra.value, extra.revision))?;
+                all.changed = changed;
+            }
         }
-        Ok(Records { store: store.cloned(), all: RwLock::new(all), ..Records::none(kind) })
+        Ok(all)
     }
 
     /// A tenant's, in creation order.
@@ -148,7 +178,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
             return Err(NotKept::TooMany);
         }
         let id = Text::from(uuid::Uuid::new_v4().as_hyphenated().to_string());
-        let record = Record { tenant: tenant.into(), serial, bytes: 0, it: make(&id) };
+        let record = Record { tenant: tenant.into(), serial, bytes: 0, revision: 0, it: make(&id) };
         self.put(id.clone(), record)?;
         Ok(id)
     }
@@ -166,9 +196,14 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// Removes the tenant's record of this id.
     pub(super) fn remove(&self, tenant: &str, id: &str) -> Result<(), NotKept> {
         let _turn = self.turn();
-        self.get(tenant, id).ok_or(NotKept::NotFound)?;
-        if let Some(store) = &self.store {
-            store.remove_extra(self.kind, id).map_err(|error| failed(&error))?;
+        let revision = self.all().of(tenant, id).map(|record| record.revision).ok_or(NotKept::NotFound)?;
+        match &self.keeper {
+            None => {}
+            Some(Keeper::Store(store)) => drop(store.remove_extra(self.kind, id).map_err(|error| failed(&error))?),
+            // The next who reads finds it so.
+            Some(Keeper::Cluster(cluster)) => {
+                return cluster.put_extra(self.kind, id, None, revision).map_err(|error| failed(&error));
+            }
         }
         self.all.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
@@ -186,14 +221,33 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         if record.bytes > old && held - old + record.bytes > BYTES_MAX {
             return Err(NotKept::TooMany);
         }
-        if let Some(store) = &self.store {
-            store.put_extra(self.kind, &id, &value).map_err(|error| failed(&error))?;
+        match &self.keeper {
+            None => {}
+            Some(Keeper::Store(store)) => {
+                store.put_extra(self.kind, &id, &value).map_err(|error| failed(&error))?;
+            }
+            // The next who reads finds it so.
+            Some(Keeper::Cluster(cluster)) => {
+                let kept = cluster.put_extra(self.kind, &id, Some(&value), record.revision);
+                return kept.map_err(|error| failed(&error));
+            }
         }
         self.all.write().unwrap_or_else(PoisonError::into_inner).put(id, record);
         Ok(())
     }
 
+    /// All there are; read again if another host has changed something.
     fn all(&self) -> RwLockReadGuard<'_, All<T>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(Keeper::Cluster(cluster)) = &self.keeper else { return all };
+        if all.changed == cluster.extras_changed(self.kind) {
+            return all;
+        }
+        drop(all);
+        match self.read_all() {
+            Ok(now) => *self.all.write().unwrap_or_else(PoisonError::into_inner) = now,
+            Err(error) => tracing::error!(%error, "what another host keeps cannot be read"),
+        }
         self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -9,7 +9,7 @@ use crate::naming::{self, NoDevice};
 use crate::plugs;
 use crate::settings::{Auto, Role};
 use api::host::{DeviceSpec, Plug, Scope, SocketRole};
-use api::model::{InterfaceId, Model};
+use api::model::{InterfaceId, Model, Touched};
 use switch::ids::PORTS_MAX;
 use switch::worker::Pipeline;
 
@@ -18,6 +18,7 @@ impl<P: Pipeline> Control<P> {
     pub(crate) fn housekeep(&self) {
         let is_free = {
             let state = self.state();
+            self.plant_again(&state);
             let mut waiting = state.no_device.iter().filter(|(_, reason)| **reason != NoDevice::UnsafeName);
             waiting.any(|(interface, _)| self.automatic_plug(&state, interface).is_ok())
         };
@@ -36,7 +37,7 @@ impl<P: Pipeline> Control<P> {
         };
         let gone: Vec<InterfaceId> = match scope {
             Scope::All => state.plugs.values().filter(is_gone).map(|plug| plug.interface.clone()).collect(),
-            Scope::Interfaces(interfaces) => {
+            Scope::Parts(Touched { interfaces, .. }) => {
                 let plugs = interfaces.iter().filter_map(|interface| state.plugs.get(interface));
                 plugs.filter(is_gone).map(|plug| plug.interface.clone()).collect()
             }
@@ -46,7 +47,7 @@ impl<P: Pipeline> Control<P> {
         }
         match scope {
             Scope::All => state.no_device.clear(),
-            Scope::Interfaces(interfaces) => interfaces.iter().for_each(|interface| {
+            Scope::Parts(Touched { interfaces, .. }) => interfaces.iter().for_each(|interface| {
                 state.no_device.remove(interface);
             }),
         }
@@ -55,7 +56,7 @@ impl<P: Pipeline> Control<P> {
         }
         let mut unplugged: Vec<InterfaceId> = match scope {
             Scope::All => model.by_attachment.keys().cloned().collect(),
-            Scope::Interfaces(interfaces) => {
+            Scope::Parts(Touched { interfaces, .. }) => {
                 interfaces.iter().filter(|interface| model.by_attachment.contains_key(*interface)).cloned().collect()
             }
         };

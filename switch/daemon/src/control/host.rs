@@ -3,6 +3,7 @@
 use super::Control;
 use api::claim::Registry;
 use api::host::{Host, Scope};
+use api::lowering::Elsewhere;
 use api::model::{AdminState, Model, OpStatus, PortId, Text};
 use api::plugin::{Flow, PortStats};
 use std::time::Instant;
@@ -23,9 +24,12 @@ impl<P: Pipeline> Host for Control<P> {
             return OpStatus::Down;
         };
         let Some(interface) = &port.attachment else { return OpStatus::Down };
-        let state = self.state();
-        let is_carried = !state.unbound.contains_key(interface)
-            && state.plugs.get(interface).is_some_and(|plug| state.device_of(plug).is_ready);
+        let is_carried = {
+            let state = self.state();
+            let is_ours = state.plugs.contains_key(interface) && !state.others.is_held(interface);
+            is_ours.then(|| state.is_carried(interface))
+        };
+        let is_carried = is_carried.unwrap_or_else(|| self.is_carried_elsewhere(interface));
         if is_carried { OpStatus::Up } else { OpStatus::Down }
     }
 
@@ -47,7 +51,8 @@ impl<P: Pipeline> Host for Control<P> {
 
 impl<P: Pipeline> Registry for Control<P> {
     fn is_registered(&self, interface: &str, tenant: &str) -> bool {
-        self.state().plugs.get(interface).is_some_and(|plug| plug.tenant.as_deref() == Some(tenant))
+        let plug = self.state().plugs.get(interface).map(|plug| plug.tenant.as_deref() == Some(tenant));
+        plug.unwrap_or_else(|| self.is_registered_elsewhere(interface, tenant))
     }
 
     fn holder_of(&self, interface: &str) -> Option<PortId> {

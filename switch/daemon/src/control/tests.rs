@@ -4,7 +4,7 @@ use super::*;
 use crate::devices::device_name;
 use crate::devices::testing::FakeOpener;
 use crate::plugs::DeviceRequest;
-use api::model::{AdminState, Change, LogicalPort, Network};
+use api::model::{AdminState, Change, LogicalPort, Network, Touched};
 use api::plugin::{Flow, PortStats};
 use pipelines::Standard;
 use std::time::Instant;
@@ -22,12 +22,12 @@ struct FakeTenants {
 impl FakeTenants {
     fn apply(&self, changes: &[Change]) {
         let mut model = self.model.lock().unwrap();
-        let mut touched = Vec::new();
+        let mut touched = Touched::default();
         for change in changes {
-            touched.extend(model.touched(change).cloned());
+            model.touch(change, &mut touched);
             Arc::make_mut(&mut model).apply(change);
         }
-        self.control.upgrade().unwrap().put_in_force(&model, Scope::Interfaces(&touched));
+        self.control.upgrade().unwrap().put_in_force(&model, Scope::Parts(&touched));
     }
 }
 
@@ -87,7 +87,13 @@ impl Rig {
         let store = Arc::new(Store::open(&directory.join("state.redb")).unwrap());
         let opener = Arc::new(FakeOpener::default());
         let supervisor = Supervisor::spawn(opener.clone()).unwrap();
-        let rules = DeviceRules { auto, vhost_dir: directory.0.clone(), role: Role::Server, has_arp_suppression: true };
+        let rules = DeviceRules {
+            auto,
+            vhost_dir: directory.0.clone(),
+            role: Role::Server,
+            has_arp_suppression: true,
+            carries: true,
+        };
         let control = Control::new(switch, store, supervisor, rules).unwrap();
         let tenants = Arc::new(FakeTenants { model: Mutex::default(), control: Arc::downgrade(&control) });
         control.start(tenants.clone(), || {});

@@ -18,7 +18,7 @@ use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, U
 use api::host::{DeviceSpec, Plug, SocketRole};
 use pipelines::neighbour;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +28,7 @@ use switch::af_packet::deafen;
 use switch::config::{MTU_MAX, MTU_MIN};
 use switch::ids::{MacAddr, PortIndex};
 use switch::route::Resolver;
-use switch::underlay::{NextHop, PeerConfig, TunnelConfig, Underlay, UplinkConfig};
+use switch::underlay::{NextHop, PEERS_MAX, PeerConfig, ToldConfig, TunnelConfig, Underlay, UplinkConfig};
 use switch::worker::Pipeline;
 
 /// Pause between two looks while a peer's next hop is not known.
@@ -75,6 +75,8 @@ struct Peer {
     next_hop: Arc<NextHop>,
     /// As far as it is known to be less than the uplink's.
     path_mtu: Option<u16>,
+    /// The store tells of it, and it goes when that does no more; else the settings name it.
+    is_told: bool,
 }
 
 impl Ways {
@@ -112,7 +114,50 @@ impl Ways {
                 .collect(),
             networks: Vec::new(),
         });
-        Underlay { uplinks, vlans: Vec::new(), tunnel }
+        let told_peers = self.tunnel.iter().flat_map(|tunnel| &tunnel.peers).filter(|peer| peer.is_told);
+        let told = ToldConfig { peers: told_peers.map(|peer| peer.index).collect(), ..ToldConfig::default() };
+        Underlay { uplinks, vlans: Vec::new(), tunnel, told }
+    }
+
+    /// Our end of tunnels.
+    pub(super) fn local(&self) -> Option<IpAddr> {
+        self.tunnel.as_ref().map(|tunnel| tunnel.local)
+    }
+
+    /// The peers by address.
+    pub(super) fn peers(&self) -> HashMap<IpAddr, PortIndex> {
+        let peers = self.tunnel.iter().flat_map(|tunnel| &tunnel.peers);
+        peers.map(|peer| (peer.address, peer.index)).collect()
+    }
+
+    /// Makes those peers that the store tells of these, besides those of the settings; answers the indices of those that are
+    /// gone, to be given back once no config names them. `reserve` gives an index, if there is one left.
+    pub(super) fn tell_peers(
+        &mut self,
+        told: &BTreeSet<IpAddr>,
+        mut reserve: impl FnMut() -> Option<PortIndex>,
+    ) -> Vec<PortIndex> {
+        let Some(tunnel) = &mut self.tunnel else { return Vec::new() };
+        let known: BTreeSet<IpAddr> = tunnel.peers.iter().map(|peer| peer.address).collect();
+        let gone: Vec<PortIndex> = tunnel
+            .peers
+            .extract_if(.., |peer| peer.is_told && !told.contains(&peer.address))
+            .map(|peer| peer.index)
+            .collect();
+        let mut is_changed = !gone.is_empty();
+        for &address in told.difference(&known) {
+            if tunnel.peers.len() >= PEERS_MAX {
+                break;
+            }
+            let Some(index) = reserve() else { break };
+            let next_hop = Arc::default();
+            tunnel.peers.push(Peer { index, address, uplink: None, next_hop, path_mtu: None, is_told: true });
+            is_changed = true;
+        }
+        if is_changed {
+            self.facts = self.look();
+        }
+        gone
     }
 }
 
@@ -183,8 +228,10 @@ pub(super) struct Seen {
     paths: Option<PathMtus>,
     /// Told already, not to be told again until it is something else.
     told: HashSet<String>,
-    /// When the peers of uplinks where we do the asking were asked for last, in the order of peers.
-    asked: Vec<Option<Instant>>,
+    /// When the peers of uplinks where we do the asking were asked for last.
+    asked: HashMap<IpAddr, Instant>,
+    /// When those were looked at that are in order.
+    all_looked: Option<Instant>,
 }
 
 /// Sockets that keep the kernel from refusing what is for our tunnels.
@@ -240,6 +287,7 @@ impl<P: Pipeline> Control<P> {
                     uplink: None,
                     next_hop: Arc::default(),
                     path_mtu: None,
+                    is_told: false,
                 })
                 .collect(),
         });
@@ -315,12 +363,20 @@ impl<P: Pipeline> Control<P> {
         if let Some(paths) = &mut seen.paths {
             paths.hear(|address| peers.iter().any(|peer| peer.address == address));
         }
-        for (at, peer) in peers.iter().enumerate() {
+        // While some are missing, and looked for often, the others can wait.
+        let is_time_for_all = seen.all_looked.is_none_or(|looked| looked.elapsed() >= PAUSE);
+        if is_time_for_all {
+            seen.all_looked = Some(Instant::now());
+        }
+        for peer in &peers {
+            if !is_time_for_all && peer.uplink.is_some() && peer.next_hop.mac().is_some() {
+                continue;
+            }
             let found = self.find_peer(seen, peer);
             is_missing |= found.is_none();
             let heard = seen.paths.as_ref().and_then(|paths| paths.to(peer.address));
             let told = found.and_then(|(_, mtu)| mtu);
-            self.set_way(at, found.map(|(uplink, _)| uplink), heard.into_iter().chain(told).min());
+            self.set_way(peer.address, found.map(|(uplink, _)| uplink), heard.into_iter().chain(told).min());
         }
         is_missing
     }
@@ -373,9 +429,9 @@ impl<P: Pipeline> Control<P> {
                 None => return false,
             }
         };
-        seen.asked.resize(peers.len(), None);
+        seen.asked.retain(|address, _| peers.iter().any(|peer| peer.address == *address));
         let mut is_missing = false;
-        for (at, peer) in peers.iter().enumerate() {
+        for peer in peers {
             if !end.address.contains(peer.address) {
                 seen.tell(&format!(
                     "{} is not on the network of the uplink of {:?}",
@@ -383,7 +439,7 @@ impl<P: Pipeline> Control<P> {
                 ));
                 continue;
             }
-            self.set_way(at, Some(own.index), None);
+            self.set_way(peer.address, Some(own.index), None);
             if let Some(&mac) = end.neighbours.get(&peer.address) {
                 peer.next_hop.set(Some(mac));
                 continue;
@@ -391,8 +447,8 @@ impl<P: Pipeline> Control<P> {
             let is_known = peer.next_hop.mac().is_some();
             is_missing |= !is_known;
             let pause = if is_known { ASK_AGAIN } else { ASK_PAUSE };
-            if seen.asked[at].is_none_or(|asked| asked.elapsed() >= pause) {
-                seen.asked[at] = Some(Instant::now());
+            if seen.asked.get(&peer.address).is_none_or(|asked| asked.elapsed() >= pause) {
+                seen.asked.insert(peer.address, Instant::now());
                 if let Some(frame) = neighbour::question(own.mac, own.tags.underlay, end.address.address, peer.address)
                 {
                     self.switch.originate(own.index, &frame);
@@ -402,9 +458,10 @@ impl<P: Pipeline> Control<P> {
         is_missing
     }
 
-    fn set_way(&self, peer: usize, uplink: Option<PortIndex>, path_mtu: Option<u16>) {
+    fn set_way(&self, address: IpAddr, uplink: Option<PortIndex>, path_mtu: Option<u16>) {
         let mut state = self.state();
-        if let Some(peer) = state.ways.tunnel.as_mut().and_then(|tunnel| tunnel.peers.get_mut(peer)) {
+        let mut peers = state.ways.tunnel.iter_mut().flat_map(|tunnel| &mut tunnel.peers);
+        if let Some(peer) = peers.find(|peer| peer.address == address) {
             peer.uplink = uplink;
             peer.path_mtu = path_mtu;
         }

@@ -29,8 +29,11 @@ raw! {
     RawVhost { dir: PathBuf, role: Role, owner: String, group: String, mode: String, }
     RawAttach { auto: Auto, claim: Claim, }
     RawPlugin { driver: Driver, extensions: toml::Value, }
-    RawNode { roles: Vec<NodeRole>, host: String, }
-    RawStore { url: String, seal_key: PathBuf, }
+    RawNode { roles: Vec<NodeRole>, host: String, lease_s: u64, }
+    RawStore {
+        url: String, seal_key: PathBuf, ca: PathBuf, certificate: PathBuf, key: PathBuf, user: String, password_file: PathBuf,
+        prefix: String,
+    }
     RawIdentity { mode: IdentityMode, insecure: bool, tokens: PathBuf, policy: String, }
     RawKeystone {
         url: String, user: String, user_domain: String, password_file: PathBuf, project: String, project_domain: String,
@@ -234,8 +237,17 @@ pub(crate) struct PluginSettings {
 pub(crate) struct NodeSettings {
     /// The parts this node plays.
     pub(crate) roles: Vec<NodeRole>,
-    /// This node's name.
+    /// This node's name; no other of the same cloud has it.
     pub(crate) host: String,
+    /// Seconds after which a node that is heard of no more counts as dead.
+    pub(crate) lease_s: u32,
+}
+
+impl NodeSettings {
+    /// Whether it plays a part.
+    pub(crate) fn is(&self, role: NodeRole) -> bool {
+        self.roles.contains(&role)
+    }
 }
 
 /// `[store]`
@@ -245,12 +257,39 @@ pub(crate) struct StoreSettings {
     pub(crate) url: String,
     /// The file of the key that seals secrets in it; not part of it, nor of its backups.
     pub(crate) seal_key: PathBuf,
+    /// Certificates that vouch for etcd's.
+    pub(crate) ca: PathBuf,
+    /// Our certificate, shown to etcd; empty: none.
+    pub(crate) certificate: PathBuf,
+    /// Its private key; empty with the certificate.
+    pub(crate) key: PathBuf,
+    /// etcd's user; empty: none.
+    pub(crate) user: String,
+    /// The file with its password.
+    pub(crate) password_file: PathBuf,
+    /// What all our keys in etcd begin with.
+    pub(crate) prefix: String,
+    /// The file of what is this host's alone: all there is, or with etcd its plugs.
+    #[serde(skip)]
+    pub(crate) file: PathBuf,
 }
 
 impl StoreSettings {
-    /// The file of a `redb:` store.
+    /// The file of a `redb:` store; with etcd, that of this host's plugs.
     pub(crate) fn path(&self) -> &Path {
-        Path::new(self.url.strip_prefix("redb:").expect("checked by Settings::parse"))
+        &self.file
+    }
+
+    /// Whether etcd's password leaves this host as anybody on the way can read it.
+    pub(crate) fn password_goes_in_clear(&self) -> bool {
+        let urls = self.etcd().unwrap_or_default();
+        !self.user.is_empty() && urls.iter().any(|url| api::http_client::leaves_host_in_clear(url))
+    }
+
+    /// The URLs of etcd's members; `None`: the state is in a file.
+    pub(crate) fn etcd(&self) -> Option<Vec<String>> {
+        let urls = self.url.strip_prefix("etcd:")?;
+        Some(urls.split(',').map(|url| url.trim().to_owned()).collect())
     }
 }
 

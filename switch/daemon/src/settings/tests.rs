@@ -180,8 +180,23 @@ fn faults_name_file_line_and_key() {
         ("[vhost]\ndir = \"v\"", "qvs.toml:2: vhost.dir: \"v\" must be an absolute path"),
         ("state_dir = \"/a/../b\"", "qvs.toml:1: state_dir: \"/a/../b\" must be an absolute path"),
         ("[attach]\nclaim = \"registered\"", "qvs.toml:2: attach.claim: \"registered\" needs identity"),
-        ("[node]\nroles = [\"api\"]", "qvs.toml:2: node.roles: this version has one node"),
-        ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: this version has no etcd store yet"),
+        ("[node]\nroles = [\"api\"]", "qvs.toml:2: node.roles: a node that is not both shares its state"),
+        ("[node]\nroles = []", "qvs.toml:2: node.roles: must be"),
+        ("[node]\nroles = [\"api\", \"api\"]", "qvs.toml:2: node.roles: must be"),
+        ("[node]\nhost = \"a/b\"", "qvs.toml:2: node.host: must be a name"),
+        ("[node]\nlease_s = 1", "qvs.toml:2: node.lease_s: 1 must be 2 to 600"),
+        ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: \"//x\" must be like"),
+        ("[store]\nurl = \"etcd:\"", "qvs.toml:2: store.url: \"\" must be like"),
+        (
+            "[store]\nurl = \"etcd:http://a:2379,http://u:p@b:2379\"",
+            "qvs.toml:2: store.url: \"http://u:p@b:2379\" must",
+        ),
+        ("[store]\nurl = \"etcd:http://a:2379/path\"", "qvs.toml:2: store.url: \"http://a:2379/path\" must be like"),
+        ("[store]\nprefix = \"/x\"", "qvs.toml:2: store.prefix: is for store.url"),
+        ("[store]\nurl = \"etcd:http://a\"\nprefix = \"x\"", "qvs.toml:3: store.prefix: \"x\" must begin with a slash"),
+        ("[store]\nurl = \"etcd:http://a\"\nkey = \"/k\"", "qvs.toml:3: store.key: a certificate needs both"),
+        ("[store]\nurl = \"etcd:http://a\"\n[attach]\nauto = \"tap\"", "qvs.toml:4: attach.auto: with store.url"),
+        ("[store]\nurl = \"etcd:http://a\"\n[plugin]\ndriver = \"fake\"", "qvs.toml:4: plugin.driver: \"fake\" keeps"),
         ("[store]\nseal_key = \"k\"", "qvs.toml:2: store.seal_key: \"k\" must be an absolute path without . or .."),
         ("[store]\nurl = \"/x\"", "qvs.toml:2: store.url: \"/x\" must be redb: and an absolute path"),
         ("[identity]\nmode = \"keystone\"", "qvs.toml:2: identity.mode: \"keystone\" needs keystone.url"),
@@ -214,6 +229,16 @@ fn beyond_loopback_it_takes_tls_and_identity_or_a_plain_word() {
     ] {
         assert_eq!(Settings::parse(&text, "qvs.toml").unwrap().api.has_tls(), has_tls, "{text}");
     }
+}
+
+#[test]
+fn with_etcd_the_state_is_shared_and_plugs_stay_in_a_file_of_the_hosts_own() {
+    let text = "state_dir = \"/s\"\n[store]\nurl = \"etcd:http://[::1]:2379, https://b.example\"\n[node]\nroles = [\"switch\"]";
+    let settings = Settings::parse(text, "qvs.toml").unwrap();
+    assert_eq!(settings.store.etcd().unwrap(), ["http://[::1]:2379", "https://b.example"]);
+    assert_eq!(settings.store.path(), Path::new("/s/state.redb"));
+    assert!(settings.node.is(NodeRole::Switch) && !settings.node.is(NodeRole::Api));
+    assert_eq!(Settings::parse("", "qvs.toml").unwrap().store.etcd(), None);
 }
 
 #[test]

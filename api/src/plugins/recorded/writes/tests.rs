@@ -161,3 +161,38 @@ fn a_leader_that_breaks_leaves_nobody_waiting() {
     assert_eq!(rig.make("same"), Ok(true), "it was not written");
     assert_eq!(rig.ids(), ["same"]);
 }
+
+/// The news that another server made the network of this id.
+fn made_elsewhere(model: &Model, id: &str) -> Absorbed {
+    let mut model = model.clone();
+    let (id, tenant) = (id.into(), "blue".into());
+    let network = Network { id, tenant, name: None, network_type: Default::default(), serial: model.next_serial() };
+    let touched = model.absorb([Change::PutNetwork(network)]).unwrap();
+    Absorbed { model, touched: Some(touched) }
+}
+
+#[test]
+fn a_write_that_is_outrun_is_planned_anew_over_what_was_faster_and_nobody_hears_of_it() {
+    let rig = Rig::new();
+    rig.disk.outrun_count.store(2, Ordering::Relaxed);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| rig.make("n"));
+        rig.writes.absorb(|model| Ok(Some(made_elsewhere(model, "other"))), Touched::default()).unwrap();
+        assert_eq!(writer.join().unwrap(), Ok(true));
+    });
+    let model = rig.writes.snapshot();
+    assert!(model.networks.contains_key("n") && model.networks.contains_key("other"));
+    assert_ne!(model.networks["n"].serial, model.networks["other"].serial);
+    // A refusal that rests on nothing else is thought over as well.
+    rig.disk.outrun_count.store(1, Ordering::Relaxed);
+    assert_eq!(rig.make("n"), Ok(false));
+}
+
+#[test]
+fn news_are_part_of_the_state_and_those_that_cannot_be_change_nothing() {
+    let rig = Rig::new();
+    rig.writes.absorb(|model| Ok(Some(made_elsewhere(model, "n"))), Touched::default()).unwrap();
+    assert_eq!(rig.make("n"), Ok(false), "it is part of the state");
+    let bad = rig.writes.absorb(|_| Err(Inconsistent::SerialTwice { serial: 1 }), Touched::default());
+    assert!(bad.is_err() && rig.writes.snapshot().networks.len() == 1);
+}

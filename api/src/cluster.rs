@@ -1,0 +1,239 @@
+//! What several hosts share by etcd: tenants' records, and which hosts live with what is plugged on them.
+//!
+//! Every host has all of it in memory, as of one revision, and follows what changes ([`follow`]). Nothing is asked of etcd on a
+//! read, nor by a worker: a host that loses etcd goes on with what it knows, serves what is read, and refuses what is written.
+//!
+//! Tenants' records are written by one transaction that asks for the write before it (`head`): so whoever plans a write
+//! against what he knows writes only if he knew all ([`tenants`]). What a host says of itself is under a lease of its own
+//! and goes when it dies ([`node`]).
+//!
+//! Threads: `etcd` moves the bytes; `mirror` follows; any other may call what blocks, none that runs tokio's tasks. Memory: a
+//! copy of what is shared, a page of it more while all is read, and what one watch may gather.
+
+mod directory;
+mod follow;
+mod key;
+mod node;
+mod tenants;
+
+pub use directory::{Directory, MACS_MAX, NodeRecord, PlugRecord, Plugged};
+pub use follow::{Follower, News};
+pub use node::{Claim, Wanted};
+pub use tenants::TenantsNews;
+pub(crate) use tenants::{Absorbed, BYTES_MAX};
+
+use crate::etcd::message::Revision;
+use crate::etcd::{Etcd, EtcdConfig, EtcdConfigError, EtcdError};
+use crate::model::{Model, Text};
+use crate::store::StoreError;
+use key::Keys;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// Pause between two tries to reach etcd; doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Where a cloud's state is and who we are in it.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// How etcd is reached.
+    pub etcd: EtcdConfig,
+    /// What all keys of the cloud begin with; no slash at its end.
+    pub prefix: String,
+    /// Our name, which no other host has.
+    pub host: String,
+    /// Seconds until a host that is heard of no more counts as dead.
+    pub lease_s: u32,
+}
+
+/// Why a host cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// What the settings say of etcd.
+    #[error(transparent)]
+    Config(#[from] EtcdConfigError),
+    /// There is no thread to be had.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A host's part in what is shared.
+pub struct Cluster {
+    etcd: Etcd,
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    keys: Keys,
+    host: Text,
+    /// This start of it.
+    boot: Text,
+    lease_s: u32,
+    directory: RwLock<Directory>,
+    extras: RwLock<tenants::Extras>,
+    /// What was read before anybody wanted it.
+    read: Mutex<Option<Everything>>,
+    tenants: tenants::Place,
+    node: Mutex<node::Registration>,
+    /// We have said that we live, and nobody else has said so by our name.
+    is_registered: AtomicBool,
+    /// Whether etcd answered when it was asked last.
+    is_there: AtomicBool,
+    /// The revision up to which we follow.
+    followed: Mutex<Revision>,
+    /// Bytes of all that a watch told.
+    watched_bytes: AtomicU64,
+    /// Ends what follows.
+    is_ended: AtomicBool,
+}
+
+/// What was read at once.
+pub(crate) struct Everything {
+    pub(crate) model: Model,
+    pub(crate) extras: tenants::Extras,
+    pub(crate) directory: Directory,
+    pub(crate) head: Revision,
+    pub(crate) revision: Revision,
+}
+
+impl Cluster {
+    /// A part in the cloud that has not asked etcd yet.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn new(config: ClusterConfig) -> Result<Cluster, ClusterError> {
+        let etcd = Etcd::new(config.etcd)?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("etcd").enable_all().build()?;
+        Ok(Cluster {
+            etcd,
+            runtime: Some(runtime),
+            keys: Keys::below(&config.prefix),
+            host: config.host.into(),
+            boot: uuid::Uuid::new_v4().as_simple().to_string().into(),
+            lease_s: config.lease_s,
+            directory: RwLock::default(),
+            extras: RwLock::default(),
+            read: Mutex::default(),
+            tenants: tenants::Place::default(),
+            node: Mutex::default(),
+            is_registered: AtomicBool::new(false),
+            is_there: AtomicBool::new(false),
+            followed: Mutex::default(),
+            watched_bytes: AtomicU64::new(0),
+            is_ended: AtomicBool::new(false),
+        })
+    }
+
+    /// Our name.
+    pub fn host(&self) -> &Text {
+        &self.host
+    }
+
+    /// Whether etcd answered when it was asked last.
+    pub fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Relaxed)
+    }
+
+    /// The revision up to which this host knows everything.
+    pub fn revision(&self) -> Revision {
+        *lock(&self.followed)
+    }
+
+    /// Bytes that were told us of changes so far.
+    pub fn watched_bytes(&self) -> u64 {
+        self.watched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Looks at which hosts live and what is plugged on them.
+    pub fn look<T>(&self, look: impl FnOnce(&Directory) -> T) -> T {
+        look(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends what was started, and leaves: what is plugged here is DOWN for the others at once.
+    pub fn end(&self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+        self.leave();
+    }
+
+    /// Has a thread of ours wait for etcd.
+    fn wait<T>(&self, what: impl Future<Output = Result<T, EtcdError>>) -> Result<T, EtcdError> {
+        let runtime = self.runtime.as_ref().expect("it is there until we are dropped");
+        let outcome = runtime.block_on(what);
+        let is_there = match &outcome {
+            Ok(_) | Err(EtcdError::Refused { .. } | EtcdError::Compacted) => true,
+            Err(_) => false,
+        };
+        if self.is_there.swap(is_there, Ordering::Relaxed) != is_there {
+            match &outcome {
+                Err(error) => tracing::warn!(%error, "etcd is away; this host goes on with what it knows"),
+                Ok(_) => tracing::info!("etcd is there"),
+            }
+        }
+        outcome
+    }
+
+    /// Reads all there is, for the plugin that will be made: so whoever starts a host can wait for etcd.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        *lock(&self.read) = Some(self.read_everything()?);
+        Ok(())
+    }
+
+    /// Reads all there is.
+    ///
+    /// # Errors
+    /// [`StoreError`]: etcd does not answer, or what it has is no state of ours.
+    pub(crate) fn read_everything(&self) -> Result<Everything, StoreError> {
+        let (mut networks, mut ports) = (Vec::new(), Vec::new());
+        let (mut extras, mut directory) = (BTreeMap::new(), Directory::default());
+        let (mut head, mut bad) = (0, None);
+        let revision = self.wait(self.etcd.read_all(&self.keys.prefix(), |kv| {
+            let (revision, value) = (kv.mod_revision(), Some(&*kv.value.0));
+            match self.keys.read(&kv.key) {
+                Some(key::Key::Head) => {
+                    head = revision;
+                    bad = bad.take().or(tenants::check_head(&kv.value.0).err());
+                }
+                Some(key::Key::Network(id)) => match crate::store::records::network(id, &kv.value.0) {
+                    Ok(network) => networks.push(network),
+                    Err(error) => bad = Some(error),
+                },
+                Some(key::Key::Port(id)) => match crate::store::records::port(id, &kv.value.0) {
+                    Ok(port) => ports.push(port),
+                    Err(error) => bad = Some(error),
+                },
+                Some(key::Key::Extra(kind, id)) => {
+                    let extra = tenants::Extra { value: kv.value.0.clone(), revision };
+                    extras.insert((kind.to_owned(), id.to_owned()), extra);
+                }
+                Some(key) => follow::tell_directory(&mut directory, key, value, revision, &mut Vec::new()),
+                None => {}
+            }
+        }))?;
+        if let Some(error) = bad {
+            return Err(error);
+        }
+        let model = Model::from_records(networks, ports)?;
+        Ok(Everything { model, extras: tenants::Extras::new(extras), directory, head, revision })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Nothing of it blocks, and we may be dropped where blocking is not allowed.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}

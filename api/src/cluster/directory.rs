@@ -1,0 +1,254 @@
+//! Which hosts live and which interfaces are plugged on them, as they say themselves in etcd. Pure.
+//!
+//! All of it is under the hosts' leases: what is said of a host that died goes with its lease. An interface is on one host; who
+//! plugged it first has it as long as he lives and does not unplug it ([`super::node`]). What a host says is believed, but
+//! only what can be: a record that cannot be read is as one that is not there, and is logged.
+
+use crate::etcd::message::Revision;
+use crate::model::{InterfaceId, Text};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use switch::ids::MacAddr;
+
+/// Addresses of one interface that its host tells the others; frames to more of them are flooded.
+pub const MACS_MAX: usize = 64;
+
+/// A host that lives.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Which start of it: another one each time.
+    pub boot: Text,
+    /// Its end of tunnels; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<IpAddr>,
+    /// The physical networks that its uplinks are on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub physical_networks: Vec<String>,
+    /// The parts it plays.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
+
+/// An interface that is plugged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlugRecord {
+    /// On which host.
+    pub host: Text,
+    /// In which start of it.
+    pub boot: Text,
+    /// The only tenant whose networks it may join; `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Whether its host carries it: op-status.
+    pub is_up: bool,
+    /// The addresses that are fixed for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "macs")]
+    pub fixed: Vec<MacAddr>,
+    /// Addresses that were learnt from its frames, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "macs")]
+    pub learnt: Vec<MacAddr>,
+}
+
+/// Addresses as text. Group addresses and zero are no station's and are left out.
+mod macs {
+    use super::{MACS_MAX, MacAddr};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(macs: &[MacAddr], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(macs.iter().map(MacAddr::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<MacAddr>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let mut macs = Vec::new();
+        for text in texts.iter().take(MACS_MAX) {
+            let mac: MacAddr = text.parse().map_err(|_| D::Error::custom("no MAC address"))?;
+            macs.extend((!mac.is_group() && !mac.is_zero()).then_some(mac));
+        }
+        Ok(macs)
+    }
+}
+
+/// A plug and when it was written last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plugged {
+    /// What is said.
+    pub record: PlugRecord,
+    /// Since when.
+    pub revision: Revision,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    nodes: HashMap<Text, (NodeRecord, Revision)>,
+    plugs: HashMap<InterfaceId, Plugged>,
+    by_host: HashMap<Text, BTreeSet<InterfaceId>>,
+}
+
+impl Directory {
+    /// A host that lives.
+    pub fn node(&self, host: &str) -> Option<&NodeRecord> {
+        self.nodes.get(host).map(|(node, _)| node)
+    }
+
+    /// All hosts that live, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Text, &NodeRecord)> {
+        self.nodes.iter().map(|(host, (node, _))| (host, node))
+    }
+
+    /// Where an interface is plugged.
+    pub fn plug(&self, interface: &str) -> Option<&Plugged> {
+        self.plugs.get(interface)
+    }
+
+    /// The interfaces plugged on a host, in order.
+    pub fn plugs_of(&self, host: &str) -> impl Iterator<Item = &InterfaceId> {
+        self.by_host.get(host).into_iter().flatten()
+    }
+
+    /// How many interfaces are plugged in all.
+    pub fn plug_count(&self) -> usize {
+        self.plugs.len()
+    }
+
+    /// A host said something else of itself, or is gone. Adds the interfaces that this concerns to `touched`.
+    pub(super) fn put_node(
+        &mut self,
+        host: &str,
+        node: Option<NodeRecord>,
+        revision: Revision,
+        touched: &mut Vec<InterfaceId>,
+    ) {
+        if self.nodes.get(host).is_some_and(|(_, known)| *known > revision) {
+            return;
+        }
+        let before = match node {
+            Some(node) => {
+                let tunnel = node.tunnel;
+                let before = self.nodes.insert(host.into(), (node, revision));
+                if before.as_ref().map(|(before, _)| before.tunnel) == Some(tunnel) {
+                    return;
+                }
+                before
+            }
+            None => self.nodes.remove(host),
+        };
+        drop(before);
+        touched.extend(self.by_host.get(host).into_iter().flatten().cloned());
+    }
+
+    /// A plug is another, or gone. Adds the interface to `touched` if that makes a difference to other hosts.
+    pub(super) fn put_plug(
+        &mut self,
+        interface: &str,
+        record: Option<PlugRecord>,
+        revision: Revision,
+        touched: &mut Vec<InterfaceId>,
+    ) {
+        let before = self.plugs.get(interface);
+        if before.is_some_and(|before| before.revision > revision) {
+            return;
+        }
+        let is_the_same = |before: &Plugged, now: &PlugRecord| {
+            let of = |record: &PlugRecord| {
+                (record.host.clone(), record.tenant.clone(), record.fixed.clone(), record.learnt.clone())
+            };
+            of(&before.record) == of(now)
+        };
+        let is_touched = match (before, &record) {
+            (Some(before), Some(now)) => !is_the_same(before, now),
+            (None, None) => false,
+            _ => true,
+        };
+        let before = before.map(|before| before.record.host.clone());
+        let interface: InterfaceId = interface.into();
+        if let Some(host) = before
+            && let Some(plugs) = self.by_host.get_mut(&host)
+        {
+            plugs.remove(&interface);
+            if plugs.is_empty() {
+                self.by_host.remove(&host);
+            }
+        }
+        match record {
+            Some(record) => {
+                self.by_host.entry(record.host.clone()).or_default().insert(interface.clone());
+                self.plugs.insert(interface.clone(), Plugged { record, revision });
+            }
+            None => drop(self.plugs.remove(&interface)),
+        }
+        if is_touched {
+            touched.push(interface);
+        }
+    }
+
+    /// The interfaces that one of two directories tells otherwise than the other.
+    pub(super) fn differences(&self, other: &Directory) -> Vec<InterfaceId> {
+        let host_of = |directory: &Directory, plug: &Plugged| {
+            let tunnel = directory.node(&plug.record.host).and_then(|node| node.tunnel);
+            (plug.record.host.clone(), tunnel, plug.record.fixed.clone(), plug.record.learnt.clone())
+        };
+        let mut found = Vec::new();
+        for (interface, plug) in &self.plugs {
+            let now = other.plugs.get(interface).map(|now| host_of(other, now));
+            if now.as_ref() != Some(&host_of(self, plug)) {
+                found.push(interface.clone());
+            }
+        }
+        found.extend(other.plugs.keys().filter(|interface| !self.plugs.contains_key(*interface)).cloned());
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plug(host: &str) -> PlugRecord {
+        let learnt = vec![MacAddr([2, 0, 0, 0, 0, 7])];
+        PlugRecord { host: host.into(), boot: "b".into(), tenant: None, is_up: false, fixed: Vec::new(), learnt }
+    }
+
+    #[test]
+    fn an_interface_is_on_the_host_that_said_so_last_and_op_status_touches_nobody() {
+        let mut directory = Directory::default();
+        let mut touched = Vec::new();
+        directory.put_plug("vm", Some(plug("a")), 5, &mut touched);
+        assert_eq!(std::mem::take(&mut touched), ["vm".into()]);
+        directory.put_plug("vm", Some(PlugRecord { is_up: true, boot: "c".into(), ..plug("a") }), 6, &mut touched);
+        assert!(touched.is_empty());
+        directory.put_plug("vm", Some(plug("b")), 5, &mut touched);
+        assert!(touched.is_empty(), "older news");
+        directory.put_plug("vm", Some(plug("b")), 7, &mut touched);
+        assert_eq!((directory.plugs_of("a").count(), directory.plugs_of("b").count()), (0, 1));
+        directory.put_plug("vm", None, 8, &mut touched);
+        assert_eq!((touched.len(), directory.plug_count(), directory.plugs_of("b").count()), (2, 0, 0));
+    }
+
+    #[test]
+    fn a_host_that_comes_or_goes_touches_what_is_plugged_there() {
+        let mut directory = Directory::default();
+        let mut touched = Vec::new();
+        directory.put_plug("vm", Some(plug("a")), 1, &mut touched);
+        touched.clear();
+        let node = NodeRecord { tunnel: Some("192.0.2.1".parse().unwrap()), ..NodeRecord::default() };
+        directory.put_node("a", Some(node.clone()), 2, &mut touched);
+        directory.put_node("a", Some(NodeRecord { boot: "again".into(), ..node }), 3, &mut touched);
+        directory.put_node("a", None, 4, &mut touched);
+        assert_eq!(touched, ["vm".into(), "vm".into()]);
+    }
+
+    #[test]
+    fn addresses_that_no_station_has_are_left_out_and_too_many_too() {
+        let text = r#"{"host":"a","boot":"b","is_up":true,"fixed":["01:00:00:00:00:01","02:00:00:00:00:01","00:00:00:00:00:00"]}"#;
+        let record: PlugRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(record.fixed, [MacAddr([2, 0, 0, 0, 0, 1])]);
+        let many: Vec<String> = (0..200).map(|at| format!("02:00:00:00:00:{at:02x}")).collect();
+        let text =
+            format!(r#"{{"host":"a","boot":"b","is_up":true,"learnt":{}}}"#, serde_json::to_string(&many).unwrap());
+        assert_eq!(serde_json::from_str::<PlugRecord>(&text).unwrap().learnt.len(), MACS_MAX);
+        assert!(serde_json::from_str::<PlugRecord>(&text.replace("02:00:00:00:00:00", "x")).is_err());
+    }
+}

@@ -1,0 +1,354 @@
+//! Tenants' records in etcd: how a write is committed so that no other is lost, and how those of others become part of the model.
+//!
+//! A write is planned against the model, which is all there was at the revision of a `head` that we have seen. It is one
+//! transaction that asks for that very `head` and writes another: so if anybody wrote meanwhile, here or elsewhere, nothing is
+//! done ([`StoreError::Outrun`]), and whoever planned waits until we know what there is and plans anew. Quotas, segments and
+//! uniqueness hold because every plan saw all that was there.
+//!
+//! A write that got no answer is not guessed at: a transaction that asks for the same `head` and writes a new one either
+//! shuts it out for good, or tells what `head` is now and which write of ours was last.
+//!
+//! Where: [`Place`] is changed only by who has the writers' turn ([`crate::plugins`]). etcd takes 128 steps a transaction, and
+//! as many less what is without in one within; so steps come in parcels of [`PARCEL`], at most [`CHANGES_MAX`] in all.
+
+use super::key::{Key, Keys};
+use super::{Cluster, Everything, RETRY_MIN, lock};
+use crate::etcd::message::{Blob, Compare, KeyValue, Revision, Step, Txn};
+use crate::model::{Change, Inconsistent, Model, Touched};
+use crate::store::{StoreError, records};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Steps of a transaction within another.
+const PARCEL: usize = 60;
+/// Parcels of a write; with them the two steps that every write has.
+const PARCELS_MAX: usize = 60;
+/// Networks and ports that one write may change: so large a network can still be removed at once.
+pub(crate) const CHANGES_MAX: usize = PARCEL * PARCELS_MAX;
+/// Bytes of keys and values of one write; etcd takes requests of 1.5 MiB.
+pub(crate) const BYTES_MAX: usize = 1 << 20;
+/// What all keys and frames add to a record, bytes.
+const STEP_BYTES: usize = 160;
+/// How long it is tried to find out what became of a write.
+const FIND_OUT_MAX: Duration = Duration::from_secs(10);
+/// How long a writer who was outrun waits until we know what there is.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// The version of what is written here. What a newer program wrote is refused.
+const SCHEMA: u64 = 1;
+
+/// `head`.
+#[derive(Serialize, Deserialize)]
+struct HeadRecord {
+    schema: u64,
+    write: String,
+}
+
+/// Whether a `head` is of a version that we know.
+pub(super) fn check_head(value: &[u8]) -> Result<(), StoreError> {
+    let bad = |why: String| StoreError::BadRecord { table: "etcd", key: "head".to_owned(), why };
+    let head: HeadRecord = serde_json::from_slice(value).map_err(|error| bad(error.to_string()))?;
+    if head.schema > SCHEMA {
+        return Err(bad(format!("it has schema {}, this program knows up to {SCHEMA}", head.schema)));
+    }
+    Ok(())
+}
+
+/// Where the model stands.
+#[derive(Default)]
+pub(super) struct Place {
+    revisions: Mutex<Revisions>,
+    /// Told when the model has come further.
+    caught_up: Condvar,
+}
+
+#[derive(Default)]
+struct Revisions {
+    /// The `head` that the model is of; 0: there was none.
+    at: Revision,
+    /// A `head` that a write of ours met.
+    wanted: Revision,
+}
+
+impl Place {
+    fn at(&self) -> Revision {
+        lock(&self.revisions).at
+    }
+
+    fn set(&self, at: Revision) {
+        lock(&self.revisions).at = at;
+        self.caught_up.notify_all();
+    }
+}
+
+/// Something that an extension keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Extra {
+    pub(crate) value: Vec<u8>,
+    pub(crate) revision: Revision,
+}
+
+/// What extensions keep, by kind and id.
+#[derive(Default)]
+pub(crate) struct Extras {
+    all: BTreeMap<(String, String), Extra>,
+    /// Another number whenever something of a kind has changed.
+    changes: BTreeMap<String, u64>,
+}
+
+impl Extras {
+    pub(super) fn new(all: BTreeMap<(String, String), Extra>) -> Extras {
+        Extras { all, changes: BTreeMap::new() }
+    }
+
+    /// Takes what is there now for what was; every kind may be another.
+    pub(super) fn replace(&mut self, now: Extras) {
+        let kinds: Vec<String> = self.all.keys().chain(now.all.keys()).map(|(kind, _)| kind.clone()).collect();
+        self.all = now.all;
+        kinds.into_iter().for_each(|kind| *self.changes.entry(kind).or_default() += 1);
+    }
+
+    pub(super) fn put(&mut self, kind: &str, id: &str, value: Option<&[u8]>, revision: Revision) {
+        let key = (kind.to_owned(), id.to_owned());
+        if self.all.get(&key).is_some_and(|known| known.revision >= revision) {
+            return;
+        }
+        match value {
+            Some(value) => drop(self.all.insert(key, Extra { value: value.to_vec(), revision })),
+            None => drop(self.all.remove(&key)),
+        }
+        *self.changes.entry(kind.to_owned()).or_default() += 1;
+    }
+}
+
+/// What happened to tenants' records.
+pub enum TenantsNews {
+    /// All of it, as of this `head`.
+    All(Box<Model>, Revision),
+    /// These changes in order, up to this `head`.
+    Changes(Vec<(Revision, Change)>, Revision),
+}
+
+/// What the model becomes.
+pub(crate) struct Absorbed {
+    pub(crate) model: Model,
+    /// `None`: anything.
+    pub(crate) touched: Option<Touched>,
+}
+
+impl Cluster {
+    /// The model as it is in etcd, for the start; all else that is there is taken too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn load(&self) -> Result<Model, StoreError> {
+        let read = lock(&self.read).take();
+        let Everything { model, extras, directory, head, revision } = match read {
+            Some(everything) => everything,
+            None => self.read_everything()?,
+        };
+        self.extras.write().unwrap_or_else(PoisonError::into_inner).replace(extras);
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        self.tenants.set(head);
+        *lock(&self.followed) = revision;
+        Ok(model)
+    }
+
+    /// The model is of no `head` that there is: whatever is read next is news.
+    pub(super) fn forget_place(&self) {
+        self.tenants.set(-1);
+    }
+
+    /// What the news make of the model; `None`: it has them already. The caller has the writers' turn.
+    ///
+    /// # Errors
+    /// [`Inconsistent`] if they are no news of this model.
+    pub(crate) fn absorb(&self, model: &Model, news: TenantsNews) -> Result<Option<Absorbed>, Inconsistent> {
+        let at = self.tenants.at();
+        let (absorbed, head) = match news {
+            // A write of ours is done only if it met nobody else's: then the model has all there is up to it.
+            TenantsNews::All(_, head) | TenantsNews::Changes(_, head) if head <= at => return Ok(None),
+            TenantsNews::All(model, head) => (Absorbed { model: *model, touched: None }, head),
+            TenantsNews::Changes(changes, head) => {
+                let mut next = model.clone();
+                let changes = changes.into_iter().filter(|(revision, _)| *revision > at).map(|(_, change)| change);
+                let touched = next.absorb(changes)?;
+                (Absorbed { model: next, touched: Some(touched) }, head)
+            }
+        };
+        self.tenants.set(head);
+        Ok(Some(absorbed))
+    }
+
+    /// Commits changes of the model. The caller has the writers' turn.
+    ///
+    /// # Errors
+    /// [`StoreError::Outrun`]: somebody else wrote, and nothing was done; else as [`StoreError`] says.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let base = self.tenants.at();
+        let write = uuid::Uuid::new_v4().as_simple().to_string();
+        let txn = self.txn(base, &write, steps(&self.keys, changes))?;
+        match self.wait(self.etcd.transact(&txn)) {
+            Ok(answer) if answer.succeeded => {
+                self.tenants.set(answer.revision());
+                Ok(())
+            }
+            Ok(answer) => Err(self.outrun(answer.found(0).map_or(0, KeyValue::mod_revision))),
+            Err(error) if error.is_unknown() => {
+                tracing::warn!(%error, "it is not known whether a write was done");
+                self.find_out(base, &write).unwrap_or(Err(StoreError::Etcd(error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The transaction that does `steps` if the last write was that of revision `base`.
+    fn txn(&self, base: Revision, write: &str, steps: Vec<Step>) -> Result<Txn, StoreError> {
+        let bytes: usize = steps.iter().map(size).sum();
+        if steps.len() > CHANGES_MAX || bytes > BYTES_MAX {
+            return Err(StoreError::TooLarge { changes: steps.len(), bytes });
+        }
+        let head_key = self.keys.of(Key::Head);
+        let writer = Step::put(self.keys.of(Key::Writer(&self.host)), write.as_bytes().to_vec(), None);
+        let mut success = vec![self.new_head(write), writer];
+        let mut steps = steps.into_iter().peekable();
+        while steps.peek().is_some() {
+            let parcel = steps.by_ref().take(PARCEL).collect();
+            success.push(Step::Within(Txn { success: parcel, ..Txn::default() }));
+        }
+        let compare = vec![Compare { key: head_key.clone(), mod_revision: base }];
+        Ok(Txn { compare, success, failure: vec![Step::read(head_key)] })
+    }
+
+    fn new_head(&self, write: &str) -> Step {
+        let head = HeadRecord { schema: SCHEMA, write: write.to_owned() };
+        let value = serde_json::to_vec(&head).expect("a record has only text keys");
+        Step::put(self.keys.of(Key::Head), value, None)
+    }
+
+    /// Finds out whether the write was done, and sees to it that it will not be if it was not. `None`: that is not to be
+    /// found out now.
+    fn find_out(&self, base: Revision, write: &str) -> Option<Result<(), StoreError>> {
+        let head_key = self.keys.of(Key::Head);
+        let fence = Txn {
+            compare: vec![Compare { key: head_key.clone(), mod_revision: base }],
+            success: vec![self.new_head(&format!("not {write}"))],
+            failure: vec![Step::read(head_key), Step::read(self.keys.of(Key::Writer(&self.host)))],
+        };
+        let end = Instant::now() + FIND_OUT_MAX;
+        loop {
+            match self.wait(self.etcd.transact(&fence)) {
+                Ok(answer) if answer.succeeded => {
+                    // The fence changed nothing but `head`: the model is of the new one too.
+                    self.tenants.set(answer.revision());
+                    return Some(Err(StoreError::Outrun));
+                }
+                Ok(answer) => {
+                    let done = answer.found(1).filter(|writer| writer.value.0 == write.as_bytes());
+                    return Some(match done {
+                        Some(writer) => {
+                            self.tenants.set(writer.mod_revision());
+                            Ok(())
+                        }
+                        None => Err(self.outrun(answer.found(0).map_or(0, KeyValue::mod_revision))),
+                    });
+                }
+                Err(_) if Instant::now() < end => std::thread::sleep(RETRY_MIN),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn outrun(&self, head: Revision) -> StoreError {
+        let mut revisions = lock(&self.tenants.revisions);
+        revisions.wanted = revisions.wanted.max(head);
+        StoreError::Outrun
+    }
+
+    /// Waits until the model has all that a write of ours was outrun by. The caller has no turn.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`] if that takes too long.
+    pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
+        let Place { revisions, caught_up } = &self.tenants;
+        let is_behind = |revisions: &mut Revisions| revisions.at < revisions.wanted;
+        let waited = caught_up.wait_timeout_while(lock(revisions), CATCH_UP_MAX, is_behind);
+        match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+            true => Err(StoreError::Behind),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes that these changes are in a transaction.
+    pub(crate) fn size_of(&self, changes: &[Change]) -> usize {
+        steps(&self.keys, changes).iter().map(size).sum()
+    }
+
+    /// A number that is another when something of this kind has changed.
+    pub(crate) fn extras_changed(&self, kind: &str) -> u64 {
+        let extras = self.extras.read().unwrap_or_else(PoisonError::into_inner);
+        extras.changes.get(kind).copied().unwrap_or_default()
+    }
+
+    /// What is kept under a kind, by id.
+    pub(crate) fn extras(&self, kind: &str) -> BTreeMap<String, Extra> {
+        let extras = self.extras.read().unwrap_or_else(PoisonError::into_inner);
+        let from = (kind.to_owned(), String::new());
+        let all = extras.all.range(from..).take_while(|((of, _), _)| of == kind);
+        all.map(|((_, id), extra)| (id.clone(), extra.clone())).collect()
+    }
+
+    /// Keeps `value`, or nothing, under (kind, id), if what is there is of `revision` (0: nothing).
+    ///
+    /// # Errors
+    /// [`StoreError::Outrun`]: it is of another, and nothing was done.
+    pub(crate) fn put_extra(
+        &self,
+        kind: &str,
+        id: &str,
+        value: Option<&[u8]>,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let key = self.keys.of(Key::Extra(kind, id));
+        let step = match value {
+            Some(value) => Step::put(key.clone(), value.to_vec(), None),
+            None => Step::delete(key.clone()),
+        };
+        let compare = vec![Compare { key, mod_revision: revision }];
+        let answer = self.wait(self.etcd.transact(&Txn { compare, success: vec![step], failure: Vec::new() }))?;
+        if !answer.succeeded {
+            return Err(StoreError::Outrun);
+        }
+        let mut extras = self.extras.write().unwrap_or_else(PoisonError::into_inner);
+        extras.put(kind, id, value, answer.revision());
+        Ok(())
+    }
+}
+
+fn size(step: &Step) -> usize {
+    match step {
+        Step::Put(put) => STEP_BYTES + put.key.0.len() + put.value.0.len(),
+        Step::Delete(named) | Step::Read(named) => STEP_BYTES + named.key.0.len(),
+        Step::Within(txn) => txn.success.iter().map(size).sum(),
+    }
+}
+
+/// The steps that these changes come to: one a key, because etcd takes no two for the same.
+fn steps(keys: &Keys, changes: &[Change]) -> Vec<Step> {
+    let mut last: BTreeMap<Blob, Option<Vec<u8>>> = BTreeMap::new();
+    for change in changes {
+        let (key, value) = match change {
+            Change::PutNetwork(network) => (Key::Network(&network.id), Some(records::of_network(network))),
+            Change::RemoveNetwork(id) => (Key::Network(id), None),
+            Change::PutPort(port) => (Key::Port(&port.id), Some(records::of_port(port))),
+            Change::RemovePort(id) => (Key::Port(id), None),
+        };
+        last.insert(keys.of(key), value);
+    }
+    let step = |(key, value)| match value {
+        Some(value) => Step::put(key, value, None),
+        None => Step::delete(key),
+    };
+    last.into_iter().map(step).collect()
+}

@@ -1,0 +1,124 @@
+//! Taking part in a cloud of several hosts, as the settings have it.
+
+use crate::control::Control;
+use crate::control::cluster::SAY_PAUSE;
+use crate::service::Daemon;
+use crate::settings::{NodeRole, Settings, SettingsError};
+use anyhow::Context;
+use api::cluster::{Cluster, ClusterConfig, ClusterError, NodeRecord};
+use api::etcd::{EtcdConfig, EtcdConfigError};
+use api::http_client::EndpointError;
+use api::watched::Rights;
+use pipelines::Standard;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// Pause between two tries to read what there is, at the start.
+const READ_PAUSE: Duration = Duration::from_millis(500);
+
+/// Our part in the cloud that the settings name; `None`: this host is alone.
+///
+/// # Errors
+/// [`SettingsError`] for what is wrong with them or the files they name.
+pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Cluster>>, SettingsError> {
+    let store = &settings.store;
+    let Some(endpoints) = store.etcd() else { return Ok(None) };
+    let has_identity = !store.certificate.as_os_str().is_empty();
+    let config = ClusterConfig {
+        etcd: EtcdConfig {
+            endpoints,
+            ca: store.ca.clone(),
+            identity: has_identity.then(|| (store.certificate.clone(), store.key.clone())),
+            user: (!store.user.is_empty()).then(|| (store.user.clone(), store.password_file.clone())),
+            rights,
+        },
+        prefix: store.prefix.clone(),
+        host: settings.node.host.clone(),
+        lease_s: settings.node.lease_s,
+    };
+    let cluster = Cluster::new(config).map_err(|error| {
+        let key = match &error {
+            ClusterError::Config(EtcdConfigError::File(file)) if file.path() == store.key => "key",
+            ClusterError::Config(EtcdConfigError::File(_)) => "password_file",
+            ClusterError::Config(EtcdConfigError::Endpoint(EndpointError::Certificates { path, .. })) => {
+                let is = |file: &std::path::Path| file.display().to_string() == *path;
+                if is(&store.certificate) {
+                    "certificate"
+                } else if is(&store.key) {
+                    "key"
+                } else {
+                    "ca"
+                }
+            }
+            ClusterError::Config(EtcdConfigError::Endpoint(_)) | ClusterError::Thread(_) => "url",
+        };
+        settings.fault("store", key, error)
+    })?;
+    Ok(Some(Arc::new(cluster)))
+}
+
+/// Waits until what there is can be read; false: we are asked to end meanwhile. What is wrong with it is told, and once more
+/// looked at: it may be mended.
+///
+/// # Errors
+/// If there is no thread to be had.
+pub(crate) fn wait(
+    runtime: &Runtime,
+    cluster: &Arc<Cluster>,
+    asked_to_end: &mut (impl Future<Output = ()> + Unpin),
+) -> anyhow::Result<bool> {
+    let mut told = String::new();
+    loop {
+        let reader = cluster.clone();
+        let read = runtime.spawn_blocking(move || reader.probe());
+        let read = runtime.block_on(async {
+            tokio::select! {
+                read = read => Some(read),
+                () = &mut *asked_to_end => None,
+            }
+        });
+        let Some(read) = read else { return Ok(false) };
+        match read.context("reading etcd")? {
+            Ok(()) => return Ok(true),
+            Err(error) => {
+                let error = error.to_string();
+                if error != told {
+                    tracing::error!(error, "the state cannot be read from etcd; trying again");
+                    told = error;
+                }
+            }
+        }
+        let is_ended = runtime.block_on(async {
+            tokio::select! {
+                () = tokio::time::sleep(READ_PAUSE) => false,
+                () = &mut *asked_to_end => true,
+            }
+        });
+        if is_ended {
+            return Ok(false);
+        }
+    }
+}
+
+/// Says again and again that we live and what is plugged here.
+pub(crate) fn start(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
+    let settings = &daemon.settings;
+    let role = |role: &NodeRole| if *role == NodeRole::Api { "api".to_owned() } else { "switch".to_owned() };
+    let node = NodeRecord {
+        tunnel: settings.tunnel.local_ip,
+        physical_networks: settings.uplink.iter().map(|uplink| uplink.physical_network.clone()).collect(),
+        roles: settings.node.roles.iter().map(role).collect(),
+        ..NodeRecord::default()
+    };
+    let control: std::sync::Weak<Control<Standard>> = Arc::downgrade(&daemon.control);
+    std::thread::Builder::new().name("cluster".into()).spawn(move || {
+        while let Some(control) = control.upgrade() {
+            control.say(&node);
+            drop(control);
+            std::thread::sleep(SAY_PAUSE);
+        }
+    })?;
+    Ok(())
+}

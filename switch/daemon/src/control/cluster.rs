@@ -1,0 +1,307 @@
+//! This host among others: what it says of itself, and what it makes of what they say.
+//!
+//! Ports of a network on other hosts are found by two facts that every host has: the tenants' state (which interface is attached
+//! to which network) and the directory (on which host an interface is plugged). From them come, whenever a config is made, the
+//! peers we need, which of them gets what is for everybody of which network, and the addresses fixed there, which are static
+//! here. Addresses that others learnt are planted in the MAC table as if heard from there, again and again while they are
+//! told: so a frame to them need not be flooded, and a station that moves is still learnt where it speaks.
+//!
+//! A thread of its own, `cluster`, calls [`Control::say`]; it may wait for etcd and never holds the state's lock meanwhile.
+//! Lock order: the node's registration in [`Cluster`] -> `state` -> the directory.
+
+use super::{Control, State};
+use crate::plugs::PlugError;
+use api::cluster::{Claim, Cluster, NodeRecord, Wanted};
+use api::host::{Plug, Scope};
+use api::lowering::Elsewhere;
+use api::model::{InterfaceId, Model, Text, Touched};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::worker::Pipeline;
+
+/// Pause between two looks whether there is something to say: so old may op-status be elsewhere, and so much is said at once.
+pub(crate) const SAY_PAUSE: Duration = Duration::from_millis(100);
+/// How often the addresses learnt here are looked at.
+const LOOK_AT_MACS: Duration = Duration::from_secs(1);
+/// Learnt addresses of one interface that others are told; frames to more of them are flooded.
+const LEARNT_MAX: usize = 16;
+
+/// What is known of what is plugged on other hosts, as of the last config.
+#[derive(Default)]
+pub(super) struct Others {
+    /// Interfaces plugged here that are another host's, and whose.
+    held: BTreeMap<InterfaceId, Text>,
+    /// Where those are that are plugged elsewhere, on networks in use here.
+    places: HashMap<InterfaceId, Place>,
+    /// Addresses learnt there.
+    seeds: Vec<(NetworkIndex, MacAddr, PortIndex)>,
+    /// Addresses learnt here, as they were looked at last.
+    learnt: HashMap<PortIndex, Vec<MacAddr>>,
+    learnt_at: Option<Instant>,
+}
+
+struct Place {
+    peer: PortIndex,
+    fixed: Vec<MacAddr>,
+}
+
+impl Elsewhere for Others {
+    fn is_held(&self, interface: &str) -> bool {
+        self.held.contains_key(interface)
+    }
+
+    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])> {
+        self.places.get(interface).map(|place| (place.peer, &*place.fixed))
+    }
+}
+
+/// Wakes a thread that sleeps between two looks.
+#[derive(Default)]
+pub(crate) struct Wake {
+    is_wanted: Mutex<bool>,
+    told: Condvar,
+}
+
+impl Wake {
+    fn wake(&self) {
+        *self.is_wanted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.told.notify_one();
+    }
+
+    /// Sleeps this long, or until somebody wakes.
+    pub(crate) fn sleep(&self, time_max: Duration) {
+        let is_wanted = self.is_wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.told.wait_timeout_while(is_wanted, time_max, |is_wanted| !*is_wanted);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+}
+
+impl State {
+    /// Whether the device of an interface is in order and the interface on its network.
+    pub(super) fn is_carried(&self, interface: &str) -> bool {
+        let is_ready = |plug| self.device_of(plug).is_ready;
+        !self.unbound.contains_key(interface) && self.plugs.get(interface).is_some_and(is_ready)
+    }
+
+    /// The plugged interfaces and the networks they are on.
+    fn networks<'a>(&self, model: &'a Model) -> BTreeSet<&'a str> {
+        let ports = self.plugs.keys().filter_map(|interface| model.port_by_attachment(interface));
+        ports.map(|port| &*port.network).collect()
+    }
+}
+
+impl<P: Pipeline> Control<P> {
+    /// Takes part in a cloud of several hosts. Before [`Control::start`], once.
+    pub(crate) fn join(&self, cluster: Arc<Cluster>) {
+        assert!(self.cluster.set(cluster).is_ok(), "a host is in one cloud");
+    }
+
+    /// The cloud we are in.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.get()
+    }
+
+    /// What wakes who follows the ways to other hosts.
+    pub(crate) fn underlay_changed(&self) -> Arc<Wake> {
+        self.underlay_changed.clone()
+    }
+
+    /// Says that this host lives and what is plugged here. Every [`SAY_PAUSE`]; what fails is said by the next call.
+    pub(crate) fn say(&self, node: &NodeRecord) {
+        let Some(cluster) = self.cluster() else { return };
+        self.look_at_macs();
+        let said = cluster.live(node).and_then(|()| cluster.say(|| self.wanted()));
+        match said {
+            Ok(held) => {
+                let is_changed = {
+                    let mut state = self.state();
+                    let is_changed = state.others.held != held;
+                    for (interface, host) in held.iter().filter(|(it, _)| !state.others.held.contains_key(*it)) {
+                        tracing::warn!(interface = &**interface, host = &**host, "plugged here and on another host");
+                    }
+                    state.others.held = held;
+                    is_changed
+                };
+                if is_changed {
+                    self.put_in_force_again();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "what is plugged here could not be said"),
+        }
+    }
+
+    /// What is to be said of what is plugged here.
+    fn wanted(&self) -> BTreeMap<InterfaceId, Wanted> {
+        let model = self.model();
+        let state = self.state();
+        let plugs = state.plugs.values().chain(&state.reserved);
+        plugs.map(|plug| (plug.interface.clone(), wanted(&state, &model, plug))).collect()
+    }
+
+    /// Notes which addresses were learnt on which port, once in a while.
+    fn look_at_macs(&self) {
+        if self.state().others.learnt_at.is_some_and(|at| at.elapsed() < LOOK_AT_MACS) {
+            return;
+        }
+        let entries = self.switch.mac_table().entries(self.switch.clock().now());
+        let mut learnt: HashMap<PortIndex, Vec<MacAddr>> = HashMap::new();
+        for entry in entries.into_iter().filter(|entry| !entry.is_static) {
+            learnt.entry(entry.port).or_default().push(entry.mac);
+        }
+        for macs in learnt.values_mut() {
+            macs.sort_unstable();
+            macs.dedup();
+            macs.truncate(LEARNT_MAX);
+        }
+        let mut state = self.state();
+        state.others.learnt = learnt;
+        state.others.learnt_at = Some(Instant::now());
+    }
+
+    /// Claims an interface that is about to be plugged here.
+    ///
+    /// # Errors
+    /// [`PlugError::Elsewhere`]. While etcd is away nobody knows, and it may be plugged.
+    pub(super) fn claim(&self, plug: &Plug) -> Result<(), PlugError> {
+        let Some(cluster) = self.cluster() else { return Ok(()) };
+        let wanted = wanted(&self.state(), &self.model(), plug);
+        match cluster.claim(&plug.interface, &wanted) {
+            Claim::HeldBy(host) => {
+                Err(PlugError::Elsewhere { interface: plug.interface.clone(), host: host.to_string() })
+            }
+            Claim::Ours | Claim::Unknown => Ok(()),
+        }
+    }
+
+    /// The interface is plugged here no more.
+    pub(super) fn release(&self, interface: &InterfaceId) {
+        if let Some(cluster) = self.cluster() {
+            cluster.release(interface);
+        }
+    }
+
+    /// Whether an interface is carried by another host.
+    pub(super) fn is_carried_elsewhere(&self, interface: &str) -> bool {
+        self.cluster().is_some_and(|cluster| {
+            cluster.look(|directory| directory.plug(interface).is_some_and(|plug| plug.record.is_up))
+        })
+    }
+
+    /// Whether an interface is plugged on another host for this tenant.
+    pub(super) fn is_registered_elsewhere(&self, interface: &str, tenant: &str) -> bool {
+        self.cluster().is_some_and(|cluster| {
+            cluster.look(|directory| {
+                directory.plug(interface).is_some_and(|plug| plug.record.tenant.as_deref() == Some(tenant))
+            })
+        })
+    }
+
+    /// Whether something in `scope` concerns a network that is in use here, although it is plugged elsewhere.
+    pub(super) fn is_of_others(&self, state: &State, model: &Model, scope: Scope<'_>) -> bool {
+        let (Some(_), Scope::Parts(Touched { interfaces, networks })) = (self.cluster(), scope) else { return false };
+        let of_interfaces = interfaces.iter().filter_map(|interface| model.port_by_attachment(interface));
+        let touched = networks.iter().chain(of_interfaces.map(|port| &port.network));
+        // Networks that were in use may still have their index; then a config is made that changes nothing.
+        touched.into_iter().any(|network| state.indices.networks.contains_key(network))
+    }
+
+    /// Finds out where the ports of networks in use here are on other hosts, and makes those hosts peers. Answers the indices
+    /// of peers that are no more.
+    pub(super) fn find_others(&self, state: &mut State, model: &Model) -> Vec<PortIndex> {
+        let Some(cluster) = self.cluster() else { return Vec::new() };
+        let local = state.ways.local();
+        let mut found: Vec<(InterfaceId, IpAddr, Vec<MacAddr>)> = Vec::new();
+        cluster.look(|directory| {
+            for network in state.networks(model) {
+                for port in model.ports_of(&network.into()) {
+                    let interface = port.attachment.as_ref().filter(|it| !state.plugs.contains_key(*it));
+                    let plug = interface.and_then(|interface| directory.plug(interface));
+                    let (Some(interface), Some(plug)) = (interface, plug) else { continue };
+                    let node = directory.node(&plug.record.host).filter(|_| plug.record.host != *cluster.host());
+                    let tunnel = node.and_then(|node| node.tunnel);
+                    if let (Some(tunnel), Some(local)) = (tunnel, local)
+                        && tunnel.is_ipv4() == local.is_ipv4()
+                        && tunnel != local
+                    {
+                        found.push((interface.clone(), tunnel, plug.record.fixed.clone()));
+                    }
+                }
+            }
+        });
+        let told: BTreeSet<IpAddr> = found.iter().map(|(_, tunnel, _)| *tunnel).collect();
+        let State { ways, indices, others, .. } = state;
+        let count = ways.peers().len();
+        let gone = ways.tell_peers(&told, || indices.reserve());
+        let peers = ways.peers();
+        if !gone.is_empty() || peers.len() != count {
+            tracing::info!(peers = peers.len(), "other hosts have come or gone");
+            self.underlay_changed.wake();
+        }
+        let place = |(interface, tunnel, fixed): (InterfaceId, IpAddr, Vec<MacAddr>)| {
+            peers.get(&tunnel).map(|&peer| (interface, Place { peer, fixed }))
+        };
+        others.places = found.into_iter().filter_map(place).collect();
+        gone
+    }
+
+    /// Plants the addresses that other hosts have learnt, now that the config is in force.
+    pub(super) fn plant(&self, state: &mut State, model: &Model) {
+        let Some(cluster) = self.cluster() else { return };
+        // Of several hosts that claim an address, the one that said so last, which may be this one.
+        let mut newest: HashMap<(NetworkIndex, MacAddr), (i64, Option<PortIndex>)> = HashMap::new();
+        cluster.look(|directory| {
+            for network in state.networks(model) {
+                let Some(&index) = state.indices.networks.get(network) else { continue };
+                for port in model.ports_of(&network.into()) {
+                    let interface = port.attachment.as_ref();
+                    let plug = interface.and_then(|interface| directory.plug(interface));
+                    let (Some(interface), Some(plug)) = (interface, plug) else { continue };
+                    let peer = state.others.places.get(interface).map(|place| place.peer);
+                    for &mac in &plug.record.learnt {
+                        let newest = newest.entry((index, mac)).or_insert((0, None));
+                        if newest.0 < plug.revision {
+                            *newest = (plug.revision, peer);
+                        }
+                    }
+                }
+            }
+        });
+        let seed = |((network, mac), (_, peer)): ((NetworkIndex, MacAddr), (i64, Option<PortIndex>))| {
+            peer.map(|peer| (network, mac, peer))
+        };
+        state.others.seeds = newest.into_iter().filter_map(seed).collect();
+        self.plant_again(state);
+    }
+
+    /// Plants them once more, so that they do not age while they are told.
+    pub(super) fn plant_again(&self, state: &State) {
+        let now = self.switch.clock().now();
+        for &(network, mac, peer) in &state.others.seeds {
+            self.switch.mac_table().learn(network, mac, peer, now);
+        }
+    }
+}
+
+/// What is to be said of a plug.
+fn wanted(state: &State, model: &Model, plug: &Plug) -> Wanted {
+    let interface = &plug.interface;
+    let learnt = state.indices.ports.get(interface).and_then(|index| state.others.learnt.get(index));
+    // Addresses that several ports may have are where they are heard, and that is for the moment to tell.
+    let pairs = model.port_by_attachment(interface).map(|port| port.pairs.clone()).unwrap_or_default();
+    let is_shared = |mac: &MacAddr| pairs.iter().any(|pair| pair.mac() == *mac);
+    let fixed: Vec<MacAddr> = plug.macs.iter().filter_map(|mac| mac.parse().ok()).collect();
+    let is_down = model.port_by_attachment(interface).is_none_or(|port| port.state == api::model::AdminState::Down);
+    Wanted {
+        tenant: plug.tenant.clone(),
+        is_up: state.is_carried(interface),
+        learnt: if is_down {
+            Vec::new()
+        } else {
+            learnt.into_iter().flatten().filter(|mac| !is_shared(mac)).copied().collect()
+        },
+        fixed,
+    }
+}

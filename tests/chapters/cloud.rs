@@ -1,0 +1,289 @@
+//! Several hypervisors, each a namespace with a real daemon in it, one cloud by a real etcd. Their underlay is a bridge; etcd is
+//! reached by another, so that either can be cut by itself.
+//!
+//! Everything is named by the test that builds it (`world` below), so that two tests may run at once.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+use tests::daemon::Daemon;
+use tests::etcd::Etcd;
+use tests::http::Tenant;
+use tests::ledger::Counters;
+use tests::namespace::Namespace;
+use tests::process::wait_until;
+
+/// Longest time until traffic flows after a change.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A hypervisor with one guest of tenant red and one of blue.
+struct Host {
+    number: usize,
+    space: Namespace,
+    daemon: Daemon,
+    guests: [Namespace; 2],
+}
+
+/// The cloud. Fields are dropped in order: daemons before the namespaces that they are in.
+struct World {
+    hosts: Vec<Host>,
+    networks: [String; 2],
+    ports: Vec<[String; 2]>,
+    etcd: Etcd,
+    wire: Namespace,
+}
+
+impl Host {
+    /// Calls `act` with a tenant of this host's API, where that can be reached.
+    fn as_tenant<T: Send>(&self, name: &str, act: impl FnOnce(&Tenant) -> T + Send) -> T {
+        self.space.inside(|| act(&self.daemon.tenant(name)))
+    }
+
+    /// The name of a guest, which is that of its interface too.
+    fn guest(&self, at: usize) -> &str {
+        self.guests[at].name()
+    }
+
+    /// A guest's address in its network.
+    fn address(&self) -> String {
+        format!("10.9.0.{}", self.number)
+    }
+}
+
+impl World {
+    /// `count` hosts, called `PREFIX-h1` and so on, whose networks are of this kind; all ports are UP.
+    fn new(prefix: &'static str, count: usize, kind: &str) -> World {
+        let wire = Namespace::new(&format!("{prefix}-w"));
+        // A bridge that learns nothing of its own and sends nothing by itself.
+        wire.must(
+            "ip link add under type bridge && ip link add manage type bridge && ip link set under mtu 1600 up && \
+             ip link set manage up && ip addr add 172.31.91.100/24 dev manage",
+        );
+        let etcd = wire.inside(|| Etcd::start_at("172.31.91.100".parse().unwrap(), "http", |_| Vec::new()));
+        let mut hosts = Vec::new();
+        for number in 1..=count {
+            let space = Namespace::new(&format!("{prefix}-h{number}"));
+            for (device, bridge, network) in [("eth0", "under", "172.31.90"), ("eth1", "manage", "172.31.91")] {
+                let end = format!("{device}-{number}");
+                wire.must(&format!(
+                    "ip link add {end} type veth peer name {device} netns {} && ip link set {end} master {bridge} mtu 1600 up",
+                    space.name()
+                ));
+                space.must(&format!(
+                    "ip link set {device} mtu 1600 up && ip addr add {network}.{number}/24 dev {device}"
+                ));
+            }
+            space.must("ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off");
+            let settings = format!(
+                "[[uplink]]\nphysical_network = \"physnet1\"\ninterface = \"eth0\"\n[tunnel]\nlocal_ip = \"172.31.90.{number}\"\n\
+                 [segments]\ndefault = \"{kind}\"\n[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"h{number}\"\nlease_s = 2",
+                etcd.url()
+            );
+            let daemon = space.inside(|| Daemon::start(&settings));
+            let guests = ["r", "b"].map(|tenant| Namespace::new(&format!("{prefix}-{tenant}{number}")));
+            hosts.push(Host { number, space, daemon, guests });
+        }
+        let mut world = World { hosts, networks: Default::default(), ports: Vec::new(), etcd, wire };
+        world.networks = ["red", "blue"].map(|tenant| world.hosts[0].as_tenant(tenant, |tenant| tenant.network("lan")));
+        for host in &world.hosts {
+            let mut ports: [String; 2] = Default::default();
+            for (at, tenant) in ["red", "blue"].into_iter().enumerate() {
+                let (guest, network) = (&host.guests[at], &world.networks[at]);
+                host.daemon.must(&format!("plug {0} --tap tap0 --netns {0}", guest.name()));
+                // Each host's own API; it plans anew until it has heard of the network.
+                wait_until("the network is known", SOON, || {
+                    host.as_tenant(tenant, |tenant| {
+                        tenant.try_request("GET", &format!("networks/{network}"), None).unwrap().status == 200
+                    })
+                });
+                ports[at] = host.as_tenant(tenant, |tenant| tenant.attached_port(network, guest.name()));
+                guest.address("tap0", &format!("{}/24", host.address()));
+            }
+            world.ports.push(ports);
+        }
+        for host in &world.hosts {
+            host.daemon.wait_up(&[host.guest(0), host.guest(1)]);
+        }
+        world
+    }
+
+    /// The end of every daemon's log.
+    fn logs(&self) -> String {
+        self.hosts.iter().map(|host| host.daemon.log_tail()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Every guest of this tenant reaches every other.
+    fn reach_each_other(&self, at: usize) {
+        for from in &self.hosts {
+            for to in self.hosts.iter().filter(|to| to.number != from.number) {
+                let reaches = from.guests[at].pings_within(&to.address(), SOON);
+                assert!(reaches, "{} to {}\n{}", from.guest(at), to.guest(at), self.logs());
+            }
+        }
+    }
+
+    /// The op-status of a host's red port, as told by this host's API.
+    fn op_status(&self, told_by: usize, of: usize) -> String {
+        let (network, port) = (&self.networks[0], &self.ports[of][0]);
+        self.hosts[told_by].as_tenant("red", |tenant| tenant.op_status(network, port))
+    }
+
+    /// Has a host lose etcd, or find it again.
+    fn set_manage(&self, host: usize, state: &str) {
+        self.wire.must(&format!("ip link set eth1-{host} {state}"));
+    }
+}
+
+/// Sends `bytes` bytes one way by TCP and checks each.
+fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) {
+    let address: IpAddr = address.parse().unwrap();
+    let listener = to.inside(|| TcpListener::bind((address, 5000)).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = from.inside(|| TcpStream::connect((address, 5000)).unwrap());
+            stream.set_write_timeout(Some(SOON)).unwrap();
+            let chunk: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            stream.write_all(&chunk).unwrap();
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut got = vec![0; bytes];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8), "bytes changed");
+    });
+}
+
+/// How many of these frames are VXLAN to this address and carry `text`.
+fn carried(frames: &[Vec<u8>], to: [u8; 4], text: &[u8]) -> usize {
+    let has = |frame: &&Vec<u8>| {
+        frame.len() > 42
+            && frame[12..14] == [8, 0]
+            && frame[30..34] == to
+            && frame.windows(text.len()).any(|it| it == text)
+    };
+    frames.iter().filter(has).count()
+}
+
+#[test]
+fn guests_on_three_hosts_are_on_one_network_and_floods_go_where_its_ports_are() {
+    let world = World::new("qc", 3, "vxlan");
+    world.reach_each_other(0);
+    world.reach_each_other(1);
+    let [one, two, three] = &world.hosts[..] else { panic!("three") };
+    transfer(&one.guests[0], &two.guests[0], &two.address(), 16 << 20);
+    transfer(&three.guests[0], &one.guests[0], &one.address(), 16 << 20);
+    for told_by in 0..3 {
+        for of in 0..3 {
+            wait_until("it is UP everywhere", SOON, || world.op_status(told_by, of) == "UP");
+        }
+    }
+    // Where each is told by its host.
+    let mac = two.guests[0].mac("tap0");
+    wait_until("its address is told", SOON, || {
+        let macs = one.daemon.show("macs");
+        let is_it = |row: &Value| row["mac"] == mac.as_str() && row["remote"] == "tunnel:172.31.90.2";
+        macs.as_array().unwrap().iter().any(is_it)
+    });
+    // Blue leaves host 3: what blue says to everybody goes there no more, what red says does.
+    three.daemon.must(&format!("unplug {}", three.guest(1)));
+    let said = |tenant: usize, text: &str| {
+        let ear = world.wire.sniff();
+        wait_until("host 1 has heard that blue is gone", SOON, || {
+            let trace = one.daemon.must(&format!(
+                "trace {} ffffffffffff02000000006688b50000000000000000000000000000000000000000000000000000",
+                one.guest(tenant)
+            ));
+            trace.contains("tunnel:172.31.90.2") && (tenant == 0 || !trace.contains("tunnel:172.31.90.3"))
+        });
+        one.guests[tenant].must(&format!(
+            "python3 -c \"import socket; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW); s.bind(('tap0',0)); \
+             s.send(b'\\xff'*6+b'\\x02\\x00\\x00\\x00\\x00\\x66\\x88\\xb5{text}'+b'x'*40)\""
+        ));
+        let frames = ear.stop();
+        // The wire's end and the bridge both hear a frame.
+        [[172, 31, 90, 2], [172, 31, 90, 3]].map(|to| carried(&frames, to, text.as_bytes()).min(1))
+    };
+    assert_eq!((said(0, "of-the-reds"), said(1, "of-the-blues")), ([1, 1], [1, 0]));
+}
+
+#[test]
+fn forwarding_goes_on_without_etcd_and_what_was_missed_is_caught_up() {
+    let mut world = World::new("qd", 2, "geneve");
+    world.reach_each_other(0);
+    // It dies: everything goes on, for far longer than leases last.
+    world.etcd.kill();
+    thread::sleep(Duration::from_secs(3));
+    world.reach_each_other(0);
+    let World { wire, etcd, .. } = &mut world;
+    wire.inside(|| etcd.start_again());
+    wait_until("both live again", SOON, || {
+        world.hosts.iter().all(|host| host.daemon.show("nodes").as_array().unwrap().len() == 2)
+    });
+    wait_until("UP again for each other", SOON, || world.op_status(0, 1) == "UP" && world.op_status(1, 0) == "UP");
+    world.reach_each_other(0);
+
+    // Host 2 alone loses it, and etcd forgets what happened meanwhile.
+    world.set_manage(2, "down");
+    let port = world.ports[1][0].clone();
+    let network = world.networks[0].clone();
+    assert!(world.hosts[0].guests[0].pings(&world.hosts[1].address()), "the underlay is there");
+    let made = world.hosts[0].as_tenant("red", |tenant| tenant.network("meanwhile"));
+    world.hosts[0].as_tenant("red", |tenant| tenant.set_state(&network, &port, "DOWN"));
+    world.wire.inside(|| world.etcd.compact());
+    // For the others it is dead when its lease ends.
+    wait_until("it is DOWN for host 1", SOON, || world.hosts[0].daemon.show("nodes").as_array().unwrap().len() == 1);
+    world.set_manage(2, "up");
+    let two = &world.hosts[1];
+    wait_until("host 2 knows of the network", SOON, || {
+        two.as_tenant("red", |tenant| {
+            tenant.try_request("GET", &format!("networks/{made}"), None).is_ok_and(|answer| answer.status == 200)
+        })
+    });
+    let before = Counters::read(&two.daemon);
+    assert!(!two.guests[0].pings(&world.hosts[0].address()), "its port is set DOWN");
+    let after = Counters::read(&two.daemon);
+    assert!(after.grown(&before, &format!("{}.rx.drops.port_admin_down", two.guest(0))) > 0);
+    two.as_tenant("red", |tenant| tenant.set_state(&network, &port, "ACTIVE"));
+    wait_until("UP again", SOON, || world.op_status(0, 1) == "UP" && world.op_status(1, 1) == "UP");
+    world.reach_each_other(0);
+}
+
+#[test]
+fn a_host_that_dies_has_its_ports_down_and_gets_no_traffic_when_its_lease_ends() {
+    let mut world = World::new("qe", 3, "vxlan");
+    world.reach_each_other(0);
+    world.hosts[2].daemon.kill();
+    wait_until("its port is DOWN", SOON, || world.op_status(0, 2) == "DOWN" && world.op_status(1, 2) == "DOWN");
+    wait_until("its far end is gone", SOON, || {
+        let ports = world.hosts[0].daemon.show("ports");
+        ports.as_array().unwrap().iter().all(|row| row["interface"] != "tunnel:172.31.90.3")
+    });
+    let before = Counters::read(&world.hosts[0].daemon);
+    let ear = world.wire.sniff();
+    let one = &world.hosts[0].guests[0];
+    // By its address, which is forgotten, and to everybody.
+    one.must(&format!(
+        "ip neigh replace {} lladdr {} dev tap0 nud permanent",
+        world.hosts[2].address(),
+        world.hosts[2].guests[0].mac("tap0")
+    ));
+    one.run(&format!("busybox ping -c 2 -W 1 -p 5a {}", world.hosts[2].address()));
+    assert!(one.pings(&world.hosts[1].address()), "the others go on");
+    let frames = ear.stop();
+    let to_dead = |frame: &Vec<u8>| frame.len() > 42 && frame[12..14] == [8, 0] && frame[30..34] == [172, 31, 90, 3];
+    assert_eq!(
+        frames.iter().filter(|frame| to_dead(frame)).count(),
+        0,
+        "{:?}",
+        Counters::read(&world.hosts[0].daemon).changes(&before)
+    );
+    // It comes back, and all is as it was.
+    let World { hosts, .. } = &mut world;
+    let Host { space, daemon, .. } = &mut hosts[2];
+    space.inside(|| daemon.start_again());
+    world.hosts[0].guests[0].must(&format!("ip neigh del {} dev tap0", world.hosts[2].address()));
+    wait_until("its port is UP", SOON, || world.op_status(0, 2) == "UP");
+    world.reach_each_other(0);
+}

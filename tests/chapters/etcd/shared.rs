@@ -1,0 +1,264 @@
+//! API servers that share tenants' records: real daemons over one etcd, without a wire between them.
+
+use super::SOON;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+use tests::daemon::Daemon;
+use tests::etcd::{Etcd as Server, Relay, Way};
+use tests::http::Tenant;
+use tests::process::{wait_for, wait_until};
+
+/// A daemon called `host` that shares what is behind `urls`.
+fn daemon(urls: &str, host: &str, more: &str) -> Daemon {
+    Daemon::start(&format!("[store]\nurl = \"etcd:{urls}\"\n[node]\nhost = \"{host}\"\nlease_s = 2\n{more}"))
+}
+
+/// The ids of a tenant's networks at this API.
+fn networks(tenant: &Tenant) -> BTreeSet<String> {
+    let answer = tenant.request("GET", "networks", None, 200).json();
+    let id = |network: &Value| network["id"].as_str().unwrap().to_owned();
+    answer["networks"].as_array().unwrap().iter().map(id).collect()
+}
+
+/// Waits until both APIs tell the same networks; which.
+fn agreed(a: &Tenant, b: &Tenant) -> BTreeSet<String> {
+    let same = || {
+        let (a, b) = (networks(a), networks(b));
+        (a == b).then_some(a)
+    };
+    wait_for(SOON, same).unwrap_or_else(|| panic!("{:?} and {:?}", networks(a), networks(b)))
+}
+
+#[test]
+fn what_one_api_server_wrote_the_other_tells_and_both_change_it() {
+    let server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    let network = red_a.network("lan");
+    wait_until("b hears of it", SOON, || networks(&red_b).contains(&network));
+    let port = red_b.port(&network);
+    // At once, although a may not have heard of it: its plan is made anew until it has.
+    red_b.attach(&network, &port, "vm1");
+    wait_until("a hears of it", SOON, || {
+        let path = format!("networks/{network}/ports/{port}/attachment");
+        red_a.request("GET", &path, None, 200).json()["attachment"]["id"] == "vm1"
+    });
+    let other = red_a.port(&network);
+    let body = json!({"attachment": {"id": "vm1"}});
+    red_a.request("PUT", &format!("networks/{network}/ports/{other}/attachment"), Some(&body), 409);
+    red_a.detach(&network, &port);
+    wait_until("b hears of it", SOON, || red_b.op_status(&network, &port) == "DOWN");
+    red_b.request("DELETE", &format!("networks/{network}"), None, 204);
+    assert!(agreed(&red_a, &red_b).is_empty());
+    // Both know who is there.
+    let nodes = b.show("nodes");
+    let hosts: Vec<_> = nodes.as_array().unwrap().iter().map(|row| row["host"].clone()).collect();
+    assert_eq!(hosts, ["a", "b"], "{nodes:#}");
+}
+
+#[test]
+fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments() {
+    let server = Server::start();
+    let quota = "[quota]\nnetworks = 60\n[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/tmp/qvs-none\"\n\
+                 address = \"192.0.2.1/24\"\n[tunnel]\nlocal_ip = \"192.0.2.1\"\n[segments]\ndefault = \"vxlan\"\n";
+    let uplink = |host: &str| {
+        let path = format!("/tmp/qvs-etcd-{}-{host}", std::process::id());
+        quota.replace("/tmp/qvs-none", &path).replace("192.0.2.1", if host == "a" { "192.0.2.1" } else { "192.0.2.2" })
+    };
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &uplink(host)));
+    let (made, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for daemon in [&a, &b] {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let tenant = daemon.tenant("red");
+                    for _ in 0..12 {
+                        let body = json!({"network": {"name": "n"}});
+                        let answer = tenant.try_request("POST", "networks", Some(&body)).unwrap();
+                        let counter = if answer.status == 202 { &made } else { &refused };
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        let text = String::from_utf8_lossy(&answer.body).into_owned();
+                        assert!(answer.status == 202 || text.contains("Quota"), "{}: {text}", answer.status);
+                    }
+                });
+            }
+        }
+    });
+    assert_eq!((made.into_inner(), refused.into_inner()), (60, 36));
+    assert_eq!(agreed(&a.tenant("red"), &b.tenant("red")).len(), 60);
+    let segments = |daemon: &Daemon| -> BTreeSet<u64> {
+        let networks = daemon.show("networks");
+        networks.as_array().unwrap().iter().map(|row| row["segmentation_id"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(segments(&a), (5000..5060).collect::<BTreeSet<_>>());
+    assert_eq!(segments(&a), segments(&b));
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_is_done_once_and_answered() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let (a, b) = (daemon(&relay.url(), "a", ""), daemon(&server.url(), "b", ""));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    for _ in 0..3 {
+        relay.set(Way::NoAnswers);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| red_a.network("lan"));
+            // It tries to find out meanwhile.
+            thread::sleep(Duration::from_millis(700));
+            relay.set(Way::Open);
+            let made = writer.join().unwrap();
+            assert!(networks(&red_a).contains(&made));
+        });
+    }
+    assert_eq!(agreed(&red_a, &red_b).len(), 3);
+}
+
+#[test]
+fn without_etcd_reads_are_answered_writes_refused_and_all_is_caught_up_afterwards() {
+    let mut server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    let network = red_a.network("lan");
+    agreed(&red_a, &red_b);
+    server.kill();
+    for tenant in [&red_a, &red_b] {
+        assert!(networks(tenant).contains(&network));
+        let answer = tenant.request("POST", "networks", Some(&json!({"network": {"name": "n"}})), 503);
+        assert!(answer.headers.iter().any(|line| line.to_ascii_lowercase().starts_with("retry-after:")), "{answer:?}");
+    }
+    server.start_again();
+    let made = wait_for(SOON, || {
+        let body = json!({"network": {"name": "n"}});
+        let answer = red_b.try_request("POST", "networks", Some(&body)).unwrap();
+        (answer.status == 202).then(|| answer.json()["network"]["id"].as_str().unwrap().to_owned())
+    });
+    let made = made.expect("writes are taken again");
+    wait_until("a hears of it", SOON, || networks(&red_a).contains(&made));
+    assert_eq!(agreed(&red_a, &red_b).len(), 2, "what was refused was not done");
+    wait_until("both live again", SOON, || {
+        [&a, &b].iter().all(|daemon| daemon.show("nodes").as_array().unwrap().len() == 2)
+    });
+}
+
+#[test]
+fn who_was_away_while_etcd_forgot_reads_everything() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let (a, b) = (daemon(&server.url(), "a", ""), daemon(&relay.url(), "b", ""));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let gone = red_a.network("gone");
+    agreed(&red_a, &red_b);
+    relay.set(Way::Closed);
+    red_a.request("DELETE", &format!("networks/{gone}"), None, 204);
+    let network = red_a.network("lan");
+    let port = red_a.attached_port(&network, "vm1");
+    server.compact();
+    relay.set(Way::Open);
+    wait_until("b has caught up", SOON, || networks(&red_b) == BTreeSet::from([network.clone()]));
+    let path = format!("networks/{network}/ports/{port}/attachment");
+    assert_eq!(red_b.request("GET", &path, None, 200).json()["attachment"]["id"], "vm1");
+    // And it follows from there.
+    let next = red_a.network("next");
+    wait_until("b hears of it", SOON, || networks(&red_b).contains(&next));
+    assert!(red_b.network("back").len() == 36 && agreed(&red_a, &red_b).len() == 3);
+}
+
+#[test]
+fn a_daemon_that_starts_without_etcd_waits_for_it_and_ends_when_it_is_told_to() {
+    let mut server = Server::start();
+    let mut a = daemon(&server.url(), "a", "");
+    let network = a.tenant("red").network("lan");
+    a.kill();
+    server.kill();
+    a.spawn();
+    wait_until("it waits", SOON, || a.log_tail().contains("trying again"));
+    a.stop();
+    server.start_again();
+    a.start_again();
+    wait_until("it serves what there is", SOON, || networks(&a.tenant("red")).contains(&network));
+}
+
+#[test]
+fn a_large_network_is_removed_at_once() {
+    let server = Server::start();
+    let a = daemon(&server.url(), "a", "");
+    let tenant = a.tenant("red");
+    let network = tenant.network("large");
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| (0..20).for_each(|_| drop(tenant.port(&network))));
+        }
+    });
+    tenant.request("DELETE", &format!("networks/{network}"), None, 204);
+    let left = server.ask("/v3/kv/range", &json!({"key": "L3F2cy9wb3J0Lw==", "range_end": "L3F2cy9wb3J0MA=="}));
+    assert_eq!(left["count"], Value::Null, "{left:#}");
+}
+
+#[test]
+fn an_interface_is_on_one_host_until_that_unplugs_it_or_dies() {
+    let server = Server::start();
+    let [mut a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let socket = |daemon: &Daemon| format!("plug vm1 --vhost-user {}", daemon.path("vm1.sock").display());
+    a.must(&socket(&a));
+    let refused = b.command(&socket(&b));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("is plugged on host \"a\""), "{text}");
+    // Its op-status is told by every API.
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let network = red_a.network("lan");
+    let port = red_a.attached_port(&network, "vm1");
+    wait_until("b tells UP", SOON, || {
+        let answer = red_b.try_request("GET", &format!("networks/{network}/ports/{port}"), None).unwrap();
+        answer.status == 200 && answer.json()["port"]["op-status"] == "UP"
+    });
+    a.must("unplug vm1");
+    b.must(&socket(&b));
+    wait_until("a tells UP", SOON, || red_a.op_status(&network, &port) == "UP");
+    b.must("unplug vm1");
+    a.must(&socket(&a));
+    // Killed and back within its lease it has it still; killed for good it does not.
+    a.kill_and_restart();
+    wait_until("it is up again", SOON, || red_b.op_status(&network, &port) == "UP");
+    a.kill();
+    wait_until("b tells DOWN when the lease ends", SOON, || red_b.op_status(&network, &port) == "DOWN");
+    b.must(&socket(&b));
+    wait_until("b tells UP", SOON, || red_b.op_status(&network, &port) == "UP");
+    // Back again, it plugs what it had plugged, and is told whose that is now.
+    a.start_again();
+    wait_until("a knows", SOON, || a.interface("vm1")["reason"] == "plugged-elsewhere");
+    assert_eq!(b.interface("vm1")["op_status"], "UP");
+}
+
+#[test]
+fn a_node_of_one_role_serves_no_api_or_carries_nothing() {
+    let server = Server::start();
+    let api = daemon(&server.url(), "a", "");
+    let only = |role: &str| format!("roles = [\"{role}\"]\n");
+    let b = daemon(&server.url(), "b", &only("api"));
+    let refused = b.command(&format!("plug vm1 --vhost-user {}", b.path("vm1.sock").display()));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("carries nothing"), "{refused:?}");
+    assert_eq!(networks(&b.tenant("red")), networks(&api.tenant("red")));
+}
+
+#[test]
+fn what_an_extension_keeps_is_shared_and_no_update_is_lost() {
+    let server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let body = json!({"qos": {"qos_name": "gold", "qos_desc": {"rate": "1"}}});
+    let path = "extensions/csco/tenants/red/qoss";
+    let ask = |daemon: &Daemon, method: &str, path: &str, body: Option<&Value>| {
+        let mut connection = tests::http::Connection::open(daemon.api()).unwrap();
+        connection.request(method, &format!("/v1.1/{path}"), body).unwrap()
+    };
+    let made = ask(&a, "POST", path, Some(&body));
+    assert!(made.status < 300, "{}", String::from_utf8_lossy(&made.body));
+    let count = |daemon: &Daemon| ask(daemon, "GET", path, None).json()["qoss"].as_array().map_or(0, Vec::len);
+    wait_until("b tells it", SOON, || count(&b) == 1);
+    assert!(ask(&b, "POST", path, Some(&body)).status < 300);
+    wait_until("a tells both", SOON, || count(&a) == 2 && count(&b) == 2);
+}
