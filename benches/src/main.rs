@@ -9,6 +9,7 @@ mod cycles;
 mod host;
 mod paths;
 mod ratchet;
+mod scale;
 mod serve;
 mod store;
 mod workers;
@@ -73,6 +74,8 @@ enum What {
     },
     /// The networking API over a full store: lists, writes, start, memory, and a crowd of clients
     Store(store::Options),
+    /// Many hypervisors over one etcd: change to effect, bytes watched, memory and a cold join; needs etcd
+    Scale(scale::Options),
     /// Run the hot paths, for valgrind to count
     #[command(hide = true)]
     Paths,
@@ -103,6 +106,7 @@ fn main() -> Result<()> {
         What::Host { alternations, milliseconds } => host::run(alternations, milliseconds),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
         What::Store(options) => store::run(&options),
+        What::Scale(options) => scale::run(&options),
         What::Paths => {
             paths::run_all();
             Ok(())
