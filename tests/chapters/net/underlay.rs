@@ -4,6 +4,7 @@ mod hosts;
 mod isolation;
 mod kernel;
 mod ovs;
+mod sockets;
 
 use super::SOON;
 use crate::topology::attached_tap;

@@ -2,8 +2,9 @@
 
 use super::super::SOON;
 use super::{BOTH_FAMILIES, Beside, Ends, Wire, settings};
+use tests::ledger::Counters;
 use tests::namespace::{Namespace, transfer};
-use tests::process::output_of;
+use tests::process::{output_of, wait_until};
 
 /// A host whose kernel has VXLAN 5000 on a bridge, and ours with these settings added to the uplink's.
 fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
@@ -49,4 +50,36 @@ fn a_network_is_one_with_the_kernels_vxlan_device_over_ipv4_and_ipv6() {
         // The host's own traffic on the same interface goes on.
         assert!(hosts.far.run(&format!("busybox ping -c 1 -W 2 {near_ip}")).status.success());
     }
+}
+
+#[test]
+fn what_a_router_says_of_packets_that_are_too_long_is_learnt_and_told() {
+    let ends = Ends(["172.31.77.1", "172.31.77.254"], 24);
+    let (router, far) = (Namespace::new("qt-router"), Namespace::new("qt-far"));
+    let wire = Wire::new("qt-vx", &router, ends, true);
+    router.must("ip link add eth1 type veth peer name eth0 netns qt-far");
+    router.must("ip link set eth1 mtu 1400 up && ip addr add 172.31.78.254/24 dev eth1");
+    router.must("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    far.must("ip link set eth0 mtu 1400 up && ip addr add 172.31.78.2/24 dev eth0");
+    far.must("ip route add default via 172.31.78.254");
+    tests::namespace::ip("route add 172.31.78.0/24 via 172.31.77.254");
+    far.must("ip link add vx0 type vxlan id 5000 dstport 4789 local 172.31.78.2 remote 172.31.77.1 dev eth0");
+    far.must("ip link add br0 type bridge && ip link set vx0 master br0 && ip link set vx0 up && ip link set br0 up");
+    far.must("ip link set vx0 mtu 1350 && ip link set br0 mtu 1350 && ip addr add 10.9.0.2/24 dev br0");
+    let text = settings("qt-vx", Some(["172.31.77.1", "172.31.78.2"]), "default = \"vxlan\"");
+    let hosts = Beside::new(wire, far, ends, &text);
+    assert!(hosts.near.pings_within("10.9.0.2", SOON), "{}", hosts.daemon.log_tail());
+    let mtu = || hosts.daemon.show("networks")[0]["mtu"].clone();
+    assert_eq!(mtu(), 1550);
+
+    // The first such packet is lost at the router, which says so.
+    assert!(!hosts.near.run("busybox ping -s 1400 -c 1 -W 1 10.9.0.2").status.success());
+    wait_until("it is learnt", SOON, || mtu() == 1350);
+    let row = hosts.daemon.interface("tunnel:172.31.78.2");
+    assert_eq!(row["mtu"], 1400, "{row:#}");
+    assert!(hosts.near.run("busybox ping -s 1322 -c 1 -W 2 10.9.0.2").status.success(), "as long as gets there");
+    // From now on such packets do not leave.
+    let before = Counters::read(&hosts.daemon);
+    assert!(!hosts.near.run("busybox ping -s 1323 -c 1 -W 1 10.9.0.2").status.success());
+    assert_eq!(Counters::read(&hosts.daemon).grown(&before, "tunnel:172.31.78.2.tx.drops.over_mtu"), 1);
 }

@@ -50,3 +50,54 @@ fn a_vlan_network_is_one_with_a_trunk_of_open_vswitch() {
     let text = settings("qt-ovs", None, "default = \"vlan\"\nvlan = \"physnet1:100-199\"");
     Beside::new(wire, far, ends, &text).passes_everything();
 }
+
+/// The settings of an uplink that is ours alone, with these tags.
+fn tagged(settings: &str, tags: &str) -> String {
+    let interface = "interface = \"qt-ovs\"\n";
+    settings.replace(interface, &format!("{interface}exclusive = true\n{tags}\n"))
+}
+
+#[test]
+fn a_native_vlan_and_vlans_within_a_service_tag_are_one_with_open_vswitch() {
+    let ends = BOTH_FAMILIES[0];
+    let segments = "default = \"vlan\"\nvlan = \"physnet1:100-199\"";
+    for (tags, port) in [
+        ("native_vlan = 100", "set port eth0 vlan_mode=native-untagged tag=100 trunks=100,101"),
+        ("service_vlan = 500", "set port eth0 trunks=500"),
+    ] {
+        let far = Namespace::new("qt-far");
+        let wire = Wire::new("qt-ovs", &far, ends, false);
+        let is_native = tags.starts_with("native");
+        let ovs = served_by_ovs(&far, ends, if is_native { "wire int0 tag=100" } else { "br0 int0 tag=100" });
+        if !is_native {
+            // Behind a port that puts a service tag before whatever tag there is.
+            ovs.set("set Open_vSwitch . other_config:vlan-limit=2");
+            ovs.set(
+                "add-port br0 inner -- set Interface inner type=patch options:peer=outer -- add-port wire outer \
+                 vlan_mode=dot1q-tunnel tag=500 -- set Interface outer type=patch options:peer=inner",
+            );
+        }
+        ovs.set(port);
+        let text = tagged(&settings("qt-ovs", None, segments), tags);
+        println!("{tags}");
+        Beside::new(wire, far, ends, &text).passes_everything();
+    }
+}
+
+#[test]
+fn tunnels_in_a_vlan_of_the_underlay_end_at_an_address_that_the_switch_alone_answers_for() {
+    for ends in BOTH_FAMILIES {
+        let Ends([near_ip, far_ip], len) = ends;
+        let far = Namespace::new("qt-far");
+        let wire = Wire::new("qt-ovs", &far, ends, false);
+        // The kernel here knows nothing of it.
+        tests::namespace::ip("addr flush dev qt-ovs");
+        let ovs = served_by_ovs(&far, ends, "br0 int0");
+        ovs.set("set port wire tag=50 -- set port eth0 trunks=50");
+        let options = format!("options:remote_ip={near_ip} options:local_ip={far_ip} options:key=5000");
+        ovs.set(&format!("add-port br0 tun0 -- set Interface tun0 type=vxlan {options}"));
+        let text = settings("qt-ovs", Some([near_ip, far_ip]), "default = \"vxlan\"");
+        let own = format!("address = \"{near_ip}/{len}\"\nunderlay_vlan = 50");
+        Beside::new(wire, far, ends, &tagged(&text, &own)).passes_everything();
+    }
+}
