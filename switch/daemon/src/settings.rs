@@ -181,13 +181,13 @@ fn resolve(raw: Raw, source: Source) -> Result<Settings, SettingsError> {
     let run_dir = raw.run_dir.unwrap_or_else(|| "/run/qvs".into());
     let socket = admin.socket.unwrap_or_else(|| run_dir.join("admin.sock"));
     let dir = vhost.dir.unwrap_or_else(|| run_dir.join("vhost"));
-    let store = resolve_store(raw.store.unwrap_or_default(), &state_dir, &source)?;
     for (section, key, path) in
         [("", "state_dir", &state_dir), ("", "run_dir", &run_dir), ("admin", "socket", &socket), ("vhost", "dir", &dir)]
     {
         check_path(path).map_err(|message| source.fault(section, key, message))?;
     }
     check_socket_path(&socket).map_err(|message| source.fault("admin", "socket", message))?;
+    let store = resolve_store(raw.store.unwrap_or_default(), &state_dir, &source)?;
 
     let knows_clients = identity.mode.is_some_and(|mode| mode != IdentityMode::Noauth);
     if api.strict_essex == Some(true) && knows_clients {

@@ -42,18 +42,18 @@ fn what_one_api_server_wrote_the_other_tells_and_both_change_it() {
     let port = red_b.port(&network);
     // At once, although a may not have heard of it: its plan is made anew until it has.
     red_b.attach(&network, &port, "vm1");
-    wait_until("a hears of it", SOON, || {
+    // None while the host has not heard of the port.
+    let attached = |tenant: &Tenant| {
         let path = format!("networks/{network}/ports/{port}/attachment");
-        red_a.request("GET", &path, None, 200).json()["attachment"]["id"] == "vm1"
-    });
+        let answer = tenant.try_request("GET", &path, None).unwrap();
+        (answer.status == 200).then(|| answer.json()["attachment"]["id"].clone())
+    };
+    wait_until("a hears of it", SOON, || attached(&red_a).is_some_and(|id| id == "vm1"));
     let other = red_a.port(&network);
     let body = json!({"attachment": {"id": "vm1"}});
     red_a.request("PUT", &format!("networks/{network}/ports/{other}/attachment"), Some(&body), 409);
     red_a.detach(&network, &port);
-    wait_until("b hears of it", SOON, || {
-        let path = format!("networks/{network}/ports/{port}/attachment");
-        red_b.request("GET", &path, None, 200).json()["attachment"]["id"].is_null()
-    });
+    wait_until("b hears of it", SOON, || attached(&red_b).is_some_and(|id| id.is_null()));
     red_b.request("DELETE", &format!("networks/{network}"), None, 204);
     assert!(agreed(&red_a, &red_b).is_empty());
     // Both know who is there.

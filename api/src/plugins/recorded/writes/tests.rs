@@ -174,6 +174,8 @@ fn made_elsewhere(model: &Model, id: &str) -> Absorbed {
 #[test]
 fn a_write_that_is_outrun_is_planned_anew_over_what_was_faster_and_nobody_hears_of_it() {
     let rig = Rig::new();
+    // What another server wrote is in the store before anybody is outrun by it.
+    *rig.disk.disk.lock().unwrap() = made_elsewhere(&Model::default(), "other").model;
     rig.disk.outrun_count.store(2, Ordering::Relaxed);
     thread::scope(|scope| {
         let writer = scope.spawn(|| rig.make("n"));
