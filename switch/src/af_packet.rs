@@ -100,21 +100,6 @@ impl RawSocket {
         RawSocket::open_prepared(interface, EVERY_PROTOCOL, |_| Ok(()))
     }
 
-    /// Opens a socket that hears only frames of one EtherType, also those that are sent to `group`.
-    ///
-    /// # Errors
-    /// As [`RawSocket::open`].
-    pub fn open_group(interface: &str, ethertype: u16, group: MacAddr) -> Result<RawSocket, RawSocketError> {
-        let socket = RawSocket::open_prepared(interface, ethertype.to_be(), |_| Ok(()))?;
-        // `struct packet_mreq`: index, type, length of the address, the address in eight bytes.
-        let kind = (libc::PACKET_MR_MULTICAST as u16).to_ne_bytes();
-        let len = (MAC_SIZE as u16).to_ne_bytes();
-        let membership = [&socket.index.to_ne_bytes()[..], &kind, &len, &group.0, &[0; 2]].concat();
-        set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
-            .map_err(|source| RawSocketError::Io { what: "listening for a group", source })?;
-        Ok(socket)
-    }
-
     /// The same with options that hold from the first frame on.
     fn open_prepared(
         interface: &str,

@@ -133,12 +133,6 @@ impl<'r> Batch<'r> {
         self.lent[index] = KEPT;
     }
 
-    /// Forgets the packets behind the first `len`.
-    pub(crate) fn forget_behind(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.bytes = self.packets().iter().map(Packet::len).sum();
-    }
-
     /// Packets in the batch.
     #[inline]
     pub fn len(&self) -> usize {

@@ -7,7 +7,6 @@
 mod accounts;
 mod admin;
 mod backup;
-mod bond;
 mod capture;
 mod check;
 mod cli;

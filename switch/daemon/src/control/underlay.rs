@@ -10,7 +10,6 @@
 //!
 //! Lock order: `seen` (held by [`Control::follow_underlay`] alone) before `state`.
 
-use super::bonds::Links;
 use super::path_mtu::PathMtus;
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
@@ -58,8 +57,6 @@ pub(super) struct Uplink {
     settings: UplinkSettings,
     pub(super) plug: Plug,
     pub(super) slot: Option<Arc<Slot>>,
-    /// Those of a bond.
-    pub(super) links: Option<Links>,
 }
 
 struct Tunnel {
@@ -90,9 +87,7 @@ impl Ways {
 
     /// The physical network whose uplink a device would be.
     pub(super) fn uses(&self, device: &DeviceSpec) -> Option<&str> {
-        let own = |uplink: &Uplink| do_clash(&uplink.plug.device, device);
-        let of_links = |uplink: &Uplink| uplink.links.iter().flat_map(Links::devices).any(|it| do_clash(it, device));
-        let uplink = self.uplinks.iter().find(|uplink| own(uplink) || of_links(uplink))?;
+        let uplink = self.uplinks.iter().find(|uplink| do_clash(&uplink.plug.device, device))?;
         Some(&uplink.settings.physical_network)
     }
 
@@ -171,10 +166,6 @@ impl Uplink {
     fn look(&self) -> Option<UplinkConfig> {
         let (mac, mtu, is_shared) = match &self.settings.device {
             UplinkDevice::VhostUser(vhost) => (vhost.mac.unwrap_or_else(|| made_up_mac(&self.plug)), vhost.mtu, false),
-            UplinkDevice::Bond(bond) => {
-                let (mac, mtu) = self.links.as_ref()?.facts()?;
-                (mac, mtu, !bond.exclusive)
-            }
             UplinkDevice::Interface { exclusive, .. } => {
                 let found = self.slot.as_ref()?.found()?;
                 let mtu = u16::try_from(found.mtu?).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);
@@ -210,10 +201,6 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
     let (device, mtu) = match &settings.device {
         UplinkDevice::Interface { interface, driver, .. } => {
             (DeviceSpec::Device { name: interface.clone(), netns: None, driver: *driver }, None)
-        }
-        // The first stands for all of them: each has a plug of its own.
-        UplinkDevice::Bond(bond) => {
-            (DeviceSpec::Device { name: bond.interfaces[0].clone(), netns: None, driver: bond.driver }, None)
         }
         UplinkDevice::VhostUser(vhost) => {
             let role =
@@ -280,13 +267,11 @@ impl<P: Pipeline> Control<P> {
         let mut reserve = || indices.reserve().expect("uplinks and peers are fewer than ports");
         ways.uplinks = uplinks
             .iter()
-            .map(|settings| {
-                let plug = plug_of(settings);
-                let links = match &settings.device {
-                    UplinkDevice::Bond(bond) => Some(Links::new(bond, &plug)),
-                    _ => None,
-                };
-                Uplink { index: reserve(), settings: settings.clone(), plug, slot: None, links }
+            .map(|settings| Uplink {
+                index: reserve(),
+                settings: settings.clone(),
+                plug: plug_of(settings),
+                slot: None,
             })
             .collect();
         ways.tunnel = tunnel.local_ip.map(|local| Tunnel {
@@ -318,10 +303,6 @@ impl<P: Pipeline> Control<P> {
     pub(super) fn open_uplinks(&self) {
         let mut state = self.state();
         for uplink in &mut state.ways.uplinks {
-            if let (UplinkDevice::Bond(bond), Some(links)) = (&uplink.settings.device, &mut uplink.links) {
-                self.open_links(uplink.index, bond, links);
-                continue;
-            }
             let slot = Slot::new(uplink.plug.clone(), uplink.index, self.switch.place(uplink.index));
             uplink.slot = Some(slot.clone());
             self.supervisor.start(slot);
@@ -408,9 +389,11 @@ impl<P: Pipeline> Control<P> {
         let uplink = route.and_then(|route| {
             let state = self.state();
             let is_it = |uplink: &&Uplink| {
-                let own = uplink.slot.as_ref().and_then(|slot| slot.found());
-                let links = uplink.links.iter().flat_map(Links::found);
-                own.into_iter().chain(links).any(|found| found.link_index == route.interface)
+                uplink
+                    .slot
+                    .as_ref()
+                    .and_then(|slot| slot.found())
+                    .is_some_and(|found| found.link_index == route.interface)
             };
             state.ways.uplinks.iter().find(is_it).map(|uplink| uplink.index)
         });
