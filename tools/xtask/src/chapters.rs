@@ -239,6 +239,7 @@ mod tests {
                 Chapter::Unit
                     | Chapter::Fuzz
                     | Chapter::Net
+                    | Chapter::Etcd
                     | Chapter::Vm
                     | Chapter::Keystone
                     | Chapter::Openapi
