@@ -54,6 +54,22 @@ pub struct Plug {
     pub made: Option<String>,
 }
 
+impl Plug {
+    /// A plug of this device that any tenant may use, with any source MAC.
+    pub fn new(interface: impl Into<InterfaceId>, device: DeviceSpec) -> Plug {
+        Plug {
+            interface: interface.into(),
+            device,
+            macs: Vec::new(),
+            addresses: Vec::new(),
+            mtu: None,
+            tenant: None,
+            is_automatic: false,
+            made: None,
+        }
+    }
+}
+
 /// How the frames of a plug get in and out.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]

@@ -38,14 +38,8 @@ fn state() -> (Model, BTreeMap<InterfaceId, Plug>) {
         serial: (NETWORKS + at) as u64,
     };
     let plug = |at: usize| Plug {
-        interface: uuid(3, at).into(),
-        device: DeviceSpec::Tap { name: format!("tap{at}"), netns: None, queues: 1 },
         macs: vec![format!("02:00:00:00:{:02x}:{:02x}", at / 256, at % 256)],
-        addresses: Vec::new(),
-        mtu: None,
-        tenant: None,
-        is_automatic: false,
-        made: None,
+        ..Plug::new(uuid(3, at), DeviceSpec::Tap { name: format!("tap{at}"), netns: None, queues: 1 })
     };
     let model = Model::from_records((0..NETWORKS).map(network).collect(), (0..PORTS).map(port).collect());
     let plugs = (0..PORTS).map(plug).map(|plug| (plug.interface.clone(), plug)).collect();

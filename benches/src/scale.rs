@@ -142,16 +142,7 @@ fn interface(host: usize, port: usize) -> InterfaceId {
 
 fn plug(interface: InterfaceId) -> Plug {
     let device = DeviceSpec::VhostUser { path: format!("/run/{interface}"), role: SocketRole::Server };
-    Plug {
-        interface,
-        device,
-        macs: Vec::new(),
-        addresses: Vec::new(),
-        mtu: None,
-        tenant: None,
-        is_automatic: false,
-        made: None,
-    }
+    Plug::new(interface, device)
 }
 
 /// A whole node: all in memory, following.

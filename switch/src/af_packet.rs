@@ -15,7 +15,8 @@
 pub(crate) mod port;
 
 use crate::batch::{BURST, Batch};
-use crate::ids::{MacAddr, QUEUES_MAX};
+use crate::ids::MacAddr;
+use crate::interface::InterfaceError;
 use crate::offload::{VNET_HEADER_LEN, VNET_HEADER_MRG_LEN};
 use crate::packet::{Packet, SEGMENTS_MAX};
 use crate::pool::Area;
@@ -40,49 +41,6 @@ const PACKET_MR_PROMISC: u16 = 1;
 /// Most frames of one call of [`RawSocket::send_burst`] and [`RawSocket::receive_burst`]: their headers lie on the stack.
 pub const BURST_MAX: usize = 64;
 
-/// Why a raw socket, or a port made of such, could not be opened; the interface may be there the next time.
-#[derive(Debug, thiserror::Error)]
-pub enum RawSocketError {
-    /// There is no interface of that name in the calling thread's namespace.
-    #[error("there is no interface named {name:?}")]
-    NoInterface {
-        /// The name as given.
-        name: String,
-    },
-    /// The interface does not speak Ethernet, so its frames have no MAC addresses.
-    #[error("interface {name:?} is not an Ethernet interface")]
-    NotEthernet {
-        /// The name as given.
-        name: String,
-    },
-    /// It has more queues than a port can have, so that part of its traffic would be missed.
-    #[error(
-        "interface {name:?} has more than {QUEUES_MAX} queues; `ethtool -L {name} combined {QUEUES_MAX}` makes them fewer"
-    )]
-    TooManyQueues {
-        /// The name as given.
-        name: String,
-    },
-    /// One of its queues cannot be bound, so that part of its traffic would be missed.
-    #[error("queue {queue} of the {queues} of interface {name:?} cannot be bound by AF_XDP")]
-    QueueMissed {
-        /// The name as given.
-        name: String,
-        /// The queue.
-        queue: u32,
-        /// How many the interface says it has.
-        queues: u32,
-    },
-    /// The system said no; without CAP_NET_RAW this is `EPERM`.
-    #[error("{what}: {source}")]
-    Io {
-        /// What we tried.
-        what: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
 /// A packet socket (`AF_PACKET`, `SOCK_RAW`) bound to one Ethernet interface, for all protocols.
 #[derive(Debug)]
 pub struct RawSocket {
@@ -95,8 +53,8 @@ impl RawSocket {
     /// Opens a socket on `interface` in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`RawSocketError`]: no such interface, not an Ethernet one, or the system's refusal.
-    pub fn open(interface: &str) -> Result<RawSocket, RawSocketError> {
+    /// [`InterfaceError`]: no such interface, not an Ethernet one, or the system's refusal.
+    pub fn open(interface: &str) -> Result<RawSocket, InterfaceError> {
         RawSocket::open_prepared(interface, EVERY_PROTOCOL, |_| Ok(()))
     }
 
@@ -105,21 +63,21 @@ impl RawSocket {
         interface: &str,
         protocol: u16,
         prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
-    ) -> Result<RawSocket, RawSocketError> {
-        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    ) -> Result<RawSocket, InterfaceError> {
+        let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
         // Protocol 0 hears nothing, so no frame of another interface slips in before `bind`.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(|e| io("opening a packet socket")(e.into()))?;
         let index = match rustix::net::netdevice::name_to_index(&socket, interface) {
             Ok(index) => index,
-            Err(rustix::io::Errno::NODEV) => return Err(RawSocketError::NoInterface { name: interface.to_owned() }),
+            Err(rustix::io::Errno::NODEV) => return Err(InterfaceError::NoInterface { name: interface.to_owned() }),
             Err(e) => return Err(io("looking up the interface")(e.into())),
         };
         prepare(socket.as_fd()).map_err(io("setting up the packet socket"))?;
         bind(socket.as_fd(), index, protocol).map_err(io("binding the packet socket"))?;
         let address = local_address(socket.as_fd()).map_err(io("asking for the interface's address"))?;
         if address.sll_hatype != libc::ARPHRD_ETHER || usize::from(address.sll_halen) != MAC_SIZE {
-            return Err(RawSocketError::NotEthernet { name: interface.to_owned() });
+            return Err(InterfaceError::NotEthernet { name: interface.to_owned() });
         }
         let mut mac = [0; MAC_SIZE];
         mac.copy_from_slice(&address.sll_addr[..MAC_SIZE]);
@@ -252,11 +210,11 @@ impl RawSocket {
     }
 
     /// Has the interface take the frames for all addresses, not only its own, as long as the socket lives.
-    fn listen_for_all(&self) -> Result<(), RawSocketError> {
+    fn listen_for_all(&self) -> Result<(), InterfaceError> {
         // `struct packet_mreq`: index, type, and an address that does not count.
         let membership = [&self.index.to_ne_bytes()[..], &PACKET_MR_PROMISC.to_ne_bytes(), &[0; 10]].concat();
         set_option(self.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
-            .map_err(|source| RawSocketError::Io { what: "listening for all addresses", source })
+            .map_err(|source| InterfaceError::Io { what: "listening for all addresses", source })
     }
 
     /// How many frames the kernel lost because the receive buffer was full, since the last call.
@@ -308,11 +266,11 @@ impl Promiscuity {
     /// Of the interface of that name in the calling thread's namespace, which must have this index. Needs CAP_NET_RAW.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub(crate) fn open(interface: &str, index: u32) -> Result<Promiscuity, RawSocketError> {
+    /// [`InterfaceError`].
+    pub(crate) fn open(interface: &str, index: u32) -> Result<Promiscuity, InterfaceError> {
         let socket = RawSocket::open_prepared(interface, NO_PROTOCOL, |_| Ok(()))?;
         if socket.index != index {
-            return Err(RawSocketError::NoInterface { name: interface.to_owned() });
+            return Err(InterfaceError::NoInterface { name: interface.to_owned() });
         }
         socket.listen_for_all()?;
         Ok(Promiscuity { _socket: socket })

@@ -24,7 +24,7 @@ pub(crate) mod queue;
 mod turn;
 mod tx;
 
-use crate::af_packet::RawSocketError;
+use crate::interface::InterfaceError;
 use crate::pool::Area;
 use frames::{Frame, Layout, RxFrames, TxFrames};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -322,7 +322,7 @@ impl XdpSocket {
     /// Nothing comes until a program sends it there.
     ///
     /// # Errors
-    /// [`RawSocketError::Io`]: the system's; `EBUSY` if another program has the queue.
+    /// [`InterfaceError::Io`]: the system's; `EBUSY` if another program has the queue.
     pub(crate) fn open(
         index: u32,
         queue: u32,
@@ -330,8 +330,8 @@ impl XdpSocket {
         layout: Layout,
         [receiving, sending]: [Vec<Frame>; 2],
         is_large: bool,
-    ) -> Result<Bound, RawSocketError> {
-        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    ) -> Result<Bound, InterfaceError> {
+        let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
         // SAFETY: the call takes three numbers and touches no memory.
         // Why unsafe: rustix has no such address family.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };

@@ -7,10 +7,10 @@
 //!
 //! Control side only. Descriptors keep its namespace alive, so that one that loses its name is told too.
 
-use crate::af_packet::RawSocketError;
 use crate::af_packet::port::PacketPort;
 use crate::af_xdp::port::{XdpConfig, XdpPort};
 use crate::af_xdp::program::Steering;
+use crate::interface::InterfaceError;
 use crate::link::{LinkStatus, LinkWatch};
 use crate::netns::{self, Origin};
 use crate::port::{Device, DeviceState, Link, Place, Port};
@@ -70,18 +70,18 @@ impl HostDevice {
     /// `config.netns`, and for AF_XDP CAP_BPF and CAP_IPC_LOCK.
     ///
     /// # Errors
-    /// [`RawSocketError`]; the caller retries.
-    pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, RawSocketError> {
-        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    /// [`InterfaceError`]; the caller retries.
+    pub fn open(config: DeviceConfig, place: Arc<dyn Place>) -> Result<HostDevice, InterfaceError> {
+        let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
         let DeviceConfig { name, netns, driver, steering } = config;
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
-        let absent = || RawSocketError::NoInterface { name: name.clone() };
+        let absent = || InterfaceError::NoInterface { name: name.clone() };
         let (watch, driver, opened) = netns::within(netns, || {
             let watch = LinkWatch::open(&name).map_err(io("asking for the interface"))?.ok_or_else(absent)?;
             let status = watch.status().ok_or_else(absent)?;
             if !status.is_ethernet {
-                return Err(RawSocketError::NotEthernet { name: name.clone() });
+                return Err(InterfaceError::NotEthernet { name: name.clone() });
             }
             let driver = driver.unwrap_or_else(|| suits(&status, &steering));
             let opened = match driver {

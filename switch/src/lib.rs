@@ -23,6 +23,7 @@ pub mod config;
 pub mod device;
 mod doze;
 pub mod ids;
+pub mod interface;
 pub mod ledger;
 pub mod link;
 pub mod mac_table;

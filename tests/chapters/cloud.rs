@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
 use tests::etcd::Etcd;
 use tests::http::Tenant;
@@ -208,14 +208,19 @@ fn guests_on_three_hosts_are_on_one_network_and_floods_go_where_its_ports_are() 
     assert_eq!((said(0, "of-the-reds"), said(1, "of-the-blues")), ([1, 1], [1, 0]));
 }
 
+/// Far longer than leases last here.
+const FOR_LONG: Duration = Duration::from_secs(6);
+
 #[test]
 fn forwarding_goes_on_without_etcd_and_what_was_missed_is_caught_up() {
     let mut world = World::new("qd", 2, "geneve");
     world.reach_each_other(0);
     // It dies: everything goes on, for far longer than leases last.
     world.etcd.kill();
-    thread::sleep(Duration::from_secs(3));
-    world.reach_each_other(0);
+    let end = Instant::now() + FOR_LONG;
+    while Instant::now() < end {
+        world.reach_each_other(0);
+    }
     let World { wire, etcd, .. } = &mut world;
     wire.inside(|| etcd.start_again());
     wait_until("both live again", SOON, || {

@@ -2,6 +2,7 @@
 //! relay on the way drops, repeats, reorders and leaks frames, it finds just those.
 
 use crate::topology::TwoTenants;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -163,7 +164,9 @@ fn relay(wire: impl AsFd, right: &RawSocket, wrong: &RawSocket, is_over: &Atomic
                 deeds.dropped += u64::from(held.is_some());
                 return deeds;
             }
-            thread::sleep(Duration::from_micros(100));
+            // Comes back in time to look whether all is over.
+            let timeout = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            poll(&mut [PollFd::new(&wire, PollFlags::IN)], Some(&timeout)).unwrap();
             continue;
         };
         let frame = &buffer[HEADER..len];

@@ -168,6 +168,7 @@ pub struct Relay {
     address: SocketAddr,
     way: Arc<AtomicU8>,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    unanswered: Arc<Mutex<Vec<String>>>,
 }
 
 impl Relay {
@@ -179,7 +180,8 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
         let address = listener.local_addr().expect("it is bound");
         let (way, open) = (Arc::new(AtomicU8::new(Way::Open as u8)), Arc::default());
-        let relay = Relay { address, way: way.clone(), open };
+        let relay = Relay { address, way: way.clone(), open, unanswered: Arc::default() };
+        let unanswered = relay.unanswered.clone();
         let open: Arc<Mutex<Vec<TcpStream>>> = relay.open.clone();
         // It ends with the process.
         std::thread::spawn(move || {
@@ -191,8 +193,8 @@ impl Relay {
                 for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
                     let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
                     let _ = (from.set_nodelay(true), to.set_nodelay(true));
-                    let way = way.clone();
-                    std::thread::spawn(move || pump(from, to, is_answer, &way));
+                    let (way, unanswered) = (way.clone(), unanswered.clone());
+                    std::thread::spawn(move || pump(from, to, is_answer, &way, &unanswered));
                 }
                 open.lock().expect("no thread panics with it").extend([client, server]);
             }
@@ -205,11 +207,20 @@ impl Relay {
         format!("http://{}", self.address)
     }
 
+    /// The paths that were asked for, in order, since answers get lost.
+    ///
+    /// # Panics
+    /// Not.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.unanswered.lock().expect("no thread panics with it").clone()
+    }
+
     /// Changes what it does.
     ///
     /// # Panics
     /// Not.
     pub fn set(&self, way: Way) {
+        self.unanswered.lock().expect("no thread panics with it").clear();
         self.way.store(way as u8, Ordering::Relaxed);
         if way == Way::Closed {
             for stream in self.open.lock().expect("no thread panics with it").drain(..) {
@@ -219,7 +230,7 @@ impl Relay {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, way: &AtomicU8) {
+fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, way: &AtomicU8, unanswered: &Mutex<Vec<String>>) {
     let mut bytes = vec![0; 1 << 16];
     while let Ok(len) = from.read(&mut bytes) {
         let now = way.load(Ordering::Relaxed);
@@ -227,6 +238,12 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, way: &AtomicU8)
             continue;
         }
         let is_cut = now == Way::NoAnswers as u8 && is_answer;
+        if now == Way::NoAnswers as u8
+            && let Some(request) = bytes[..len].strip_prefix(b"POST ")
+        {
+            let path = request.split(|byte| *byte == b' ').next().unwrap_or_default();
+            unanswered.lock().expect("no thread panics with it").push(String::from_utf8_lossy(path).into_owned());
+        }
         if len == 0 || is_cut || to.write_all(&bytes[..len]).is_err() {
             break;
         }

@@ -8,16 +8,7 @@ use switch::ids::MacAddr;
 use switch::underlay::{PeerConfig, ToldConfig, TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
 
 fn plug(interface: &str) -> Plug {
-    Plug {
-        interface: interface.into(),
-        device: DeviceSpec::Tap { name: "t".to_owned(), netns: None, queues: 1 },
-        macs: Vec::new(),
-        addresses: Vec::new(),
-        mtu: None,
-        tenant: None,
-        is_automatic: false,
-        made: None,
-    }
+    Plug::new(interface, DeviceSpec::Tap { name: "t".to_owned(), netns: None, queues: 1 })
 }
 
 fn plugs(all: impl IntoIterator<Item = Plug>) -> BTreeMap<InterfaceId, Plug> {

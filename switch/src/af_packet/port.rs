@@ -12,11 +12,12 @@
 //! the worker watches an empty socket (`doze.rs`). Bounds: [`BURST`] slots of [`SLOT_STRIDE`] bytes, of which small frames
 //! touch a page each; [`RECEIVE_BUFFER`] bytes of frames wait in the kernel, what comes beyond is counted as `rx_ring_full`.
 
-use super::{EVERY_PROTOCOL, Inbox, NO_PROTOCOL, RawSocket, RawSocketError};
+use super::{EVERY_PROTOCOL, Inbox, NO_PROTOCOL, RawSocket};
 use super::{PACKET_AUXDATA, send_frames, send_packets, switch_on};
 use crate::batch::{BURST, Batch, Fit};
 use crate::doze::Doze;
 use crate::ids::{PortIndex, QueueIndex};
+use crate::interface::InterfaceError;
 use crate::ledger::{DropReason, Tally};
 use crate::offload::{EgressOffloads, F_NEEDS_CSUM, OffloadClaim, VNET_HEADER_LEN};
 use crate::pool::Area;
@@ -83,9 +84,9 @@ impl PacketPort {
     /// CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub(crate) fn open(interface: &str) -> Result<PacketPort, RawSocketError> {
-        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    /// [`InterfaceError`].
+    pub(crate) fn open(interface: &str) -> Result<PacketPort, InterfaceError> {
+        let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
         let receiver = RawSocket::open_prepared(interface, EVERY_PROTOCOL, |socket| {
             switch_on(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR)?;
             switch_on(socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING)?;
@@ -98,7 +99,7 @@ impl PacketPort {
             Ok(sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER)?)
         })?;
         if receiver.interface_index() != sender.interface_index() {
-            return Err(RawSocketError::NoInterface { name: interface.to_owned() });
+            return Err(InterfaceError::NoInterface { name: interface.to_owned() });
         }
         // Frames for the addresses behind the port are wanted, not only the device's own.
         receiver.listen_for_all()?;

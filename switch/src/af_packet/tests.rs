@@ -159,11 +159,11 @@ fn a_name_that_no_interface_has_is_refused_by_name() {
 fn an_interface_that_is_not_ethernet_is_refused() {
     // Loopback is ARPHRD_LOOPBACK.
     let error = in_new_namespace(|| RawSocket::open("lo").unwrap_err());
-    assert!(matches!(error, RawSocketError::NotEthernet { .. }), "{error}");
+    assert!(matches!(error, InterfaceError::NotEthernet { .. }), "{error}");
 }
 
 #[test]
 fn a_name_too_long_for_an_interface_is_refused_without_a_panic() {
     let error = in_new_namespace(|| RawSocket::open("an-interface-name-longer-than-the-kernel-takes").unwrap_err());
-    assert!(matches!(error, RawSocketError::NoInterface { .. } | RawSocketError::Io { .. }), "{error}");
+    assert!(matches!(error, InterfaceError::NoInterface { .. } | InterfaceError::Io { .. }), "{error}");
 }

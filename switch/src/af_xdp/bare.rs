@@ -11,8 +11,8 @@ use super::frames::{Frame, Layout};
 use super::program::{self, Steered, Steering, Unclaimed};
 use super::queue::Queue;
 use super::{Bound, RING_LEN, XdpSocket};
-use crate::af_packet::RawSocketError;
 use crate::batch::BURST;
+use crate::interface::InterfaceError;
 use crate::link::LinkWatch;
 use crate::pool::Area;
 use rustix::fd::AsFd;
@@ -22,17 +22,17 @@ use std::sync::Arc;
 /// Bytes of a frame of memory.
 const FRAME_SIZE: u32 = 2048;
 
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RawSocketError {
-    move |source| RawSocketError::Io { what, source }
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> InterfaceError {
+    move |source| InterfaceError::Io { what, source }
 }
 
-fn index_of(name: &str) -> Result<u32, RawSocketError> {
+fn index_of(name: &str) -> Result<u32, InterfaceError> {
     let watch = LinkWatch::open(name).map_err(failed("asking for the interface"))?;
     let status = watch.and_then(|watch| watch.status());
-    Ok(status.ok_or_else(|| RawSocketError::NoInterface { name: name.to_owned() })?.index)
+    Ok(status.ok_or_else(|| InterfaceError::NoInterface { name: name.to_owned() })?.index)
 }
 
-fn socket(index: u32, area: &Arc<Area>, layout: Layout, frames: [Vec<Frame>; 2]) -> Result<Queue, RawSocketError> {
+fn socket(index: u32, area: &Arc<Area>, layout: Layout, frames: [Vec<Frame>; 2]) -> Result<Queue, InterfaceError> {
     match XdpSocket::open(index, 0, area.clone(), layout, frames, false)? {
         Bound::Socket(socket) => Queue::new(*socket, None).map_err(failed("making a descriptor")),
         Bound::NoQueue => Err(failed("binding to queue 0")(io::ErrorKind::Unsupported.into())),
@@ -50,8 +50,8 @@ impl Bare {
     /// Between these two, in the calling thread's namespace.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub fn open(names: [&str; 2]) -> Result<Bare, RawSocketError> {
+    /// [`InterfaceError`].
+    pub fn open(names: [&str; 2]) -> Result<Bare, InterfaceError> {
         let layout = Layout { frame_size: FRAME_SIZE, count: 2 * RING_LEN };
         let area = Arc::new(Area::huge(layout.bytes()).map_err(failed("mapping memory"))?);
         let indices = [index_of(names[0])?, index_of(names[1])?];
@@ -112,8 +112,8 @@ impl Source {
     /// By this interface, in the calling thread's namespace; all frames are of one length.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub fn open(name: &str, frames: &[Vec<u8>]) -> Result<Source, RawSocketError> {
+    /// [`InterfaceError`].
+    pub fn open(name: &str, frames: &[Vec<u8>]) -> Result<Source, InterfaceError> {
         let layout = Layout { frame_size: FRAME_SIZE, count: frames.len() as u32 };
         let area = Arc::new(Area::huge(layout.bytes()).map_err(failed("mapping memory"))?);
         for (number, frame) in frames.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Source {
 }
 
 /// Does the same with every frame.
-fn attach_always(name: &str, action: i32) -> Result<(Link, Program), RawSocketError> {
+fn attach_always(name: &str, action: i32) -> Result<(Link, Program), InterfaceError> {
     let program = Program::load(&program::always(action)).map_err(failed("loading a program"))?;
     let link = program.attach(index_of(name)?).map_err(failed("attaching a program"))?;
     Ok((link, program))
@@ -157,8 +157,8 @@ impl Sink {
     /// At this interface, in the calling thread's namespace.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub fn open(name: &str) -> Result<Sink, RawSocketError> {
+    /// [`InterfaceError`].
+    pub fn open(name: &str) -> Result<Sink, InterfaceError> {
         Ok(Sink { _attached: attach_always(name, program::DROP)? })
     }
 }
@@ -172,8 +172,8 @@ impl Passing {
     /// At this interface, in the calling thread's namespace.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub fn open(name: &str) -> Result<Passing, RawSocketError> {
+    /// [`InterfaceError`].
+    pub fn open(name: &str) -> Result<Passing, InterfaceError> {
         Ok(Passing { _attached: attach_always(name, program::PASS)? })
     }
 }

@@ -24,9 +24,10 @@ use super::program::{self, Steered, Steering, Unclaimed};
 use super::queue::Queue;
 use super::tx::Burst;
 use super::{Bound, KERNEL_HEADROOM, PIECES_MAX, RING_LEN, XdpSocket, partial, refill};
-use crate::af_packet::{Promiscuity, RawSocketError};
+use crate::af_packet::Promiscuity;
 use crate::batch::{BURST, Batch, Fit};
 use crate::ids::{PortIndex, QUEUES_MAX, QueueIndex};
+use crate::interface::InterfaceError;
 use crate::ledger::{DropReason, Tally};
 use crate::link::LinkStatus;
 use crate::offload::{EgressOffloads, OffloadClaim};
@@ -93,14 +94,14 @@ fn open_queues(
     is_exact: bool,
     frame_size: u32,
     is_large: bool,
-) -> Result<Vec<CachePadded<Queue>>, RawSocketError> {
-    let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+) -> Result<Vec<CachePadded<Queue>>, InterfaceError> {
+    let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
     let wanted = if is_exact { count as usize } else { (count as usize).min(QUEUES_MAX + 1) };
     let mut queues = Vec::new();
     let mut seats = Vec::new().into_iter();
     for number in 0..wanted as u32 {
         if queues.len() == QUEUES_MAX {
-            return Err(RawSocketError::TooManyQueues { name: status.name.clone() });
+            return Err(InterfaceError::TooManyQueues { name: status.name.clone() });
         }
         let seat = match seats.next() {
             Some(seat) => seat,
@@ -116,7 +117,7 @@ fn open_queues(
                 queues.push(CachePadded::new(queue));
             }
             Bound::NoQueue if is_exact && number > 0 => {
-                return Err(RawSocketError::QueueMissed {
+                return Err(InterfaceError::QueueMissed {
                     name: status.name.clone(),
                     queue: number,
                     queues: wanted as u32,
@@ -135,9 +136,9 @@ impl XdpPort {
     /// Opens the interface in the calling thread's namespace. Needs CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK.
     ///
     /// # Errors
-    /// [`RawSocketError`].
-    pub(crate) fn open(status: &LinkStatus, config: &XdpConfig) -> Result<XdpPort, RawSocketError> {
-        let io = |what| move |source: io::Error| RawSocketError::Io { what, source };
+    /// [`InterfaceError`].
+    pub(crate) fn open(status: &LinkStatus, config: &XdpConfig) -> Result<XdpPort, InterfaceError> {
+        let io = |what| move |source: io::Error| InterfaceError::Io { what, source };
         let sockets = SocketMap::new(QUEUES_MAX).map_err(io("making a map of sockets (needs CAP_BPF)"))?;
         let steered = program::load(&config.steering, &sockets, Unclaimed::Pass)
             .map_err(io("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
@@ -158,7 +159,7 @@ impl XdpPort {
         let [rx_queues, tx_queues] = counts.map(|count| count.max(1));
         if is_exact && rx_queues as usize > QUEUES_MAX {
             // The program would let its frames pass to the host: to lose part of the traffic is worse than none.
-            return Err(RawSocketError::TooManyQueues { name: status.name.clone() });
+            return Err(InterfaceError::TooManyQueues { name: status.name.clone() });
         }
         let queues = open_queues(status, rx_queues, is_exact, frame_size, is_large)?;
         for (queue, number) in queues.iter().zip(0..) {

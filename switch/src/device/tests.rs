@@ -43,7 +43,7 @@ fn open(netns: &OwnedFd, driver: Option<Driver>) -> (HostDevice, Arc<TestPlace>)
     (device, place)
 }
 
-fn refuse(netns: &OwnedFd) -> RawSocketError {
+fn refuse(netns: &OwnedFd) -> InterfaceError {
     let place = Arc::new(TestPlace::default());
     let error = HostDevice::open(config(netns, None), place.clone()).map(drop).expect_err("it must not open");
     assert!(place.port().is_none(), "a port was published for a device that did not open");
@@ -369,7 +369,7 @@ fn a_device_that_is_deleted_is_gone_for_ever_and_its_successor_can_be_opened() {
         assert!(look(&*port, 0).is_empty());
     }
     assert!(!port.arm(QUEUE), "a device that is gone must not keep its worker awake");
-    assert!(matches!(refuse(&netns), RawSocketError::NoInterface { .. }));
+    assert!(matches!(refuse(&netns), InterfaceError::NoInterface { .. }));
     ip(&netns, "link add near type veth peer name far");
     ip(&netns, "link set near up");
     state_becomes(&device, false, Link::Down, "the device is gone");
@@ -412,7 +412,7 @@ fn an_interface_without_ethernet_addresses_is_refused() {
     let place = Arc::new(TestPlace::default());
     let config = DeviceConfig { name: "lo".to_owned(), ..config(&netns, None) };
     let error = HostDevice::open(config, place).map(drop).unwrap_err();
-    assert!(matches!(error, RawSocketError::NotEthernet { .. }), "{error}");
+    assert!(matches!(error, InterfaceError::NotEthernet { .. }), "{error}");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 use tests::daemon::Daemon;
 use tests::etcd::{Etcd as Server, Relay, Way};
 use tests::http::Tenant;
@@ -110,8 +109,11 @@ fn a_write_whose_answer_is_lost_is_done_once_and_answered() {
         relay.set(Way::NoAnswers);
         thread::scope(|scope| {
             let writer = scope.spawn(|| red_a.network("lan"));
-            // It tries to find out meanwhile.
-            thread::sleep(Duration::from_millis(700));
+            wait_until("it wrote in vain, and asks what became of that", SOON, || {
+                let asked = relay.unanswered();
+                let written = asked.iter().position(|path| path == "/v3/kv/txn");
+                written.is_some_and(|at| asked[at + 1..].iter().any(|path| path.starts_with("/v3/kv/")))
+            });
             relay.set(Way::Open);
             let made = writer.join().unwrap();
             assert!(networks(&red_a).contains(&made));

@@ -99,16 +99,7 @@ impl<P: Pipeline> Control<P> {
                 DeviceSpec::VhostUser { path: path.to_string_lossy().into_owned(), role }
             }
         };
-        let plug = Plug {
-            interface: interface.clone(),
-            device,
-            macs: Vec::new(),
-            addresses: Vec::new(),
-            mtu: None,
-            tenant: None,
-            is_automatic: true,
-            made: None,
-        };
+        let plug = Plug { is_automatic: true, ..Plug::new(interface.clone(), device) };
         let is_reserved = state.reserved.as_ref().is_some_and(|wanted| do_clash(&wanted.device, &plug.device));
         if is_reserved || plugs::device_owner(&state.plugs, &plug).is_some() || is_there(&plug.device) {
             return Err(NoDevice::NameTaken);

@@ -208,16 +208,7 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
             (DeviceSpec::VhostUser { path: vhost.path.display().to_string(), role }, Some(vhost.mtu))
         }
     };
-    Plug {
-        interface: format!("{UPLINK_PREFIX}{}", settings.physical_network).into(),
-        device,
-        macs: Vec::new(),
-        addresses: Vec::new(),
-        mtu,
-        tenant: None,
-        is_automatic: false,
-        made: None,
-    }
+    Plug { mtu, ..Plug::new(format!("{UPLINK_PREFIX}{}", settings.physical_network), device) }
 }
 
 /// What one look leaves for the next; of the thread that looks.

@@ -73,14 +73,5 @@ impl Place for NoPlace {
 
 /// A plug of a TAP without further wishes.
 pub(crate) fn tap_plug(interface: &str, name: &str) -> Plug {
-    Plug {
-        interface: interface.into(),
-        device: DeviceSpec::Tap { name: name.into(), netns: None, queues: 1 },
-        macs: Vec::new(),
-        addresses: Vec::new(),
-        mtu: None,
-        tenant: None,
-        is_automatic: false,
-        made: None,
-    }
+    Plug::new(interface, DeviceSpec::Tap { name: name.into(), netns: None, queues: 1 })
 }

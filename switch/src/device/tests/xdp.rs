@@ -134,7 +134,7 @@ fn an_interface_that_has_a_program_already_is_refused_and_left_alone() {
     let config = config(&netns, Some(Driver::AfXdp));
     let error = HostDevice::open(config, Arc::new(TestPlace::default())).map(drop).unwrap_err();
     assert!(
-        matches!(&error, RawSocketError::Io { source, .. } if source.raw_os_error() == Some(libc::EBUSY)),
+        matches!(&error, InterfaceError::Io { source, .. } if source.raw_os_error() == Some(libc::EBUSY)),
         "{error}"
     );
     let far = far_end(&netns);
