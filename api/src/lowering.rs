@@ -123,6 +123,9 @@ pub struct Lowered {
     /// Far ends of VLANs that no network here is on any more. Like those of plugs that went they are to be forgotten once the
     /// config is in force.
     pub departed_vlans: Vec<PortIndex>,
+    /// Networks that stay within this host although their uplink is there: what they would be on the wire is the underlay's, or
+    /// another network's.
+    pub kept_in: Vec<NetworkId>,
 }
 
 /// A plug and what the tenants' side says of it.
@@ -195,7 +198,7 @@ pub fn lower_among(
     remember_holders(&candidates, &bound, &mut indices.bound_with_macs);
 
     let in_use = index_networks(model, &bound, indices);
-    let departed_vlans = lead_out(&in_use, indices, &mut underlay);
+    let (departed_vlans, kept_in) = lead_out(&in_use, indices, &mut underlay);
     tell_of_others(model, plugs, &in_use, &mut fixed, elsewhere, &mut underlay);
     let departed = departed.into_iter().chain(departed_vlans.iter().copied()).map(|port| port.0);
     indices.port_pool.freed.extend(departed);
@@ -222,7 +225,7 @@ pub fn lower_among(
         .and_then(|config| config.with_neighbours(neighbours))
         .and_then(|config| config.with_subports(subports))
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
-    Lowered { config, unbound, departed_vlans }
+    Lowered { config, unbound, departed_vlans, kept_in }
 }
 
 /// Who has which address for certain: ports that are up and have one MAC and addresses with it. An address that two of
@@ -339,21 +342,35 @@ fn index_ports(
     (found, departed)
 }
 
-/// Says which networks uplinks and tunnels carry; answers the far ends of VLANs that are gone. A network whose uplink is not
-/// there, or that finds no index left, stays within this host.
-fn lead_out(in_use: &[(&Network, NetworkIndex)], indices: &mut Indices, underlay: &mut Underlay) -> Vec<PortIndex> {
+/// Says which networks uplinks and tunnels carry; answers the far ends of VLANs that are gone, and the networks that would be on
+/// the wire what something else is: settings change, and stored networks keep their numbers. Those stay within this host,
+/// as one does whose uplink is not there, or that finds no index left.
+fn lead_out(
+    in_use: &[(&Network, NetworkIndex)],
+    indices: &mut Indices,
+    underlay: &mut Underlay,
+) -> (Vec<PortIndex>, Vec<NetworkId>) {
     let uplink_of = |network: &Network| {
         let name = network.network_type.physical_network()?;
-        underlay.uplinks.iter().find(|uplink| &*uplink.physical_network == name).map(|uplink| uplink.index)
+        underlay.uplinks.iter().find(|uplink| &*uplink.physical_network == name)
     };
-    let on_vlans: HashSet<&NetworkId> =
-        in_use.iter().filter(|(network, _)| uplink_of(network).is_some()).map(|(network, _)| &network.id).collect();
-    let departed = take_departed(&mut indices.vlans, |network| on_vlans.contains(network));
-    for (network, index) in in_use {
+    let mut segments = HashSet::new();
+    let mut is_taken = |network: &Network| {
+        let is_underlay = match &network.network_type {
+            NetworkType::Vlan { vlan, .. } => uplink_of(network).is_some_and(|uplink| uplink.tags.is_underlay(*vlan)),
+            NetworkType::Local | NetworkType::Tunnel { .. } => false,
+        };
+        is_underlay || network.network_type.segment().is_some_and(|segment| !segments.insert(segment))
+    };
+    let (kept_in, led_out): (Vec<_>, Vec<_>) = in_use.iter().partition(|(network, _)| is_taken(network));
+    let uplinks: HashMap<&NetworkId, PortIndex> =
+        led_out.iter().filter_map(|(network, _)| Some((&network.id, uplink_of(network)?.index))).collect();
+    let departed = take_departed(&mut indices.vlans, |network| uplinks.contains_key(network));
+    for (network, index) in led_out {
         match &network.network_type {
             NetworkType::Local => {}
             NetworkType::Vlan { vlan, .. } => {
-                let Some(uplink) = uplink_of(network) else { continue };
+                let Some(&uplink) = uplinks.get(&network.id) else { continue };
                 let far_end = match indices.vlans.get(&network.id) {
                     Some(&far_end) => far_end,
                     None => {
@@ -362,16 +379,16 @@ fn lead_out(in_use: &[(&Network, NetworkIndex)], indices: &mut Indices, underlay
                         PortIndex(free)
                     }
                 };
-                underlay.vlans.push(VlanConfig { index: far_end, uplink, vlan: *vlan, network: *index });
+                underlay.vlans.push(VlanConfig { index: far_end, uplink, vlan: *vlan, network: index });
             }
             NetworkType::Tunnel { kind, vni } => {
                 if let Some(tunnel) = &mut underlay.tunnel {
-                    tunnel.networks.push(TunnelledNetwork { network: *index, kind: *kind, vni: *vni });
+                    tunnel.networks.push(TunnelledNetwork { network: index, kind: *kind, vni: *vni });
                 }
             }
         }
     }
-    departed.into()
+    (departed.into(), kept_in.into_iter().map(|(network, _)| network.id.clone()).collect())
 }
 
 /// Says which peers have ports of the networks in use here, and which addresses are fixed for those. An address that is fixed

@@ -16,6 +16,14 @@ use switch::underlay::{NextHop, TunnelKind, UplinkConfig, VlanId, Vni};
 /// Bytes of the longest template: Ethernet and IPv6.
 const IP_TEMPLATE_MAX: usize = ethernet::LEN + ethernet::TAG_LEN + ipv6::LEN;
 
+/// No VLAN's id.
+pub const NO_UNDERLAY: u16 = VlanId::MAX + 2;
+
+/// What [`UplinkEntry::underlay`] is where tunnels have no tag: what is a network's is not theirs too.
+fn untagged_underlay(uplink: &UplinkConfig) -> u16 {
+    if uplink.tags.has_untagged_network() { NO_UNDERLAY } else { 0 }
+}
+
 /// An uplink.
 pub struct UplinkEntry {
     /// Its index.
@@ -30,7 +38,7 @@ pub struct UplinkEntry {
     pub address: Option<IpAddr>,
     /// The service tag that VLANs lie within; 0: none.
     pub service: u16,
-    /// The VLAN that tunnels are in; 0: none.
+    /// The VLAN that tunnels are in; 0: they have no tag; [`NO_UNDERLAY`]: none end here.
     pub underlay: u16,
     /// The far end of what has no tag.
     pub native: Option<PortIndex>,
@@ -244,7 +252,7 @@ impl UnderlayTables {
                 is_shared: uplink.is_shared,
                 address: uplink.address,
                 service: uplink.tags.service.map_or(0, VlanId::get),
-                underlay: uplink.tags.underlay.map_or(0, VlanId::get),
+                underlay: uplink.tags.underlay.map_or(untagged_underlay(uplink), VlanId::get),
                 native: of_uplink(uplink.index).find(|it| Some(it.vlan) == uplink.tags.native).map(|it| it.index),
                 vlans: of_uplink(uplink.index).map(|it| (it.vlan, it.index)).collect(),
             })

@@ -339,10 +339,7 @@ fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: 
             return match neighbour::answer(tables, uplink, batch, index, header_len) {
                 Reply::Answered => Arrival::Answered,
                 Reply::Heard => Arrival::Taken,
-                Reply::Nothing => match uplink.native.filter(|_| uplink.underlay == NO_VLAN) {
-                    Some(native) => of_vlan(tables, native, batch, index, header_len - ethernet::LEN),
-                    None => other(uplink),
-                },
+                Reply::Nothing => other(uplink),
             };
         }
         Ok(Found::Other) => return other(uplink),

@@ -129,6 +129,9 @@ pub enum ConfigError {
     /// Two far ends that would be one on the wire, or a network that is carried in two ways.
     #[error("{0} is on the wire what another far end is, or its network is carried twice")]
     FarEndTwice(PortIndex),
+    /// An uplink whose untagged frames would be a network's and the underlay's.
+    #[error("what has no tag on {0} would be a network's and the underlay's")]
+    UntaggedTwice(PortIndex),
     /// Two tunnelled networks of one kind have one VNI, or one is there twice.
     #[error("network {0} shares its VNI, or is carried twice")]
     VniTwice(NetworkIndex),
@@ -261,12 +264,13 @@ impl Config {
             if !(MTU_MIN..=MTU_MAX).contains(&uplink.mtu) {
                 return Err(ConfigError::BadMtu { port: uplink.index, mtu: uplink.mtu });
             }
-            if uplink
-                .tags
-                .underlay
-                .is_some_and(|vlan| vlans.iter().any(|it| (it.uplink, it.vlan) == (uplink.index, vlan)))
-            {
+            if vlans.iter().any(|it| it.uplink == uplink.index && uplink.tags.is_underlay(it.vlan)) {
                 return Err(ConfigError::FarEndTwice(uplink.index));
+            }
+            let ends_tunnels = || self.underlay.peers().any(|peer| peer.uplink == Some(uplink.index));
+            let has_untagged_underlay = uplink.tags.underlay.is_none() && (uplink.address.is_some() || ends_tunnels());
+            if uplink.tags.has_untagged_network() && has_untagged_underlay {
+                return Err(ConfigError::UntaggedTwice(uplink.index));
             }
             if uplink.mac.is_group() || uplink.mac.is_zero() {
                 return Err(ConfigError::BadMac { port: uplink.index, mac: uplink.mac });
@@ -392,6 +396,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::underlay::{UplinkConfig, UplinkTags, VlanConfig};
 
     fn port(index: u16, network: Option<u16>) -> PortConfig {
         PortConfig {
@@ -449,6 +454,37 @@ mod tests {
         for mac in ["01:00:5e:00:00:01", "00:00:00:00:00:00"] {
             assert!(matches!(config("00:00:5e:00:01:07", mac), Err(ConfigError::BadMac { port: PortIndex(1), .. })));
         }
+    }
+
+    #[test]
+    fn what_has_no_tag_on_an_uplink_is_a_networks_or_the_underlays_and_so_is_what_has_one_tag() {
+        let id = VlanId::new;
+        let config = |native, service, underlay, address: Option<IpAddr>| {
+            let uplink = UplinkConfig {
+                index: PortIndex(7),
+                physical_network: "p".into(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                mtu: 1500,
+                is_shared: false,
+                address,
+                tags: UplinkTags { native, service, underlay },
+            };
+            let vlan = VlanConfig {
+                index: PortIndex(8),
+                uplink: uplink.index,
+                vlan: VlanId::new(5).unwrap(),
+                network: NetworkIndex(0),
+            };
+            let underlay = Underlay { uplinks: vec![uplink], vlans: vec![vlan], ..Underlay::default() };
+            Config::with_underlay(vec![network(0)], vec![], underlay).map(drop)
+        };
+        let ours = Some([192, 0, 2, 1].into());
+        assert_eq!(config(id(5), None, None, None), Ok(()));
+        assert_eq!(config(id(5), None, None, ours), Err(ConfigError::UntaggedTwice(PortIndex(7))));
+        assert_eq!(config(id(5), None, id(50), ours), Ok(()));
+        assert_eq!(config(id(5), id(500), None, ours), Ok(()));
+        assert_eq!(config(None, None, id(5), ours), Err(ConfigError::FarEndTwice(PortIndex(7))));
+        assert_eq!(config(None, id(500), id(5), ours), Ok(()), "within the service tag it is another one");
     }
 
     #[test]

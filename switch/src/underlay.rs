@@ -136,6 +136,18 @@ pub struct UplinkTags {
     pub underlay: Option<VlanId>,
 }
 
+impl UplinkTags {
+    /// Whether a network's VLAN would be on the wire what tunnels are in. Within a service tag it is another one.
+    pub fn is_underlay(&self, vlan: VlanId) -> bool {
+        self.service.is_none() && self.underlay == Some(vlan)
+    }
+
+    /// Whether what has no tag is a network's and not the underlay's.
+    pub fn has_untagged_network(&self) -> bool {
+        self.service.is_none() && self.native.is_some()
+    }
+}
+
 /// A port that leads to other hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UplinkConfig {

@@ -194,18 +194,22 @@ fn carried(model: &Model) -> Model {
     Model::from_records(networks, model.ports.values().cloned().collect()).unwrap()
 }
 
-#[test]
-fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_is_used() {
-    let mut indices = Indices::default();
-    let uplink = UplinkConfig {
-        index: indices.reserve().unwrap(),
+fn uplink(index: PortIndex, tags: UplinkTags) -> UplinkConfig {
+    UplinkConfig {
+        index,
         physical_network: "physnet1".into(),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1600,
-        is_shared: true,
+        is_shared: false,
         address: None,
-        tags: UplinkTags::default(),
-    };
+        tags,
+    }
+}
+
+#[test]
+fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_is_used() {
+    let mut indices = Indices::default();
+    let uplink = uplink(indices.reserve().unwrap(), UplinkTags::default());
     let tunnel = TunnelConfig {
         local: [192, 0, 2, 1].into(),
         port_vxlan: 4789,
@@ -238,6 +242,34 @@ fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_i
     let lowered = lower(&one, &Underlay::default());
     assert_eq!((lowered.config.underlay(), lowered.departed_vlans), (&Underlay::default(), vec![far_end]));
     assert_eq!(network_of(&super::lower(&one, &plugs, &mut Indices::default()), "b"), Some("n1"));
+}
+
+#[test]
+fn a_stored_network_whose_vlan_is_the_underlays_stays_within_the_host_unless_there_is_a_service_tag() {
+    let plugs = plugs([plug("a"), plug("b")]);
+    let stored = carried(&model(&[0, 0], &[(0, AdminState::Active, Some("a")), (1, AdminState::Active, Some("b"))]));
+    let with = |service: Option<VlanId>| {
+        let tags = UplinkTags { service, underlay: VlanId::new(7), native: None };
+        let underlay = Underlay { uplinks: vec![uplink(PortIndex(100), tags)], ..Underlay::default() };
+        let lowered = lower_over(&stored, &plugs, &mut Indices::default(), underlay);
+        let vlans: Vec<u16> = lowered.config.underlay().vlans.iter().map(|it| it.vlan.get()).collect();
+        (network_of(&lowered, "a").map(str::to_owned), vlans, lowered.kept_in)
+    };
+    assert_eq!(with(None), (Some("n0".to_owned()), vec![8], vec!["n0".into()]));
+    assert_eq!(with(VlanId::new(500)), (Some("n0".to_owned()), vec![7, 8], Vec::new()));
+}
+
+#[test]
+fn of_two_stored_networks_with_one_number_the_older_leaves_the_host() {
+    let stored = model(&[0, 0], &[(0, AdminState::Active, Some("a")), (1, AdminState::Active, Some("b"))]);
+    let mut twice = carried(&stored);
+    // What no record that this service wrote says: somebody else gave it the number of another.
+    let number = twice.networks["n0"].network_type.clone();
+    let network = Network { network_type: number, ..twice.networks["n1"].clone() };
+    twice.networks.insert("n1".into(), network);
+    let underlay = Underlay { uplinks: vec![uplink(PortIndex(100), UplinkTags::default())], ..Underlay::default() };
+    let lowered = lower_over(&twice, &plugs([plug("a"), plug("b")]), &mut Indices::default(), underlay);
+    assert_eq!((lowered.config.underlay().vlans.len(), lowered.kept_in), (1, vec!["n1".into()]));
 }
 
 /// Interfaces by name, behind which peer they are and what is fixed for them; and those that are another host's.

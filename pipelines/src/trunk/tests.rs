@@ -1,14 +1,19 @@
 //! Tags where they tell networks apart: on trunks of this host and on uplinks, and what may not pass for one.
 
 use super::decide;
+use crate::encap::tests::{INNER, VXLAN, hex};
+use crate::neighbour::tests::arp;
 use crate::tests::frames::Frame;
-use crate::tests::rig::{Input, Outcome, Rig, UPLINK, VLANS, config, mac, on_vlans, port, uplink};
+use crate::tests::rig::{
+    Input, LOCAL, Outcome, REMOTE, Rig, UPLINK, VLANS, config, in_tunnels, mac, on_vlans, port, uplink,
+};
+use crate::wire::arp::{REPLY, REQUEST};
 use proptest::prelude::*;
 use switch::config::{Config, SubportConfig};
-use switch::ids::PortIndex;
+use switch::ids::{NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim};
-use switch::underlay::{Underlay, UplinkConfig, UplinkTags, VlanId};
+use switch::underlay::{TunnelKind, Underlay, UplinkConfig, UplinkTags, VlanConfig, VlanId};
 use switch::worker::Now;
 
 const CUSTOMER: u16 = 0x8100;
@@ -198,6 +203,38 @@ fn a_vlan_of_the_underlay_is_no_networks() {
     let tags = UplinkTags { underlay: vlan(100), ..UplinkTags::default() };
     let underlay = Underlay { uplinks: vec![UplinkConfig { tags, ..uplink(None) }], ..config.underlay().clone() };
     assert!(Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).is_err());
+}
+
+#[test]
+fn what_comes_without_a_tag_is_the_native_vlans_and_never_the_underlays() {
+    // Network 1 is the native VLAN, network 2 in tunnels within VLAN 50.
+    let beside = |underlay_vlan: Option<VlanId>, ends_here: bool| {
+        let config = in_tunnels(vec![port(0, Some(1)), port(1, Some(2))], TunnelKind::Vxlan, false);
+        let mut underlay = config.underlay().clone();
+        underlay.uplinks[0].tags = UplinkTags { native: vlan(100), service: None, underlay: underlay_vlan };
+        let native = VlanConfig { index: VLANS[0], uplink: UPLINK, vlan: vlan(100).unwrap(), network: NetworkIndex(1) };
+        underlay.vlans = vec![native];
+        let tunnel = underlay.tunnel.as_mut().unwrap();
+        tunnel.networks.retain(|it| it.network == NetworkIndex(2));
+        if !ends_here {
+            underlay.uplinks[0].address = None;
+            tunnel.peers.iter_mut().for_each(|peer| peer.uplink = None);
+        }
+        Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay)
+    };
+    assert!(beside(None, true).is_err(), "neither could be told from the other");
+    let mut forged = [hex(VXLAN), hex(INNER)].concat();
+    forged[..6].copy_from_slice(&mac(0xaa).0);
+    forged[6..12].copy_from_slice(&mac(0x66).0);
+    (forged[29], forged[33], forged[48]) = (2, 1, 0x8a);
+    let neighbours = [REPLY, REQUEST].map(|operation| arp(operation, (mac(0x66), REMOTE[0]), LOCAL[0]));
+    for config in [beside(vlan(50), true).unwrap(), beside(None, false).unwrap()] {
+        for frame in [&forged, &neighbours[0], &neighbours[1]] {
+            let outcome = step(config.clone(), UPLINK, frame.clone());
+            assert_eq!((outcome.received, outcome.drops), (vec![(0, frame.clone())], vec![]));
+        }
+        assert_eq!(config.underlay().peers().next().unwrap().next_hop.mac(), Some(mac(0xb1)));
+    }
 }
 
 proptest! {

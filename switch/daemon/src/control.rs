@@ -443,8 +443,9 @@ impl<P: Pipeline> Control<P> {
         let departed_peers = self.find_others(state, model);
         let underlay = state.ways.underlay();
         let State { plugs, indices, others, .. } = &mut *state;
-        let Lowered { config, unbound, departed_vlans } = lower_among(model, plugs, indices, underlay, others);
+        let Lowered { config, unbound, departed_vlans, kept_in } = lower_among(model, plugs, indices, underlay, others);
         state.unbound = unbound;
+        state.ways.keep_in(kept_in);
         let config = if self.rules.has_arp_suppression { config } else { config.without_neighbours() };
         let applied = self.switch.apply(config);
         if applied.unplaced_macs > 0 {

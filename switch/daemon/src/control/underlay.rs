@@ -16,6 +16,7 @@ use crate::devices::{Slot, do_clash};
 use crate::naming::UPLINK_PREFIX;
 use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
 use api::host::{DeviceSpec, Plug, SocketRole};
+use api::model::NetworkId;
 use pipelines::neighbour;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -49,6 +50,8 @@ pub(super) struct Ways {
     tunnel: Option<Tunnel>,
     /// What lowering was told last.
     pub(super) facts: Underlay,
+    /// Networks that cannot leave this host, because of what they would be on the wire.
+    kept_in: Vec<NetworkId>,
 }
 
 /// An uplink of the settings.
@@ -89,6 +92,17 @@ impl Ways {
     pub(super) fn uses(&self, device: &DeviceSpec) -> Option<&str> {
         let uplink = self.uplinks.iter().find(|uplink| do_clash(&uplink.plug.device, device))?;
         Some(&uplink.settings.physical_network)
+    }
+
+    /// Tells which networks cannot leave this host, each once.
+    pub(super) fn keep_in(&mut self, networks: Vec<NetworkId>) {
+        for network in networks.iter().filter(|network| !self.kept_in.contains(network)) {
+            tracing::warn!(
+                network = &**network,
+                "it stays within this host: on the wire its number is the underlay's, or another network's"
+            );
+        }
+        self.kept_in = networks;
     }
 
     /// The facts as they are now.
@@ -169,6 +183,11 @@ impl Uplink {
             UplinkDevice::Interface { exclusive, .. } => {
                 let found = self.slot.as_ref()?.found()?;
                 let mtu = u16::try_from(found.mtu?).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);
+    /// The address there that is ours and not the kernel's.
+    fn own_address(&self) -> Option<IpAddr> {
+        self.settings.own_end().map(|end| end.address.address)
+    }
+
                 (found.mac, mtu, !exclusive)
             }
         };
@@ -179,7 +198,7 @@ impl Uplink {
             mac,
             mtu,
             is_shared,
-            address: self.settings.own_end().map(|end| end.address.address),
+            address: self.own_address(),
             tags: self.settings.tags(),
         })
     }
@@ -322,12 +341,20 @@ impl<P: Pipeline> Control<P> {
 
     /// Finds out by which uplink each peer is reached and where its next hop is. Answers whether one is not known.
     fn find_peers(&self, seen: &mut Seen, uplinks: &[UplinkConfig]) -> bool {
-        let (local, port_vxlan, peers) = match &self.state().ways.tunnel {
-            Some(tunnel) => (tunnel.local, tunnel.port_vxlan, tunnel.peers.clone()),
-            None => return false,
+        let (local, port_vxlan, peers, own) = {
+            let state = self.state();
+            let Some(tunnel) = &state.ways.tunnel else { return false };
+            let is_own = |uplink: &&Uplink| uplink.own_address() == Some(tunnel.local);
+            let own = state.ways.uplinks.iter().find(is_own).map(|uplink| uplink.index);
+            (tunnel.local, tunnel.port_vxlan, tunnel.peers.clone(), own)
         };
-        if let Some(own) = uplinks.iter().find(|uplink| uplink.address == Some(local)) {
-            return self.ask_for_peers(seen, own, &peers);
+        if let Some(own) = own {
+            match uplinks.iter().find(|uplink| uplink.index == own) {
+                Some(own) => return self.ask_for_peers(seen, own, &peers),
+                // The address is there and nowhere else: while its uplink is away, the kernel's routes lead nobody to it.
+                None => peers.iter().for_each(|peer| self.set_way(peer.address, None, None)),
+            }
+            return true;
         }
         let mut is_missing = false;
         if seen.held.is_none() {

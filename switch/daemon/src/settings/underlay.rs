@@ -2,8 +2,9 @@
 //!
 //! A network type that nothing can carry is refused here, with its line, and not found out by a tenant.
 
-use super::{SettingsError, Source, UplinkSettings, bounded};
+use super::{SettingsError, Source, UplinkDevice, UplinkSettings, bounded};
 use api::network_type::{SegmentRules, VlanRange};
+use pipelines::wire::geneve;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -146,6 +147,7 @@ pub(super) fn resolve_tunnel(
     if local_ip.is_some() && uplinks.is_empty() {
         return Err(fault("local_ip", "tunnels need an uplink: add [[uplink]]".into()));
     }
+    check_untagged(local_ip, uplinks, source)?;
     let mut peers = BTreeSet::new();
     for text in raw.peers.unwrap_or_default() {
         let peer = parse("peers", &text)?;
@@ -171,6 +173,22 @@ pub(super) fn resolve_tunnel(
     })
 }
 
+/// What has no tag is a tenant's or the underlay's, never both: who is on the native VLAN could send what seems to be a peer's.
+fn check_untagged(local_ip: Option<IpAddr>, uplinks: &[UplinkSettings], source: &Source) -> Result<(), SettingsError> {
+    let is_own = |uplink: &UplinkSettings| uplink.own_end().is_some_and(|end| Some(end.address.address) == local_ip);
+    let is_kernels = local_ip.is_some() && !uplinks.iter().any(is_own);
+    for (at, uplink) in uplinks.iter().enumerate() {
+        let may_end_here = is_kernels && matches!(uplink.device, UplinkDevice::Interface { .. });
+        let has_end = uplink.own_end().is_some() || may_end_here;
+        if has_end && uplink.tags().has_untagged_network() && uplink.underlay_vlan.is_none() {
+            let message = "needs underlay_vlan (or service_vlan): tunnels would have no tag either, and who is on the native VLAN \
+                           could send into every network";
+            return Err(source.item_fault("uplink", at, "native_vlan", message));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn resolve_segments(
     raw: RawSegments,
     uplinks: &[UplinkSettings],
@@ -184,10 +202,19 @@ pub(super) fn resolve_segments(
         vni: raw.vni.unwrap_or_else(|| "5000-9999".into()),
         port_vxlan: bounded("segments", "port_vxlan", raw.port_vxlan.unwrap_or(PORT_VXLAN), 1, 65_535, source)? as u16,
     };
+    if segments.port_vxlan == geneve::PORT {
+        return Err(fault("port_vxlan", format!("{} is Geneve's", geneve::PORT)));
+    }
     let vlans = parse_vlans(&segments.vlan).map_err(|message| fault("vlan", message))?;
     for range in &vlans {
-        if !uplinks.iter().any(|uplink| uplink.physical_network == *range.physical_network) {
+        let Some(uplink) = uplinks.iter().find(|uplink| uplink.physical_network == *range.physical_network) else {
             return Err(fault("vlan", format!("no [[uplink]] is on {:?}", range.physical_network)));
+        };
+        let is_underlay = |id: u16| VlanId::new(id).is_some_and(|vlan| uplink.tags().is_underlay(vlan));
+        if let Some(underlay) = uplink.underlay_vlan.filter(|id| range.ids.contains(id) && is_underlay(*id)) {
+            let message =
+                format!("{underlay} of {:?} is the VLAN that tunnels are in, underlay_vlan", range.physical_network);
+            return Err(fault("vlan", message));
         }
     }
     parse_vnis(&segments.vni).map_err(|message| fault("vni", message))?;

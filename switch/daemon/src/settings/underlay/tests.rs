@@ -111,10 +111,30 @@ fn faults_name_the_line_of_the_item_they_are_in() {
         (with("[segments]\nvlan = \"p:5-4\""), "qvs.toml:5: segments.vlan: \"p:5-4\" must be like"),
         ("[segments]\nvni = \"1-16777216\"".into(), "qvs.toml:2: segments.vni: \"1-16777216\" must be like"),
         ("[segments]\nvni = \"+1-5\"".into(), "qvs.toml:2: segments.vni: "),
+        (with("exclusive = true\nunderlay_vlan = 50\naddress = \"10.0.0.1/8\"\n[segments]\nvlan = \"p:50-99\""), "qvs.toml:8: segments.vlan: 50 of \"p\" is the VLAN that tunnels"),
+        (with("exclusive = true\nnative_vlan = 5\naddress = \"10.0.0.1/8\""), "qvs.toml:5: uplink.native_vlan: needs underlay_vlan"),
+        (with("exclusive = true\nnative_vlan = 5\n[tunnel]\nlocal_ip = \"10.0.0.1\""), "qvs.toml:5: uplink.native_vlan: needs underlay_vlan"),
+        ("[segments]\nport_vxlan = 6081".into(), "qvs.toml:2: segments.port_vxlan: 6081 is Geneve's"),
         ("[segments]\nport_vxlan = 0".into(), "qvs.toml:2: segments.port_vxlan: 0 must be 1 to 65535"),
     ] {
         let message = Settings::parse(&text, "qvs.toml").expect_err(&text).to_string();
         assert!(message.starts_with(expected), "{text:?} said {message:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn what_has_no_tag_may_be_a_networks_where_tunnels_have_one_or_end_elsewhere() {
+    let own_end = "[[uplink]]\nphysical_network = \"q\"\nvhost_user = \"/x\"\naddress = \"10.0.0.1/8\"\n";
+    let tunnel = "[tunnel]\nlocal_ip = \"10.0.0.1\"\n";
+    for (tags, rest) in [
+        ("", ""),
+        ("underlay_vlan = 50\naddress = \"10.0.0.1/8\"\n", "[segments]\nvlan = \"p:51-99\"\n"),
+        ("service_vlan = 500\n", "[segments]\nvlan = \"p:5-99\"\n"),
+        ("service_vlan = 500\nunderlay_vlan = 50\naddress = \"10.0.0.2/8\"\n", "[segments]\nvlan = \"p:5-99\"\n"),
+        ("", own_end),
+    ] {
+        let tunnel = if tags.is_empty() && rest.is_empty() { "" } else { tunnel };
+        parse(&format!("{UPLINK}exclusive = true\nnative_vlan = 5\n{tags}{rest}{tunnel}"));
     }
 }
 
