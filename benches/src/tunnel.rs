@@ -73,6 +73,7 @@ fn config(kind: TunnelKind) -> Config {
             address: [192, 0, 2, 2].into(),
             uplink: Some(UPLINK),
             next_hop,
+            is_next_hop_fixed: false,
             path_mtu: None,
         }],
         networks: vec![TunnelledNetwork { network: NetworkIndex(0), kind, vni: Vni::new(5000).unwrap() }],

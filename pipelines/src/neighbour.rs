@@ -4,7 +4,8 @@
 //! stage needs no frame of its own. On an uplink that the host shares its kernel does all this.
 //!
 //! Whoever is on the underlay can claim to be any neighbour, as with these protocols everywhere: the underlay is the
-//! operator's, and tenants have no way onto it. What is believed is bounded: the addresses of peers and nothing else.
+//! operator's, and tenants have no way onto it. What is believed is bounded: the addresses of peers whose next hop no operator has
+//! told, and nothing else.
 
 pub mod suppression;
 

@@ -5,7 +5,7 @@
 //! way to make tables. An index that no port has reads as a port on no network, so that a frame from it is dropped.
 
 use crate::neighbour::suppression::Neighbours;
-use crate::underlay::{UnderlayTables, inner_mtu, vlan_mtu};
+use crate::underlay::{UnderlayTables, inner_mtu_to, vlan_mtu};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX};
@@ -200,7 +200,7 @@ impl Tables {
             let far_first = self.members.len() as u32;
             let member = |peer: &PeerConfig| Member {
                 port: peer.index,
-                mtu: inner_mtu(underlay.mtu_to(peer), peer.address, kind),
+                mtu: inner_mtu_to(underlay.mtu_to(peer), peer.address, kind),
             };
             // Those of whom nothing is told get what is for everybody of every network.
             let is_for_all = |peer: &&PeerConfig| !told_peers.contains(&peer.index);

@@ -9,7 +9,7 @@ use crate::wire::{ethernet, geneve, gre, ipv4, ipv6, udp, vxlan};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use switch::config::{Config, SubportConfig};
+use switch::config::{Config, MTU_MAX, SubportConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::underlay::{NextHop, TunnelKind, UplinkConfig, VlanId, Vni};
 
@@ -137,6 +137,8 @@ pub struct Peer {
     pub uplink: Option<PortIndex>,
     /// Where its next hop is.
     pub next_hop: Arc<NextHop>,
+    /// That is as the settings have it, whatever is heard.
+    is_next_hop_fixed: bool,
     /// Bytes of L3 payload on the way there; 0 if nothing leads there.
     pub mtu: u16,
     /// Bytes of the Ethernet header with its tag.
@@ -224,6 +226,11 @@ pub fn inner_mtu(outer: u16, address: IpAddr, kind: TunnelKind) -> u16 {
     outer.saturating_sub((ip_len(address) + tunnel_len(kind) + ethernet::LEN) as u16)
 }
 
+/// The same on the way to a peer. Where nothing leads there, no frame is too long: it is not its length that keeps it.
+pub fn inner_mtu_to(outer: u16, address: IpAddr, kind: TunnelKind) -> u16 {
+    if outer == 0 { MTU_MAX } else { inner_mtu(outer, address, kind) }
+}
+
 /// Bytes of L3 payload that frames of an uplink's VLANs may have. One tag is beside the MTU, as everywhere; a second one is not,
 /// and of two the kernel lets none be beside it (packet sockets, `packet_extra_vlan_len_allowed`).
 pub fn vlan_mtu(uplink: &UplinkConfig) -> u16 {
@@ -276,6 +283,7 @@ impl UnderlayTables {
                     address: peer.address,
                     uplink: peer.uplink,
                     next_hop: peer.next_hop.clone(),
+                    is_next_hop_fixed: peer.is_next_hop_fixed,
                     mtu: underlay.mtu_to(peer),
                     ip_offset: ethernet::LEN + tag.map_or(0, |_| ethernet::TAG_LEN),
                     template: template(source, tag, (tunnel.local, peer.address), tunnel.ttl, tunnel.dscp),
@@ -323,7 +331,7 @@ impl UnderlayTables {
     /// peer or the network not in tunnels.
     pub fn mtu(&self, peer: PortIndex, network: NetworkIndex) -> Option<u16> {
         let (FarEnd::Peer(peer), tunnelled) = (self.far_end(peer)?, self.tunnelled(network)?) else { return None };
-        Some(inner_mtu(peer.mtu, peer.address, tunnelled.kind))
+        Some(inner_mtu_to(peer.mtu, peer.address, tunnelled.kind))
     }
 
     /// Notes where a neighbour is, if it is one that we send to directly.
@@ -332,6 +340,7 @@ impl UnderlayTables {
         let peer = self.tunnel.as_ref().and_then(|tunnel| tunnel.peer(address));
         if let Some(FarEnd::Peer(peer)) = peer.and_then(|index| self.far_end(index))
             && peer.uplink == Some(uplink)
+            && !peer.is_next_hop_fixed
             && is_station
         {
             peer.next_hop.set(Some(mac));

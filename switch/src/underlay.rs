@@ -191,13 +191,15 @@ pub struct PeerConfig {
     pub uplink: Option<PortIndex>,
     /// The next hop on the way.
     pub next_hop: Arc<NextHop>,
+    /// An operator said where the next hop is: whatever is heard of it changes nothing.
+    pub is_next_hop_fixed: bool,
     /// Bytes of L3 payload that get there, where less than the uplink takes is known to.
     pub path_mtu: Option<u16>,
 }
 
 impl PartialEq for PeerConfig {
     fn eq(&self, other: &PeerConfig) -> bool {
-        let facts = |it: &PeerConfig| (it.index, it.address, it.uplink, it.path_mtu);
+        let facts = |it: &PeerConfig| (it.index, it.address, it.uplink, it.path_mtu, it.is_next_hop_fixed);
         facts(self) == facts(other) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
     }
 }

@@ -294,6 +294,7 @@ fn peers_get_what_is_for_everybody_of_the_networks_that_they_have_ports_of_and_f
             address: [192, 0, 2, last].into(),
             uplink: None,
             next_hop: Default::default(),
+            is_next_hop_fixed: false,
             path_mtu: None,
         })
         .collect();

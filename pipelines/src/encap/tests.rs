@@ -167,6 +167,21 @@ fn without_a_next_hop_frames_to_that_peer_are_dropped_and_told_as_such() {
 }
 
 #[test]
+fn without_a_way_no_frame_to_that_peer_is_too_long() {
+    let config = in_tunnels(two_ports(), TunnelKind::Vxlan, false);
+    let mut underlay: Underlay = config.underlay().clone();
+    underlay.tunnel.as_mut().unwrap().peers[0].uplink = None;
+    let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
+    let mut rig = Rig::new(config);
+    // To everybody, and to one whose place is known.
+    rig.mac_table.learn(NetworkIndex(1), mac(9), PEERS[0], Now::default());
+    for frame in [hex(INNER), Frame::udp4().to(mac(9)).bytes()] {
+        let outcome = rig.step(Now::default(), PortIndex(0), vec![frame.into()]);
+        assert_eq!(outcome.drops, [(PEERS[0].0, false, DropReason::PortGone.name(), 1)]);
+    }
+}
+
+#[test]
 fn the_inner_congestion_mark_is_repeated_outside_and_the_rest_of_the_byte_is_ours() {
     let mut inner = hex(INNER);
     inner[15] = 0xb9;
@@ -202,16 +217,6 @@ fn a_partial_checksum_moves_with_the_tag() {
     // The fake port takes partial checksums: it is as it was.
     assert_eq!(outcome.received.len(), 1);
     assert_eq!(outcome.received[0].1[44..46], Frame::udp4().bytes()[40..42]);
-}
-
-#[test]
-fn a_peer_without_uplink_has_no_carrier() {
-    let config = in_tunnels(two_ports(), TunnelKind::Vxlan, false);
-    let mut underlay = config.underlay().clone();
-    underlay.tunnel.as_mut().unwrap().peers[0].uplink = None;
-    let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
-    let outcome = send(config, hex(INNER));
-    assert_eq!(outcome.drops, [(PEERS[0].0, false, "over_mtu", 1)], "nothing fits where nothing leads");
 }
 
 /// The same config with another tunnel.

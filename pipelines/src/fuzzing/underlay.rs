@@ -86,6 +86,7 @@ fn host(kind: Option<TunnelKind>, local: &str, peer: &str) -> Host {
             address: address(peer),
             uplink: Some(UPLINK),
             next_hop: Arc::new(NextHop::default()),
+            is_next_hop_fixed: false,
             path_mtu: None,
         }],
         networks: [0, 1]

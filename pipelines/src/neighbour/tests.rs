@@ -58,6 +58,21 @@ fn an_answer_is_heard_and_goes_nowhere_and_of_strangers_nothing_is_kept() {
 }
 
 #[test]
+fn what_is_heard_of_a_next_hop_that_an_operator_told_changes_nothing() {
+    for is_ipv6 in [false, true] {
+        let learning = config(is_ipv6);
+        let mut underlay = learning.underlay().clone();
+        underlay.tunnel.as_mut().unwrap().peers[0].is_next_hop_fixed = true;
+        let next_hop = underlay.peers().next().unwrap().next_hop.clone();
+        next_hop.set(Some(mac(0x77)));
+        let config = Config::with_underlay(learning.networks().to_vec(), learning.ports().to_vec(), underlay).unwrap();
+        let claim = if is_ipv6 { hex(SOLICIT) } else { arp(arp::REPLY, (mac(0xb1), REMOTE[0]), LOCAL[0]) };
+        receive(&config, claim);
+        assert_eq!(next_hop.mac(), Some(mac(0x77)));
+    }
+}
+
+#[test]
 fn questions_for_others_are_not_answered() {
     let outcome = receive(&config(false), arp(arp::REQUEST, (mac(0xb1), REMOTE[0]), REMOTE[1]));
     assert_eq!(outcome.drops, [(UPLINK.0, true, "not_ours", 1)]);

@@ -89,7 +89,14 @@ pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool
         let next_hop = Arc::new(NextHop::default());
         next_hop.set(Some(mac(0xb1 + at as u8)));
         let address = address.parse().unwrap();
-        PeerConfig { index: PEERS[at], address, uplink: Some(UPLINK), next_hop, path_mtu: None }
+        PeerConfig {
+            index: PEERS[at],
+            address,
+            uplink: Some(UPLINK),
+            next_hop,
+            is_next_hop_fixed: false,
+            path_mtu: None,
+        }
     };
     let local = if is_ipv6 { LOCAL[1] } else { LOCAL[0] };
     let peers = if is_ipv6 { vec![peer(0, REMOTE[2])] } else { vec![peer(0, REMOTE[0]), peer(1, REMOTE[1])] };

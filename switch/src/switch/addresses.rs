@@ -89,6 +89,7 @@ mod tests {
             address: [192, 0, 2, index as u8].into(),
             uplink: None,
             next_hop: Default::default(),
+            is_next_hop_fixed: false,
             path_mtu: None,
         };
         let tunnel = TunnelConfig {

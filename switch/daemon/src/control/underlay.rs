@@ -109,6 +109,12 @@ impl Ways {
     fn look(&self) -> Underlay {
         let uplinks: Vec<UplinkConfig> = self.uplinks.iter().filter_map(Uplink::look).collect();
         let is_there = |index: &PortIndex| uplinks.iter().any(|uplink| uplink.index == *index);
+        let told = |peer: &Peer| {
+            let uplink = self.uplinks.iter().find(|uplink| Some(uplink.index) == peer.uplink);
+            uplink
+                .and_then(|uplink| uplink.settings.own_end())
+                .is_some_and(|end| end.neighbours.contains_key(&peer.address))
+        };
         let tunnel = self.tunnel.as_ref().map(|tunnel| TunnelConfig {
             local: tunnel.local,
             port_vxlan: tunnel.port_vxlan,
@@ -123,6 +129,7 @@ impl Ways {
                     address: peer.address,
                     uplink: peer.uplink.filter(is_there),
                     next_hop: peer.next_hop.clone(),
+                    is_next_hop_fixed: told(peer),
                     path_mtu: peer.path_mtu,
                 })
                 .collect(),
@@ -176,6 +183,11 @@ impl Ways {
 }
 
 impl Uplink {
+    /// The address there that is ours and not the kernel's.
+    fn own_address(&self) -> Option<IpAddr> {
+        self.settings.own_end().map(|end| end.address.address)
+    }
+
     /// `None` while it is not there, or has no MAC that frames could come from.
     fn look(&self) -> Option<UplinkConfig> {
         let (mac, mtu, is_shared) = match &self.settings.device {
@@ -183,11 +195,6 @@ impl Uplink {
             UplinkDevice::Interface { exclusive, .. } => {
                 let found = self.slot.as_ref()?.found()?;
                 let mtu = u16::try_from(found.mtu?).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);
-    /// The address there that is ours and not the kernel's.
-    fn own_address(&self) -> Option<IpAddr> {
-        self.settings.own_end().map(|end| end.address.address)
-    }
-
                 (found.mac, mtu, !exclusive)
             }
         };
@@ -391,7 +398,7 @@ impl<P: Pipeline> Control<P> {
                 continue;
             }
             let found = self.find_peer(seen, peer);
-            is_missing |= found.is_none();
+            is_missing |= found.is_none() || peer.next_hop.mac().is_none();
             let heard = seen.paths.as_ref().and_then(|paths| paths.to(peer.address));
             let told = found.and_then(|(_, mtu)| mtu);
             self.set_way(peer.address, found.map(|(uplink, _)| uplink), heard.into_iter().chain(told).min());
@@ -434,7 +441,7 @@ impl<P: Pipeline> Control<P> {
             tracing::info!(peer = %peer.address, next_hop = %route.next_hop, ?mac, "next hop");
             peer.next_hop.set(mac);
         }
-        mac.map(|_| (uplink, route.mtu))
+        Some((uplink, route.mtu))
     }
 
     /// The same where we do the asking: on an uplink whose address is ours alone.
