@@ -13,6 +13,7 @@
 
 mod automatic;
 pub(crate) mod cluster;
+mod held;
 mod host;
 mod interfaces;
 mod path_mtu;

@@ -5,11 +5,9 @@
 //! seldom else, and a config goes into force where that made a difference. A next hop's MAC alone needs none: workers read
 //! it where it stands.
 //!
-//! On an interface the host's kernel would answer our peers that nobody listens to their tunnels. So the ports are held by sockets
-//! that nobody reads, which also keeps others off them.
-//!
 //! Lock order: `seen` (held by [`Control::follow_underlay`] alone) before `state`.
 
+use super::held::Held;
 use super::path_mtu::PathMtus;
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
@@ -18,14 +16,11 @@ use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, U
 use api::host::{DeviceSpec, Plug, SocketRole};
 use api::model::NetworkId;
 use pipelines::neighbour;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use switch::af_packet::deafen;
 use switch::config::{MTU_MAX, MTU_MIN};
 use switch::ids::{MacAddr, PortIndex};
 use switch::route::Resolver;
@@ -249,31 +244,6 @@ pub(super) struct Seen {
     asked: HashMap<IpAddr, Instant>,
     /// When those were looked at that are in order.
     all_looked: Option<Instant>,
-}
-
-/// Sockets that keep the kernel from refusing what is for our tunnels.
-struct Held {
-    _udp: Vec<UdpSocket>,
-    _gre: Option<OwnedFd>,
-}
-
-impl Held {
-    fn open(local: IpAddr, port_vxlan: u16) -> std::io::Result<Held> {
-        let mut udp = Vec::new();
-        for port in [port_vxlan, PORT_GENEVE] {
-            let socket = UdpSocket::bind(SocketAddr::new(local, port))?;
-            deafen(socket.as_fd())?;
-            udp.push(socket);
-        }
-        let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let protocol = Protocol::from_raw(std::num::NonZeroU32::new(47).expect("GRE's number"));
-        let gre = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol));
-        if let Ok(gre) = &gre {
-            rustix::net::bind(gre, &SocketAddr::new(local, 0))?;
-            deafen(gre.as_fd())?;
-        }
-        Ok(Held { _udp: udp, _gre: gre.ok() })
-    }
 }
 
 impl<P: Pipeline> Control<P> {
