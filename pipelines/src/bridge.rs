@@ -24,6 +24,7 @@ use crate::neighbour::suppression;
 use crate::parse::l3_len;
 use crate::stage::{Notes, Scope, Stage, Stop};
 use crate::tables::{Member, PortKind, Tables};
+use std::ops::Range;
 use switch::batch::{BURST, Batch};
 use switch::ids::{MacBits, NetworkIndex, PORTS_MAX, PortIndex};
 use switch::ledger::DropReason;
@@ -154,46 +155,42 @@ fn run(scope: &Scope<'_>, _packet: &mut Packet, notes: &mut Notes) -> Result<(),
 pub struct Questions {
     /// Bit n: packet n of the batch passed.
     passed: u64,
-    /// None before this packet did.
+    /// No packet before this one did.
     first: usize,
 }
 
 const _: () = assert!(BURST <= u64::BITS as usize, "a bit for each packet");
 
 impl Questions {
-    /// Has `pass` judge each of the packets, and asks about those that it lets through.
+    /// Has `pass` judge each packet of a range, and asks about those that it lets through.
     #[inline(always)]
-    pub fn ask(batch: &mut Batch<'_>, pass: impl Fn(&mut Packet) -> Result<Notes, Stop>) -> Questions {
-        let mut passed = 0u64;
+    pub fn ask(
+        batch: &mut Batch<'_>,
+        range: Range<usize>,
+        mut pass: impl FnMut(&mut Packet) -> Result<Notes, Stop>,
+    ) -> Questions {
+        let (mut passed, first) = (0u64, range.start);
         let (packets, probes) = batch.packets_and_probes_mut();
-        for (index, (packet, probes)) in packets.iter_mut().zip(probes).enumerate() {
+        let probes = probes[range.clone()].iter_mut();
+        for (at, (packet, probes)) in packets[range].iter_mut().zip(probes).enumerate() {
             if let Ok(notes) = pass(packet) {
                 *probes = notes.probes;
-                passed |= 1 << index;
+                passed |= 1 << at;
             }
         }
-        Questions { passed, first: 0 }
+        Questions { passed: passed.checked_shl(first as u32).unwrap_or(0), first }
     }
 
-    /// Asks about none yet.
+    /// Those of a range of packets that did not pass.
     #[inline]
-    pub fn none() -> Questions {
-        Questions::default()
-    }
-
-    /// Those of the first `count` packets that did not pass.
-    #[inline]
-    pub fn stopped(&self, count: usize) -> Bits {
-        Bits(!self.passed & first_bits(count))
+    pub fn stopped(&self, range: Range<usize>) -> Bits {
+        Bits(!self.passed & first_bits(range.end) & !first_bits(range.start))
     }
 
     /// Asks about a packet that passes after all.
     #[inline]
     pub fn ask_late(&mut self, batch: &mut Batch<'_>, index: usize, notes: &Notes) {
         batch.packets_and_probes_mut().1[index] = notes.probes;
-        if self.passed == 0 {
-            self.first = index;
-        }
         self.passed |= 1 << index;
     }
 
@@ -224,6 +221,14 @@ impl Questions {
 
 /// The numbers of the bits that are set, from the lowest.
 pub struct Bits(u64);
+
+impl Bits {
+    /// Those of this word.
+    #[inline]
+    pub fn of(word: u64) -> Bits {
+        Bits(word)
+    }
+}
 
 impl Iterator for Bits {
     type Item = usize;

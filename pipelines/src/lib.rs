@@ -105,8 +105,8 @@ impl Pipeline for Standard {
             PortKind::Trunk => return trunk::run(tables, context, scope.ingress, batch, egress),
             PortKind::Tenant | PortKind::FarEnd => {}
         }
-        let mut questions = Questions::ask(batch, |packet| pass(&scope, packet));
-        for index in questions.stopped(batch.len()) {
+        let mut questions = Questions::ask(batch, 0..batch.len(), |packet| pass(&scope, packet));
+        for index in questions.stopped(0..batch.len()) {
             match pass_again(&scope, batch, index) {
                 Ok(notes) => questions.ask_late(batch, index, &notes),
                 Err(reason) => egress.drop_ingress(scope.ingress, reason),

@@ -105,11 +105,11 @@ fn decide_carefully(head: &[u8], frame_len: usize, claim: &OffloadClaim, mtu: u1
 /// Bytes that [`common`] looks at: Ethernet, IPv4 and TCP without options.
 const COMMON_LEN: usize = ethernet::LEN + ipv4::LEN + tcp::LEN;
 /// Where IPv4 begins in an untagged frame.
-const IP: usize = ethernet::LEN;
+pub(crate) const IP: usize = ethernet::LEN;
 /// Where L4 begins behind an IPv4 header without options.
-const L4: usize = IP + ipv4::LEN;
+pub(crate) const L4: usize = IP + ipv4::LEN;
 /// EtherType IPv4, then version 4 and a header of five words; the type of service is masked out.
-const UNTAGGED_IPV4: u32 = 0x0800_4500;
+pub(crate) const UNTAGGED_IPV4: u32 = 0x0800_4500;
 
 /// Recognises the common case; `None` says nothing but "walk".
 #[inline(always)]

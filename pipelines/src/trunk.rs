@@ -7,14 +7,15 @@
 //!
 //! Config read: subports. Drop reasons, at the device's own port: `no_network`, `truncated`.
 
-use crate::runs;
+use crate::runs::{self, Owner};
 use crate::tables::Tables;
-use crate::uplink::{Arrival, of_vlan};
+use crate::underlay::VlanMap;
+use crate::uplink::{Arrival, of_vlan, pop_tags};
 use crate::wire::{ethernet, word};
 use switch::batch::Batch;
 use switch::ids::PortIndex;
 use switch::ledger::DropReason;
-use switch::packet::HEAD_MAX;
+use switch::packet::{HEAD_MAX, Packet};
 use switch::worker::{Context, Egress};
 
 /// Whose a frame is: a VLAN's, or without one, and how many bytes of tags are to be popped.
@@ -61,10 +62,27 @@ fn receive(tables: &Tables, device: PortIndex, batch: &mut Batch<'_>, index: usi
     }
 }
 
+/// The same for a frame of which nothing is left to do: any other one stays as it is.
+#[inline(always)]
+fn open_plain(tables: &Tables, device: PortIndex, vlans: Option<&VlanMap>, packet: &mut Packet) -> Owner {
+    let Ok((vlan, tags_len)) = decide(packet.head()) else { return Owner::NOBODY };
+    let port = match vlan {
+        None => Some(device),
+        Some(vlan) => vlans.and_then(|vlans| vlans.get(vlan)),
+    };
+    let owner = port.and_then(|port| Some(Owner::new(port, tables.port(port).network?)));
+    match owner {
+        Some(owner) if packet.claim.is_none() && pop_tags(packet, tags_len).is_ok() => owner,
+        _ => Owner::NOBODY,
+    }
+}
+
 /// Takes a batch that came from a trunk through everything.
 #[inline(never)]
 pub fn run(tables: &Tables, context: &Context<'_>, device: PortIndex, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
-    runs::run(tables, context, device, batch, egress, |batch, index| receive(tables, device, batch, index));
+    let vlans = tables.underlay.trunk(device).map(|trunk| &trunk.vlans);
+    let open = |packet: &mut Packet| open_plain(tables, device, vlans, packet);
+    runs::run(tables, context, device, batch, egress, open, |batch, index| receive(tables, device, batch, index));
 }
 
 /// Takes the tag off the one packet of the batch and tells it in words; also whose frame it is, if it goes on.

@@ -1,17 +1,20 @@
 //! The compiled underlay: what an uplink's frames are for, and what a far end's frames are wrapped in.
 //!
 //! Few things and many questions: uplinks are some, VLANs of an uplink are looked up by id in one load, VNIs and peers by
-//! halving sorted lists, and the packet path asks only when a frame's answer may differ from that of the frame before it.
+//! hash, and the packet path asks only when a frame's answer may differ from that of the frame before it.
 //! What differs between frames to one peer (lengths, checksum, source port, VNI) is written into a template of the headers
 //! that do not. Built with the other tables, immutable; a next hop's MAC alone changes by itself.
 
+use crate::flow_hash;
+use crate::uplink::quick::Shape;
 use crate::wire::{ethernet, geneve, gre, ipv4, ipv6, udp, vxlan};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX, SubportConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
-use switch::underlay::{NextHop, TunnelKind, UplinkConfig, VlanId, Vni};
+use switch::underlay::{NextHop, PeerConfig, TunnelKind, UplinkConfig, VlanId, Vni};
 
 /// Bytes of the longest template: Ethernet and IPv6.
 const IP_TEMPLATE_MAX: usize = ethernet::LEN + ethernet::TAG_LEN + ipv6::LEN;
@@ -42,6 +45,8 @@ pub struct UplinkEntry {
     pub underlay: u16,
     /// The far end of what has no tag.
     pub native: Option<PortIndex>,
+    /// What plain frames in tunnels look like here.
+    pub shapes: Vec<Shape>,
     vlans: VlanMap,
 }
 
@@ -172,25 +177,73 @@ pub struct TunnelEntry {
     pub port_vxlan: u16,
     /// Whether keys of GRE have a FlowID in their last 8 bits.
     pub is_nvgre: bool,
-    /// Sorted.
-    networks: Vec<((TunnelKind, u32), NetworkIndex)>,
-    /// Sorted.
-    peers: Vec<(IpAddr, PortIndex)>,
+    networks: HashMap<(TunnelKind, u32), NetworkIndex, Hashing>,
+    peers: HashMap<IpAddr, Sender, Hashing>,
+}
+
+/// The other end of tunnels, as the source of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender {
+    /// Its far end.
+    pub index: PortIndex,
+    /// The uplink that leads there, by which alone its frames come.
+    pub uplink: Option<PortIndex>,
 }
 
 impl TunnelEntry {
     /// The network of a number.
     #[inline]
     pub fn network(&self, kind: TunnelKind, vni: u32) -> Option<NetworkIndex> {
-        let at = self.networks.binary_search_by_key(&(kind, vni), |(key, _)| *key).ok()?;
-        Some(self.networks[at].1)
+        self.networks.get(&(kind, vni)).copied()
     }
 
-    /// The far end of an address.
+    /// The end at an address.
     #[inline]
-    pub fn peer(&self, address: IpAddr) -> Option<PortIndex> {
-        let at = self.peers.binary_search_by_key(&address, |(key, _)| *key).ok()?;
-        Some(self.peers[at].1)
+    pub fn peer(&self, address: IpAddr) -> Option<Sender> {
+        self.peers.get(&address).copied()
+    }
+}
+
+/// Hashes what the control plane chose, so it need not withstand anybody: a stranger may ask for what he likes, but enters nothing.
+type Hashing = BuildHasherDefault<Mixer>;
+
+/// One multiplication for each word.
+#[derive(Default)]
+pub struct Mixer(u64);
+
+impl Hasher for Mixer {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    #[inline]
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+
+    #[inline]
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        self.0 = flow_hash::mix(self.0, word);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -261,6 +314,7 @@ impl UnderlayTables {
                 service: uplink.tags.service.map_or(0, VlanId::get),
                 underlay: uplink.tags.underlay.map_or(untagged_underlay(uplink), VlanId::get),
                 native: of_uplink(uplink.index).find(|it| Some(it.vlan) == uplink.tags.native).map(|it| it.index),
+                shapes: underlay.tunnel.iter().flat_map(|tunnel| Shape::all(uplink, tunnel)).collect(),
                 vlans: of_uplink(uplink.index).map(|it| (it.vlan, it.index)).collect(),
             })
             .collect();
@@ -292,10 +346,9 @@ impl UnderlayTables {
             for it in &tunnel.networks {
                 tunnelled[it.network.as_usize()] = Some(Tunnelled { kind: it.kind, vni: it.vni });
             }
-            let mut networks: Vec<_> = tunnel.networks.iter().map(|it| ((it.kind, it.vni.get()), it.network)).collect();
-            networks.sort_unstable();
-            let mut peers: Vec<_> = tunnel.peers.iter().map(|peer| (peer.address, peer.index)).collect();
-            peers.sort_unstable();
+            let networks = tunnel.networks.iter().map(|it| ((it.kind, it.vni.get()), it.network)).collect();
+            let sender = |peer: &PeerConfig| Sender { index: peer.index, uplink: peer.uplink };
+            let peers = tunnel.peers.iter().map(|peer| (peer.address, sender(peer))).collect();
             let (local, port_vxlan, is_nvgre) = (tunnel.local, tunnel.port_vxlan, tunnel.is_nvgre);
             TunnelEntry { local, port_vxlan, is_nvgre, networks, peers }
         });
@@ -338,7 +391,7 @@ impl UnderlayTables {
     pub fn heard_neighbour(&self, uplink: PortIndex, address: IpAddr, mac: MacAddr) {
         let is_station = !mac.is_group() && !mac.is_zero();
         let peer = self.tunnel.as_ref().and_then(|tunnel| tunnel.peer(address));
-        if let Some(FarEnd::Peer(peer)) = peer.and_then(|index| self.far_end(index))
+        if let Some(FarEnd::Peer(peer)) = peer.and_then(|peer| self.far_end(peer.index))
             && peer.uplink == Some(uplink)
             && !peer.is_next_hop_fixed
             && is_station

@@ -9,13 +9,17 @@
 //! Frames of one network from one far end come in runs; each run goes through the stages as if it were a burst from a port of
 //! that network. What the guard and the bridge know of senders thus holds for far ends too.
 //!
+//! Nearly all frames are of one sender, one network and the plainest shape: those are told by [`quick`] from the bytes at fixed places
+//! and from what was found out for the frame before, and the rest is read step by step.
+//!
 //! Config read: uplinks, VLANs, tunnels, peers. Drop reasons, at the uplink: `truncated`, `headers_too_long`, `not_ours`,
 //! `tunnel_unknown_source`, `tunnel_unknown_network`, `tunnel_malformed`, `tunnel_fragment`, `tunnel_congested`, `bad_offload`.
 
 mod decap;
+pub(crate) mod quick;
 
 use crate::neighbour::{self, Reply};
-use crate::runs;
+use crate::runs::{self, Owner};
 use crate::tables::Tables;
 use crate::underlay::{TunnelEntry, UplinkEntry};
 use crate::wire::ethernet;
@@ -26,11 +30,12 @@ use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::udp::{self, Udp};
 use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{WireError, word};
+use quick::{Quick, Seen, Shape};
 use std::net::IpAddr;
 use switch::batch::Batch;
 use switch::ids::{NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
-use switch::packet::HEAD_MAX;
+use switch::packet::{HEAD_MAX, Packet};
 use switch::underlay::TunnelKind;
 use switch::worker::{Context, Egress};
 
@@ -318,7 +323,45 @@ pub(crate) enum Arrival {
     Refused(DropReason),
 }
 
-/// Opens one frame of the batch.
+/// Opens a frame that is plain ([`quick`]) and ours; any other one stays as it is.
+#[inline(always)]
+fn open_plain(tables: &Tables, uplink: &UplinkEntry, quick: &mut Quick<'_>, packet: &mut Packet) -> Owner {
+    let Some((shape, seen)) = quick.look(packet) else { return Owner::NOBODY };
+    let owner = quick.owner(seen, || owner(tables, uplink, shape, seen));
+    // What is left to others must be as it came: opened twice, it would be a tenant's word that is believed.
+    if owner == Owner::NOBODY || !packet.claim.is_none() || seen.ecn == decap::CE {
+        return Owner::NOBODY;
+    }
+    decap::take_front(packet, shape.header_len(), seen.ecn).expect("the head holds more, and nothing is left to do");
+    owner
+}
+
+/// Whose a plain frame is; nobody's if it is refused.
+#[inline(never)]
+fn owner(tables: &Tables, uplink: &UplinkEntry, shape: &Shape, seen: Seen) -> Owner {
+    let (source, number) = shape.sender(seen);
+    let known = whose(tables, uplink, source.into(), shape.kind(), number);
+    known.map_or(Owner::NOBODY, |(far_end, network)| Owner::new(far_end, network))
+}
+
+/// The far end and the network of what a source of this address wrapped and this uplink brought.
+fn whose(
+    tables: &Tables,
+    uplink: &UplinkEntry,
+    source: IpAddr,
+    kind: TunnelKind,
+    number: u32,
+) -> Result<(PortIndex, NetworkIndex), DropReason> {
+    let tunnel = tables.underlay.tunnel.as_ref().expect("nothing is opened without tunnels");
+    // Who has his address where it is not reached by this uplink made it up.
+    let sender = tunnel.peer(source).filter(|sender| sender.uplink == Some(uplink.index));
+    let sender = sender.ok_or(DropReason::TunnelUnknownSource)?;
+    let network = tunnel.network(kind, number).ok_or(DropReason::TunnelUnknownNetwork)?;
+    Ok((sender.index, network))
+}
+
+/// Opens one frame step by step.
+#[inline(never)]
 fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize) -> Arrival {
     let tunnel = tables.underlay.tunnel.as_ref();
     let mut found = decide(uplink, tunnel, batch.packets()[index].head(), batch.packets()[index].len());
@@ -346,15 +389,9 @@ fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: 
         Err(Stop::Pull) => return Arrival::Refused(DropReason::HeadersTooLong),
         Err(Stop::Drop(reason)) => return Arrival::Refused(reason),
     };
-    let tunnel = tunnel.expect("nothing is opened without tunnels");
-    let Some(far_end) = tunnel.peer(opened.source) else {
-        return Arrival::Refused(DropReason::TunnelUnknownSource);
-    };
-    let Some(network) = tunnel.network(opened.kind, opened.number) else {
-        return Arrival::Refused(DropReason::TunnelUnknownNetwork);
-    };
-    match decap::take_off(batch, index, &opened) {
-        Ok(()) => Arrival::From(far_end, network),
+    let opens = whose(tables, uplink, opened.source, opened.kind, opened.number);
+    match opens.and_then(|known| decap::take_off(batch, index, &opened).map(|()| known)) {
+        Ok((far_end, network)) => Arrival::From(far_end, network),
         Err(reason) => Arrival::Refused(reason),
     }
 }
@@ -372,7 +409,7 @@ pub(crate) fn of_vlan(
     index: usize,
     tags_len: usize,
 ) -> Arrival {
-    match (tables.port(port).network, pop_tags(batch, index, tags_len)) {
+    match (tables.port(port).network, pop_tags(&mut batch.packets_mut()[index], tags_len)) {
         (Some(network), Ok(())) => Arrival::From(port, network),
         (None, _) => Arrival::Refused(DropReason::NoNetwork),
         (_, Err(reason)) => Arrival::Refused(reason),
@@ -380,8 +417,7 @@ pub(crate) fn of_vlan(
 }
 
 /// Takes the outermost tags out; all behind them is the network's own, further tags too.
-fn pop_tags(batch: &mut Batch<'_>, index: usize, len: usize) -> Result<(), DropReason> {
-    let packet = &mut batch.packets_mut()[index];
+pub(crate) fn pop_tags(packet: &mut Packet, len: usize) -> Result<(), DropReason> {
     packet.head_mut().copy_within(..ETHERTYPE, len);
     packet.strip_front(len)
 }
@@ -393,7 +429,9 @@ pub fn run(tables: &Tables, context: &Context<'_>, ingress: PortIndex, batch: &m
         (0..batch.len()).for_each(|_| egress.drop_ingress(ingress, DropReason::NoNetwork));
         return;
     };
-    runs::run(tables, context, ingress, batch, egress, |batch, index| receive(tables, uplink, batch, index));
+    let mut quick = Quick::new(&uplink.shapes);
+    let open = |packet: &mut Packet| open_plain(tables, uplink, &mut quick, packet);
+    runs::run(tables, context, ingress, batch, egress, open, |batch, index| receive(tables, uplink, batch, index));
 }
 
 /// Opens the one packet of the batch and tells it in words; also whose frame it is, if it goes on.

@@ -105,13 +105,27 @@ pub struct Packet {
     head: [u8; HEADROOM + HEAD_MAX],
 }
 
-/// [`Encapsulation`] in four bytes.
+/// [`Encapsulation`] in four bytes, as packets keep it.
 #[derive(Clone, Copy)]
-struct Outer {
+pub struct Outer {
     is_ipv6: bool,
     is_gre: bool,
     l3_offset: u8,
     tunnel_offset: u8,
+}
+
+impl From<Encapsulation> for Outer {
+    /// # Panics
+    /// If they begin beyond the headroom.
+    fn from(outer: Encapsulation) -> Outer {
+        let byte = |offset: u16| u8::try_from(offset).expect("outer headers lie in the headroom");
+        Outer {
+            is_ipv6: outer.l3 == L3::Ipv6,
+            is_gre: outer.tunnel == Tunnel::Gre,
+            l3_offset: byte(outer.l3_offset),
+            tunnel_offset: byte(outer.tunnel_offset),
+        }
+    }
 }
 
 const _: () = assert!(HEADROOM <= u8::MAX as usize && size_of::<Option<Outer>>() == 4);
@@ -196,7 +210,26 @@ impl Packet {
         Some(self.head_mut())
     }
 
-    /// Takes `len` bytes off the begin of the frame that [`Packet::extend_front`] put there.
+    /// Puts the last `len` bytes of `front` before the frame, like [`Packet::extend_front`], and answers them where they lie now, with
+    /// whatever stands before them there; `None` if there is no room for all of `front`. Its length is known when compiled, so
+    /// that nothing is copied byte by byte.
+    ///
+    /// # Panics
+    /// If `front` is shorter than `len`.
+    #[inline]
+    pub fn put_front<const N: usize>(&mut self, front: &[u8; N], len: usize) -> Option<&mut [u8; N]> {
+        assert!(len <= N && N <= HEADROOM, "outer headers lie in the headroom");
+        let at = usize::from(self.head_start).checked_sub(N)?;
+        let moved = len as u16;
+        self.head_start -= moved;
+        self.head_len += moved;
+        self.shift(|offset| offset + moved);
+        let room = self.head.get_mut(at..)?.first_chunk_mut()?;
+        *room = *front;
+        Some(room)
+    }
+
+    /// Takes `len` bytes off the begin of the frame that [`Packet::extend_front`] or [`Packet::put_front`] put there.
     ///
     /// # Panics
     /// If the head is shorter.
@@ -214,6 +247,10 @@ impl Packet {
     #[inline]
     fn shift(&mut self, by: impl Fn(u16) -> u16) {
         self.headers.l3_offset = by(self.headers.l3_offset);
+        if self.headers.l3 == L3::Unread {
+            // No more is known, and nothing is left to do.
+            return;
+        }
         if self.headers.l4_offset > 0 {
             self.headers.l4_offset = by(self.headers.l4_offset);
         }
@@ -226,18 +263,9 @@ impl Packet {
     }
 
     /// Says what the bytes are that were just put before the frame.
-    ///
-    /// # Panics
-    /// If they begin beyond the headroom.
     #[inline]
-    pub fn set_outer(&mut self, outer: Encapsulation) {
-        let byte = |offset: u16| u8::try_from(offset).expect("outer headers lie in the headroom");
-        self.outer = Some(Outer {
-            is_ipv6: outer.l3 == L3::Ipv6,
-            is_gre: outer.tunnel == Tunnel::Gre,
-            l3_offset: byte(outer.l3_offset),
-            tunnel_offset: byte(outer.tunnel_offset),
-        });
+    pub fn set_outer(&mut self, outer: Outer) {
+        self.outer = Some(outer);
     }
 
     /// The outer headers; `None` for a frame that is in no tunnel.

@@ -5,6 +5,7 @@ use crate::wire::{ethernet, word};
 use switch::batch::Batch;
 use switch::checksum::{self, Sum};
 use switch::ledger::DropReason;
+use switch::packet::Packet;
 
 /// Takes the outer headers off and leaves the inner frame.
 pub(super) fn take_off(batch: &mut Batch<'_>, index: usize, opened: &Opened) -> Result<(), DropReason> {
@@ -17,9 +18,17 @@ pub(super) fn take_off(batch: &mut Batch<'_>, index: usize, opened: &Opened) -> 
     if batch.packets()[index].head().len() < opened.header_len + ECN_LEN {
         batch.pull(index, opened.header_len + ECN_LEN)?;
     }
-    batch.packets_mut()[index].strip_front(opened.header_len)?;
-    if opened.ecn != NOT_ECT {
-        mark(batch.packets_mut()[index].head_mut(), opened.ecn)?;
+    take_front(&mut batch.packets_mut()[index], opened.header_len, opened.ecn)
+}
+
+/// Takes off `len` bytes, where as much as [`mark`] needs of the inner frame lies in the head if it is there. After an
+/// error the frame is to be dropped, for it may be open or not; there is none where nothing is left to do for it and the outer mark
+/// is not [`CE`].
+#[inline(always)]
+pub(super) fn take_front(packet: &mut Packet, len: usize, ecn: u8) -> Result<(), DropReason> {
+    packet.strip_front(len)?;
+    if ecn != NOT_ECT {
+        mark(packet.head_mut(), ecn)?;
     }
     Ok(())
 }
@@ -40,12 +49,13 @@ const NOT_ECT: u8 = 0;
 /// Capable, with the other of the two code points.
 const ECT_1: u8 = 1;
 /// Congestion experienced.
-const CE: u8 = 3;
+pub(super) const CE: u8 = 3;
 /// Bytes of an inner frame that its mark lies in: Ethernet, a tag's room not counted, and the first bytes of IP.
-const ECN_LEN: usize = ethernet::LEN + crate::wire::ipv4::LEN;
+pub(super) const ECN_LEN: usize = ethernet::LEN + crate::wire::ipv4::LEN;
 
 /// Passes the outer congestion mark on to the inner frame (RFC 6040 section 4.2, figure 4). Frames that carry no IP, or carry
 /// it behind a tag of their own, have no mark.
+#[inline(never)]
 fn mark(inner: &mut [u8], outer: u8) -> Result<(), DropReason> {
     let Some(front) = inner.first_chunk::<ECN_LEN>() else { return Ok(()) };
     let at = ethernet::LEN;

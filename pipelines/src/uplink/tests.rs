@@ -6,9 +6,12 @@ use crate::tests::frames::Frame;
 use crate::tests::rig::{Input, Outcome, PEERS, Rig, UPLINK, VLANS, in_tunnels, mac, on_vlans, port};
 use crate::underlay::UnderlayTables;
 use proptest::prelude::*;
+use switch::batch::BURST;
 use switch::checksum;
 use switch::config::Config;
+use switch::ids::QueueIndex;
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim};
+use switch::underlay::VlanId;
 use switch::worker::Now;
 
 /// A vector as the first peer would send it to us.
@@ -334,6 +337,113 @@ proptest! {
         let outcome = receive(&mut rig(kind), Input { head_len, ..frame.into() });
         prop_assert!(outcome.received.iter().all(|(port, _)| *port != UPLINK.0));
     }
+
+    #[test]
+    fn what_is_told_at_a_glance_is_what_is_read_step_by_step(
+        kind in 0usize..3,
+        is_nvgre: bool,
+        tag in proptest::option::of(1u16..4095),
+        at in proptest::collection::vec((0usize..92, any::<u8>()), 0..3),
+        padding in prop_oneof![Just(0), 1..40usize],
+    ) {
+        let (kind, vector) = KINDS[kind];
+        let mut frame = wrapped_right(vector);
+        let is_changed = !at.is_empty();
+        for (at, value) in at {
+            frame[at] = value;
+        }
+        let mut frame = with_checksum(frame);
+        if let Some(tag) = tag {
+            frame.splice(12..12, [0x81, 0, tag.to_be_bytes()[0], tag.to_be_bytes()[1]]);
+        }
+        let config = in_tunnels(vec![port(0, Some(1))], kind, false);
+        let mut underlay = config.underlay().clone();
+        underlay.uplinks[0].tags.underlay = tag.and_then(VlanId::new);
+        underlay.tunnel.as_mut().unwrap().is_nvgre = is_nvgre;
+        let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
+        let tables = UnderlayTables::compile(&config);
+        let (uplink, tunnel) = (tables.uplink(UPLINK).unwrap(), tables.tunnel.as_ref());
+        let mut quick = Quick::new(&uplink.shapes);
+        let mut batch = Batch::new();
+        batch.clear(BURST, usize::MAX);
+        let mut packet = batch.start(UPLINK, QueueIndex(0)).unwrap();
+        frame.resize(frame.len() + padding, 0);
+        packet.head(frame.len()).unwrap().copy_from_slice(&frame);
+        packet.commit(OffloadClaim::default());
+        let seen = quick.look(&batch.packets()[0]);
+        prop_assert!(seen.is_some() || is_changed || padding > 0);
+        if let Some((shape, seen)) = seen {
+            let (source, number) = shape.sender(seen);
+            let opened = Opened {
+                kind: shape.kind(),
+                source: source.into(),
+                number,
+                header_len: shape.header_len(),
+                end: frame.len(),
+                ecn: seen.ecn,
+                checksum_from: 0,
+            };
+            prop_assert_eq!(decide(uplink, tunnel, &frame, frame.len()), Ok(Found::Tunnel(opened)));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_header_checksum_is_noticed_at_a_glance_as_well() {
+    let tables = UnderlayTables::compile(&in_tunnels(vec![port(0, Some(1))], TunnelKind::Vxlan, false));
+    let [shape, ..] = tables.uplink(UPLINK).unwrap().shapes.as_slice() else { panic!("there are tunnels") };
+    let right = wrapped_right(VXLAN);
+    assert!(shape.read(right.first_chunk().unwrap(), right.len()).is_some());
+    for bit in 8 * 14..8 * 34 {
+        let mut wrong = right.clone();
+        wrong[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(shape.read(wrong.first_chunk().unwrap(), wrong.len()), None, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_peers_frame_is_refused_where_that_peer_is_not_reached() {
+    for (kind, vector) in KINDS {
+        let config = in_tunnels(vec![port(0, Some(1))], kind, false);
+        let mut underlay = config.underlay().clone();
+        underlay.tunnel.as_mut().unwrap().peers[0].uplink = None;
+        let config = Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap();
+        let outcome = receive(&mut Rig::new(config), wrapped_right(vector));
+        assert!(outcome.received.is_empty(), "{kind:?}");
+        assert_eq!(outcome.drops[0].2, "tunnel_unknown_source", "{kind:?}");
+    }
+}
+
+#[test]
+fn a_mark_that_a_frame_inside_cannot_carry_refuses_it_and_nothing_inside_is_taken_for_outer_headers() {
+    let mut rig = rig(TunnelKind::Vxlan);
+    // A tenant's frame that is itself a frame in a tunnel of ours.
+    let mut nested = [from_peer(VXLAN), wrapped_right(VXLAN)].concat();
+    let len = nested.len() as u16;
+    nested[15] |= 3;
+    nested[16..18].copy_from_slice(&(len - 14).to_be_bytes());
+    nested[38..40].copy_from_slice(&(len - 34).to_be_bytes());
+    let outcome = receive(&mut rig, with_checksum(nested));
+    assert!(outcome.received.is_empty());
+    assert_eq!(outcome.drops.len(), 1);
+    assert_eq!(outcome.drops[0].2, "tunnel_congested");
+}
+
+#[test]
+fn frames_of_several_senders_and_networks_in_one_burst_are_told_apart() {
+    let mut rig = rig(TunnelKind::Vxlan);
+    let mut second = wrapped_right(VXLAN);
+    second[29] = 3;
+    let mut other = wrapped_right(VXLAN);
+    other[48] += 1;
+    let mut stranger = wrapped_right(VXLAN);
+    stranger[29] = 9;
+    let frames = [wrapped_right(VXLAN), second, other, stranger, wrapped_right(VXLAN)].map(with_checksum);
+    let outcome = rig.step(Now::default(), UPLINK, frames.map(Input::from).to_vec());
+    let ports: Vec<_> = outcome.received.iter().map(|(port, _)| *port).collect();
+    assert_eq!(ports.iter().filter(|port| **port == 0).count(), 3, "{ports:?}");
+    assert_eq!(ports.iter().filter(|port| **port == 2).count(), 1, "the other network's");
+    assert_eq!(outcome.drops.len(), 1, "{:?}", outcome.drops);
 }
 
 fn frame_len(vector: &str) -> usize {

@@ -13,10 +13,8 @@ const VERSION_OPTIONS: usize = 0;
 const FLAGS: usize = 1;
 const PROTOCOL: usize = 2;
 const VNI: usize = 4;
-/// A control packet, which is for the end itself.
-const IS_CONTROL: u8 = 0x80;
-/// Options follow of which at least one must be understood.
-const HAS_CRITICAL: u8 = 0x40;
+/// Flags of what we do not take: a control packet, which is for the end itself, and options of which at least one must be understood.
+pub(crate) const NOT_FOR_US: u8 = 0x80 | 0x40;
 
 /// A checked header; its options are there and may be skipped.
 #[derive(Clone, Copy)]
@@ -38,7 +36,7 @@ impl<'a> Geneve<'a> {
             return Err(WireError::Short);
         }
         let view = Geneve { bytes };
-        let is_known = bytes[VERSION_OPTIONS] >> 6 == 0 && bytes[FLAGS] & (IS_CONTROL | HAS_CRITICAL) == 0;
+        let is_known = bytes[VERSION_OPTIONS] >> 6 == 0 && bytes[FLAGS] & NOT_FOR_US == 0;
         if !is_known || word(bytes, PROTOCOL) != TYPE_ETHERNET {
             return Err(WireError::Malformed);
         }

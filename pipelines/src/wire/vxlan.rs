@@ -8,7 +8,7 @@ pub const LEN: usize = 8;
 const FLAGS: usize = 0;
 const VNI: usize = 4;
 /// The I flag: the VNI is valid.
-const HAS_VNI: u8 = 0x08;
+pub(crate) const HAS_VNI: u8 = 0x08;
 
 /// A checked header.
 #[derive(Clone, Copy)]
