@@ -38,7 +38,7 @@ pub fn read(body: &[u8]) -> Option<(String, Value)> {
         let is_inside = !tree.open.is_empty();
         match &event {
             Event::Eof => return if is_inside { None } else { tree.root },
-            Event::Decl(declaration) if is_first => check_declaration(declaration)?,
+            Event::Decl(declaration) if is_first => check_declaration(declaration, text.is_ascii())?,
             // Before the root the original stumbles over them.
             Event::Comment(_) | Event::PI(_) if tree.root.is_none() && !is_inside => return None,
             Event::Comment(_) | Event::PI(_) => {}
@@ -139,11 +139,15 @@ impl Tree {
     }
 }
 
-fn check_declaration(declaration: &BytesDecl<'_>) -> Option<()> {
-    let is_utf_8 = |name: &str| ["utf-8", "us-ascii"].iter().any(|known| name.eq_ignore_ascii_case(known));
+fn check_declaration(declaration: &BytesDecl<'_>, is_ascii: bool) -> Option<()> {
+    let is_one_of = |name: &str, known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
     let encoding = declaration.encoding().transpose().ok()?;
     let is_served = declaration.xml_version().ok()? == XmlVersion::Explicit1_0;
-    (is_served && encoding.is_none_or(|name| is_utf_8(&name))).then_some(())
+    let is_read = encoding.is_none_or(|name| {
+        // In these ASCII is what it is in UTF-8.
+        is_one_of(&name, &["utf-8", "us-ascii"]) || is_ascii && is_one_of(&name, &["iso-8859-1", "windows-1252"])
+    });
+    (is_served && is_read).then_some(())
 }
 
 /// The character of a reference: by number, or one of the five that need no declaration (XML 1.0 section 4.6).
@@ -186,6 +190,7 @@ mod tests {
             (r#"<?xml version="1.0" ?><network><name>x</name></network>"#, json!({"name": "x"})),
             ("<?xml version='1.0' encoding='utf-8'?>\n<network>\n <name>x</name>\n</network>\n", json!({"name": "x"})),
             (r#"<network name="a"><name>b</name><name>c</name></network>"#, json!({"name": "c"})),
+            ("<?xml version='1.0' encoding='ISO-8859-1'?><network name='x'/>", json!({"name": "x"})),
             (r#"<network xmlns="n" name="x"/>"#, json!({"xmlns": "n", "name": "x"})),
             (r#"<network xmlns:q="n"><q:name>x</q:name></network>"#, json!({"xmlns:q": "n", "q:name": "x"})),
             ("<network/>", json!({})),
@@ -264,7 +269,8 @@ mod tests {
             "<network><?xml version='1.0'?></network>",
             "<?xml version='1.1'?><network/>",
             "<?xml version='2.0'?><network/>",
-            "<?xml version='1.0' encoding='ISO-8859-1'?><network/>",
+            "<?xml version='1.0' encoding='ISO-8859-1'?><network name='é'/>",
+            "<?xml version='1.0' encoding='UTF-16'?><network/>",
             "<?xml encoding='utf-8'?><network/>",
         ] {
             assert_eq!(read(body.as_bytes()), None, "{body}");

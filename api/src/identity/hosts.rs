@@ -13,6 +13,9 @@ pub enum Refused {
     /// HTTP/1.1 without a Host, or any with several or an unreadable one (RFC 9112 section 3.2).
     #[error("The request must have one valid Host header.")]
     BadHost,
+    /// HTTP/1.0 without a Host, which may be anybody's.
+    #[error("The request has no Host header.")]
+    NoHost,
     /// A host that is neither loopback nor configured.
     #[error("The Host of the request is neither loopback nor listed in api.hosts.")]
     ForeignHost,
@@ -26,7 +29,7 @@ impl Refused {
     pub fn status(self) -> StatusCode {
         match self {
             Refused::BadHost => StatusCode::BAD_REQUEST,
-            Refused::ForeignHost | Refused::ForeignOrigin => StatusCode::FORBIDDEN,
+            Refused::NoHost | Refused::ForeignHost | Refused::ForeignOrigin => StatusCode::FORBIDDEN,
         }
     }
 }
@@ -84,7 +87,7 @@ fn called_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Autho
     let host = match (uri.authority(), host) {
         (Some(target), _) => target.clone(),
         (None, Some(host)) => host,
-        (None, None) if version == Version::HTTP_10 => return Err(Refused::ForeignHost),
+        (None, None) if version == Version::HTTP_10 => return Err(Refused::NoHost),
         (None, None) => return Err(Refused::BadHost),
     };
     // `user@host` is valid in an authority but not in a Host, and made to deceive.
@@ -166,7 +169,7 @@ mod tests {
         let hosts = Hosts::default();
         let mut headers = HeaderMap::new();
         assert_eq!(hosts.check(Version::HTTP_11, &Uri::from_static("/"), &headers, false), Err(Refused::BadHost));
-        assert_eq!(hosts.check(Version::HTTP_10, &Uri::from_static("/"), &headers, false), Err(Refused::ForeignHost));
+        assert_eq!(hosts.check(Version::HTTP_10, &Uri::from_static("/"), &headers, false), Err(Refused::NoHost));
         headers.insert(header::HOST, "localhost".parse().unwrap());
         let absolute = Uri::from_static("http://evil.example/");
         assert_eq!(hosts.check(Version::HTTP_11, &absolute, &headers, false), Err(Refused::ForeignHost));

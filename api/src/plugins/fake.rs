@@ -33,6 +33,7 @@ impl Default for FakePlugin {
 
 impl Backing for FakeBacking {
     const LETS_STRANGERS_RENAME: bool = true;
+    const KEEPS_STATUS_UNPLUGGED: bool = true;
 
     fn commit(&self, _changes: &[Change]) -> Result<(), StoreError> {
         Ok(())

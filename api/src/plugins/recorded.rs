@@ -32,6 +32,10 @@ pub trait Backing: Send + Sync {
     /// Whether tenants may rename each other's networks in the original's dialect, as its sample plugin had it.
     const LETS_STRANGERS_RENAME: bool = false;
 
+    /// Whether an op-status that was written over a port stays when it is unplugged. The original's sample plugin did not look at it,
+    /// its openvswitch plugin set it anew (specification section 7).
+    const KEEPS_STATUS_UNPLUGGED: bool = false;
+
     /// Bytes that may be committed together, as [`Backing::size_of`] counts them.
     const BYTES_MAX: usize = usize::MAX;
 
@@ -386,14 +390,18 @@ impl<B: Backing> Plugin for Recorded<B> {
     }
 
     fn unplug_interface(&self, tenant: &str, network: &str, port: &str) -> Result<(), UnplugInterfaceError> {
-        self.writes.write(|model| {
+        self.writes.write(|model| -> Result<_, UnplugInterfaceError> {
             let port = own_port(model, tenant, network, port)?;
             let changes = match port.attachment {
                 Some(_) => vec![Change::PutPort(LogicalPort { attachment: None, ..port.clone() })],
                 None => Vec::new(),
             };
             Ok((changes, ()))
-        })
+        })?;
+        if !B::KEEPS_STATUS_UNPLUGGED {
+            self.overwritten.forget(port);
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server, open_store};
 use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
-use api::plugin::Plugin;
+use api::plugin::{Plugin, PortRow};
 use api::plugins::NativePlugin;
 use api::server::{ServeError, ServerConfig, serve};
 use api::v1::Dialect;
@@ -278,6 +278,21 @@ impl Host for Telling {
     fn op_status(&self, _model: &Model, _port: &PortId) -> OpStatus {
         self.0
     }
+}
+
+#[test]
+fn an_op_status_that_was_written_over_a_native_port_goes_when_it_is_unplugged() {
+    let scratch = Scratch::new();
+    let plugin = NativePlugin::new(open_store(&scratch.store()), Arc::new(Telling(OpStatus::Down))).unwrap();
+    let network = plugin.create_network("red", None).unwrap();
+    let port = plugin.create_port("red", &network, "ACTIVE").unwrap();
+    plugin.plug_interface("red", &network, &port, "vif").unwrap();
+    let status = || plugin.get_port_details("red", &network, &port).unwrap().op_status;
+    let row = PortRow { op_status: Some(OpStatus::Up), ..PortRow::of_state("ACTIVE".into()) };
+    plugin.overwrite_port("red", &network, &port, &row).unwrap();
+    assert_eq!(status(), OpStatus::Up);
+    plugin.unplug_interface("red", &network, &port).unwrap();
+    assert_eq!(status(), OpStatus::Down);
 }
 
 #[test]

@@ -388,6 +388,8 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
         assert_eq!(multiport(many, "ACTIVE").status, 400, "a change has its bound");
         assert_eq!(multiport(ids, "BAD").status, invalid);
         assert_eq!((port_count(&networks[0]), port_count(&networks[1])), (1, 1));
+        assert_eq!(multiport(json!(networks[1]), "").status, 200, "no state is DOWN");
+        assert_eq!((port_count(&networks[0]), port_count(&networks[1])), (1, 2));
 
         let ports = format!("/v1.1/tenants/red/networks/{}/ports", networks[0]);
         let port = talk.server.ask("GET", &ports, None).json()["ports"][0]["id"].as_str().unwrap().to_owned();
@@ -446,4 +448,26 @@ fn what_extensions_keep_is_there_after_a_restart() {
     let talk = Talk { server: &server, version: Version::V1_1, format: Format::Json };
     assert_eq!(talk.ask("GET", "qoss", None).json(), json!({"qoss": [{"id": ids[0]}, {"id": ids[2]}]}));
     assert_eq!(talk.ask("GET", &format!("qoss/{}", ids[2]), None).json()["qoss"]["qos"]["name"], "c");
+}
+
+#[test]
+fn what_is_no_text_is_refused_and_in_the_originals_dialect_kept_as_its_database_did() {
+    for (dialect, told) in [(Dialect::Plain, None), (Dialect::StrictEssex, Some(["5", "1"]))] {
+        let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
+        let config = ExtensionsConfig::default();
+        let extensions = Arc::new(Extensions::new(&*plugin, config).unwrap());
+        let server =
+            Server::over(plugin, ServerConfig { dialect, extensions, ..ServerConfig::default() }, Scratch::new());
+        let talk = Talk { server: &server, version: Version::V1_1, format: Format::Json };
+        for (at, name) in [json!(5), json!(true)].into_iter().enumerate() {
+            let made = talk.ask("POST", "qoss", Some(&json!({"qos": {"qos_name": name, "qos_desc": "d"}})));
+            let Some(told) = told else {
+                assert_eq!(made.status, 400, "{made:?}");
+                continue;
+            };
+            let id = made.json()["qoss"]["qos"]["id"].as_str().unwrap().to_owned();
+            let shown = talk.ask("GET", &format!("qoss/{id}"), None).json();
+            assert_eq!(shown["qoss"]["qos"]["name"], told[at]);
+        }
+    }
 }

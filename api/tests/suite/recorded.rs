@@ -20,7 +20,7 @@ use std::sync::Arc;
 const RULES: &str = include_str!("../../DEVIATIONS.md");
 const VERSION_LIST: &str = "Version list";
 const METHOD: &str = "`_method` in a query or a form";
-const NOT_TEXT: &str = "Name, state or attachment id that is a number or a boolean";
+const NOT_TEXT: &str = "Name, state, attachment id or attribute of an extension that is a number or a boolean";
 const ON_UPDATE: &str = "Unknown attributes on update (`op_status`, `uuid`, `tenant_id`, …)";
 const STRANGER: &str = "Update of a network by another tenant (sample plugin)";
 const BAD_REQUEST: &str = "v1.0's 400 in XML";

@@ -7,7 +7,7 @@ use crate::format::Format;
 use crate::model::{TEXT_BYTES_MAX, Text};
 use crate::plugin::Fault;
 use crate::reply::Reply;
-use crate::v1::{Answer, Call, Refusal};
+use crate::v1::{Answer, Call, Dialect, Refusal, essex};
 use crate::{json, xml};
 use axum::http::StatusCode;
 use serde_json::Map;
@@ -130,9 +130,14 @@ impl Params {
         self.0.get(name).unwrap_or(&serde_json::Value::Null)
     }
 
-    /// A parameter that is a text within the bounds of texts.
+    /// A parameter that is a text within the bounds of texts. In the original's dialect what else its database made one.
     pub(super) fn text(&self, name: &str, call: &Call<'_>) -> Result<Text, Refusal> {
-        text(self.value(name)).ok_or_else(|| refuse(MALFORMED, call))
+        let value = self.value(name);
+        let stored = match call.request.dialect {
+            Dialect::StrictEssex if !value.is_string() => essex::stored(value).map(Text::from),
+            _ => text(value),
+        };
+        stored.ok_or_else(|| refuse(MALFORMED, call))
     }
 
     /// A parameter that is a list of texts; XML and careless clients write one text with commas or blanks between.
