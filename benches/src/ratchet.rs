@@ -14,6 +14,9 @@ use std::path::Path;
 const TOLERANCE: f64 = 0.02;
 /// Instructions by which it may too, for the shortest paths.
 const TOLERANCE_MIN: f64 = 1.0;
+/// How often a path is counted that seems to have grown. What a round does by the clock, it does more often the longer it is off its
+/// CPU: on a busy host that was 3 % once.
+const TRIES: usize = 3;
 /// What was agreed on.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ratchet.txt");
 const HEADING: &str = "\
@@ -23,7 +26,7 @@ const HEADING: &str = "\
 
 /// Counts and compares.
 pub(crate) fn run() -> Result<()> {
-    let counted = count()?;
+    let mut counted = count()?;
     if std::env::var_os("QVS_BLESS").is_some_and(|value| value == "1") {
         let mut text = HEADING.to_owned();
         for (path, instructions) in &counted {
@@ -34,7 +37,16 @@ pub(crate) fn run() -> Result<()> {
     }
     let text = std::fs::read_to_string(FILE).with_context(|| format!("{FILE}; QVS_BLESS=1 writes it"))?;
     let agreed = read(&text)?;
-    let (text, grown) = compare(&counted, &agreed)?;
+    let (mut text, mut grown) = compare(&counted, &agreed)?;
+    for _ in 1..TRIES {
+        if grown.is_empty() {
+            break;
+        }
+        for (least, again) in counted.iter_mut().zip(count()?) {
+            least.1 = least.1.min(again.1);
+        }
+        (text, grown) = compare(&counted, &agreed)?;
+    }
     print!("{text}");
     ensure!(grown.is_empty(), "more instructions than agreed on: {}", grown.join("; "));
     Ok(())

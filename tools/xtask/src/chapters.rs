@@ -1,5 +1,8 @@
 //! The chapters of `cargo xtask test` and how each is run.
 //!
+//! All chapters run in two lanes: those that build for release and compute take turns beside those that mostly wait for one another,
+//! because the time of a run is dear and optimised builds use one CPU.
+//!
 //! A chapter passes or fails; it is never skipped: where the host cannot run it, it fails and says why. Chapters with
 //! namespaces, TAPs and guests run one test at a time, because they measure time and share two cores.
 
@@ -7,7 +10,7 @@ use crate::deb;
 use crate::host::{build_executables, cargo, isolated, prepare, python, run, target_dir};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,17 +71,52 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
     if !ready(&chapters, may_install)? && may_install {
         return Ok(false);
     }
-    let mut results = Vec::new();
-    for &chapter in &chapters {
-        println!("\n== {} ==", name(chapter));
-        let start = Instant::now();
-        let outcome = run_chapter(chapter, may_install);
-        if let Err(error) = &outcome {
-            println!("{}: {error:#}", name(chapter));
+    let (beside, here): (Vec<_>, Vec<_>) =
+        chapters.into_iter().partition(|chapter| only.is_none() && BESIDE.contains(chapter));
+    let logs = target_dir()?.join("test-logs");
+    std::fs::create_dir_all(&logs)?;
+    let beside: Vec<_> = beside.into_iter().map(|chapter| (chapter, logs.join(name(chapter)))).collect();
+    let turns = || beside.iter().map(|(chapter, log)| timed(*chapter, || apart(*chapter, log))).collect::<Vec<_>>();
+    let results = std::thread::scope(|scope| {
+        let lane = scope.spawn(turns);
+        let mut results = Vec::new();
+        for &chapter in &here {
+            println!("\n== {} ==", name(chapter));
+            results.push(timed(chapter, || run_chapter(chapter, may_install)));
         }
-        results.push((name(chapter), start.elapsed(), outcome.err()));
-    }
+        let others = lane.join().expect("a lane does not panic");
+        for (_, log) in &beside {
+            print!("{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        results.extend(others);
+        results
+    });
     Ok(summary(&results))
+}
+
+/// Chapters that need no network, no guest and little patience.
+const BESIDE: [Chapter; 4] = [Chapter::Loom, Chapter::Ratchet, Chapter::Demo, Chapter::Deb];
+
+/// A chapter's name, time and failure.
+type Outcome = (String, Duration, Option<anyhow::Error>);
+
+fn timed(chapter: Chapter, run: impl FnOnce() -> Result<()>) -> Outcome {
+    let start = Instant::now();
+    let outcome = run();
+    if let Err(error) = &outcome {
+        println!("{}: {error:#}", name(chapter));
+    }
+    (name(chapter), start.elapsed(), outcome.err())
+}
+
+/// Runs a chapter as a process of its own, which says what it says into a file.
+fn apart(chapter: Chapter, log: &Path) -> Result<()> {
+    let file = std::fs::File::create(log).with_context(|| log.display().to_string())?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["test", &name(chapter), "--no-install"]).stdin(Stdio::null());
+    let status = command.stdout(file.try_clone()?).stderr(file).status()?;
+    ensure!(status.success(), "{status}; see {}", log.display());
+    Ok(())
 }
 
 /// Runs the long forms; answers whether all passed.
@@ -119,7 +157,7 @@ fn name(chapter: Chapter) -> String {
     chapter.to_possible_value().expect("no chapter is hidden").get_name().to_owned()
 }
 
-fn summary(results: &[(String, Duration, Option<anyhow::Error>)]) -> bool {
+fn summary(results: &[Outcome]) -> bool {
     println!();
     for (name, time, error) in results {
         let result = if error.is_some() { "FAILED" } else { "passed" };
