@@ -50,7 +50,7 @@ pub struct Headers {
     pub l3: L3,
     /// The outermost tag's control information; meaningless without a tag.
     pub vlan_tci: u16,
-    /// First byte behind the EtherType.
+    /// First byte behind the EtherType; where nobody has looked behind it, counted as if the frame were in no tunnel.
     pub l3_offset: u16,
     /// First byte of the L4 header; 0 if there is none in this frame (no IP, or a later fragment).
     pub l4_offset: u16,
@@ -246,11 +246,11 @@ impl Packet {
     /// Moves what counts from the start of the frame.
     #[inline]
     fn shift(&mut self, by: impl Fn(u16) -> u16) {
-        self.headers.l3_offset = by(self.headers.l3_offset);
         if self.headers.l3 == L3::Unread {
-            // No more is known, and nothing is left to do.
+            // Nothing is left to do for it, so nobody asks where anything is.
             return;
         }
+        self.headers.l3_offset = by(self.headers.l3_offset);
         if self.headers.l4_offset > 0 {
             self.headers.l4_offset = by(self.headers.l4_offset);
         }
