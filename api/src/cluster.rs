@@ -2,15 +2,18 @@
 //!
 //! Every host has all of it in memory, as of one revision, and follows what changes ([`follow`]). Nothing is asked of etcd on a
 //! read, nor by a worker: a host that loses etcd goes on with what it knows, serves what is read, and refuses what is written.
+//! It keeps a copy on its own disk, and starts from that while etcd is away ([`copy`]).
 //!
 //! Tenants' records are written by one transaction that asks for the write before it (`head`): so whoever plans a write
 //! against what he knows writes only if he knew all ([`tenants`]). What a host says of itself is under a lease of its own
 //! and goes when it dies ([`node`]).
 //!
-//! Threads: `etcd` moves the bytes; `mirror` follows; any other may call what blocks, none that runs tokio's tasks. Memory: a
+//! Threads: `etcd` moves the bytes; `mirror` follows; `copy` writes; any other may call what blocks, none that runs tokio's tasks. Memory: a
 //! copy of what is shared, a page of it more while all is read, and what one watch may gather.
 
+mod copy;
 mod directory;
+mod everything;
 mod follow;
 mod key;
 mod node;
@@ -24,14 +27,16 @@ pub(crate) use tenants::{Absorbed, BYTES_MAX};
 
 use crate::etcd::message::Revision;
 use crate::etcd::{Etcd, EtcdConfig, EtcdConfigError, EtcdError};
-use crate::model::{Model, Text};
+use crate::model::Text;
 use crate::store::StoreError;
+use copy::Copying;
+use everything::{Everything, Gathering};
 use key::Keys;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -50,6 +55,8 @@ pub struct ClusterConfig {
     pub host: String,
     /// Seconds until a host that is heard of no more counts as dead.
     pub lease_s: u32,
+    /// The file of our own copy of what is shared; `None`: we keep none.
+    pub copy: Option<PathBuf>,
 }
 
 /// Why a host cannot take part.
@@ -66,6 +73,8 @@ pub enum ClusterError {
 /// A host's part in what is shared.
 pub struct Cluster {
     etcd: Etcd,
+    /// The URLs of its members.
+    members: Vec<String>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     keys: Keys,
@@ -87,17 +96,12 @@ pub struct Cluster {
     followed: Mutex<Revision>,
     /// Bytes of all that a watch told.
     watched_bytes: AtomicU64,
+    /// Our own copy of all this.
+    copying: Arc<Copying>,
+    /// What is known comes from it, and has not been found in etcd yet.
+    is_from_copy: AtomicBool,
     /// Ends what follows.
     is_ended: AtomicBool,
-}
-
-/// What was read at once.
-pub(crate) struct Everything {
-    pub(crate) model: Model,
-    pub(crate) extras: tenants::Extras,
-    pub(crate) directory: Directory,
-    pub(crate) head: Revision,
-    pub(crate) revision: Revision,
 }
 
 impl Cluster {
@@ -106,11 +110,13 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub fn new(config: ClusterConfig) -> Result<Cluster, ClusterError> {
+        let members = config.etcd.endpoints.clone();
         let etcd = Etcd::new(config.etcd)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("etcd").enable_all().build()?;
         Ok(Cluster {
             etcd,
+            members,
             runtime: Some(runtime),
             keys: Keys::below(&config.prefix),
             host: config.host.into(),
@@ -125,6 +131,8 @@ impl Cluster {
             is_there: AtomicBool::new(false),
             followed: Mutex::default(),
             watched_bytes: AtomicU64::new(0),
+            copying: Copying::at(config.copy),
+            is_from_copy: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
         })
     }
@@ -157,6 +165,7 @@ impl Cluster {
     /// Ends what was started, and leaves: what is plugged here is DOWN for the others at once.
     pub fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
+        self.finish_copy();
         self.leave();
     }
 
@@ -191,42 +200,17 @@ impl Cluster {
     /// # Errors
     /// [`StoreError`]: etcd does not answer, or what it has is no state of ours.
     pub(crate) fn read_everything(&self) -> Result<Everything, StoreError> {
-        let (mut networks, mut ports) = (Vec::new(), Vec::new());
-        let (mut extras, mut directory) = (BTreeMap::new(), Directory::default());
-        let (mut head, mut bad) = (0, None);
-        let revision = self.wait(self.etcd.read_all(&self.keys.prefix(), |kv| {
-            let (revision, value) = (kv.mod_revision(), Some(&*kv.value.0));
-            match self.keys.read(&kv.key) {
-                Some(key::Key::Head) => {
-                    head = revision;
-                    bad = bad.take().or(tenants::check_head(&kv.value.0).err());
-                }
-                Some(key::Key::Network(id)) => match crate::store::records::network(id, &kv.value.0) {
-                    Ok(network) => networks.push(network),
-                    Err(error) => bad = Some(error),
-                },
-                Some(key::Key::Port(id)) => match crate::store::records::port(id, &kv.value.0) {
-                    Ok(port) => ports.push(port),
-                    Err(error) => bad = Some(error),
-                },
-                Some(key::Key::Extra(kind, id)) => {
-                    let extra = tenants::Extra { value: kv.value.0.clone(), revision };
-                    extras.insert((kind.to_owned(), id.to_owned()), extra);
-                }
-                Some(key) => follow::tell_directory(&mut directory, key, value, revision, &mut Vec::new()),
-                None => {}
-            }
-        }))?;
-        if let Some(error) = bad {
-            return Err(error);
-        }
-        let model = Model::from_records(networks, ports)?;
-        Ok(Everything { model, extras: tenants::Extras::new(extras), directory, head, revision })
+        let mut gathering = Gathering::of(&self.keys);
+        let prefix = self.keys.prefix();
+        let read = self.etcd.read_all(&prefix, |kv| gathering.take(&kv.key, &kv.value.0, kv.mod_revision()));
+        let revision = self.wait(read)?;
+        gathering.finish(revision)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.copying.end();
         if let Some(runtime) = self.runtime.take() {
             // Nothing of it blocks, and we may be dropped where blocking is not allowed.
             runtime.shutdown_background();

@@ -161,6 +161,16 @@ impl Etcd {
         Ok((answer.kvs.into_iter().next(), answer.header.revision.0))
     }
 
+    /// The value that a key had at a revision.
+    ///
+    /// # Errors
+    /// [`EtcdError::Compacted`]: etcd has forgotten that; else [`EtcdError`].
+    pub async fn get_at(&self, key: &Blob, revision: Revision) -> Result<Option<KeyValue>, EtcdError> {
+        let request = RangeRequest { key, range_end: None, limit: Number(1), revision: Number(revision) };
+        let answer: RangeResponse = self.ask("/v3/kv/range", &request, Kind::Read, ANSWER_BYTES_MAX).await?;
+        Ok(answer.kvs.into_iter().next())
+    }
+
     /// Hands out every key that begins with `prefix`, in order and as of one revision, which is answered.
     ///
     /// # Errors

@@ -99,7 +99,7 @@ impl Server {
 
     fn cluster(&self, host: usize) -> Result<Arc<Cluster>> {
         let (etcd, prefix, host) = (self.config(), "/qvs".to_owned(), format!("host{host}"));
-        Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600 })?))
+        Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600, copy: None })?))
     }
 }
 

@@ -136,6 +136,13 @@ impl World {
     }
 }
 
+/// The revision up to which a daemon's own copy of what hosts share goes.
+fn copied_revision(daemon: &Daemon) -> i64 {
+    let text = std::fs::read_to_string(daemon.path("state/cloud.copy")).unwrap_or_default();
+    let title: Value = text.lines().next().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    title["revision"].as_i64().unwrap_or_default()
+}
+
 /// Sends `bytes` bytes one way by TCP and checks each.
 fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) {
     let address: IpAddr = address.parse().unwrap();
@@ -291,4 +298,51 @@ fn a_host_that_dies_has_its_ports_down_and_gets_no_traffic_when_its_lease_ends()
     world.hosts[0].guests[0].must(&format!("ip neigh del {} dev tap0", world.hosts[2].address()));
     wait_until("its port is UP", SOON, || world.op_status(0, 2) == "UP");
     world.reach_each_other(0);
+}
+
+#[test]
+fn a_host_that_is_killed_and_starts_without_etcd_carries_what_it_knew_and_catches_up_later() {
+    let mut world = World::new("qf", 2, "vxlan");
+    world.reach_each_other(0);
+    let revision = world.wire.inside(|| world.etcd.revision());
+    wait_until("host 2 has its copy", SOON, || copied_revision(&world.hosts[1].daemon) >= revision);
+    world.etcd.kill();
+    let Host { space, daemon, .. } = &mut world.hosts[1];
+    space.inside(|| daemon.kill_and_restart());
+    for at in 0..2 {
+        world.reach_each_other(at);
+    }
+    let [one, two] = &world.hosts[..] else { panic!("two") };
+    transfer(&one.guests[0], &two.guests[0], &two.address(), 1 << 20);
+    // What is read is answered, what is written refused, as on a host that was there all the time.
+    let body = serde_json::json!({"network": {"name": "n"}});
+    two.as_tenant("red", |tenant| {
+        assert!(
+            String::from_utf8_lossy(&tenant.request("GET", "networks", None, 200).body).contains(&world.networks[0])
+        );
+        let refused = tenant.request("POST", "networks", Some(&body), 503);
+        assert!(
+            refused.headers.iter().any(|line| line.to_ascii_lowercase().starts_with("retry-after:")),
+            "{refused:?}"
+        );
+    });
+    assert_eq!(world.op_status(1, 1), "UP");
+
+    let World { wire, etcd, .. } = &mut world;
+    wire.inside(|| etcd.start_again());
+    let [one, two] = &world.hosts[..] else { panic!("two") };
+    wait_until("both live again", SOON, || {
+        [one, two].iter().all(|host| host.daemon.show("nodes").as_array().unwrap().len() == 2)
+    });
+    let guest = Namespace::new("qf-n2");
+    two.daemon.must("plug qf-n2 --tap tap0 --netns qf-n2");
+    wait_until("host 2 writes again", SOON, || {
+        two.as_tenant("red", |tenant| tenant.try_request("POST", "networks", Some(&body)).unwrap().status == 202)
+    });
+    two.as_tenant("red", |tenant| tenant.attached_port(&world.networks[0], "qf-n2"));
+    guest.address("tap0", "10.9.0.77/24");
+    assert!(one.guests[0].pings_within("10.9.0.77", SOON), "the new port\n{}", world.logs());
+    world.reach_each_other(0);
+    // Before its namespace goes.
+    two.daemon.must("unplug qf-n2");
 }

@@ -136,10 +136,28 @@ impl Etcd {
         answer.json()
     }
 
+    /// The revision of the last write.
+    ///
+    /// # Panics
+    /// If it does not tell.
+    pub fn revision(&self) -> i64 {
+        let answer = self.ask("/v3/kv/range", &json!({"key": "YQ=="}));
+        let revision = answer["header"]["revision"].as_str().and_then(|text| text.parse().ok());
+        revision.unwrap_or_else(|| panic!("no revision: {answer}"))
+    }
+
     /// Has it forget all that came before now.
     pub fn compact(&self) {
-        let header = self.ask("/v3/kv/range", &json!({"key": "YQ=="}))["header"]["revision"].clone();
-        self.ask("/v3/kv/compaction", &json!({"revision": header, "physical": true}));
+        self.ask("/v3/kv/compaction", &json!({"revision": self.revision().to_string(), "physical": true}));
+    }
+
+    /// Has it forget everything: what starts next is another one at the same address.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn wipe(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        std::fs::remove_dir_all(self.dir.join("data")).expect("our own directory");
     }
 
     /// The end of its log.

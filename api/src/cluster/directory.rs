@@ -98,6 +98,16 @@ impl Directory {
         self.nodes.iter().map(|(host, (node, _))| (host, node))
     }
 
+    /// The same, and the revision of what they say.
+    pub(super) fn nodes_since(&self) -> impl Iterator<Item = (&Text, &NodeRecord, Revision)> {
+        self.nodes.iter().map(|(host, (node, revision))| (host, node, *revision))
+    }
+
+    /// All plugged interfaces, in no order.
+    pub(super) fn plugs(&self) -> impl Iterator<Item = (&InterfaceId, &Plugged)> {
+        self.plugs.iter()
+    }
+
     /// Where an interface is plugged.
     pub fn plug(&self, interface: &str) -> Option<&Plugged> {
         self.plugs.get(interface)

@@ -6,13 +6,14 @@
 //! silent is compared with what there is every [`CHECK_AFTER`]; so an etcd that was set back to an older state is noticed too.
 
 use super::directory::Directory;
+use super::everything::Everything;
 use super::key::Key;
-use super::tenants::{TenantsNews, check_head};
-use super::{Cluster, Everything, RETRY_MAX, RETRY_MIN, lock};
+use super::tenants::{Head, TenantsNews, check_head};
+use super::{Cluster, RETRY_MAX, RETRY_MIN, lock};
 use crate::etcd::EtcdError;
 use crate::etcd::message::Revision;
 use crate::etcd::watch::{News as Told, Watch};
-use crate::model::{Change, Inconsistent, InterfaceId};
+use crate::model::{Change, Inconsistent, InterfaceId, Model};
 use crate::store::{StoreError, records};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
@@ -42,6 +43,9 @@ pub trait Follower: Send + Sync {
     /// # Errors
     /// [`Inconsistent`] if they are no news of the model, which is then as it was.
     fn absorb(&self, news: News) -> Result<(), Inconsistent>;
+
+    /// Calls `look` with the model while nothing is made part of it and nobody writes.
+    fn while_settled(&self, look: &mut dyn FnMut(&Arc<Model>));
 }
 
 impl Cluster {
@@ -50,6 +54,7 @@ impl Cluster {
     /// # Errors
     /// What the system says of another thread.
     pub fn follow(self: &Arc<Cluster>, follower: Weak<dyn Follower>) -> std::io::Result<()> {
+        self.keep_copy(follower.clone())?;
         let this = self.clone();
         std::thread::Builder::new().name("mirror".into()).spawn(move || this.follow_on(&follower))?;
         Ok(())
@@ -66,7 +71,10 @@ impl Cluster {
             let begin = Instant::now();
             let outcome = match reads_all {
                 true => self.read_again(&*follower),
-                false => Ok(()),
+                false => self.check_origin().map_err(StoreError::from).and_then(|is_the_same| match is_the_same {
+                    true => Ok(()),
+                    false => self.read_in_place_of_copy(&*follower),
+                }),
             };
             let outcome = outcome.and_then(|()| {
                 reads_all = false;
@@ -149,7 +157,7 @@ impl Cluster {
             revision = more.revision;
             events.extend(more.events);
         }
-        let (mut changes, mut head, mut plugs) = (Vec::new(), 0, Vec::new());
+        let (mut changes, mut head, mut plugs) = (Vec::new(), None, Vec::new());
         {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
             let mut extras = self.extras.write().unwrap_or_else(PoisonError::into_inner);
@@ -157,10 +165,10 @@ impl Cluster {
                 let value = event.value.as_deref();
                 match self.keys.read(&event.key) {
                     Some(Key::Head) => {
-                        head = event.revision;
                         if let Some(value) = value {
                             check_head(value)?;
                         }
+                        head = Some(Head { revision: event.revision, value: value.unwrap_or_default().to_vec() });
                     }
                     Some(Key::Network(id)) => changes.push((event.revision, network(id, value)?)),
                     Some(Key::Port(id)) => changes.push((event.revision, port(id, value)?)),
@@ -172,12 +180,15 @@ impl Cluster {
         }
         self.notice_namesake();
         // Who changes records changes `head` with them.
-        let tenants = (head > 0).then_some(TenantsNews::Changes(changes, head));
+        let tenants = head.map(|head| TenantsNews::Changes(changes, head));
         if tenants.is_some() || !plugs.is_empty() {
             follower.absorb(News { tenants, plugs })?;
         }
-        let mut followed = lock(&self.followed);
-        *followed = revision.max(*followed);
+        {
+            let mut followed = lock(&self.followed);
+            *followed = revision.max(*followed);
+        }
+        self.copying.note_change();
         Ok(())
     }
 
@@ -191,9 +202,19 @@ impl Cluster {
             *known = directory;
             plugs
         };
-        follower.absorb(News { tenants: Some(TenantsNews::All(Box::new(model), head)), plugs })?;
+        follower.absorb(News { tenants: Some(TenantsNews::All(model, head)), plugs })?;
         *lock(&self.followed) = revision;
+        self.copying.note_change();
         tracing::info!(revision, "everything is read");
+        Ok(())
+    }
+
+    /// The same, when what we know comes from a copy that etcd knows nothing of.
+    fn read_in_place_of_copy(&self, follower: &dyn Follower) -> Result<(), StoreError> {
+        tracing::info!("etcd does not go on where this host's copy ends; reading everything");
+        self.forget_place();
+        self.read_again(follower)?;
+        self.forget_copy();
         Ok(())
     }
 }

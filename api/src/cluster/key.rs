@@ -42,6 +42,11 @@ impl Keys {
         Keys { prefix: format!("{prefix}/") }
     }
 
+    /// What all of them begin with, as text.
+    pub(super) fn prefix_text(&self) -> &str {
+        &self.prefix
+    }
+
     /// What all of them begin with.
     pub(super) fn prefix(&self) -> Blob {
         Blob(self.prefix.clone().into_bytes())

@@ -81,6 +81,7 @@ impl Cluster {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
             directory.put_node(&self.host, Some(node.clone()), answer.revision(), &mut Vec::new());
             drop(directory);
+            self.copying.note_change();
             registration.said = Some(node);
             self.is_registered.store(true, Ordering::Relaxed);
         }
@@ -238,6 +239,8 @@ impl Cluster {
                 held.insert(interface.clone(), holder);
             }
         }
+        drop(directory);
+        self.copying.note_change();
         Ok(held)
     }
 

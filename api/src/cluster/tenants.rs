@@ -11,14 +11,15 @@
 //! Where: [`Place`] is changed only by who has the writers' turn ([`crate::plugins`]). etcd takes 128 steps a transaction, and
 //! as many less what is without in one within; so steps come in parcels of [`PARCEL`], at most [`CHANGES_MAX`] in all.
 
+use super::everything::Everything;
 use super::key::{Key, Keys};
-use super::{Cluster, Everything, RETRY_MIN, lock};
+use super::{Cluster, RETRY_MIN, lock};
 use crate::etcd::message::{Blob, Compare, KeyValue, Revision, Step, Txn};
 use crate::model::{Change, Inconsistent, Model, Touched};
 use crate::store::{StoreError, records};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Steps of a transaction within another.
@@ -45,6 +46,15 @@ struct HeadRecord {
     write: String,
 }
 
+/// A write of tenants' records, as `head` tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Head {
+    /// Its revision; 0: there was none.
+    pub(super) revision: Revision,
+    /// What it wrote there.
+    pub(super) value: Vec<u8>,
+}
+
 /// Whether a `head` is of a version that we know.
 pub(super) fn check_head(value: &[u8]) -> Result<(), StoreError> {
     let bad = |why: String| StoreError::BadRecord { table: "etcd", key: "head".to_owned(), why };
@@ -65,18 +75,22 @@ pub(super) struct Place {
 
 #[derive(Default)]
 struct Revisions {
-    /// The `head` that the model is of; 0: there was none.
-    at: Revision,
+    /// The `head` that the model is of.
+    at: Head,
     /// A `head` that a write of ours met.
     wanted: Revision,
 }
 
 impl Place {
     fn at(&self) -> Revision {
-        lock(&self.revisions).at
+        lock(&self.revisions).at.revision
     }
 
-    fn set(&self, at: Revision) {
+    pub(super) fn head(&self) -> Head {
+        lock(&self.revisions).at.clone()
+    }
+
+    fn set(&self, at: Head) {
         lock(&self.revisions).at = at;
         self.caught_up.notify_all();
     }
@@ -90,7 +104,7 @@ pub(crate) struct Extra {
 }
 
 /// What extensions keep, by kind and id.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Extras {
     all: BTreeMap<(String, String), Extra>,
     /// Another number whenever something of a kind has changed.
@@ -100,6 +114,10 @@ pub(crate) struct Extras {
 impl Extras {
     pub(super) fn new(all: BTreeMap<(String, String), Extra>) -> Extras {
         Extras { all, changes: BTreeMap::new() }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&(String, String), &Extra)> {
+        self.all.iter()
     }
 
     /// Takes what is there now for what was; every kind may be another.
@@ -125,14 +143,14 @@ impl Extras {
 /// What happened to tenants' records.
 pub enum TenantsNews {
     /// All of it, as of this `head`.
-    All(Box<Model>, Revision),
+    All(Arc<Model>, Head),
     /// These changes in order, up to this `head`.
-    Changes(Vec<(Revision, Change)>, Revision),
+    Changes(Vec<(Revision, Change)>, Head),
 }
 
 /// What the model becomes.
 pub(crate) struct Absorbed {
-    pub(crate) model: Model,
+    pub(crate) model: Arc<Model>,
     /// `None`: anything.
     pub(crate) touched: Option<Touched>,
 }
@@ -142,7 +160,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn load(&self) -> Result<Model, StoreError> {
+    pub(crate) fn load(&self) -> Result<Arc<Model>, StoreError> {
         let read = lock(&self.read).take();
         let Everything { model, extras, directory, head, revision } = match read {
             Some(everything) => everything,
@@ -152,12 +170,13 @@ impl Cluster {
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
         self.tenants.set(head);
         *lock(&self.followed) = revision;
+        self.copying.note_change();
         Ok(model)
     }
 
     /// The model is of no `head` that there is: whatever is read next is news.
     pub(super) fn forget_place(&self) {
-        self.tenants.set(-1);
+        self.tenants.set(Head { revision: -1, value: Vec::new() });
     }
 
     /// What the news make of the model; `None`: it has them already. The caller has the writers' turn.
@@ -168,13 +187,13 @@ impl Cluster {
         let at = self.tenants.at();
         let (absorbed, head) = match news {
             // A write of ours is done only if it met nobody else's: then the model has all there is up to it.
-            TenantsNews::All(_, head) | TenantsNews::Changes(_, head) if head <= at => return Ok(None),
-            TenantsNews::All(model, head) => (Absorbed { model: *model, touched: None }, head),
+            TenantsNews::All(_, head) | TenantsNews::Changes(_, head) if head.revision <= at => return Ok(None),
+            TenantsNews::All(model, head) => (Absorbed { model, touched: None }, head),
             TenantsNews::Changes(changes, head) => {
                 let mut next = model.clone();
                 let changes = changes.into_iter().filter(|(revision, _)| *revision > at).map(|(_, change)| change);
                 let touched = next.absorb(changes)?;
-                (Absorbed { model: next, touched: Some(touched) }, head)
+                (Absorbed { model: Arc::new(next), touched: Some(touched) }, head)
             }
         };
         self.tenants.set(head);
@@ -187,11 +206,14 @@ impl Cluster {
     /// [`StoreError::Outrun`]: somebody else wrote, and nothing was done; else as [`StoreError`] says.
     pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         let base = self.tenants.at();
+        if self.is_from_copy() {
+            return Err(StoreError::Behind);
+        }
         let write = uuid::Uuid::new_v4().as_simple().to_string();
         let txn = self.txn(base, &write, steps(&self.keys, changes))?;
         match self.wait(self.etcd.transact(&txn)) {
             Ok(answer) if answer.succeeded => {
-                self.tenants.set(answer.revision());
+                self.written(answer.revision(), &write);
                 Ok(())
             }
             Ok(answer) => Err(self.outrun(answer.found(0).map_or(0, KeyValue::mod_revision))),
@@ -221,19 +243,24 @@ impl Cluster {
         Ok(Txn { compare, success, failure: vec![Step::read(head_key)] })
     }
 
+    /// A write of ours is done: the model is of it.
+    fn written(&self, revision: Revision, write: &str) {
+        self.tenants.set(Head { revision, value: head_value(write) });
+        self.copying.note_change();
+    }
+
     fn new_head(&self, write: &str) -> Step {
-        let head = HeadRecord { schema: SCHEMA, write: write.to_owned() };
-        let value = serde_json::to_vec(&head).expect("a record has only text keys");
-        Step::put(self.keys.of(Key::Head), value, None)
+        Step::put(self.keys.of(Key::Head), head_value(write), None)
     }
 
     /// Finds out whether the write was done, and sees to it that it will not be if it was not. `None`: that is not to be
     /// found out now.
     fn find_out(&self, base: Revision, write: &str) -> Option<Result<(), StoreError>> {
         let head_key = self.keys.of(Key::Head);
+        let shut_out = format!("not {write}");
         let fence = Txn {
             compare: vec![Compare { key: head_key.clone(), mod_revision: base }],
-            success: vec![self.new_head(&format!("not {write}"))],
+            success: vec![self.new_head(&shut_out)],
             failure: vec![Step::read(head_key), Step::read(self.keys.of(Key::Writer(&self.host)))],
         };
         let end = Instant::now() + FIND_OUT_MAX;
@@ -241,14 +268,14 @@ impl Cluster {
             match self.wait(self.etcd.transact(&fence)) {
                 Ok(answer) if answer.succeeded => {
                     // The fence changed nothing but `head`: the model is of the new one too.
-                    self.tenants.set(answer.revision());
+                    self.written(answer.revision(), &shut_out);
                     return Some(Err(StoreError::Outrun));
                 }
                 Ok(answer) => {
                     let done = answer.found(1).filter(|writer| writer.value.0 == write.as_bytes());
                     return Some(match done {
                         Some(writer) => {
-                            self.tenants.set(writer.mod_revision());
+                            self.written(writer.mod_revision(), write);
                             Ok(())
                         }
                         None => Err(self.outrun(answer.found(0).map_or(0, KeyValue::mod_revision))),
@@ -272,7 +299,7 @@ impl Cluster {
     /// [`StoreError::Behind`] if that takes too long.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
         let Place { revisions, caught_up } = &self.tenants;
-        let is_behind = |revisions: &mut Revisions| revisions.at < revisions.wanted;
+        let is_behind = |revisions: &mut Revisions| revisions.at.revision < revisions.wanted;
         let waited = caught_up.wait_timeout_while(lock(revisions), CATCH_UP_MAX, is_behind);
         match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
             true => Err(StoreError::Behind),
@@ -310,6 +337,9 @@ impl Cluster {
         value: Option<&[u8]>,
         revision: Revision,
     ) -> Result<(), StoreError> {
+        if self.is_from_copy() {
+            return Err(StoreError::Behind);
+        }
         let key = self.keys.of(Key::Extra(kind, id));
         let step = match value {
             Some(value) => Step::put(key.clone(), value.to_vec(), None),
@@ -322,8 +352,15 @@ impl Cluster {
         }
         let mut extras = self.extras.write().unwrap_or_else(PoisonError::into_inner);
         extras.put(kind, id, value, answer.revision());
+        drop(extras);
+        self.copying.note_change();
         Ok(())
     }
+}
+
+fn head_value(write: &str) -> Vec<u8> {
+    let head = HeadRecord { schema: SCHEMA, write: write.to_owned() };
+    serde_json::to_vec(&head).expect("a record has only text keys")
 }
 
 fn size(step: &Step) -> usize {

@@ -52,7 +52,7 @@ impl NativePlugin {
         segments: SegmentRules,
     ) -> Result<NativePlugin, StoreError> {
         let model = match &keeper {
-            Keeper::Store(store) => store.load()?,
+            Keeper::Store(store) => Arc::new(store.load()?),
             Keeper::Cluster(cluster) => cluster.load()?,
         };
         Ok(Recorded::over(NativeBacking { keeper, host, segments }, model))
@@ -65,6 +65,10 @@ impl Follower for NativePlugin {
         let News { tenants, plugs } = news;
         let take = |model: &Model| tenants.map_or(Ok(None), |tenants| cluster.absorb(model, tenants));
         Recorded::absorb(self, take, Touched { interfaces: plugs, networks: Vec::new() })
+    }
+
+    fn while_settled(&self, look: &mut dyn FnMut(&Arc<Model>)) {
+        Recorded::while_settled(self, look);
     }
 }
 

@@ -116,9 +116,9 @@ pub struct Recorded<B> {
 
 impl<B: Backing> Recorded<B> {
     /// A plugin that starts with this model. Nothing is put in force yet, and tenants may have any number of things.
-    pub(super) fn over(backing: B, model: Model) -> Recorded<B> {
+    pub(super) fn over(backing: B, model: impl Into<Arc<Model>>) -> Recorded<B> {
         Recorded {
-            writes: Writes::new(backing, model),
+            writes: Writes::new(backing, model.into()),
             overwritten: Overwritten::default(),
             quotas: Arc::new(Quotas::for_all(Quota::UNLIMITED)),
         }
@@ -199,6 +199,11 @@ impl<B: Backing> Recorded<B> {
         also: Touched,
     ) -> Result<(), Inconsistent> {
         self.writes.absorb(take, also)
+    }
+
+    /// Calls `look` with the state while nothing is made part of it and nobody writes.
+    pub(super) fn while_settled(&self, look: &mut dyn FnMut(&Arc<Model>)) {
+        self.writes.while_settled(look);
     }
 
     fn tell_port(&self, model: &Model, port: &LogicalPort) -> PortDetails {

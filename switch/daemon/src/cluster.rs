@@ -8,6 +8,7 @@ use anyhow::Context;
 use api::cluster::{Cluster, ClusterConfig, ClusterError, NodeRecord};
 use api::etcd::{EtcdConfig, EtcdConfigError};
 use api::http_client::EndpointError;
+use api::store::StoreError;
 use api::watched::Rights;
 use pipelines::Standard;
 use std::future::Future;
@@ -37,6 +38,7 @@ pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Clust
         prefix: store.prefix.clone(),
         host: settings.node.host.clone(),
         lease_s: settings.node.lease_s,
+        copy: Some(settings.state_dir.join("cloud.copy")),
     };
     let cluster = Cluster::new(config).map_err(|error| {
         let key = match &error {
@@ -59,8 +61,8 @@ pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Clust
     Ok(Some(Arc::new(cluster)))
 }
 
-/// Waits until what there is can be read; false: we are asked to end meanwhile. What is wrong with it is told, and once more
-/// looked at: it may be mended.
+/// Waits until what there is can be read, or, if etcd is away, takes what this host knew last; false: we are asked to end
+/// meanwhile. What is wrong with it is told, and once more looked at: it may be mended.
 ///
 /// # Errors
 /// If there is no thread to be had.
@@ -82,6 +84,8 @@ pub(crate) fn wait(
         let Some(read) = read else { return Ok(false) };
         match read.context("reading etcd")? {
             Ok(()) => return Ok(true),
+            // What etcd says and cannot be used is no reason to believe something older.
+            Err(StoreError::Etcd(_)) if cluster.remember() => return Ok(true),
             Err(error) => {
                 let error = error.to_string();
                 if error != told {

@@ -156,7 +156,11 @@ impl<P: Pipeline> Control<P> {
     /// Puts everything in force and sends all devices to be opened; `then` is called when each was tried once.
     pub(crate) fn start(&self, tenants: Arc<dyn Tenants>, then: impl FnOnce() + Send + 'static) {
         assert!(self.tenants.set(tenants).is_ok(), "a control is started once");
-        self.state().is_started = true;
+        {
+            let mut state = self.state();
+            state.is_started = true;
+            self.recall_held(&mut state);
+        }
         self.open_uplinks();
         self.put_in_force_again();
         self.supervisor.when_tried(then);

@@ -3,6 +3,7 @@
 use super::SOON;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tests::daemon::Daemon;
@@ -172,19 +173,53 @@ fn who_was_away_while_etcd_forgot_reads_everything() {
     assert!(red_b.network("back").len() == 36 && agreed(&red_a, &red_b).len() == 3);
 }
 
+/// Has a daemon's copy cut off at its end, as by a disk that lost it.
+fn tear_copy(daemon: &Daemon) {
+    let path = daemon.path("state/cloud.copy");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+}
+
 #[test]
-fn a_daemon_that_starts_without_etcd_waits_for_it_and_ends_when_it_is_told_to() {
+fn a_daemon_that_starts_without_etcd_and_a_copy_waits_for_it_and_ends_when_it_is_told_to() {
     let mut server = Server::start();
     let mut a = daemon(&server.url(), "a", "");
     let network = a.tenant("red").network("lan");
-    a.kill();
+    a.stop();
+    tear_copy(&a);
     server.kill();
     a.spawn();
     wait_until("it waits", SOON, || a.log_tail().contains("trying again"));
+    assert!(a.log_tail().contains("torn"), "{}", a.log_tail());
     a.stop();
     server.start_again();
     a.start_again();
     wait_until("it serves what there is", SOON, || networks(&a.tenant("red")).contains(&network));
+}
+
+#[test]
+fn a_copy_of_an_etcd_that_is_no_more_is_served_until_the_new_one_is_there_and_then_no_longer() {
+    let mut server = Server::start();
+    let mut a = daemon(&server.url(), "a", "");
+    let network = a.tenant("red").network("lan");
+    // What was last known is in the copy when it has ended in order.
+    a.stop();
+    server.kill();
+    a.start_again();
+    let tenant = a.tenant("red");
+    assert_eq!(networks(&tenant), BTreeSet::from([network.clone()]));
+    tenant.request("POST", "networks", Some(&json!({"network": {"name": "n"}})), 503);
+    // Another one comes, in which as much was written, but otherwise.
+    server.wipe();
+    server.start_again();
+    let b = daemon(&server.url(), "b", "");
+    let other = b.tenant("red").network("other");
+    wait_until("a tells what there is now", SOON, || networks(&tenant) == BTreeSet::from([other.clone()]));
+    let next = wait_for(SOON, || {
+        let answer = tenant.try_request("POST", "networks", Some(&json!({"network": {"name": "n"}}))).unwrap();
+        (answer.status == 202).then_some(())
+    });
+    assert!(next.is_some() && agreed(&tenant, &b.tenant("red")).len() == 2);
 }
 
 #[test]

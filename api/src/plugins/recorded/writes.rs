@@ -127,8 +127,7 @@ impl<B> Writes<B> {
 }
 
 impl<B: Backing> Writes<B> {
-    pub(super) fn new(backing: B, model: Model) -> Writes<B> {
-        let model = Arc::new(model);
+    pub(super) fn new(backing: B, model: Arc<Model>) -> Writes<B> {
         let queue = Queue {
             planned: model.clone(),
             gathering: Arc::default(),
@@ -147,6 +146,12 @@ impl<B: Backing> Writes<B> {
     pub(super) fn put_in_force(&self) {
         let _turn = self.turn();
         self.backing.put_in_force(&self.snapshot(), Scope::All);
+    }
+
+    /// Calls `look` with the state, in turn with the writers: nobody writes meanwhile.
+    pub(super) fn while_settled(&self, look: &mut dyn FnMut(&Arc<Model>)) {
+        let _turn = self.turn();
+        look(&self.snapshot());
     }
 
     /// One write: `plan` looks at a state and says what is to change. It may be asked more than once, if what it rested
@@ -216,7 +221,6 @@ impl<B: Backing> Writes<B> {
         let taken = take(&self.snapshot())?;
         let mut touched = Some(also);
         if let Some(Absorbed { model, touched: by_it }) = taken {
-            let model = Arc::new(model);
             *self.model.write().unwrap_or_else(PoisonError::into_inner) = model.clone();
             let mut queue = self.queue();
             if !queue.changes.is_empty() {

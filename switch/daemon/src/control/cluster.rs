@@ -99,6 +99,17 @@ impl<P: Pipeline> Control<P> {
         assert!(self.cluster.set(cluster).is_ok(), "a host is in one cloud");
     }
 
+    /// What is plugged here is another host's if that is known, from the start on: etcd may be away for long.
+    pub(super) fn recall_held(&self, state: &mut State) {
+        let Some(cluster) = self.cluster() else { return };
+        let State { plugs, others, .. } = state;
+        others.held = cluster.look(|directory| {
+            let holder = |interface: &InterfaceId| directory.plug(interface).map(|plug| plug.record.host.clone());
+            let held = |interface: &InterfaceId| Some((interface.clone(), holder(interface)?));
+            plugs.keys().filter_map(held).filter(|(_, host)| host != cluster.host()).collect()
+        });
+    }
+
     /// The cloud we are in.
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.get()

@@ -39,7 +39,7 @@ struct Rig {
 impl Rig {
     fn new() -> Rig {
         let disk = Arc::new(Failing::default());
-        Rig { writes: Writes::new(disk.clone(), Model::default()), disk }
+        Rig { writes: Writes::new(disk.clone(), Arc::default()), disk }
     }
 
     /// Makes the network of this id unless it is there; whether it did.
@@ -168,14 +168,14 @@ fn made_elsewhere(model: &Model, id: &str) -> Absorbed {
     let (id, tenant) = (id.into(), "blue".into());
     let network = Network { id, tenant, name: None, network_type: Default::default(), serial: model.next_serial() };
     let touched = model.absorb([Change::PutNetwork(network)]).unwrap();
-    Absorbed { model, touched: Some(touched) }
+    Absorbed { model: Arc::new(model), touched: Some(touched) }
 }
 
 #[test]
 fn a_write_that_is_outrun_is_planned_anew_over_what_was_faster_and_nobody_hears_of_it() {
     let rig = Rig::new();
     // What another server wrote is in the store before anybody is outrun by it.
-    *rig.disk.disk.lock().unwrap() = made_elsewhere(&Model::default(), "other").model;
+    *rig.disk.disk.lock().unwrap() = Model::clone(&made_elsewhere(&Model::default(), "other").model);
     rig.disk.outrun_count.store(2, Ordering::Relaxed);
     thread::scope(|scope| {
         let writer = scope.spawn(|| rig.make("n"));
