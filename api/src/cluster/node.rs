@@ -8,11 +8,11 @@
 //! last heard of ourselves, so that nothing is written twice and nothing is lost; many plugs are one transaction, in which
 //! each stands or falls by itself.
 
-use super::directory::{Directory, NodeRecord, PlugRecord, Plugged};
+use super::directory::{NodeRecord, PlugRecord, Plugged};
 use super::follow::tell_directory;
 use super::key::Key;
 use super::{Cluster, lock};
-use crate::etcd::message::{Compare, LeaseId, Step, Txn};
+use crate::etcd::message::{Compare, KeyValue, LeaseId, Step, Txn};
 use crate::etcd::{EtcdError, message::Revision};
 use crate::model::{InterfaceId, Text};
 use std::collections::BTreeMap;
@@ -144,7 +144,7 @@ impl Cluster {
         let (mut held, mut steps) = (BTreeMap::new(), Vec::new());
         self.look(|directory| {
             for (interface, wanted) in &wanted {
-                match self.decide(directory, interface, wanted) {
+                match self.decide(directory.plug(interface), wanted) {
                     Said::Already => {}
                     Said::HeldBy(host) => drop(held.insert(interface.clone(), host)),
                     Said::Not { record, known } => steps.push((interface.clone(), Some(record), known)),
@@ -165,7 +165,15 @@ impl Cluster {
     pub fn claim(&self, interface: &InterfaceId, wanted: &Wanted) -> Claim {
         let mut registration = lock(&self.node);
         let Some(lease) = registration.lease.as_ref().map(|lease| lease.id) else { return Claim::Unknown };
-        let (record, known) = match self.look(|directory| self.decide(directory, interface, wanted)) {
+        let decided = match self.look(|directory| self.decide(directory.plug(interface), wanted)) {
+            // The other may have unplugged it a moment ago.
+            Said::HeldBy(host) => match self.ask_plug(interface) {
+                Ok(plug) => self.decide(plug.as_ref(), wanted),
+                Err(_) => Said::HeldBy(host),
+            },
+            decided => decided,
+        };
+        let (record, known) = match decided {
             Said::Already => return Claim::Ours,
             Said::HeldBy(host) => return Claim::HeldBy(host),
             Said::Not { record, known } => (record, known),
@@ -189,10 +197,24 @@ impl Cluster {
         }
     }
 
-    fn decide(&self, directory: &Directory, interface: &str, wanted: &Wanted) -> Said {
+    /// Where an interface is plugged, as etcd has it at this moment.
+    ///
+    /// # Errors
+    /// [`EtcdError`].
+    pub fn ask_plug(&self, interface: &str) -> Result<Option<Plugged>, EtcdError> {
+        let (found, _) = self.wait(self.etcd.get(&self.keys.of(Key::Plug(interface))))?;
+        // What cannot be read is as if it were not there, as where it is followed.
+        let plugged = |found: KeyValue| {
+            let record = serde_json::from_slice(&found.value.0).ok()?;
+            Some(Plugged { record, revision: found.mod_revision() })
+        };
+        Ok(found.and_then(plugged))
+    }
+
+    fn decide(&self, known: Option<&Plugged>, wanted: &Wanted) -> Said {
         let Wanted { tenant, is_up, fixed, learnt } = wanted.clone();
         let record = PlugRecord { host: self.host.clone(), boot: self.boot.clone(), tenant, is_up, fixed, learnt };
-        match directory.plug(interface) {
+        match known {
             Some(Plugged { record: known, .. }) if *known == record => Said::Already,
             Some(Plugged { record: known, .. }) if known.host != self.host => Said::HeldBy(known.host.clone()),
             known => Said::Not { record, known: known.map_or(0, |known| known.revision) },

@@ -3,7 +3,8 @@
 //! A write is planned against the model, which is all there was at the revision of a `head` that we have seen. It is one
 //! transaction that asks for that very `head` and writes another: so if anybody wrote meanwhile, here or elsewhere, nothing is
 //! done ([`StoreError::Outrun`]), and whoever planned waits until we know what there is and plans anew. Quotas, segments and
-//! uniqueness hold because every plan saw all that was there.
+//! uniqueness hold because every plan saw all that was there. What comes to no write, a refusal, is told only if it saw all that was
+//! written by then ([`Cluster::present`]).
 //!
 //! A write that got no answer is not guessed at: a transaction that asks for the same `head` and writes a new one either
 //! shuts it out for good, or tells what `head` is now and which write of ours was last.
@@ -290,8 +291,32 @@ impl Cluster {
     fn outrun(&self, head: Revision) -> StoreError {
         let mut revisions = lock(&self.tenants.revisions);
         revisions.wanted = revisions.wanted.max(head);
+    }
+
+    /// The `head` that the model is of. The caller has the writers' turn.
+    pub(crate) fn place(&self) -> Revision {
+        self.tenants.at()
+    }
+
+    /// The `head` that there is, which [`Cluster::catch_up`] waits for.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn present(&self) -> Result<Revision, StoreError> {
+        if self.is_from_copy() {
+            return Err(StoreError::Behind);
+        }
+        // etcd answers a read with all that was written before it (linearizable, its default).
+        let (head, _) = self.wait(self.etcd.get(&self.keys.of(Key::Head)))?;
+        let head = head.map_or(0, |head| head.mod_revision());
+        self.want(head);
+        Ok(head)
+    }
+        self.want(head);
         StoreError::Outrun
     }
+
+    fn want(&self, head: Revision) {
 
     /// Waits until the model has all that a write of ours was outrun by. The caller has no turn.
     ///

@@ -89,6 +89,20 @@ impl Backing for NativeBacking {
         }
     }
 
+    fn place(&self) -> i64 {
+        match &self.keeper {
+            Keeper::Store(_) => 0,
+            Keeper::Cluster(cluster) => cluster.place(),
+        }
+    }
+
+    fn present(&self) -> Result<i64, StoreError> {
+        match &self.keeper {
+            Keeper::Store(_) => Ok(0),
+            Keeper::Cluster(cluster) => cluster.present(),
+        }
+    }
+
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         match &self.keeper {
             Keeper::Store(store) => store.commit(changes),

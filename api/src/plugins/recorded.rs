@@ -52,6 +52,20 @@ pub trait Backing: Send + Sync {
         Ok(())
     }
 
+    /// How far the model has come where others write too, in a measure of the store's; it grows with what is written. Asked in
+    /// the writers' turn.
+    fn place(&self) -> i64 {
+        0
+    }
+
+    /// How far it must have come to have all that anybody has written by now; [`Backing::catch_up`] then waits for that.
+    ///
+    /// # Errors
+    /// What the store said.
+    fn present(&self) -> Result<i64, StoreError> {
+        Ok(0)
+    }
+
     /// Makes changes durable.
     ///
     /// # Errors

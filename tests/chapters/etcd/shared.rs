@@ -63,6 +63,33 @@ fn what_one_api_server_wrote_the_other_tells_and_both_change_it() {
 }
 
 #[test]
+#[test]
+fn no_api_server_refuses_by_what_another_has_changed_a_moment_ago() {
+    let server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let first = red_a.network("lan");
+    let port = red_a.port(&first);
+    for at in 0..30 {
+        // At once, each: the other has hardly heard of it.
+        let network = red_a.network("lan");
+        let other = red_b.port(&network);
+        red_a.attach(&first, &port, "vm1");
+        red_a.detach(&first, &port);
+        red_b.attach(&network, &other, "vm1");
+        red_b.detach(&network, &other);
+        red_a.request("DELETE", &format!("networks/{network}"), None, 204);
+        // Whatever it has heard of, this is not there any more.
+        let body = json!({"port": {"state": "ACTIVE"}});
+        red_b.request("POST", &format!("networks/{network}/ports"), Some(&body), 404);
+        let socket = |daemon: &Daemon| format!("plug vm2 --vhost-user {}", daemon.path(&format!("{at}")).display());
+        for host in [&a, &b] {
+            host.must(&socket(host));
+            host.must("unplug vm2");
+        }
+    }
+}
+
 fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments() {
     let server = Server::start();
     let quota = "[quota]\nnetworks = 60\n[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/tmp/qvs-none\"\n\
@@ -107,6 +134,8 @@ fn a_write_whose_answer_is_lost_is_done_once_and_answered() {
     let (a, b) = (daemon(&relay.url(), "a", ""), daemon(&server.url(), "b", ""));
     let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
     for _ in 0..3 {
+    // It has read what there is, and serves.
+    assert!(networks(&red_a).is_empty());
         relay.set(Way::NoAnswers);
         thread::scope(|scope| {
             let writer = scope.spawn(|| red_a.network("lan"));

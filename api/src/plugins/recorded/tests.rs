@@ -4,7 +4,7 @@ use super::*;
 use crate::quota::Limit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 /// A store in memory that fails when told: after the change was written, or before.
 #[derive(Default)]
@@ -25,6 +25,9 @@ pub(super) struct Failing {
     pub(super) commit_count: AtomicUsize,
     /// So many commits more find that others were faster.
     pub(super) outrun_count: AtomicUsize,
+    /// How far others have come, and how far they are part of the state.
+    pub(super) present: AtomicI64,
+    pub(super) place: AtomicI64,
     /// Held by a test to hold up commits.
     pub(super) gate: Mutex<()>,
 }
@@ -36,6 +39,17 @@ impl Failing {
 }
 
 impl Backing for Arc<Failing> {
+    fn place(&self) -> i64 {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    fn present(&self) -> Result<i64, StoreError> {
+        match self.is_unreadable.load(Ordering::Relaxed) {
+            true => Err(Failing::error()),
+            false => Ok(self.present.load(Ordering::Relaxed)),
+        }
+    }
+
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.commit_count.fetch_add(1, Ordering::Relaxed);
         drop(self.gate.lock());

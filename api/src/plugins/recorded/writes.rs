@@ -10,6 +10,8 @@
 //!   rests on, and is planned anew if that failed.
 //! * Where others write to the same store, a group may be outrun by one of theirs. Then nothing of it is done, and its writers
 //!   plan anew once theirs is part of the state ([`Writes::absorb`]); nobody hears of it but by the time it takes.
+//! * There a refusal may rest on what is no longer so. So before it is told the store is asked how far it has come, and who
+//!   planned with less plans once more when that is part of the state. The same of a write that finds nothing to change.
 //!
 //! Whoever commits, reads back or puts in force has the *turn*, one thread at a time, with no lock held. Readers take a
 //! snapshot and never wait for a disk. A group has no bound but the number of callers, who each wait for theirs, and where the store
@@ -41,6 +43,8 @@ pub(super) struct Writes<B> {
 struct Queue {
     /// The state once all that waits is durable.
     planned: Arc<Model>,
+    /// How far what others write is part of it ([`Backing::place`]).
+    place: i64,
     /// The group that takes new writes, and what it has so far.
     gathering: Arc<Group>,
     changes: Vec<Change>,
@@ -130,6 +134,7 @@ impl<B: Backing> Writes<B> {
     pub(super) fn new(backing: B, model: Arc<Model>) -> Writes<B> {
         let queue = Queue {
             planned: model.clone(),
+            place: backing.place(),
             gathering: Arc::default(),
             changes: Vec::new(),
             touched: Touched::default(),
@@ -161,6 +166,7 @@ impl<B: Backing> Writes<B> {
         plan: impl Fn(&Model) -> Result<(Vec<Change>, T), E>,
     ) -> Result<T, E> {
         let begin = Instant::now();
+        let mut present = None;
         loop {
             let mut queue = self.queue();
             while queue.is_stale {
@@ -185,18 +191,40 @@ impl<B: Backing> Writes<B> {
                     }
                 }
                 nothing_to_write => {
+                    let place = queue.place;
                     let settled = match queue.newest() {
                         Some(group) => self.settle(queue, &group),
-                        None => Ok(()),
+                        None => {
+                            drop(queue);
+                            Ok(())
+                        }
                     };
                     match settled {
-                        Ok(()) => return nothing_to_write.map(|(_, value)| value),
-                        Err(Failed::Store(_)) => {}
+                        Ok(()) if self.has_seen_all(place, &mut present, begin)? => {
+                            return nothing_to_write.map(|(_, value)| value);
+                        }
+                        Ok(()) | Err(Failed::Store(_)) => {}
                         Err(Failed::Outrun) => self.catch_up(begin)?,
                     }
                 }
             }
         }
+    }
+
+    /// Whether a plan over the state of `place` saw all that was written by the time `present` was asked for, which is done once. If
+    /// not, that is part of the state now.
+    fn has_seen_all(&self, place: i64, present: &mut Option<i64>, begin: Instant) -> Result<bool, StoreFailed> {
+        let present = match *present {
+            Some(present) => present,
+            None => *present.insert(self.backing.present().map_err(|error| store_failed(&error))?),
+        };
+        if place >= present {
+            return Ok(true);
+        }
+        self.catch_up(begin)?;
+        // Who makes it part of the state may still be at it.
+        drop(self.turn());
+        Ok(false)
     }
 
     /// Waits until what we were outrun by is part of the state.
@@ -230,6 +258,7 @@ impl<B: Backing> Writes<B> {
                 queue.is_stale = was_stale;
             }
             queue.planned = model;
+            queue.place = self.backing.place();
             drop(queue);
             touched = touched.zip(by_it).map(|(mut touched, by_it)| {
                 touched.interfaces.extend(by_it.interfaces);
@@ -274,6 +303,7 @@ impl<B: Backing> Writes<B> {
         let outcome = match self.backing.commit(&changes) {
             Ok(()) => {
                 *self.model.write().unwrap_or_else(PoisonError::into_inner) = target.clone();
+                self.queue().place = self.backing.place();
                 self.backing.put_in_force(&target, Scope::Parts(&touched));
                 Ok(())
             }
@@ -315,6 +345,7 @@ impl<B: Backing> Writes<B> {
         }
         let mut queue = self.queue();
         queue.planned = self.snapshot();
+        queue.place = self.backing.place();
         queue.is_stale = false;
         Ok(())
     }

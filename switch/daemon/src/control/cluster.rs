@@ -11,7 +11,7 @@
 
 use super::{Control, State};
 use crate::plugs::PlugError;
-use api::cluster::{Claim, Cluster, NodeRecord, Wanted};
+use api::cluster::{Claim, Cluster, NodeRecord, Plugged, Wanted};
 use api::host::{Plug, Scope};
 use api::lowering::Elsewhere;
 use api::model::{InterfaceId, Model, Text, Touched};
@@ -203,11 +203,11 @@ impl<P: Pipeline> Control<P> {
 
     /// Whether an interface is plugged on another host for this tenant.
     pub(super) fn is_registered_elsewhere(&self, interface: &str, tenant: &str) -> bool {
-        self.cluster().is_some_and(|cluster| {
-            cluster.look(|directory| {
-                directory.plug(interface).is_some_and(|plug| plug.record.tenant.as_deref() == Some(tenant))
-            })
-        })
+        let Some(cluster) = self.cluster() else { return false };
+        let is_for = |plug: &Plugged| plug.record.tenant.as_deref() == Some(tenant);
+        // It may have been plugged a moment ago, and "no" would be told to the tenant.
+        cluster.look(|directory| directory.plug(interface).is_some_and(is_for))
+            || cluster.ask_plug(interface).is_ok_and(|plug| plug.as_ref().is_some_and(is_for))
     }
 
     /// Whether something in `scope` concerns a network that is in use here, although it is plugged elsewhere.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::Network;
 use crate::plugins::recorded::tests::Failing;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Scope as Threads, ScopedJoinHandle};
 
 type Outcome = Result<bool, StoreFailed>;
@@ -188,6 +188,33 @@ fn a_write_that_is_outrun_is_planned_anew_over_what_was_faster_and_nobody_hears_
     // A refusal that rests on nothing else is thought over as well.
     rig.disk.outrun_count.store(1, Ordering::Relaxed);
     assert_eq!(rig.make("n"), Ok(false));
+}
+
+#[test]
+fn what_comes_to_no_write_is_told_only_over_all_that_was_written_by_then() {
+    let rig = Rig::new();
+    assert_eq!(rig.make("n"), Ok(true));
+    // Another server has come further, and its news are on their way.
+    rig.disk.present.store(7, Ordering::Relaxed);
+    let plans = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            rig.writes.write(|model| {
+                if plans.fetch_add(1, Ordering::Relaxed) == 0 {
+                    // Meanwhile they arrive.
+                    rig.disk.place.store(7, Ordering::Relaxed);
+                    scope.spawn(|| rig.writes.absorb(|model| Ok(Some(made_elsewhere(model, "o"))), Touched::default()));
+                }
+                Ok::<_, StoreFailed>((Vec::new(), model.networks.len()))
+            })
+        });
+        assert_eq!(asker.join().unwrap(), Ok(2));
+    });
+    assert!(plans.load(Ordering::Relaxed) > 1);
+    // Who has all is asked nothing more, and who cannot know says so.
+    assert_eq!(rig.make("n"), Ok(false));
+    rig.disk.is_unreadable.store(true, Ordering::Relaxed);
+    assert!(rig.make("n").is_err());
 }
 
 #[test]
