@@ -10,7 +10,8 @@
 //! shuts it out for good, or tells what `head` is now and which write of ours was last.
 //!
 //! Where: [`Place`] is changed only by who has the writers' turn ([`crate::plugins`]). etcd takes 128 steps a transaction, and
-//! as many less what is without in one within; so steps come in parcels of [`PARCEL`], at most [`CHANGES_MAX`] in all.
+//! as many less what is without in one within; so steps come in parcels of [`PARCEL`], and these in parcels again. What bounds a
+//! write then is its bytes.
 
 use super::everything::Everything;
 use super::key::{Key, Keys};
@@ -23,16 +24,23 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Steps of a transaction within another.
-const PARCEL: usize = 60;
-/// Parcels of a write; with them the two steps that every write has.
-const PARCELS_MAX: usize = 60;
-/// Networks and ports that one write may change: so large a network can still be removed at once.
-pub(crate) const CHANGES_MAX: usize = PARCEL * PARCELS_MAX;
-/// Bytes of keys and values of one write; etcd takes requests of 1.5 MiB.
-pub(crate) const BYTES_MAX: usize = 1 << 20;
-/// What all keys and frames add to a record, bytes.
-const STEP_BYTES: usize = 160;
+/// Steps of a transaction within another, on each of [`LEVELS`]; two more stand beside the outermost.
+const PARCEL: usize = 42;
+/// How deep steps lie.
+const LEVELS: u32 = 3;
+/// Steps that etcd takes one within another (`--max-txn-ops`).
+const ETCD_STEPS_MAX: usize = 128;
+const _: () = assert!(PARCEL * LEVELS as usize + 2 <= ETCD_STEPS_MAX);
+/// Bytes of keys and values of one write; etcd takes requests of 1.5 MiB (`--max-request-bytes`). A network of some 18,000 ports can
+/// be removed by it.
+pub(crate) const BYTES_MAX: usize = 1_400_000;
+/// What a step adds to its key and value, bytes: three tags with lengths of up to three bytes, the tags of both, and a share of the
+/// parcels around it.
+const STEP_BYTES: usize = 24;
+/// The shortest key: what it names and its folder.
+const KEY_BYTES_MIN: usize = 8;
+// So many steps as there can be by their bytes find room in parcels.
+const _: () = assert!(BYTES_MAX / (STEP_BYTES + KEY_BYTES_MIN) <= PARCEL.pow(LEVELS));
 /// How long it is tried to find out what became of a write.
 const FIND_OUT_MAX: Duration = Duration::from_secs(10);
 /// How long a writer who was outrun waits until we know what there is.
@@ -229,17 +237,13 @@ impl Cluster {
     /// The transaction that does `steps` if the last write was that of revision `base`.
     fn txn(&self, base: Revision, write: &str, steps: Vec<Step>) -> Result<Txn, StoreError> {
         let bytes: usize = steps.iter().map(size).sum();
-        if steps.len() > CHANGES_MAX || bytes > BYTES_MAX {
+        if bytes > BYTES_MAX {
             return Err(StoreError::TooLarge { changes: steps.len(), bytes });
         }
         let head_key = self.keys.of(Key::Head);
         let writer = Step::put(self.keys.of(Key::Writer(&self.host)), write.as_bytes().to_vec(), None);
         let mut success = vec![self.new_head(write), writer];
-        let mut steps = steps.into_iter().peekable();
-        while steps.peek().is_some() {
-            let parcel = steps.by_ref().take(PARCEL).collect();
-            success.push(Step::Within(Txn { success: parcel, ..Txn::default() }));
-        }
+        success.extend(in_parcels(steps));
         let compare = vec![Compare { key: head_key.clone(), mod_revision: base }];
         Ok(Txn { compare, success, failure: vec![Step::read(head_key)] })
     }
@@ -289,6 +293,11 @@ impl Cluster {
     }
 
     fn outrun(&self, head: Revision) -> StoreError {
+        self.want(head);
+        StoreError::Outrun
+    }
+
+    fn want(&self, head: Revision) {
         let mut revisions = lock(&self.tenants.revisions);
         revisions.wanted = revisions.wanted.max(head);
     }
@@ -312,11 +321,6 @@ impl Cluster {
         self.want(head);
         Ok(head)
     }
-        self.want(head);
-        StoreError::Outrun
-    }
-
-    fn want(&self, head: Revision) {
 
     /// Waits until the model has all that a write of ours was outrun by. The caller has no turn.
     ///
@@ -383,6 +387,20 @@ impl Cluster {
     }
 }
 
+/// Steps that etcd takes beside two others.
+fn in_parcels(mut steps: Vec<Step>) -> Vec<Step> {
+    while steps.len() > PARCEL {
+        let mut rest = steps.into_iter().peekable();
+        let mut parcels = Vec::new();
+        while rest.peek().is_some() {
+            let success = rest.by_ref().take(PARCEL).collect();
+            parcels.push(Step::Within(Txn { success, ..Txn::default() }));
+        }
+        steps = parcels;
+    }
+    steps
+}
+
 fn head_value(write: &str) -> Vec<u8> {
     let head = HeadRecord { schema: SCHEMA, write: write.to_owned() };
     serde_json::to_vec(&head).expect("a record has only text keys")
@@ -413,4 +431,32 @@ fn steps(keys: &Keys, changes: &[Change]) -> Vec<Step> {
         None => Step::delete(key),
     };
     last.into_iter().map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How deep steps lie, how many are beside each other at most, and how many there are.
+    fn shape(steps: &[Step]) -> (u32, usize, usize) {
+        let mut shape = (1, steps.len(), 0);
+        for step in steps {
+            let Step::Within(txn) = step else {
+                shape.2 += 1;
+                continue;
+            };
+            let within = self::shape(&txn.success);
+            shape = (shape.0.max(within.0 + 1), shape.1.max(within.1), shape.2 + within.2);
+        }
+        shape
+    }
+
+    #[test]
+    fn any_number_of_steps_is_one_transaction_that_etcd_takes() {
+        for count in [0, 1, PARCEL, PARCEL + 1, PARCEL * PARCEL, PARCEL * PARCEL + 1, 20_000, PARCEL.pow(LEVELS)] {
+            let (levels, beside, all) = shape(&in_parcels(vec![Step::delete(Blob::default()); count]));
+            assert!(levels <= LEVELS && beside <= PARCEL, "{count}: {levels} {beside}");
+            assert_eq!(all, count);
+        }
+    }
 }

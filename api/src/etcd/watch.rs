@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Bytes of one line: etcd cuts what is longer than its largest request and some (1.5 MiB + 512 KiB), in Base64.
 const LINE_BYTES_MAX: usize = 8 << 20;
-/// Events put together: ten times the largest transaction of ours, from each of which etcd may have cut one.
+/// Events put together: some times those of the largest transaction of ours, from each of which etcd may have cut one.
 const GATHERED_MAX: usize = 65_536;
 
 /// Something that happened to a key.

@@ -31,10 +31,12 @@ facts! {
         /// The id asked for.
         network: NetworkId,
     }
-    /// The network has ports with attachments.
-    NetworkInUse: "network {network} has attachments" {
+    /// The network has ports with attachments, or more ports than can go with it at once.
+    NetworkInUse: "network {network} has attachments, or too many ports: {too_many:?}" {
         /// The network.
         network: NetworkId,
+        /// Its ports, if it has no attachments and they are too many.
+        too_many: Option<usize>,
     }
     /// The network has no such port.
     PortNotFound: "port {port} could not be found on network {network}" {

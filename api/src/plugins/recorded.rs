@@ -284,10 +284,15 @@ impl<B: Backing> Plugin for Recorded<B> {
         self.writes.write(|model| {
             let network = own_network(model, tenant, network)?;
             if model.ports_of(&network.id).any(|port| port.attachment.is_some()) {
-                return Err(NetworkInUse { network: network.id.clone() }.into());
+                return Err(NetworkInUse { network: network.id.clone(), too_many: None }.into());
             }
             let ports = model.ports_of(&network.id).map(|port| Change::RemovePort(port.id.clone()));
-            Ok::<_, DeleteNetworkError>((ports.chain([Change::RemoveNetwork(network.id.clone())]).collect(), ()))
+            let changes: Vec<Change> = ports.chain([Change::RemoveNetwork(network.id.clone())]).collect();
+            if self.writes.backing.size_of(&changes) > B::BYTES_MAX {
+                let too_many = Some(changes.len() - 1);
+                return Err(NetworkInUse { network: network.id.clone(), too_many }.into());
+            }
+            Ok::<_, DeleteNetworkError>((changes, ()))
         })?;
         self.overwritten.forget(network);
         Ok(())

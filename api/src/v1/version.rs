@@ -114,13 +114,15 @@ const BACKEND_FAILED: FaultRow = FaultRow {
 fn describe(fault: &Fault) -> Option<(&'static FaultRow, String)> {
     Some(match fault {
         Fault::NetworkNotFound(it) => (&NETWORK_NOT_FOUND, format!("Network {} could not be found", it.network)),
-        Fault::NetworkInUse(it) => (
-            &NETWORK_IN_USE,
-            format!(
-                "Unable to complete operation on network {}. There is one or more attachments plugged into its ports.",
-                it.network
-            ),
-        ),
+        Fault::NetworkInUse(it) => {
+            let why = match it.too_many {
+                None => "There is one or more attachments plugged into its ports.".to_owned(),
+                Some(ports) => {
+                    format!("Its {ports} ports are more than can be removed at once: remove some of them first.")
+                }
+            };
+            (&NETWORK_IN_USE, format!("Unable to complete operation on network {}. {why}", it.network))
+        }
         Fault::PortNotFound(it) => {
             (&PORT_NOT_FOUND, format!("Port {} could not be found on network {}", it.port, it.network))
         }

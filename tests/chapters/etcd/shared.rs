@@ -1,6 +1,7 @@
 //! API servers that share tenants' records: real daemons over one etcd, without a wire between them.
 
-use super::SOON;
+use super::{SOON, blob};
+use api::etcd::message::{Step, Txn};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +64,6 @@ fn what_one_api_server_wrote_the_other_tells_and_both_change_it() {
 }
 
 #[test]
-#[test]
 fn no_api_server_refuses_by_what_another_has_changed_a_moment_ago() {
     let server = Server::start();
     let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
@@ -90,6 +90,7 @@ fn no_api_server_refuses_by_what_another_has_changed_a_moment_ago() {
     }
 }
 
+#[test]
 fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments() {
     let server = Server::start();
     let quota = "[quota]\nnetworks = 60\n[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/tmp/qvs-none\"\n\
@@ -133,9 +134,9 @@ fn a_write_whose_answer_is_lost_is_done_once_and_answered() {
     let relay = Relay::new(server.address());
     let (a, b) = (daemon(&relay.url(), "a", ""), daemon(&server.url(), "b", ""));
     let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
-    for _ in 0..3 {
     // It has read what there is, and serves.
     assert!(networks(&red_a).is_empty());
+    for _ in 0..3 {
         relay.set(Way::NoAnswers);
         thread::scope(|scope| {
             let writer = scope.spawn(|| red_a.network("lan"));
@@ -251,20 +252,54 @@ fn a_copy_of_an_etcd_that_is_no_more_is_served_until_the_new_one_is_there_and_th
     assert!(next.is_some() && agreed(&tenant, &b.tenant("red")).len() == 2);
 }
 
-#[test]
-fn a_large_network_is_removed_at_once() {
-    let server = Server::start();
-    let a = daemon(&server.url(), "a", "");
-    let tenant = a.tenant("red");
-    let network = tenant.network("large");
-    thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| (0..20).for_each(|_| drop(tenant.port(&network))));
+/// Writes networks of the tenant red with these ids and numbers of ports into an etcd that has none, as a daemon would.
+fn fill(server: &Server, networks: &[(&str, usize)]) {
+    /// Steps of one transaction.
+    const STEPS: usize = 100;
+    let record = |text: String| [&[1], text.as_bytes()].concat();
+    let mut records = vec![("head".to_owned(), br#"{"schema":1,"write":"w"}"#.to_vec())];
+    let mut serial = 0;
+    for (id, ports) in networks {
+        let network = record(format!(r#"{{"tenant":"red","name":null,"serial":{serial}}}"#));
+        records.push((format!("network/{id}"), network));
+        for _ in 0..*ports {
+            serial += 1;
+            // As long as the real ones.
+            let port = format!(r#"{{"network":"{id}","state":"ACTIVE","attachment":null,"serial":{serial}}}"#);
+            records.push((format!("port/{id}-4567-8901-2345-{serial:012}"), record(port)));
+        }
+        serial += 1;
+    }
+    let client = super::client(server);
+    super::run(async {
+        for some in records.chunks(STEPS) {
+            let put = |(key, value): &(String, Vec<u8>)| Step::put(blob(&format!("/qvs/{key}")), value.clone(), None);
+            let txn = Txn { success: some.iter().map(put).collect(), ..Txn::default() };
+            assert!(client.transact(&txn).await.unwrap().succeeded);
         }
     });
-    tenant.request("DELETE", &format!("networks/{network}"), None, 204);
-    let left = server.ask("/v3/kv/range", &json!({"key": "L3F2cy9wb3J0Lw==", "range_end": "L3F2cy9wb3J0MA=="}));
-    assert_eq!(left["count"], Value::Null, "{left:#}");
+}
+
+#[test]
+fn a_network_of_thousands_of_ports_is_removed_at_once_and_a_larger_one_is_not_touched() {
+    let server = Server::start();
+    fill(&server, &[("large-12345678", 12_000), ("largest-1234567", 25_000)]);
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let count = || {
+        let answer = server.ask(
+            "/v3/kv/range",
+            &json!({"key": "L3F2cy9wb3J0Lw==", "range_end": "L3F2cy9wb3J0MA==", "count_only": true}),
+        );
+        answer["count"].as_str().map(str::to_owned).unwrap_or_default()
+    };
+    assert_eq!(count(), "37000");
+    let refused = red_a.request("DELETE", "networks/largest-1234567", None, 409);
+    let text = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(text.contains("25000 ports are more than can be removed at once"), "{text}");
+    red_a.request("DELETE", "networks/large-12345678", None, 204);
+    assert_eq!(count(), "25000");
+    wait_until("b hears of it", SOON, || networks(&red_b) == BTreeSet::from(["largest-1234567".to_owned()]));
 }
 
 #[test]

@@ -106,8 +106,8 @@ pub(super) static NETWORK_NOT_FOUND: FaultDoc = FaultDoc {
 };
 pub(super) static NETWORK_IN_USE: FaultDoc = FaultDoc {
     name: "NetworkInUse",
-    about: "Something is plugged into a port of the network.",
-    examples: &[|version, format| core(version, format, NetworkInUse { network: NETWORK.into() })],
+    about: "Something is plugged into a port of the network; or, where hosts share their state, it has more ports than can be removed at once.",
+    examples: &[|version, format| core(version, format, NetworkInUse { network: NETWORK.into(), too_many: None })],
     provocation: Provocation::new(Given::Plugged, "DELETE", "/tenants/{tenant}/networks/{network}", NO_BODY),
 };
 pub(super) static PORT_NOT_FOUND: FaultDoc = FaultDoc {
