@@ -35,7 +35,8 @@ const MAC_SIZE: usize = 6;
 const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
 /// Hears nothing.
 const NO_PROTOCOL: u16 = 0;
-/// `PACKET_MR_PROMISC` (linux/if_packet.h)
+/// `PACKET_MR_MULTICAST` and `PACKET_MR_PROMISC` (linux/if_packet.h)
+const PACKET_MR_MULTICAST: u16 = 0;
 const PACKET_MR_PROMISC: u16 = 1;
 
 /// Most frames of one call of [`RawSocket::send_burst`] and [`RawSocket::receive_burst`]: their headers lie on the stack.
@@ -56,6 +57,16 @@ impl RawSocket {
     /// [`InterfaceError`]: no such interface, not an Ethernet one, or the system's refusal.
     pub fn open(interface: &str) -> Result<RawSocket, InterfaceError> {
         RawSocket::open_prepared(interface, EVERY_PROTOCOL, |_| Ok(()))
+    }
+
+    /// Opens a socket that hears only frames of one EtherType, also those that are sent to `group`.
+    ///
+    /// # Errors
+    /// As [`RawSocket::open`].
+    pub fn open_group(interface: &str, ethertype: u16, group: MacAddr) -> Result<RawSocket, InterfaceError> {
+        let socket = RawSocket::open_prepared(interface, ethertype.to_be(), |_| Ok(()))?;
+        socket.join(PACKET_MR_MULTICAST, &group.0, "listening for a group")?;
+        Ok(socket)
     }
 
     /// The same with options that hold from the first frame on.
@@ -211,10 +222,19 @@ impl RawSocket {
 
     /// Has the interface take the frames for all addresses, not only its own, as long as the socket lives.
     fn listen_for_all(&self) -> Result<(), InterfaceError> {
-        // `struct packet_mreq`: index, type, and an address that does not count.
-        let membership = [&self.index.to_ne_bytes()[..], &PACKET_MR_PROMISC.to_ne_bytes(), &[0; 10]].concat();
+        self.join(PACKET_MR_PROMISC, &[], "listening for all addresses")
+    }
+
+    /// Has the interface take more than the frames for its own address, as long as the socket lives.
+    fn join(&self, kind: u16, address: &[u8], what: &'static str) -> Result<(), InterfaceError> {
+        // `struct packet_mreq`: index, type, length of the address, the address in eight bytes.
+        let mut membership = [0; 16];
+        membership[..4].copy_from_slice(&self.index.to_ne_bytes());
+        membership[4..6].copy_from_slice(&kind.to_ne_bytes());
+        membership[6..8].copy_from_slice(&(address.len() as u16).to_ne_bytes());
+        membership[8..8 + address.len()].copy_from_slice(address);
         set_option(self.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
-            .map_err(|source| InterfaceError::Io { what: "listening for all addresses", source })
+            .map_err(|source| InterfaceError::Io { what, source })
     }
 
     /// How many frames the kernel lost because the receive buffer was full, since the last call.

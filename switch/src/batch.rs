@@ -133,6 +133,14 @@ impl<'r> Batch<'r> {
         self.lent[index] = KEPT;
     }
 
+    /// Forgets the packets behind the first `len`.
+    pub(crate) fn forget_behind(&mut self, len: usize) {
+        let Some(first) = self.packets().get(len) else { return };
+        self.segments.truncate(first.tail_range().start);
+        self.len = len;
+        self.bytes = self.packets().iter().map(Packet::len).sum();
+    }
+
     /// Packets in the batch.
     #[inline]
     pub fn len(&self) -> usize {

@@ -79,6 +79,8 @@ drop_reasons! {
     PortGone = "port_gone",
     /// The device is there but its driver takes nothing yet.
     NotReady = "not_ready",
+    /// It came by a link of a bond that does not receive.
+    BondStandby = "bond_standby",
     /// The receiver has no free buffer.
     RxRingFull = "rx_ring_full",
     /// The receiver's buffers cannot hold the frame.
@@ -182,6 +184,20 @@ impl Tally {
         match self.dropped {
             0 => Some(0),
             dropped => ((self.packets + dropped) as usize == picks).then_some(self.dropped_picks),
+        }
+    }
+
+    /// Adds what became of some of the picks, those at these `places` among all of them.
+    pub fn add_part(&mut self, part: &Tally, places: &[u8]) {
+        self.packets += part.packets;
+        self.bytes += part.bytes;
+        self.dropped += part.dropped;
+        self.cut += part.cut;
+        for (sum, count) in self.drops.iter_mut().zip(part.drops) {
+            *sum += count;
+        }
+        for (at, &place) in places.iter().enumerate() {
+            self.dropped_picks |= (part.dropped_picks >> at & 1) << place;
         }
     }
 

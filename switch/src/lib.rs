@@ -16,6 +16,7 @@ pub mod af_xdp;
 pub mod affinity;
 pub mod assign;
 pub mod batch;
+pub mod bond;
 pub mod capture;
 pub mod checksum;
 pub mod clock;

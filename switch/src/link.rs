@@ -9,7 +9,7 @@
 //! the socket stays in the namespace of the thread that opened it. Its bound: one message of [`MESSAGE_MAX`] bytes.
 
 use crate::ids::MacAddr;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 use std::io;
@@ -132,6 +132,13 @@ impl LinkWatch {
             }
         }
         status.clone()
+    }
+}
+
+/// Readable while there is news.
+impl AsFd for LinkWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

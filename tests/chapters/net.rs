@@ -1,5 +1,6 @@
 //! The real daemon, commanded by the real API, with TAPs in real namespaces: what tenants of host processes see.
 
+mod bond;
 mod capture;
 mod crowd;
 mod device;

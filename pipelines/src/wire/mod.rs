@@ -12,6 +12,7 @@ pub mod gre;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod lacp;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,6 +12,7 @@
 //! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
 
 mod automatic;
+mod bonds;
 pub(crate) mod cluster;
 mod held;
 mod host;

@@ -7,6 +7,7 @@
 mod accounts;
 mod admin;
 mod backup;
+mod bond;
 mod capture;
 mod check;
 mod cli;

@@ -5,6 +5,7 @@
 //! effect is worse than none. Both kinds of fault name the line. What depends on the host (CPUs, users, groups) is
 //! checked only where it is used, because clients read the same file to find the daemon.
 
+mod bond;
 mod quota;
 mod sections;
 mod source;
@@ -13,6 +14,7 @@ mod underlay;
 mod uplinks;
 
 use api::server::Limits;
+pub(crate) use bond::BondUplink;
 pub(crate) use quota::QuotaSettings;
 pub(crate) use sections::*;
 use serde::Serialize;

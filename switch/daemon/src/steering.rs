@@ -17,12 +17,17 @@ pub(crate) fn of_uplinks(
     let ends = |local| carriers.map(|carrier| TunnelEnd { local, carrier, vlan: None });
     let tunnels: BTreeSet<TunnelEnd> = tunnel.local_ip.into_iter().flat_map(ends).collect();
     let steering = |uplink: &UplinkSettings| {
-        let UplinkDevice::Interface { interface, exclusive, driver, .. } = &uplink.device else { return None };
+        let (exclusive, driver) = match &uplink.device {
+            UplinkDevice::Interface { exclusive, driver, .. } => (*exclusive, *driver),
+            UplinkDevice::Bond(bond) => (bond.exclusive, bond.driver),
+            UplinkDevice::VhostUser(_) => (true, None),
+        };
         let ours = Ours { vlans: segments.vlans_of(&uplink.physical_network), tunnels: tunnels.clone() };
-        let device = DeviceSpec::Device { name: interface.clone(), netns: None, driver: *driver };
-        Some((device, if *exclusive { Steering::Exclusive(ours) } else { Steering::Only(ours) }))
+        let steering = if exclusive { Steering::Exclusive(ours) } else { Steering::Only(ours) };
+        let device = |name: &String| DeviceSpec::Device { name: name.clone(), netns: None, driver };
+        uplink.device.interfaces().iter().map(|name| (device(name), steering.clone())).collect::<Vec<_>>()
     };
-    uplinks.iter().filter_map(steering).collect()
+    uplinks.iter().flat_map(steering).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Field names are the contract's; fields are only ever added. Everything is read at the moment of asking; nothing here
 //! is kept.
 
+use crate::bond::LinkStatus;
 use crate::control::{Control, InterfaceView};
 use crate::devices::device_name;
 use api::address_pair::AddressPair;
@@ -132,6 +133,9 @@ pub(crate) struct PortRow {
     /// Sessions that began on the socket since it was opened; `None`: no socket.
     #[serde(default)]
     pub(crate) sessions: Option<u64>,
+    /// The links of a bond.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) links: Vec<LinkRow>,
     /// Connections to it that were turned away, because a session was on or because of the peer's user.
     #[serde(default)]
     pub(crate) refused: Option<u64>,
@@ -139,6 +143,35 @@ pub(crate) struct PortRow {
     pub(crate) rx: FlowRow,
     /// Sent by the switch to the device.
     pub(crate) tx: FlowRow,
+}
+
+/// A link of a bonded uplink.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct LinkRow {
+    /// The interface.
+    pub(crate) interface: String,
+    /// `up` if it is open and has a carrier.
+    pub(crate) link: String,
+    /// Whether frames are sent by it, and received.
+    pub(crate) sending: bool,
+    pub(crate) receiving: bool,
+    /// By LACP: the other end's system, if it was heard lately; `None`: it was not, or nobody asks.
+    pub(crate) partner: Option<String>,
+    /// By LACP: the state octets of ours and of the other end (IEEE 802.1AX-2014 section 6.4.2.3).
+    pub(crate) lacp_states: Option<[u8; 2]>,
+}
+
+impl From<LinkStatus> for LinkRow {
+    fn from(status: LinkStatus) -> LinkRow {
+        LinkRow {
+            interface: status.interface,
+            link: if status.is_up { "up" } else { "down" }.into(),
+            sending: status.is_sending,
+            receiving: status.is_receiving,
+            partner: status.lacp.filter(|lacp| lacp.is_current).map(|lacp| lacp.partner.to_string()),
+            lacp_states: status.lacp.map(|lacp| lacp.states),
+        }
+    }
 }
 
 /// A tenant's network.
@@ -309,6 +342,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             link: if way.is_up { "up" } else { "down" }.into(),
             reason: way.reason,
             mtu: way.mtu,
+            links: way.links.into_iter().map(LinkRow::from).collect(),
             rx,
             tx,
             ..logical(control, &model, None)
@@ -356,6 +390,7 @@ fn interface_row<P: Pipeline>(
         mtu,
         automatic: plug.is_automatic,
         sessions: interface.connections.map(|connections| connections.sessions),
+        links: Vec::new(),
         refused: interface.connections.map(|connections| connections.refused),
         rx,
         tx,
@@ -392,6 +427,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         mtu: None,
         automatic: false,
         sessions: None,
+        links: Vec::new(),
         refused: None,
         rx: FlowRow::default(),
         tx: FlowRow::default(),

@@ -20,7 +20,7 @@ pub enum Steering {
     /// All.
     #[default]
     Everything,
-    /// All, and tunnels end here: their inner frames are looked at for what their senders left to do.
+    /// All but LACP's and the like, and tunnels end here: their inner frames are looked at for what their senders left to do.
     Exclusive(Ours),
     /// These; the host gets the others.
     Only(Ours),
@@ -162,8 +162,12 @@ pub(super) struct Steered {
 /// The system's: `EPERM` without CAP_BPF and CAP_NET_ADMIN.
 pub(super) fn load(steering: &Steering, sockets: &SocketMap, unclaimed: Unclaimed) -> io::Result<Steered> {
     match steering {
-        Steering::Everything | Steering::Exclusive(_) => {
+        Steering::Everything => {
             let program = Program::load(&everything(sockets, unclaimed))?;
+            Ok(Steered { program, _keys: None })
+        }
+        Steering::Exclusive(_) => {
+            let program = Program::load(&exclusive(sockets, unclaimed))?;
             Ok(Steered { program, _keys: None })
         }
         Steering::Only(ours) => {
@@ -346,6 +350,26 @@ fn everything(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
     let mut program = Assembler::default();
     program.copy(R6, R1);
     program.redirect(sockets, unclaimed);
+    program.finish()
+}
+
+/// The program that takes every frame but those of the Slow Protocols (IEEE 802.3 annex 57A), which are for whoever speaks LACP on
+/// the interface: our own control side, by a socket of the host's.
+fn exclusive(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
+    let mut program = Assembler::default();
+    let asm = &mut program;
+    let [ours, pass] = std::array::from_fn(|_| asm.label());
+    asm.copy(R6, R1);
+    asm.load(Size::Four, R7, R6, MD_DATA);
+    asm.load(Size::Four, R8, R6, MD_DATA_END);
+    asm.need(R7, 14, ours);
+    asm.load(Size::Two, R3, R7, 12);
+    asm.jump_if_equal(R3, wire(0x8809), pass);
+    asm.here(ours);
+    asm.redirect(sockets, unclaimed);
+    asm.here(pass);
+    asm.set(R0, PASS);
+    asm.exit();
     program.finish()
 }
 

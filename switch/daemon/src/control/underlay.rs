@@ -7,6 +7,7 @@
 //!
 //! Lock order: `seen` (held by [`Control::follow_underlay`] alone) before `state`.
 
+use super::bonds::Links;
 use super::held::Held;
 use super::path_mtu::PathMtus;
 use super::{Control, State};
@@ -55,6 +56,8 @@ pub(super) struct Uplink {
     settings: UplinkSettings,
     pub(super) plug: Plug,
     pub(super) slot: Option<Arc<Slot>>,
+    /// Those of a bond.
+    pub(super) links: Option<Links>,
 }
 
 struct Tunnel {
@@ -85,7 +88,9 @@ impl Ways {
 
     /// The physical network whose uplink a device would be.
     pub(super) fn uses(&self, device: &DeviceSpec) -> Option<&str> {
-        let uplink = self.uplinks.iter().find(|uplink| do_clash(&uplink.plug.device, device))?;
+        let own = |uplink: &Uplink| do_clash(&uplink.plug.device, device);
+        let of_links = |uplink: &Uplink| uplink.links.iter().flat_map(Links::devices).any(|it| do_clash(it, device));
+        let uplink = self.uplinks.iter().find(|uplink| own(uplink) || of_links(uplink))?;
         Some(&uplink.settings.physical_network)
     }
 
@@ -187,6 +192,10 @@ impl Uplink {
     fn look(&self) -> Option<UplinkConfig> {
         let (mac, mtu, is_shared) = match &self.settings.device {
             UplinkDevice::VhostUser(vhost) => (vhost.mac.unwrap_or_else(|| made_up_mac(&self.plug)), vhost.mtu, false),
+            UplinkDevice::Bond(bond) => {
+                let (mac, mtu) = self.links.as_ref()?.facts()?;
+                (mac, mtu, !bond.exclusive)
+            }
             UplinkDevice::Interface { exclusive, .. } => {
                 let found = self.slot.as_ref()?.found()?;
                 let mtu = u16::try_from(found.mtu?).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);
@@ -223,6 +232,10 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
         UplinkDevice::Interface { interface, driver, .. } => {
             (DeviceSpec::Device { name: interface.clone(), netns: None, driver: *driver }, None)
         }
+        // The first stands for all of them: each has a plug of its own.
+        UplinkDevice::Bond(bond) => {
+            (DeviceSpec::Device { name: bond.interfaces[0].clone(), netns: None, driver: bond.driver }, None)
+        }
         UplinkDevice::VhostUser(vhost) => {
             let role =
                 if vhost.role == crate::settings::Role::Server { SocketRole::Server } else { SocketRole::Client };
@@ -254,11 +267,13 @@ impl<P: Pipeline> Control<P> {
         let mut reserve = || indices.reserve().expect("uplinks and peers are fewer than ports");
         ways.uplinks = uplinks
             .iter()
-            .map(|settings| Uplink {
-                index: reserve(),
-                settings: settings.clone(),
-                plug: plug_of(settings),
-                slot: None,
+            .map(|settings| {
+                let plug = plug_of(settings);
+                let links = match &settings.device {
+                    UplinkDevice::Bond(bond) => Some(Links::new(bond, &plug)),
+                    _ => None,
+                };
+                Uplink { index: reserve(), settings: settings.clone(), plug, slot: None, links }
             })
             .collect();
         ways.tunnel = tunnel.local_ip.map(|local| Tunnel {
@@ -290,6 +305,10 @@ impl<P: Pipeline> Control<P> {
     pub(super) fn open_uplinks(&self) {
         let mut state = self.state();
         for uplink in &mut state.ways.uplinks {
+            if let (UplinkDevice::Bond(bond), Some(links)) = (&uplink.settings.device, &mut uplink.links) {
+                self.open_links(uplink.index, bond, links);
+                continue;
+            }
             let slot = Slot::new(uplink.plug.clone(), uplink.index, self.switch.place(uplink.index));
             uplink.slot = Some(slot.clone());
             self.supervisor.start(slot);
@@ -383,6 +402,7 @@ impl<P: Pipeline> Control<P> {
         let route = resolver.route(peer.address).ok().flatten();
         let uplink = route.and_then(|route| {
             let state = self.state();
+            // Not a bond: the kernel's end is one of its links' alone, by its MAC too, and would not move with the bond.
             let is_it = |uplink: &&Uplink| {
                 uplink
                     .slot
@@ -395,7 +415,7 @@ impl<P: Pipeline> Control<P> {
         let (Some(route), Some(uplink)) = (route, uplink) else {
             peer.next_hop.set(None);
             if told.insert(format!("no way to {}", peer.address)) {
-                tracing::warn!(peer = %peer.address, "no route to this peer leads over an uplink");
+                tracing::warn!(peer = %peer.address, "no route to this peer leads over an uplink of one interface");
             }
             return None;
         };

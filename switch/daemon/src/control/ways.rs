@@ -1,6 +1,7 @@
 //! Ways to other hosts as `qvs show` tells them: uplinks, VLANs on them, peers of tunnels, and what a network lets through.
 
 use super::Control;
+use crate::bond::LinkStatus;
 use crate::devices::device_name;
 use api::host::DeviceSpec;
 use api::network_type::NetworkType;
@@ -26,6 +27,8 @@ pub(crate) struct WayView {
     pub(crate) reason: String,
     /// Bytes of L3 payload.
     pub(crate) mtu: Option<u16>,
+    /// How the links of a bond do.
+    pub(crate) links: Vec<LinkStatus>,
 }
 
 impl<P: Pipeline> Control<P> {
@@ -58,6 +61,10 @@ impl<P: Pipeline> Control<P> {
         for uplink in &state.ways.uplinks {
             let device = uplink.slot.as_ref().map(|slot| slot.state());
             let facts = underlay.uplinks.iter().find(|facts| facts.index == uplink.index);
+            if let Some(links) = &uplink.links {
+                views.push(links.view(uplink.index, facts.map(|facts| facts.mtu)));
+                continue;
+            }
             views.push(WayView {
                 index: uplink.index,
                 name: uplink.plug.interface.to_string(),
@@ -67,6 +74,7 @@ impl<P: Pipeline> Control<P> {
                 is_up: device.as_ref().is_some_and(|device| device.link == switch::port::Link::Up),
                 reason: device.map(|device| device.reason).unwrap_or_default(),
                 mtu: facts.map(|facts| facts.mtu),
+                links: Vec::new(),
             });
         }
         let physical = |index: PortIndex| {
@@ -82,6 +90,7 @@ impl<P: Pipeline> Control<P> {
                 is_up: true,
                 reason: String::new(),
                 mtu: underlay.uplink(vlan.uplink).map(pipelines::underlay::vlan_mtu),
+                links: Vec::new(),
             });
         }
         for peer in underlay.peers() {
@@ -100,6 +109,7 @@ impl<P: Pipeline> Control<P> {
                 is_up: reason.is_empty(),
                 reason: reason.to_owned(),
                 mtu: Some(underlay.mtu_to(peer)).filter(|&mtu| mtu > 0),
+                links: Vec::new(),
             });
         }
         views

@@ -148,6 +148,12 @@ pub(super) fn resolve_tunnel(
         return Err(fault("local_ip", "tunnels need an uplink: add [[uplink]]".into()));
     }
     check_untagged(local_ip, uplinks, source)?;
+    if let Some(local) = local_ip
+        && uplinks.iter().all(|uplink| matches!(uplink.device, UplinkDevice::Bond(_)) && !uplink.has_address(local))
+    {
+        let message = format!("the kernel routes from {local} by one interface: give the bond this address (address)");
+        return Err(fault("local_ip", message));
+    }
     let mut peers = BTreeSet::new();
     for text in raw.peers.unwrap_or_default() {
         let peer = parse("peers", &text)?;

@@ -1,7 +1,7 @@
 //! `[[uplink]]`: each is an interface or a socket, once, with what goes with it and nothing else.
 
+use super::bond::{BondMode, BondUplink, Interfaces, LacpRate, OneOrMore, XmitHashPolicy, resolve_bond};
 use super::{Role, SettingsError, Source, check_socket_path};
-use crate::naming::INTERFACE_NAME_MAX;
 use api::host::DeviceDriver;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,10 @@ const UPLINK_MTU_MIN: u64 = 1280;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawUplink {
     physical_network: Option<String>,
-    interface: Option<String>,
+    interface: Option<OneOrMore>,
+    bond: Option<BondMode>,
+    lacp_rate: Option<LacpRate>,
+    xmit_hash_policy: Option<XmitHashPolicy>,
     exclusive: Option<bool>,
     driver: Option<DeviceDriver>,
     vhost_user: Option<PathBuf>,
@@ -112,6 +115,11 @@ impl UplinkSettings {
     pub(crate) fn own_end(&self) -> Option<&OwnEnd> {
         end_of(&self.device)
     }
+
+    /// Whether this address is ours alone there.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.own_end().is_some_and(|end| end.address.address == address)
+    }
 }
 
 /// An address of ours alone on an uplink.
@@ -140,8 +148,21 @@ pub(crate) enum UplinkDevice {
         #[serde(flatten)]
         end: Option<OwnEnd>,
     },
+    /// Several interfaces of this host.
+    Bond(BondUplink),
     /// A vhost-user socket; somebody else's process has the NIC.
     VhostUser(VhostUplink),
+}
+
+impl UplinkDevice {
+    /// The interfaces that it is made of.
+    pub(crate) fn interfaces(&self) -> &[String] {
+        match self {
+            UplinkDevice::Interface { interface, .. } => std::slice::from_ref(interface),
+            UplinkDevice::Bond(bond) => &bond.interfaces,
+            UplinkDevice::VhostUser(_) => &[],
+        }
+    }
 }
 
 /// An uplink over a vhost-user socket.
@@ -176,7 +197,7 @@ pub(super) fn resolve_uplinks(raw: Vec<RawUplink>, source: &Source) -> Result<Ve
         return Err(source.item_fault("uplink", UPLINKS_MAX, "physical_network", message));
     }
     let mut names = BTreeSet::new();
-    let mut devices = BTreeSet::new();
+    let mut devices: BTreeSet<String> = BTreeSet::new();
     let mut uplinks = Vec::new();
     for (at, raw) in raw.into_iter().enumerate() {
         let uplink = resolve_uplink(raw, &|key, message| source.item_fault("uplink", at, key, message))?;
@@ -185,19 +206,22 @@ pub(super) fn resolve_uplinks(raw: Vec<RawUplink>, source: &Source) -> Result<Ve
             let message = format!("{:?} has an uplink already", uplink.physical_network);
             return Err(fault("physical_network", message));
         }
-        let (key, device) = match &uplink.device {
-            UplinkDevice::Interface { interface, .. } => ("interface", interface.clone()),
-            UplinkDevice::VhostUser(vhost) => ("vhost_user", vhost.path.display().to_string()),
+        let (key, own) = match &uplink.device {
+            UplinkDevice::VhostUser(vhost) => ("vhost_user", vec![vhost.path.display().to_string()]),
+            device => ("interface", device.interfaces().to_vec()),
         };
-        if !devices.insert(device.clone()) {
-            return Err(fault(key, format!("{device:?} is an uplink already")));
+        for device in own {
+            if devices.contains(&device) {
+                return Err(fault(key, format!("{device:?} is an uplink already")));
+            }
+            devices.insert(device);
         }
         uplinks.push(uplink);
     }
     Ok(uplinks)
 }
 
-type Faults<'a> = &'a dyn Fn(&'static str, String) -> SettingsError;
+pub(super) type Faults<'a> = &'a dyn Fn(&'static str, String) -> SettingsError;
 
 fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, SettingsError> {
     let [native_vlan, service_vlan, underlay_vlan] = resolve_tags(&raw, fault)?;
@@ -214,14 +238,8 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
             if let Some((key, _)) = others.into_iter().find(|(_, is_set)| *is_set) {
                 return Err(fault(key, "is for uplinks with vhost_user; an interface has its own".into()));
             }
-            let is_name = (1..=INTERFACE_NAME_MAX).contains(&interface.len())
-                && interface.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
-                && interface != "."
-                && interface != "..";
-            if !is_name {
-                return Err(fault("interface", format!("{interface:?} is no name of an interface")));
-            }
-            let exclusive = raw.exclusive.unwrap_or(false);
+            let interfaces = resolve_bond(interface, raw.bond, raw.lacp_rate, raw.xmit_hash_policy, fault)?;
+            let (exclusive, driver) = (raw.exclusive.unwrap_or(false), raw.driver);
             // The host's own traffic has no tag and its own addresses, and is told from ours by them.
             let ours_alone = [
                 ("native_vlan", native_vlan.is_some()),
@@ -232,7 +250,18 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
             if let Some((key, _)) = ours_alone.into_iter().find(|(_, is_set)| *is_set && !exclusive) {
                 return Err(fault(key, "needs exclusive = true: the host may not use the interface besides".into()));
             }
-            UplinkDevice::Interface { interface, exclusive, driver: raw.driver, end }
+            match interfaces {
+                Interfaces::One(interface) => UplinkDevice::Interface { interface, exclusive, driver, end },
+                Interfaces::Bond { interfaces, mode, lacp_rate, xmit_hash_policy } => UplinkDevice::Bond(BondUplink {
+                    interfaces,
+                    mode,
+                    lacp_rate,
+                    xmit_hash_policy,
+                    exclusive,
+                    driver,
+                    end,
+                }),
+            }
         }
         (None, Some(path)) => {
             check_socket_path(&path).map_err(|message| fault("vhost_user", message))?;
@@ -241,6 +270,9 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
             }
             if raw.driver.is_some() {
                 return Err(fault("driver", "is for uplinks with interface; a socket has none".into()));
+            }
+            if raw.bond.is_some() || raw.lacp_rate.is_some() || raw.xmit_hash_policy.is_some() {
+                return Err(fault("bond", "is for uplinks of several interfaces".into()));
             }
             let mac = raw.mac.map(|text| parse_station(&text).map_err(|message| fault("mac", message)));
             let mtu = raw.mtu.unwrap_or(MTU_DEFAULT.into());
@@ -267,6 +299,7 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
 fn end_of(device: &UplinkDevice) -> Option<&OwnEnd> {
     match device {
         UplinkDevice::Interface { end, .. } => end.as_ref(),
+        UplinkDevice::Bond(bond) => bond.end.as_ref(),
         UplinkDevice::VhostUser(vhost) => vhost.end.as_ref(),
     }
 }
