@@ -82,7 +82,8 @@ fn import(args: &ImportArgs) -> Outcome {
     if args.dry_run {
         let before = if path.exists() { open(path)?.export().map_err(failed)? } else { Backup::default() };
         if !before.is_empty() && !args.replace {
-            return Err(failed(StoreError::NotEmpty { records: before.len() as u64 }));
+            let why = StoreError::NotEmpty { records: before.len() as u64 };
+            return Err(failed(format!("{notes}would write {backup}, but {}: {why}", path.display())));
         }
         let instead = if before.is_empty() { String::new() } else { format!(", in place of {before}") };
         return Ok(format!("{notes}would write {backup} to {}{instead}\n", path.display()));
