@@ -6,9 +6,12 @@
 //! other program and no privileges.
 
 mod cycles;
+mod effect;
+mod etcd;
 mod host;
 mod paths;
 mod ratchet;
+mod results;
 mod scale;
 mod serve;
 mod store;
@@ -74,6 +77,8 @@ enum What {
     },
     /// The networking API over a full store: lists, writes, start, memory, and a crowd of clients
     Store(store::Options),
+    /// Two hypervisors over one etcd: from the API's answer on one until the frame passes on the other; needs etcd and root
+    Effect(effect::Options),
     /// Many hypervisors over one etcd: change to effect, bytes watched, memory and a cold join; needs etcd
     Scale(scale::Options),
     /// Run the hot paths, for valgrind to count
@@ -106,6 +111,7 @@ fn main() -> Result<()> {
         What::Host { alternations, milliseconds } => host::run(alternations, milliseconds),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
         What::Store(options) => store::run(&options),
+        What::Effect(options) => effect::run(&options),
         What::Scale(options) => scale::run(&options),
         What::Paths => {
             paths::run_all();

@@ -7,11 +7,13 @@
 //! what is plugged there. Every network has ports on as many hosts as there are ports for it, and the whole nodes are hosts
 //! of the same networks, so that each change concerns all of them.
 
+use crate::etcd::Server;
+use crate::results::Section;
 use anyhow::{Context, Result, ensure};
 use api::address_pair::AddressPairs;
 use api::cluster::{Cluster, ClusterConfig, Follower, NodeRecord, Wanted};
+use api::etcd::Etcd;
 use api::etcd::message::Blob;
-use api::etcd::{Etcd, EtcdConfig};
 use api::host::{DeviceSpec, Host, Plug, Scope, SocketRole};
 use api::lowering::{Indices, lower};
 use api::model::{InterfaceId, Model, NetworkId, OpStatus, PortId};
@@ -19,13 +21,11 @@ use api::network_type::SegmentRules;
 use api::plugin::Plugin;
 use api::plugins::NativePlugin;
 use api::plugins::native::Keeper;
-use api::watched::Rights;
 use clap::Args;
 use pipelines::Standard;
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -61,54 +61,10 @@ pub(crate) struct Options {
     etcd: PathBuf,
 }
 
-/// An etcd of one member, with its data on the disk; gone when dropped.
-struct Server {
-    child: Child,
-    url: String,
-    dir: PathBuf,
-}
-
-impl Server {
-    fn start(program: &Path) -> Result<Server> {
-        let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let (url, peer) = (format!("http://{}", free()?), format!("http://{}", free()?));
-        let dir = std::env::temp_dir().join(format!("qvs-cloud-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
-        let child = Command::new(program)
-            .args(["--name", "b", "--quota-backend-bytes", "8000000000", "--data-dir"])
-            .arg(dir.join("data"))
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("b={peer}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("{} (Debian: etcd-server)", program.display()))?;
-        Ok(Server { child, url, dir })
-    }
-
-    fn config(&self) -> EtcdConfig {
-        EtcdConfig {
-            endpoints: vec![self.url.clone()],
-            ca: PathBuf::new(),
-            identity: None,
-            user: None,
-            rights: Rights::OwnerOnly,
-        }
-    }
-
-    fn cluster(&self, host: usize) -> Result<Arc<Cluster>> {
-        let (etcd, prefix, host) = (self.config(), "/qvs".to_owned(), format!("host{host}"));
-        Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600, copy: None })?))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+/// A host's part in the cloud of that etcd.
+fn member(server: &Server, host: usize) -> Result<Arc<Cluster>> {
+    let (etcd, prefix, host) = (server.config(), "/qvs".to_owned(), format!("host{host}"));
+    Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600, copy: None })?))
 }
 
 /// When each change was in force on a whole node: its host lowers and compiles.
@@ -147,7 +103,7 @@ fn plug(interface: InterfaceId) -> Plug {
 
 /// A whole node: all in memory, following.
 fn join(server: &Server, host: usize, ports: usize) -> Result<(Arc<NativePlugin>, Arc<Node>, Arc<Cluster>)> {
-    let cluster = server.cluster(host)?;
+    let cluster = member(server, host)?;
     let plugs = (0..ports).map(|port| (interface(host, port), plug(interface(host, port)))).collect();
     let node = Arc::new(Node { plugs, indices: Mutex::default(), in_force: Mutex::default() });
     let plugin = NativePlugin::with_segments(Keeper::Cluster(cluster.clone()), node.clone(), SegmentRules::Local)?;
@@ -163,16 +119,6 @@ fn resident_mib() -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("proc_pid_status(5)")?;
     let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
     Ok(kib / 1024.0)
-}
-
-/// The value at `part` of 1 of sorted times, ms.
-fn at(times: &[Duration], part: f64) -> f64 {
-    times[((times.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3
-}
-
-fn tell(what: &str, times: &mut [Duration]) {
-    times.sort_unstable();
-    println!("{what}: p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", at(times, 0.5), at(times, 0.99), at(times, 1.0));
 }
 
 /// Makes all networks, and all ports with their interfaces; port `at` is of host `at / ports` on network `at % networks`.
@@ -213,9 +159,9 @@ fn fill(plugin: &NativePlugin, options: &Options) -> Result<(Vec<NetworkId>, Vec
 /// Has every host say that it lives and what is plugged there.
 fn populate(server: &Server, options: &Options) -> Result<()> {
     for host in 0..options.nodes {
-        let cluster = server.cluster(host)?;
+        let cluster = member(server, host)?;
         let last = host as u32;
-        let tunnel = Some(std::net::Ipv4Addr::from(0x0a00_0001 + last).into());
+        let tunnel = Some(Ipv4Addr::from(0x0a00_0001 + last).into());
         cluster.live(&NodeRecord { tunnel, ..NodeRecord::default() })?;
         let wanted = Wanted { tenant: None, is_up: true, fixed: Vec::new(), learnt: Vec::new() };
         cluster.say(|| (0..options.ports).map(|port| (interface(host, port), wanted.clone())).collect())?;
@@ -227,9 +173,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let apart = options.networks / options.ports;
     ensure!(apart * options.ports == options.networks, "networks must be a multiple of the ports of a host");
     ensure!(options.whole * apart < options.nodes + apart, "so many hosts of one network there are not");
-    let server = Server::start(&options.etcd)?;
+    let server = Server::start(&options.etcd, Ipv4Addr::LOCALHOST.into())?;
+    let mut section = Section::begin("Many hypervisors (`benches scale`)");
     let begin = Instant::now();
-    let first = server.cluster(0)?;
+    let first = member(&server, 0)?;
     while first.probe().is_err() {
         ensure!(begin.elapsed() < PATIENCE, "etcd does not serve");
         std::thread::sleep(Duration::from_millis(50));
@@ -242,13 +189,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         filled
     };
     populate(&server, options)?;
-    println!(
+    section.line(format!(
         "{} hosts, {} networks, {} ports attached and plugged: written in {:.1} s",
         options.nodes,
         networks.len(),
         ports.len(),
         begin.elapsed().as_secs_f64()
-    );
+    ));
 
     let before_mib = resident_mib()?;
     let mut joins = Vec::new();
@@ -258,8 +205,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         nodes.push(join(&server, at * apart, options.ports)?);
         joins.push(begin.elapsed());
     }
-    tell("a cold join: all read, lowered and compiled", &mut joins);
-    println!("memory of a whole node: {:.0} MiB", (resident_mib()? - before_mib) / options.whole as f64);
+    section.times("a cold join: all read, lowered and compiled", &mut joins);
+    section.line(format!("memory of a whole node: {:.0} MiB", (resident_mib()? - before_mib) / options.whole as f64));
 
     // The others listen.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -290,7 +237,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ensure!(begin.elapsed() < PATIENCE * 4, "{} of {listeners} listen", listening.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("{listeners} others listen after {:.1} s", begin.elapsed().as_secs_f64());
+    section.line(format!("{listeners} others listen after {:.1} s", begin.elapsed().as_secs_f64()));
 
     let whole_bytes = |nodes: &[(Arc<NativePlugin>, Arc<Node>, Arc<Cluster>)]| nodes[1].2.watched_bytes();
     let (heard_before, whole_before) = (bytes.load(Ordering::Relaxed), whole_bytes(&nodes));
@@ -324,15 +271,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         all_heard.push(answered.elapsed());
         std::thread::sleep(Duration::from_millis(options.pause_ms));
     }
-    tell("a write until it is answered", &mut answers);
-    tell(&format!("from the answer until it is in force on all {} whole nodes", options.whole), &mut in_force);
-    tell(&format!("from the answer until all {listeners} others have heard it"), &mut all_heard);
-    println!(
+    section.times("a write until it is answered", &mut answers);
+    section.times(&format!("from the answer until it is in force on all {} whole nodes", options.whole), &mut in_force);
+    section.times(&format!("from the answer until all {listeners} others have heard it"), &mut all_heard);
+    section.line(format!(
         "heard by a node: {:.0} bytes a change (a whole node: {:.0})",
         (bytes.load(Ordering::Relaxed) - heard_before) as f64 / listeners.max(1) as f64 / options.changes as f64,
         (whole_bytes(&nodes) - whole_before) as f64 / options.changes as f64
-    );
+    ));
     runtime.shutdown_background();
     nodes.iter().for_each(|(_, _, cluster)| cluster.end());
-    Ok(())
+    section.write("cloud.md")
 }

@@ -7,7 +7,7 @@
 //! figures ([`report`]).
 
 mod beside;
-mod client;
+pub(crate) mod client;
 mod crowd;
 mod daemon;
 mod hostile;

@@ -8,32 +8,32 @@ use std::time::Duration;
 /// Longest wait for one answer; a client of Nova gives up about then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 impl Answer {
     /// The first id in the body, of what was made.
-    pub(super) fn id(&self) -> Result<String> {
+    pub(crate) fn id(&self) -> Result<String> {
         let id = self.body.split("\"id\": \"").nth(1).and_then(|rest| rest.split('"').next());
         id.map(str::to_owned).with_context(|| format!("{}: no id in {}", self.status, self.body))
     }
 }
 
 impl Client {
-    pub(super) fn open(address: SocketAddr) -> Result<Client> {
+    pub(crate) fn open(address: SocketAddr) -> Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    pub(super) fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<Answer> {
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<Answer> {
         let length = body.len();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
         self.stream.get_mut().write_all(request.as_bytes())?;

@@ -35,7 +35,7 @@ impl Report {
     /// Writes the page; `how` says how it was measured.
     pub(super) fn write(&self, how: &str) -> Result<()> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/store.md");
-        let mut page = format!("# The API over a full store\n\n{} {how}\n\n", machine()?);
+        let mut page = format!("# The API over a full store\n\n{} {how}\n\n", crate::results::machine()?);
         page += "| what | needed | measured | met |\n|---|---|---|---|\n";
         for Row { what, needed, measured, is_met } in &self.rows {
             let met = match is_met {
@@ -49,18 +49,4 @@ impl Report {
         println!("written: {}", path.display());
         Ok(())
     }
-}
-
-fn machine() -> Result<String> {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
-    let name = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(format!(
-        "Machine: {count} CPUs ({}), Linux {}, load {} at the end.",
-        name.map_or("unknown", |(_, name)| name.trim()),
-        kernel.trim(),
-        load.split(' ').next().unwrap_or_default()
-    ))
 }
