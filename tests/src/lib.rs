@@ -20,3 +20,4 @@ pub mod ovs;
 pub mod pcapng;
 pub mod process;
 pub mod qmp;
+pub mod wire;

@@ -235,10 +235,13 @@ impl Sniffer {
     /// # Panics
     /// With `what`, if they do not within 10 s.
     pub fn wait_for(&self, what: &str, count: usize, is_it: impl Fn(&[u8]) -> bool) {
-        wait_until(what, Duration::from_secs(10), || {
-            let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            frames.iter().filter(|frame| is_it(frame)).count() >= count
-        });
+        wait_until(what, Duration::from_secs(10), || self.count(&is_it) >= count);
+    }
+
+    /// How many frames passed so far of which `is_it` is true.
+    pub fn count(&self, is_it: impl Fn(&[u8]) -> bool) -> usize {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.iter().filter(|frame| is_it(frame)).count()
     }
 }
 
