@@ -29,7 +29,7 @@ use crate::sync::{AtomicBool, Ordering};
 use crate::worker::ROUND_BYTES;
 use crossbeam_utils::CachePadded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl};
@@ -47,6 +47,9 @@ const TAIL_MAX: usize = 65_536 + 14 + 2 * 4 + 1;
 const RX_BUFFER: usize = (ROUND_BYTES + TAIL_MAX).next_multiple_of(4096) + BURST * TAIL_ALIGN;
 /// Tails start on cache lines of their own.
 const TAIL_ALIGN: usize = 64;
+
+/// `_IO('T', 227)` (linux/if_tun.h)
+const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 
 /// What failed when no namespace could be entered.
 const ENTERING: &str = "entering the network namespace (needs CAP_SYS_ADMIN)";
@@ -165,6 +168,26 @@ impl Tap {
         });
         place.publish(port.clone());
         Ok(Tap { port, place, origin, is_published: true })
+    }
+
+    /// Gives the device another MTU, under whatever name it is in whatever namespace now. Needs what [`Tap::open`] needs.
+    ///
+    /// # Errors
+    /// [`TapError::Io`]; the MTU is as it was.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), TapError> {
+        let fd = &self.port.queues[0].fd;
+        let mut request = InterfaceRequest::new("");
+        update::<{ libc::TUNGETIFF as Opcode }>(fd, &mut request).map_err(failed("asking for the name of a TAP"))?;
+        let netns = namespace_of(fd).map_err(failed("asking for the namespace of a TAP"))?;
+        let own = netns::own().map_err(failed("looking at our own namespace"))?;
+        let is_here = netns::is_same(&own, &netns).map_err(failed("looking at the namespace of a TAP"))?;
+        netns::within((!is_here).then_some(netns.as_fd()), || {
+            let control = netns::control_socket()?;
+            request.value[..4].copy_from_slice(&c_int::from(mtu).to_ne_bytes());
+            update::<{ libc::SIOCSIFMTU as Opcode }>(&control, &mut request)
+        })
+        .map_err(failed(ENTERING))?
+        .map_err(failed("setting the MTU of a TAP"))
     }
 
     /// Removes the device itself: withdraws the port, ends persistence and closes.
@@ -621,11 +644,21 @@ impl InterfaceRequest {
     }
 }
 
-/// An ioctl that reads and writes a `struct ifreq`: TUNSETIFF and the SIOC family.
+/// An ioctl that reads and writes a `struct ifreq`: TUNSETIFF, TUNGETIFF and the SIOC family.
 fn update<const OPCODE: Opcode>(fd: &OwnedFd, request: &mut InterfaceRequest) -> io::Result<()> {
     // SAFETY: all callers (in this file) name requests that take a pointer to `struct ifreq`, whose size ours has.
     // Why unsafe: the type system does not know what an ioctl does with its pointer.
     Ok(unsafe { ioctl(fd, Updater::<OPCODE, InterfaceRequest>::new(request)) }?)
+}
+
+/// The namespace in which the device is now (`TUNGETDEVNETNS`, Linux 5.2).
+fn namespace_of(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: the request reads no argument; what it answers is -1 or a new descriptor, which nobody else knows.
+    // Why unsafe: the type system knows neither what an ioctl does nor whose a descriptor is.
+    unsafe {
+        let netns = libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS);
+        if netns < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(netns)) }
+    }
 }
 
 /// An ioctl that reads an `int` through a pointer: TUNSETVNETHDRSZ, TUNSETVNETLE.

@@ -17,7 +17,7 @@ use crate::socket::{Stream, Wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -82,6 +82,8 @@ struct Shared {
     wake: Arc<Wake>,
     stop: AtomicBool,
     status: Mutex<Status>,
+    /// What a guest's MTU is held against.
+    mtu: Arc<AtomicU16>,
     sessions: AtomicU64,
     refused: AtomicU64,
     messages: AtomicU64,
@@ -91,12 +93,13 @@ struct Shared {
 
 impl Shared {
     /// Before the first peer; `is_ready`: the backend stands already.
-    fn new(wake: Wake, is_ready: bool) -> Shared {
+    fn new(wake: Wake, is_ready: bool, mtu: u16) -> Shared {
         let state = DeviceState { is_ready, link: Link::Down, reason: String::new() };
         Shared {
             wake: Arc::new(wake),
             stop: AtomicBool::new(false),
             status: Mutex::new(Status { state, last_disconnect: String::new() }),
+            mtu: Arc::new(AtomicU16::new(mtu)),
             sessions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             messages: AtomicU64::new(0),
@@ -187,7 +190,7 @@ impl Backend {
             Role::Client => None,
         };
         let wake = Wake::new().map_err(failed("eventfd"))?;
-        let shared = Arc::new(Shared::new(wake, listener.is_some()));
+        let shared = Arc::new(Shared::new(wake, listener.is_some(), config.mtu));
         let file = listener.as_ref().map(Listener::file);
         let state_file = config.state_file.clone();
         let gate = Gate::new(place);
@@ -220,6 +223,11 @@ impl Backend {
             // It is there only if a guest had packed rings.
             let _ = std::fs::remove_file(path);
         }
+    }
+
+    /// From now on another MTU is the port's: a frontend that connects and gives its guest a larger one is warned about.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.shared.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// What happened so far.
@@ -322,8 +330,12 @@ impl Thread {
     fn serve(&mut self, socket: OwnedFd) {
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.is_serving.store(true, Ordering::Relaxed);
-        let mut session =
-            Session::new(self.place.clone(), self.shared.wake.clone(), self.config.mtu, self.config.state_file.clone());
+        let mut session = Session::new(
+            self.place.clone(),
+            self.shared.wake.clone(),
+            self.shared.mtu.clone(),
+            self.config.state_file.clone(),
+        );
         let mut stream = Stream::new(socket);
         tracing::info!(path = %self.config.path.display(), "a vhost-user peer is connected");
         let reason = self.converse(&mut session, &mut stream);

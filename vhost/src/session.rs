@@ -30,7 +30,7 @@ use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use switch::port::Place;
 
 /// Protocol features offered.
@@ -71,7 +71,7 @@ pub(crate) type Answer = Option<Outgoing>;
 pub(crate) struct Session {
     place: Arc<dyn Place>,
     wake: Arc<Wake>,
-    mtu: u16,
+    mtu: Arc<AtomicU16>,
     features: u64,
     protocol: u64,
     status: u64,
@@ -94,7 +94,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// A fresh connection. Puts an idle port at the place, so that frames for the guest are counted as `not_ready`.
-    pub(crate) fn new(place: Arc<dyn Place>, wake: Arc<Wake>, mtu: u16, state_path: Option<PathBuf>) -> Session {
+    pub(crate) fn new(
+        place: Arc<dyn Place>,
+        wake: Arc<Wake>,
+        mtu: Arc<AtomicU16>,
+        state_path: Option<PathBuf>,
+    ) -> Session {
         let mut session = Session {
             place,
             wake,
@@ -349,8 +354,9 @@ impl Session {
                 if !(68..=65_535).contains(&mtu) {
                     return Ok(Some(Reply::Number(1)));
                 }
-                if mtu > u64::from(self.mtu) && !std::mem::replace(&mut self.has_warned_of_mtu, true) {
-                    tracing::warn!(mtu, port_mtu = self.mtu, "the guest is given a larger MTU than its port has");
+                let port_mtu = self.mtu.load(Ordering::Relaxed);
+                if mtu > u64::from(port_mtu) && !std::mem::replace(&mut self.has_warned_of_mtu, true) {
+                    tracing::warn!(mtu, port_mtu, "the guest is given a larger MTU than its port has");
                 }
             }
             Request::SetStatus(status) => {

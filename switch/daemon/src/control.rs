@@ -17,6 +17,7 @@ pub(crate) mod cluster;
 mod held;
 mod host;
 mod interfaces;
+mod mtu;
 mod path_mtu;
 pub(crate) mod underlay;
 mod ways;
@@ -475,6 +476,7 @@ impl<P: Pipeline> Control<P> {
             state.slots.insert(interface.clone(), slot.clone());
             self.supervisor.start(slot);
         }
+        self.tell_mtus(state, model);
     }
 }
 

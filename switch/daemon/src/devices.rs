@@ -62,6 +62,14 @@ pub(crate) trait Running: Device {
         None
     }
 
+    /// Whoever is behind it should send no longer packets from now on, bytes of L3 payload.
+    ///
+    /// # Errors
+    /// One line; what held before holds on.
+    fn set_mtu(&self, _mtu: u16) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Closes it and removes from the host what we made for it.
     fn remove(self: Box<Self>);
 }
@@ -102,6 +110,8 @@ pub(crate) struct Slot {
 struct Condition {
     /// As it is to be opened at the next attempt.
     plug: Plug,
+    /// What its network lets through, where the plug has no MTU of its own; `None`: nobody has told.
+    mtu: Option<u16>,
     running: Option<Box<dyn Running>>,
     /// Why it is not running; empty before the first attempt.
     reason: String,
@@ -119,6 +129,7 @@ impl Slot {
             place,
             condition: Mutex::new(Condition {
                 plug,
+                mtu: None,
                 running: None,
                 reason: String::new(),
                 is_name_taken: false,
@@ -157,6 +168,29 @@ impl Slot {
         self.condition().plug = plug;
     }
 
+    /// The MTU that the device has or will have, if it was told one.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        let condition = self.condition();
+        condition.plug.mtu.or(condition.mtu)
+    }
+
+    /// Notes what the network of a device without an MTU of its own lets through; answers whether that is news.
+    fn note_mtu(&self, mtu: u16) -> bool {
+        let mut condition = self.condition();
+        condition.plug.mtu.is_none() && condition.mtu.replace(mtu) != Some(mtu)
+    }
+
+    /// Gives the device, if it is open, the MTU that was noted.
+    fn give_mtu(&self) {
+        let condition = self.condition();
+        if let (Some(running), None, Some(mtu)) = (&condition.running, condition.plug.mtu, condition.mtu) {
+            match running.set_mtu(mtu) {
+                Ok(()) => tracing::info!(interface = &*self.interface, mtu, "its network lets through no more"),
+                Err(error) => tracing::warn!(interface = &*self.interface, mtu, error, "the MTU could not be set"),
+            }
+        }
+    }
+
     /// Whether the last attempt failed because the name belongs to something else.
     pub(crate) fn is_name_taken(&self) -> bool {
         self.condition().is_name_taken
@@ -175,7 +209,7 @@ impl Slot {
             if condition.is_stopped || condition.running.is_some() {
                 return true;
             }
-            condition.plug.clone()
+            Plug { mtu: condition.plug.mtu.or(condition.mtu), ..condition.plug.clone() }
         };
         let result = opener.open(&plug, self.place.clone());
         let mut condition = self.condition();
@@ -250,6 +284,7 @@ impl Slot {
 enum Order {
     Start(Arc<Slot>),
     Stop { slot: Arc<Slot>, is_removal: bool, then: Box<dyn FnOnce() + Send> },
+    GiveMtu(Arc<Slot>),
     Mark(Box<dyn FnOnce() + Send>),
     Quit,
 }
@@ -281,6 +316,13 @@ impl Supervisor {
     /// Opens the slot's device, now and again until it is there.
     pub(crate) fn start(&self, slot: Arc<Slot>) {
         self.send(Order::Start(slot));
+    }
+
+    /// Tells the slot's device what its network lets through, now if it is open and when it is opened else.
+    pub(crate) fn tell_mtu(&self, slot: &Arc<Slot>, mtu: u16) {
+        if slot.note_mtu(mtu) {
+            self.send(Order::GiveMtu(slot.clone()));
+        }
     }
 
     /// Closes the slot's device, removes it if asked, then calls `then` on the supervisor thread.
@@ -341,6 +383,7 @@ impl Shift {
                     }
                     then();
                 }
+                Ok(Order::GiveMtu(slot)) => slot.give_mtu(),
                 Ok(Order::Mark(then)) => then(),
                 Ok(Order::Quit) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}

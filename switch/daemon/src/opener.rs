@@ -273,6 +273,10 @@ impl Running for Tap {
         !self.state().is_ready
     }
 
+    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
+        Tap::set_mtu(self, mtu).map_err(|error| error.to_string())
+    }
+
     fn remove(self: Box<Self>) {
         Tap::remove(*self);
     }
@@ -302,6 +306,12 @@ impl Running for Backend {
     /// A backend mends itself, its thread accepts or connects again for ever; but not a socket whose file was removed.
     fn is_lost(&self) -> bool {
         self.has_lost_socket()
+    }
+
+    /// The frontend has told the guest its own; a later one is held against this.
+    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
+        Backend::set_mtu(self, mtu);
+        Ok(())
     }
 
     fn connections(&self) -> Option<Connections> {

@@ -371,7 +371,7 @@ fn interface_row<P: Pipeline>(
         // The smaller of what the operator allows and what the device does.
         Some(found) => found.mtu.map(|mtu| mtu.min(plug.mtu.unwrap_or(MTU_MAX).into()) as u16),
         None if kind == "device" => plug.mtu,
-        None => Some(plug.mtu.unwrap_or(MTU_DEFAULT)),
+        None => Some(plug.mtu.or(interface.mtu).unwrap_or(MTU_DEFAULT)),
     };
     let reason = interface.unbound.map_or_else(|| interface.device.reason.clone(), |why| why.reason().to_owned());
     PortRow {

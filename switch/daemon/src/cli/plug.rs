@@ -60,7 +60,7 @@ pub(crate) struct PlugArgs {
     /// answered by the switch. Not for routers of IPv6
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) ip: Vec<String>,
-    /// Bytes of L3 payload a frame may have, 68 to 65521 [default: 1500; of a device, what it has]
+    /// Bytes of L3 payload a frame may have, 68 to 65521 [default: what its network lets through, at most 1500; of a device, what it has]
     #[arg(long, value_name = "N")]
     pub(crate) mtu: Option<u16>,
     /// The only tenant whose networks the interface may join [default: any]

@@ -23,6 +23,8 @@ pub(crate) struct InterfaceView {
     pub(crate) connections: Option<Connections>,
     /// What was found out of a device of somebody else's.
     pub(crate) found: Option<Found>,
+    /// The MTU that the device was told to have.
+    pub(crate) mtu: Option<u16>,
     /// Why it is kept off its logical port's network.
     pub(crate) unbound: Option<Unbound>,
 }
@@ -45,6 +47,7 @@ impl<P: Pipeline> Control<P> {
             device: state.device_of(plug),
             connections: state.slots.get(&plug.interface).and_then(|slot| slot.connections()),
             found: state.slots.get(&plug.interface).and_then(|slot| slot.found()),
+            mtu: state.slots.get(&plug.interface).and_then(|slot| slot.mtu()),
             unbound: state.unbound.get(&plug.interface).map(|(_, unbound)| *unbound),
         };
         View {

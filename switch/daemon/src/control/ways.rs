@@ -1,12 +1,10 @@
-//! Ways to other hosts as `qvs show` tells them: uplinks, VLANs on them, peers of tunnels, and what a network lets through.
+//! Ways to other hosts as `qvs show` tells them: uplinks, VLANs on them, and peers of tunnels.
 
 use super::Control;
 use crate::bond::LinkStatus;
 use crate::devices::device_name;
 use api::host::DeviceSpec;
-use api::network_type::NetworkType;
 use switch::ids::PortIndex;
-use switch::underlay::UplinkConfig;
 use switch::worker::Pipeline;
 
 /// An uplink or a far end as `show` tells it.
@@ -32,26 +30,6 @@ pub(crate) struct WayView {
 }
 
 impl<P: Pipeline> Control<P> {
-    /// Bytes of L3 payload that a network of this type lets through to all other hosts; `None`: it stays within this one, or
-    /// no way out is there.
-    pub(crate) fn mtu_of(&self, network_type: &NetworkType) -> Option<u16> {
-        let state = self.state();
-        let underlay = &state.ways.facts;
-        match network_type {
-            NetworkType::Local => None,
-            NetworkType::Vlan { physical_network, .. } => {
-                let is_it = |uplink: &&UplinkConfig| *uplink.physical_network == **physical_network;
-                underlay.uplinks.iter().find(is_it).map(pipelines::underlay::vlan_mtu)
-            }
-            NetworkType::Tunnel { kind, .. } => {
-                let tunnel = underlay.tunnel.as_ref()?;
-                let ways = tunnel.peers.iter().map(|peer| underlay.mtu_to(peer)).filter(|&mtu| mtu > 0);
-                let outer = ways.min().or_else(|| underlay.uplinks.iter().map(|uplink| uplink.mtu).min())?;
-                Some(pipelines::underlay::inner_mtu(outer, tunnel.local, *kind))
-            }
-        }
-    }
-
     /// Uplinks and far ends.
     pub(crate) fn ways(&self) -> Vec<WayView> {
         let state = self.state();

@@ -11,12 +11,15 @@ pub(crate) struct FakeOpener {
     pub(crate) events: Arc<Mutex<Vec<String>>>,
     /// Whether the devices given out are lost.
     pub(crate) lost: Arc<AtomicBool>,
+    /// The MTUs that devices were opened with or given, in order.
+    pub(crate) mtus: Arc<Mutex<Vec<Option<u16>>>>,
 }
 
 struct FakeDevice {
     interface: InterfaceId,
     events: Arc<Mutex<Vec<String>>>,
     lost: Arc<AtomicBool>,
+    mtus: Arc<Mutex<Vec<Option<u16>>>>,
 }
 
 impl FakeOpener {
@@ -36,8 +39,9 @@ impl Opener for FakeOpener {
         }
         self.lost.store(false, Ordering::Relaxed);
         self.events.lock().unwrap().push(format!("open {}", plug.interface));
-        let (events, lost) = (self.events.clone(), self.lost.clone());
-        Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost }))
+        self.mtus.lock().unwrap().push(plug.mtu);
+        let (events, lost, mtus) = (self.events.clone(), self.lost.clone(), self.mtus.clone());
+        Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost, mtus }))
     }
 }
 
@@ -50,6 +54,11 @@ impl Device for FakeDevice {
 impl Running for FakeDevice {
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
+        self.mtus.lock().unwrap().push(Some(mtu));
+        Ok(())
     }
 
     fn remove(self: Box<Self>) {

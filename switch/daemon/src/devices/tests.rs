@@ -33,6 +33,28 @@ fn a_device_that_is_not_there_is_retried_until_it_is_and_the_reason_is_told() {
 }
 
 #[test]
+fn a_device_gets_what_its_network_lets_through_when_it_is_told_and_when_it_is_opened_but_not_over_its_own() {
+    let opener = Arc::new(FakeOpener::default());
+    let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+    let [slot, own] = [slot("vm1"), slot("vm2")];
+    own.set_plug(Plug { mtu: Some(1400), ..tap_plug("vm2", "t1") });
+    supervisor.start(slot.clone());
+    supervisor.start(own.clone());
+    // What is said again is no news.
+    [1450, 1450, 1350].into_iter().for_each(|mtu| supervisor.tell_mtu(&slot, mtu));
+    supervisor.tell_mtu(&own, 1450);
+    until("the device", || opener.mtus.lock().unwrap().len() == 4);
+    opener.lost.store(true, std::sync::atomic::Ordering::Relaxed);
+    until("it is opened anew", || opener.mtus.lock().unwrap().len() >= 6);
+    supervisor.shutdown();
+    let mut mtus = opener.mtus.lock().unwrap().clone();
+    let again = mtus.split_off(4);
+    assert!(again.contains(&Some(1350)), "{again:?}");
+    assert_eq!((slot.mtu(), own.mtu()), (Some(1350), Some(1400)));
+    assert!(mtus.contains(&Some(1400)) && mtus.iter().all(|mtu| *mtu != Some(1500)), "{mtus:?}");
+}
+
+#[test]
 fn one_absent_device_does_not_hold_up_the_others() {
     let opener = Arc::new(FakeOpener::default());
     opener.refuse("gone", "no such namespace", false);

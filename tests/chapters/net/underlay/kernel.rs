@@ -71,6 +71,13 @@ fn what_a_router_says_of_packets_that_are_too_long_is_learnt_and_told() {
     assert!(hosts.near.pings_within("10.9.0.2", SOON), "{}", hosts.daemon.log_tail());
     let mtu = || hosts.daemon.show("networks")[0]["mtu"].clone();
     assert_eq!(mtu(), 1550);
+    // Another station of the network, whose MTU is its operator's word.
+    let stubborn = Namespace::new("qt-stubborn");
+    hosts.daemon.must("plug qt-b --tap tap0 --netns qt-stubborn --mtu 1499");
+    let network = hosts.daemon.show("networks")[0]["id"].as_str().unwrap().to_owned();
+    hosts.daemon.tenant("red").attached_port(&network, "qt-b");
+    stubborn.address("tap0", "10.9.0.3/24");
+    assert!(stubborn.pings_within("10.9.0.2", SOON), "{}", hosts.daemon.log_tail());
 
     // The first such packet is lost at the router, which says so.
     assert!(!hosts.near.run("busybox ping -s 1400 -c 1 -W 1 10.9.0.2").status.success());
@@ -78,8 +85,38 @@ fn what_a_router_says_of_packets_that_are_too_long_is_learnt_and_told() {
     let row = hosts.daemon.interface("tunnel:172.31.78.2");
     assert_eq!(row["mtu"], 1400, "{row:#}");
     assert!(hosts.near.run("busybox ping -s 1322 -c 1 -W 2 10.9.0.2").status.success(), "as long as gets there");
-    // From now on such packets do not leave.
+    // The TAP has the MTU of its network, so that its kernel cuts what is longer.
+    let of_tap = |space: &Namespace| space.must("cat /sys/class/net/tap0/mtu").trim().to_owned();
+    wait_until("the TAP is told", SOON, || of_tap(&hosts.near) == "1350");
+    assert_eq!(hosts.daemon.interface("qt-a")["mtu"], 1350);
+    assert!(hosts.near.run("busybox ping -s 1323 -c 1 -W 2 10.9.0.2").status.success(), "in two pieces");
+    // Who has another MTU sends such packets, and they do not leave.
+    assert_eq!(of_tap(&stubborn), "1499");
     let before = Counters::read(&hosts.daemon);
-    assert!(!hosts.near.run("busybox ping -s 1323 -c 1 -W 1 10.9.0.2").status.success());
+    assert!(!stubborn.run("busybox ping -s 1323 -c 1 -W 1 10.9.0.2").status.success());
     assert_eq!(Counters::read(&hosts.daemon).grown(&before, "tunnel:172.31.78.2.tx.drops.over_mtu"), 1);
+}
+
+#[test]
+fn a_tap_has_the_mtu_of_its_network_and_gets_another_with_it() {
+    let ends = BOTH_FAMILIES[0];
+    let mut hosts = beside_the_kernel(ends, "");
+    let of_tap = |hosts: &Beside| hosts.near.must("cat /sys/class/net/tap0/mtu").trim().to_owned();
+    // The wire takes 1,600 bytes, and a port no more than 1,500.
+    assert_eq!(of_tap(&hosts), "1500");
+    tests::namespace::ip("link set qt-vx mtu 1500");
+    wait_until("the TAP is told that the wire takes less", SOON, || of_tap(&hosts) == "1450");
+    assert_eq!(hosts.daemon.interface("qt-a")["mtu"], 1450);
+    // Under whatever name in whatever namespace it is now.
+    let elsewhere = Namespace::new("qt-else");
+    hosts.near.must("ip link set tap0 down && ip link set tap0 name moved0 && ip link set moved0 netns qt-else");
+    tests::namespace::ip("link set qt-vx mtu 1400");
+    let of_moved = || elsewhere.must("cat /sys/class/net/moved0/mtu").trim().to_owned();
+    wait_until("it is told where it was moved to", SOON, || of_moved() == "1350");
+    elsewhere.must("ip link set moved0 netns qt-near");
+    hosts.near.must("ip link set moved0 name tap0 && ip link set tap0 up");
+    // A daemon that starts finds the TAP of before and the network's MTU.
+    hosts.daemon.kill_and_restart();
+    hosts.daemon.wait_up(&["qt-a"]);
+    wait_until("it has it after a restart", SOON, || of_tap(&hosts) == "1350");
 }
