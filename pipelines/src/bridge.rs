@@ -12,6 +12,7 @@
 //! grow with every ARP). A unicast to a port that is down is dropped and counted there.
 //! A question for a neighbour of whom the control plane has told is answered instead of flooded
 //! ([`crate::neighbour::suppression`]).
+//! Who sends to another host what is too long for the way there is told so ([`crate::too_long`]).
 //! A port with fixed MACs teaches nothing: guard lets only those pass, and they are in the table as static entries.
 //!
 //! Config read: neighbours, members of networks, network, state and MTU of the egress port; from the shared MAC table: addresses.
@@ -24,6 +25,7 @@ use crate::neighbour::suppression;
 use crate::parse::l3_len;
 use crate::stage::{Notes, Scope, Stage, Stop};
 use crate::tables::{Member, PortKind, Tables};
+use crate::too_long;
 use std::ops::Range;
 use switch::batch::{BURST, Batch};
 use switch::ids::{MacBits, NetworkIndex, PORTS_MAX, PortIndex};
@@ -109,12 +111,7 @@ pub fn decide(tables: &Tables, question: &Question, known: Option<PortIndex>) ->
 /// Decides about a frame to an address on another host. Hosts send to all others by themselves, so none passes on for another
 /// (split horizon).
 fn decide_far(tables: &Tables, question: &Question, far_end: PortIndex) -> Verdict {
-    let entry = tables.port(far_end);
-    let mtu = match entry.network {
-        Some(network) => (network == question.network).then_some(entry.mtu),
-        None => tables.underlay.mtu(far_end, question.network),
-    };
-    let Some(mtu) = mtu else { return Verdict::Flood };
+    let Some(mtu) = way_mtu(tables, far_end, question.network) else { return Verdict::Flood };
     if tables.port(question.ingress).kind == PortKind::FarEnd {
         return Verdict::Drop(DropReason::SplitHorizon);
     }
@@ -122,6 +119,15 @@ fn decide_far(tables: &Tables, question: &Question, far_end: PortIndex) -> Verdi
         return Verdict::DropAt(far_end, DropReason::OverMtu);
     }
     Verdict::Forward(far_end)
+}
+
+/// Bytes behind an Ethernet header that frames of a network may have on their way to a far end; `None`: it is none of theirs.
+fn way_mtu(tables: &Tables, far_end: PortIndex, network: NetworkIndex) -> Option<u16> {
+    let entry = tables.port(far_end);
+    match entry.network {
+        Some(its) => (its == network).then_some(entry.mtu),
+        None => tables.underlay.mtu(far_end, network),
+    }
 }
 
 /// Decides about the copy of a flood for one member; `None` where none is made.
@@ -381,8 +387,8 @@ fn forward(
 ) {
     // The port that was found open last, and what may go there.
     let mut gate: Option<(PortIndex, usize)> = None;
-    // Bit n: packet n asks for a neighbour that is known.
-    let mut asked = 0u64;
+    // Bit n: packet n asks for a neighbour that is known; its sender is to be told that it is too long.
+    let (mut asked, mut too_long) = (0u64, 0u64);
     questions.for_each::<false>(batch, |index, [_, to]| {
         let (packet, known) = (&batch.packets()[index], ports[index]);
         if gate.is_none_or(|(port, _)| port != known)
@@ -400,6 +406,7 @@ fn forward(
                 match answer_slowly(scope, index, packet, to.mac(), known, egress) {
                     Outcome::Done => {}
                     Outcome::Asked => asked |= 1 << index,
+                    Outcome::TooLong => too_long |= 1 << index,
                 }
             }
         }
@@ -413,6 +420,13 @@ fn forward(
             egress.drop_ingress(scope.ingress, DropReason::HeadersTooLong);
         }
     }
+    for index in Bits(too_long) {
+        let way_mtu = |network| way_mtu(scope.tables, ports[index], network);
+        let Some(mtu) = scope.port.network.and_then(way_mtu) else { continue };
+        if too_long::answer(&scope.tables.told, scope.ingress, scope.context.now, batch, index, mtu) {
+            egress.forward(index, batch.packets()[index].len(), scope.ingress);
+        }
+    }
 }
 
 /// What [`answer_slowly`] did.
@@ -422,6 +436,8 @@ enum Outcome {
     Done,
     /// It asks for a neighbour that is known, and is to be made into the answer.
     Asked,
+    /// It was dropped, and its sender is to be told.
+    TooLong,
 }
 
 /// Whatever is not plainly forwarded to one port.
@@ -440,7 +456,13 @@ fn answer_slowly(
         Verdict::Flood if asks(scope, packet, destination).is_some() => return Outcome::Asked,
         Verdict::Flood => flood(scope, &question, index, packet.len(), egress),
         Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
-        Verdict::DropAt(port, reason) => egress.drop_egress(port, reason),
+        Verdict::DropAt(port, reason) => {
+            egress.drop_egress(port, reason);
+            let is_way = scope.port.kind.is_here() && scope.tables.port(port).kind == PortKind::FarEnd;
+            if is_way && reason == DropReason::OverMtu && !question.is_tagged {
+                return Outcome::TooLong;
+            }
+        }
     }
     Outcome::Done
 }

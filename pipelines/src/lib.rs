@@ -27,6 +27,7 @@ pub mod stage;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod too_long;
 pub mod trunk;
 pub mod underlay;
 pub mod uplink;

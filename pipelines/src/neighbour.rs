@@ -76,7 +76,7 @@ pub fn answer(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, inde
     };
     match answer {
         Some(frame) if reply == Reply::Answered => {
-            if replace(batch, index, &frame.tagged(uplink.underlay)) {
+            if replace(batch, index, frame.tagged(uplink.underlay).bytes()) {
                 reply
             } else {
                 Reply::Heard
@@ -178,7 +178,7 @@ pub fn question(mac: MacAddr, vlan: Option<VlanId>, own: IpAddr, target: IpAddr)
         _ => return None,
     };
     let frame = frame.tagged(vlan.map_or(0, VlanId::get));
-    Some(frame.bytes[..frame.len].to_vec())
+    Some(frame.bytes().to_vec())
 }
 
 /// The longest frame of ours: neighbour discovery. Ethernet pads shorter ones, as does whoever has a wire.
@@ -193,6 +193,10 @@ struct Frame {
 }
 
 impl Frame {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// The same in a VLAN; 0: without a tag.
     fn tagged(mut self, vlan: u16) -> Frame {
         let tags = Tags::new(None, VlanId::new(vlan));
@@ -244,7 +248,7 @@ fn front(bytes: &mut [u8; FRAME_MAX], destination: MacAddr, source: MacAddr, eth
 }
 
 /// The checksum of ICMPv6 (RFC 4443 section 2.3) over both addresses and the message; 0 if the one in it is right.
-fn sum(addresses: &[u8], message: &[u8]) -> u16 {
+pub(crate) fn sum(addresses: &[u8], message: &[u8]) -> u16 {
     let mut sum = Sum::default();
     sum.add(addresses);
     sum.add_word(message.len() as u16);
@@ -263,16 +267,13 @@ fn multicast_mac(group: Ipv6Addr) -> MacAddr {
 }
 
 /// Puts `frame` in the place of a packet; false if the packet's head cannot hold it.
-fn replace(batch: &mut Batch<'_>, index: usize, frame: &Frame) -> bool {
-    batch.truncate(index, frame.len);
+pub(crate) fn replace(batch: &mut Batch<'_>, index: usize, frame: &[u8]) -> bool {
+    let kept = batch.packets()[index].head().len().min(frame.len());
+    batch.truncate(index, kept);
     let packet = &mut batch.packets_mut()[index];
-    if packet.tail_len() > 0 {
-        return false;
-    }
-    let missing = frame.len - packet.head().len();
-    match packet.extend_front(missing) {
+    match packet.extend_front(frame.len() - kept) {
         Some(head) => {
-            head.copy_from_slice(&frame.bytes[..frame.len]);
+            head.copy_from_slice(frame);
             true
         }
         None => false,

@@ -1,10 +1,11 @@
 //! The compiled config: flat tables by index, for one load and no search a lookup.
 //!
-//! Built on the control thread from a checked config, then immutable and shared by all workers. A port costs 16 bytes and
+//! Built on the control thread from a checked config, then immutable and shared by all workers, but for the words of [`Budget`]. A port costs 16 bytes and
 //! its membership 4; a thousand ports stay in the first-level cache. Full compilation walks every port once and is the only
 //! way to make tables. An index that no port has reads as a port on no network, so that a frame from it is dropped.
 
 use crate::neighbour::suppression::Neighbours;
+use crate::too_long::Budget;
 use crate::underlay::{UnderlayTables, inner_mtu_to, vlan_mtu};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -107,6 +108,8 @@ pub struct Tables {
     pub underlay: UnderlayTables,
     /// Who has which address.
     pub neighbours: Neighbours,
+    /// Whose senders of packets that are too long may be told.
+    pub told: Budget,
     port_names: Vec<Option<Arc<str>>>,
     network_names: Vec<Option<Arc<str>>>,
 }
@@ -123,6 +126,7 @@ impl Tables {
             macs: Vec::new(),
             underlay: UnderlayTables::compile(config),
             neighbours: Neighbours::compile(config.neighbours()),
+            told: Budget::new(ports_len),
             port_names: vec![None; ports_len],
             network_names: vec![None; networks_len],
         };

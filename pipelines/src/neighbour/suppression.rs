@@ -102,8 +102,7 @@ fn is_station(mac: MacAddr) -> bool {
 impl Question {
     /// Makes the packet that asked into the answer; false if its head has no room for it.
     pub fn answer(&self, batch: &mut Batch<'_>, index: usize) -> bool {
-        let frame = self.frame();
-        let is_replaced = replace(batch, index, &frame);
+        let is_replaced = replace(batch, index, self.frame().bytes());
         // What was left to do for the question is not for its answer.
         batch.packets_mut()[index].offload = Offload::default();
         is_replaced

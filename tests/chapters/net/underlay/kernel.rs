@@ -1,7 +1,7 @@
 //! The kernel's VXLAN device and bridge are the other side.
 
 use super::super::SOON;
-use super::{BOTH_FAMILIES, Beside, Ends, Wire, settings};
+use super::{BOTH_FAMILIES, Beside, Ends, Wire, give_address, settings};
 use tests::ledger::Counters;
 use tests::namespace::{Namespace, transfer};
 use tests::process::{output_of, wait_until};
@@ -95,6 +95,34 @@ fn what_a_router_says_of_packets_that_are_too_long_is_learnt_and_told() {
     let before = Counters::read(&hosts.daemon);
     assert!(!stubborn.run("busybox ping -s 1323 -c 1 -W 1 10.9.0.2").status.success());
     assert_eq!(Counters::read(&hosts.daemon).grown(&before, "tunnel:172.31.78.2.tx.drops.over_mtu"), 1);
+    // But its kernel was told, and cuts them from now on.
+    let route = stubborn.must("ip route get 10.9.0.2");
+    assert!(route.contains("mtu 1350"), "{route}");
+    assert!(stubborn.run("busybox ping -s 1323 -c 1 -W 2 10.9.0.2").status.success(), "in two pieces");
+}
+
+#[test]
+fn tcp_finds_out_how_long_its_packets_may_be_on_their_way_into_a_tunnel_by_ipv4_and_ipv6() {
+    let hosts = beside_the_kernel(BOTH_FAMILIES[0], "");
+    tests::namespace::ip("link set qt-vx mtu 1500");
+    let stubborn = Namespace::new("qt-stubborn");
+    hosts.daemon.must("plug qt-b --tap tap0 --netns qt-stubborn --mtu 1499");
+    let network = hosts.daemon.show("networks")[0]["id"].as_str().unwrap().to_owned();
+    hosts.daemon.tenant("red").attached_port(&network, "qt-b");
+    give_address(&stubborn, "tap0", "10.9.0.3", 24);
+    give_address(&stubborn, "tap0", "fd09::3", 64);
+    give_address(&hosts.far, "br0", "fd09::2", 64);
+    wait_until("the wire's MTU is known", SOON, || hosts.daemon.show("networks")[0]["mtu"] == 1450);
+    for address in ["10.9.0.2", "fd09::2"] {
+        assert!(stubborn.pings_within(address, SOON), "{}", hosts.daemon.log_tail());
+        let before = Counters::read(&hosts.daemon);
+        transfer(Some(&stubborn), Some(&hosts.far), address, 8 << 20);
+        let far_ip = hosts.ends.0[1];
+        let dropped = Counters::read(&hosts.daemon).grown(&before, &format!("tunnel:{far_ip}.tx.drops.over_mtu"));
+        assert!(dropped > 0, "nothing was too long");
+        let route = stubborn.must(&format!("ip route get {address}"));
+        assert!(route.contains("mtu 1450"), "{route}");
+    }
 }
 
 #[test]
