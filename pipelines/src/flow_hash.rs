@@ -51,7 +51,7 @@ pub fn other(addresses: [u8; 12], ethertype: u16) -> u32 {
 
 /// What [`plain_flow`] tells.
 pub(crate) struct Flow {
-    /// As [`crate::parse::entropy`] has it.
+    /// As [`crate::parse::entropy`] has it for a frame that does not lie about its lengths.
     pub(crate) hash: u32,
     /// IPv4's type of service.
     pub(crate) type_of_service: u8,

@@ -3,7 +3,7 @@
 //! A file of text: a line that tells what it is of, a line for each key with what stands there, and a line that vouches for all
 //! before it. It is written whole beside the one that is there and put in its place, so that there is always one, however the
 //! writer ends; and what was torn, cut, or is another cloud's is told from it and left alone. What was read from it may be of
-//! an etcd that is no more: before anything is followed or written from there, the last write that it knows must be found
+//! an etcd that is no more: before anything is followed from there, or a tenant's record or an extra written, the last write that it knows must be found
 //! in etcd as it stood then ([`Cluster::check_origin`]).
 //!
 //! A thread of its own, `copy`, writes what has changed: at once after a quiet time, in a storm no more than
@@ -114,6 +114,12 @@ impl Copying {
         std::mem::take(&mut noted.unwrap_or_else(PoisonError::into_inner).is_changed)
     }
 
+    /// What should have been written was not: it is tried again after the pause, unless we end, where once is enough.
+    fn note_failure(&self) {
+        let mut noted = lock(&self.noted);
+        noted.is_changed |= !noted.is_ended;
+    }
+
     /// Waits this long, or until the end.
     fn pause(&self, time: Duration) {
         let waited = self.told.wait_timeout_while(lock(&self.noted), time, |noted| !noted.is_ended);
@@ -149,6 +155,9 @@ impl Cluster {
                     }
                 };
                 is_failing = bytes == 0;
+                if is_failing {
+                    copying.note_failure();
+                }
                 copying.pause(PAUSE_MIN.max(Duration::from_millis(bytes * 1000 / BYTES_PER_SECOND)));
             }
         })?;

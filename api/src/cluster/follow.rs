@@ -204,6 +204,8 @@ impl Cluster {
         };
         follower.absorb(News { tenants: Some(TenantsNews::All(model, head)), plugs })?;
         *lock(&self.followed) = revision;
+        // However it came to be read: what is known comes from etcd now.
+        self.forget_copy();
         self.copying.note_change();
         tracing::info!(revision, "everything is read");
         Ok(())
@@ -213,9 +215,7 @@ impl Cluster {
     fn read_in_place_of_copy(&self, follower: &dyn Follower) -> Result<(), StoreError> {
         tracing::info!("etcd does not go on where this host's copy ends; reading everything");
         self.forget_place();
-        self.read_again(follower)?;
-        self.forget_copy();
-        Ok(())
+        self.read_again(follower)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::service::Daemon;
 use crate::settings::{NodeRole, Settings, SettingsError};
 use anyhow::Context;
 use api::cluster::{Cluster, ClusterConfig, ClusterError, NodeRecord};
-use api::etcd::{EtcdConfig, EtcdConfigError};
+use api::etcd::{EtcdConfig, EtcdConfigError, EtcdError};
 use api::http_client::EndpointError;
 use api::store::StoreError;
 use api::watched::Rights;
@@ -71,7 +71,7 @@ pub(crate) fn wait(
     cluster: &Arc<Cluster>,
     asked_to_end: &mut (impl Future<Output = ()> + Unpin),
 ) -> anyhow::Result<bool> {
-    let mut told = String::new();
+    let (mut told, mut has_tried_copy) = (String::new(), false);
     loop {
         let reader = cluster.clone();
         let read = runtime.spawn_blocking(move || reader.probe());
@@ -84,8 +84,12 @@ pub(crate) fn wait(
         let Some(read) = read else { return Ok(false) };
         match read.context("reading etcd")? {
             Ok(()) => return Ok(true),
-            // What etcd says and cannot be used is no reason to believe something older.
-            Err(StoreError::Etcd(_)) if cluster.remember() => return Ok(true),
+            // What etcd says and cannot be used is no reason to believe something older, nor that it does not know us.
+            Err(StoreError::Etcd(EtcdError::Unreachable(_) | EtcdError::Unanswered(_)))
+                if !std::mem::replace(&mut has_tried_copy, true) && cluster.remember() =>
+            {
+                return Ok(true);
+            }
             Err(error) => {
                 let error = error.to_string();
                 if error != told {

@@ -116,7 +116,9 @@ fn announce<P: Pipeline>(switch: &Switch<P>, uplink: PortIndex) {
     let tags = facts.tags;
     // Without a tag it would be one more station of the native VLAN's network.
     let is_apart = !tags.has_untagged_network() || tags.underlay.is_some();
-    let own = is_apart.then_some((facts.mac, tags.underlay.map(|vlan| [None, Some(vlan)]).unwrap_or_default()));
+    // On a shared one it is also the kernel's, which stays on its own link.
+    let own = (is_apart && !facts.is_shared)
+        .then_some((facts.mac, tags.underlay.map(|vlan| [None, Some(vlan)]).unwrap_or_default()));
     let stations = switch.mac_table().entries(switch.clock().now()).into_iter().filter_map(|entry| {
         let is_here = underlay.indices().all(|index| index != entry.port);
         let vlan = underlay.vlans.iter().find(|vlan| vlan.network == entry.network && vlan.uplink == uplink)?;
