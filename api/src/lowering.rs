@@ -58,7 +58,7 @@ pub trait Elsewhere {
     /// Whether an interface that is plugged here is another host's.
     fn is_held(&self, interface: &str) -> bool;
 
-    /// Behind which peer an interface is that is not plugged here, and the addresses that are fixed for it.
+    /// Behind which peer an interface is that is not plugged here, or is another host's, and the addresses that are fixed for it.
     fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])>;
 }
 
@@ -408,8 +408,9 @@ fn tell_of_others(
     for (network, index) in in_use.iter().filter(|(_, index)| tunnelled.contains(index)) {
         let mut members = BTreeSet::new();
         for port in model.ports_of(&network.id) {
-            let interface = port.attachment.as_ref().filter(|interface| !plugs.contains_key(*interface));
-            let found = interface.and_then(|interface| elsewhere.find(interface));
+            // One that is plugged here and is another host's is there.
+            let is_there = |interface: &&InterfaceId| !plugs.contains_key(*interface) || elsewhere.is_held(interface);
+            let found = port.attachment.as_ref().filter(is_there).and_then(|interface| elsewhere.find(interface));
             let Some((peer, macs)) = found.filter(|(peer, _)| by_all.contains(peer)) else { continue };
             if is_told.contains(&peer) {
                 members.insert(peer);

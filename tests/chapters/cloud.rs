@@ -91,7 +91,7 @@ impl World {
             }
             let settings = format!(
                 "[[uplink]]\nphysical_network = \"physnet1\"\ninterface = \"eth0\"\n[tunnel]\nlocal_ip = \"172.31.90.{number}\"\n\
-                 [segments]\ndefault = \"{kind}\"\n[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"h{number}\"\nlease_s = 2",
+                 [segments]\ndefault = \"{kind}\"\nvlan = \"physnet1:100-199\"\n[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"h{number}\"\nlease_s = 6",
                 etcd.url()
             );
             let daemon = space.inside(|| Daemon::start(&settings));
@@ -231,7 +231,7 @@ fn guests_on_three_hosts_are_on_one_network_and_floods_go_where_its_ports_are() 
 }
 
 /// Far longer than leases last here.
-const FOR_LONG: Duration = Duration::from_secs(6);
+const FOR_LONG: Duration = Duration::from_secs(12);
 
 #[test]
 fn forwarding_goes_on_without_etcd_and_what_was_missed_is_caught_up() {
@@ -417,5 +417,51 @@ fn over_a_wire_that_loses_delays_and_reorders_each_frame_arrives_once_or_was_los
         assert_eq!((arrived.len() + lost.len(), all.len()), (COUNTED as usize, COUNTED as usize), "{kind}: {lost:?}");
         assert!(!lost.is_empty() && relay.overtaken() > overtaken, "{kind}: the wire was too good");
         assert!(!arrived.is_sorted(), "{kind}: they came in order");
+    }
+}
+
+#[test]
+fn an_interface_that_another_host_took_over_is_reached_there_by_the_one_that_had_it() {
+    let other = Namespace::new("qx-o1");
+    let mut world = World::new("qx", 2, "vxlan");
+    world.reach_each_other(0);
+    world.hosts[0].daemon.kill();
+    wait_until("its port is DOWN", SOON, || world.op_status(1, 0) == "DOWN");
+    let guest = world.hosts[0].guest(0).to_owned();
+    // It has no other of that network.
+    world.hosts[1].daemon.must(&format!("unplug {}", world.hosts[1].guest(0)));
+    world.hosts[1].daemon.must(&format!("plug {guest} --tap tap9 --netns {guest}"));
+    let moved = &world.hosts[0].guests[0];
+    moved.must("ip addr flush dev tap0");
+    moved.address("tap9", &format!("{}/24", world.hosts[0].address()));
+    // It comes back with the plug in its own store, and with another of the same network.
+    let Host { space, daemon, .. } = &mut world.hosts[0];
+    space.inside(|| daemon.start_again());
+    let one = &world.hosts[0];
+    wait_until("it knows whose that is", SOON, || one.daemon.interface(&guest)["reason"] == "plugged-elsewhere");
+    one.daemon.must(&format!("plug {0} --tap tap0 --netns {0}", other.name()));
+    one.as_tenant("red", |tenant| tenant.attached_port(&world.networks[0], other.name()));
+    other.address("tap0", "10.9.0.7/24");
+    assert!(other.pings_within(&one.address(), SOON), "{}", world.logs());
+}
+
+#[test]
+fn hosts_whose_networks_are_vlans_reach_each_other_and_tenants_are_apart() {
+    let world = World::new("qy", 2, "vlan");
+    world.reach_each_other(0);
+    world.reach_each_other(1);
+    let [one, two] = &world.hosts[..] else { panic!("two") };
+    transfer(&one.guests[0], &two.guests[0], &two.address(), 4 << 20);
+    // What one tenant says to everybody the other does not hear.
+    let (red, blue) = (two.guests[0].sniff(), two.guests[1].sniff());
+    one.guests[0]
+        .send("tap0", &[[&[0xff; 6][..], &[2, 0, 0, 0, 0, 0x66, 0x88, 0xb5], b"of-the-reds", &[0; 40]].concat()]);
+    let is_it = |frame: &[u8]| frame.windows(11).any(|it| it == b"of-the-reds");
+    red.wait_for("red hears it", 1, is_it);
+    assert!(!blue.stop_now().iter().any(|frame| is_it(frame)));
+    for host in &world.hosts {
+        let networks = host.daemon.show("networks");
+        let ids: Vec<_> = networks.as_array().unwrap().iter().map(|row| row["segmentation_id"].as_u64()).collect();
+        assert_eq!(ids, [Some(100), Some(101)], "{networks:#}");
     }
 }

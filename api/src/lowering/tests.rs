@@ -333,9 +333,14 @@ fn peers_get_what_is_for_everybody_of_the_networks_that_they_have_ports_of_and_f
     assert_eq!(stations, [(n2, mac(1), one), (n2, mac(7), one), (n2, mac(2), one), (n2, mac(3), three)]);
     assert!(n3 != n2 && lowered.unbound.is_empty());
     // What is another host's is kept off its network.
-    let lowered = lower_among(&model, &here, &mut indices, underlay, &Known(HashMap::new(), &["b"]));
+    let lowered = lower_among(&model, &here, &mut indices, underlay.clone(), &Known(HashMap::new(), &["b"]));
     assert_eq!(lowered.unbound["b"].1, Unbound::PluggedElsewhere);
     assert_eq!((network_of(&lowered, "a"), network_of(&lowered, "b")), (Some("n2"), None));
+    // And it is a port of that network where it is.
+    let here = plugs([plug("a"), plug("x")]);
+    let known = HashMap::from([("x", (two, vec![mac(1)]))]);
+    let lowered = lower_among(&model, &here, &mut indices, underlay, &Known(known, &["x"]));
+    assert_eq!(lowered.config.underlay().told.members, [(n2, two)]);
 }
 
 #[test]

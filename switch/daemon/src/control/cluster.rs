@@ -228,7 +228,10 @@ impl<P: Pipeline> Control<P> {
         cluster.look(|directory| {
             for network in state.networks(model) {
                 for port in model.ports_of(&network.into()) {
-                    let interface = port.attachment.as_ref().filter(|it| !state.plugs.contains_key(*it));
+                    // One that is plugged here and is another host's is there.
+                    let is_there =
+                        |it: &&InterfaceId| !state.plugs.contains_key(*it) || state.others.held.contains_key(*it);
+                    let interface = port.attachment.as_ref().filter(is_there);
                     let plug = interface.and_then(|interface| directory.plug(interface));
                     let (Some(interface), Some(plug)) = (interface, plug) else { continue };
                     let node = directory.node(&plug.record.host).filter(|_| plug.record.host != *cluster.host());
