@@ -17,8 +17,8 @@ use crate::watched::{FileError, Rights, read};
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use message::{
-    Blob, GrantRequest, Header, KeyValue, LeaseId, LeaseRequest, LeaseResponse, LoginRequest, LoginResponse, Number,
-    RangeRequest, RangeResponse, Refusal, Revision, Streamed, Txn, TxnResponse,
+    Blob, CompactionRequest, Done, GrantRequest, KeyValue, LeaseId, LeaseRequest, LeaseResponse, LoginRequest,
+    LoginResponse, Number, RangeRequest, RangeResponse, Refusal, Revision, Streamed, Txn, TxnResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,9 +34,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Bytes of an answer that is no page of a range: etcd takes requests of 1.5 MiB, which Base64 makes longer by a third.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Keys of a page. Each is some hundred bytes; the longest that we write has some 10 KiB.
+/// Keys of a page. Each is some hundred bytes; where what is read is longer than [`PAGE_BYTES_MAX`], a page has fewer keys.
 const PAGE: i64 = 500;
-/// Bytes of a page.
+/// Bytes of a page. What etcd takes, it takes in requests of 1.5 MiB, so that a page of one key is never longer.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Connections kept open while nothing is asked.
 const IDLE_MAX: usize = 4;
@@ -47,8 +47,9 @@ const UNAVAILABLE: u32 = 14;
 const UNAUTHENTICATED: u32 = 16;
 /// What etcd says of a range of a revision that it forgot.
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
-/// What it says, with code 3, to who shows no token where users are wanted.
-const NO_USER: &str = "etcdserver: user name is empty";
+/// What it says, with code 3, to who shows no token where users are wanted, and to who shows one from before its users or
+/// their rights were changed.
+const NO_USER: [&str; 2] = ["etcdserver: user name is empty", "etcdserver: revision of auth store is old"];
 
 /// Where etcd is and who we are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,9 +97,12 @@ pub enum EtcdError {
     /// What was asked for is of a time that etcd has forgotten.
     #[error("etcd has forgotten that revision")]
     Compacted,
-    /// It answered nonsense, or without end.
+    /// It answered nonsense.
     #[error("etcd's answer cannot be read: {0}")]
     Nonsense(String),
+    /// It answered more than was asked for, or without end.
+    #[error("etcd's answer is longer than {0} bytes")]
+    TooLong(usize),
     /// The file of the password.
     #[error(transparent)]
     Password(#[from] FileError),
@@ -107,7 +111,7 @@ pub enum EtcdError {
 impl EtcdError {
     /// Whether a write that ended so may have been done all the same.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, EtcdError::Unanswered(_) | EtcdError::Nonsense(_))
+        matches!(self, EtcdError::Unanswered(_) | EtcdError::Nonsense(_) | EtcdError::TooLong(_))
     }
 }
 
@@ -177,11 +181,18 @@ impl Etcd {
     /// [`EtcdError`]; [`EtcdError::Compacted`] if etcd forgot that revision on the way.
     pub async fn read_all(&self, prefix: &Blob, mut each: impl FnMut(KeyValue)) -> Result<Revision, EtcdError> {
         let end = prefix.end_of_prefix();
-        let (mut from, mut revision) = (prefix.clone(), 0);
+        let (mut from, mut revision, mut limit) = (prefix.clone(), 0, PAGE);
         loop {
             let request =
-                RangeRequest { key: &from, range_end: Some(&end), limit: Number(PAGE), revision: Number(revision) };
-            let page: RangeResponse = self.ask("/v3/kv/range", &request, Kind::Read, PAGE_BYTES_MAX).await?;
+                RangeRequest { key: &from, range_end: Some(&end), limit: Number(limit), revision: Number(revision) };
+            let page: RangeResponse = match self.ask("/v3/kv/range", &request, Kind::Read, PAGE_BYTES_MAX).await {
+                Err(EtcdError::TooLong(_)) if limit > 1 => {
+                    limit = (limit / 8).max(1);
+                    continue;
+                }
+                page => page?,
+            };
+            limit = (limit * 2).min(PAGE);
             if revision == 0 {
                 revision = page.header.revision.0;
             }
@@ -239,13 +250,17 @@ impl Etcd {
     /// # Errors
     /// [`EtcdError`].
     pub async fn revoke(&self, lease: LeaseId) -> Result<(), EtcdError> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            #[serde(rename = "header")]
-            _header: Header,
-        }
         let request = LeaseRequest { id: Number(lease) };
-        self.ask::<Answer>("/v3/lease/revoke", &request, Kind::Read, ANSWER_BYTES_MAX).await.map(drop)
+        self.ask::<Done>("/v3/lease/revoke", &request, Kind::Read, ANSWER_BYTES_MAX).await.map(drop)
+    }
+
+    /// Has etcd forget what was before `revision`.
+    ///
+    /// # Errors
+    /// [`EtcdError`]; [`EtcdError::Compacted`] if it has.
+    pub async fn compact(&self, revision: Revision) -> Result<(), EtcdError> {
+        let request = CompactionRequest { revision: Number(revision) };
+        self.ask::<Done>("/v3/kv/compaction", &request, Kind::Read, ANSWER_BYTES_MAX).await.map(drop)
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -274,7 +289,7 @@ impl Etcd {
                 EtcdError::Refused { code, message }
                     if self.config.user.is_some()
                         && !is_renewed
-                        && (*code == UNAUTHENTICATED || message == NO_USER) =>
+                        && (*code == UNAUTHENTICATED || NO_USER.contains(&&**message)) =>
                 {
                     is_renewed = true;
                     *lock(&self.token) = None;
@@ -282,6 +297,11 @@ impl Etcd {
                 }
                 EtcdError::Unreachable(_) => {}
                 EtcdError::Unanswered(_) if kind == Kind::Read => {}
+                EtcdError::Unanswered(_) => {
+                    // It may have been done; but what is asked next goes to one that answers.
+                    self.turn_from(member);
+                    return Err(error);
+                }
                 _ => return Err(error),
             }
             self.turn_from(member);
@@ -345,7 +365,11 @@ impl Etcd {
         let status = answer.status();
         let answer = timeout_at(deadline, http_client::read(answer, bytes_max)).await;
         let answer = answer.map_err(|_| EtcdError::Unanswered(format!("not within {ANSWER_MAX:?}")))?;
-        let answer = answer.map_err(|error| EtcdError::Unanswered(error.to_string()))?.into_body();
+        let answer = answer.map_err(|error| match error {
+            EndpointError::Answer => EtcdError::TooLong(bytes_max),
+            error => EtcdError::Unanswered(error.to_string()),
+        });
+        let answer = answer?.into_body();
         let mut idle = lock(&self.idle);
         if connection.is_free() && idle.len() < IDLE_MAX {
             idle.push((member, connection));

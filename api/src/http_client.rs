@@ -237,7 +237,10 @@ impl Drop for Connection {
 /// [`EndpointError::Answer`].
 pub async fn read(answer: Response<Incoming>, bytes_max: usize) -> Result<Response<Vec<u8>>, EndpointError> {
     let (parts, body) = answer.into_parts();
-    let body = Limited::new(body, bytes_max).collect().await.map_err(|_| EndpointError::Answer)?;
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| match error.downcast() {
+        Ok(error) => EndpointError::Http(*error),
+        Err(_) => EndpointError::Answer,
+    })?;
     Ok(Response::from_parts(parts, body.to_bytes().to_vec()))
 }
 

@@ -102,6 +102,23 @@ fn more_than_a_page_is_read_as_of_one_revision() {
 }
 
 #[test]
+fn records_so_long_that_a_page_of_them_would_be_too_long_are_read_in_shorter_ones() {
+    let server = Server::start();
+    let etcd = client(&server);
+    run(async {
+        // In Base64 some 21 MB in all, and one that is as long as can be.
+        let long = "x".repeat(400_000);
+        for at in 0..40 {
+            etcd.transact(&put(&format!("/p/{at:02}"), &long)).await.unwrap();
+        }
+        etcd.transact(&put("/p/99", &"x".repeat(1_500_000))).await.unwrap();
+        let mut found = Vec::new();
+        etcd.read_all(&blob("/p/"), |kv| found.push(kv.value.0.len())).await.unwrap();
+        assert_eq!((found.len(), found[0], found[40]), (41, 400_000, 1_500_000));
+    });
+}
+
+#[test]
 fn a_watch_tells_everything_from_its_revision_on_and_what_is_forgotten() {
     let server = Server::start();
     let etcd = client(&server);
@@ -207,6 +224,18 @@ fn a_member_that_says_nothing_is_given_up_in_time() {
     });
 }
 
+/// From now on it asks who is there; "root" with password "secret" may do everything.
+fn want_users(server: &Server) {
+    for (path, question) in [
+        ("/v3/auth/user/add", json!({"name": "root", "password": "secret"})),
+        ("/v3/auth/role/add", json!({"name": "root"})),
+        ("/v3/auth/user/grant", json!({"user": "root", "role": "root"})),
+        ("/v3/auth/enable", json!({})),
+    ] {
+        server.ask(path, &question);
+    }
+}
+
 /// Writes a file that only we may read.
 fn secret(server: &Server, name: &str, text: &str) -> PathBuf {
     let path = server.path(name);
@@ -220,14 +249,7 @@ fn a_user_logs_in_and_again_when_his_token_is_none_any_more() {
     let server = Server::start_at(Ipv4Addr::LOCALHOST.into(), "http", |_| {
         vec!["--auth-token".to_owned(), "simple".to_owned(), "--auth-token-ttl".to_owned(), "1".to_owned()]
     });
-    for (path, question) in [
-        ("/v3/auth/user/add", json!({"name": "root", "password": "secret"})),
-        ("/v3/auth/role/add", json!({"name": "root"})),
-        ("/v3/auth/user/grant", json!({"user": "root", "role": "root"})),
-        ("/v3/auth/enable", json!({})),
-    ] {
-        server.ask(path, &question);
-    }
+    want_users(&server);
     let as_user = |password: &str| {
         let file = secret(&server, "password", password);
         Etcd::new(EtcdConfig { user: Some(("root".to_owned(), file)), ..config(&[server.url()]) })

@@ -71,6 +71,18 @@ pub(super) struct Header {
     pub(super) revision: Number,
 }
 
+/// An answer that tells nothing but that it was done.
+#[derive(Deserialize)]
+pub(super) struct Done {
+    #[serde(rename = "header")]
+    _header: Header,
+}
+
+#[derive(Serialize)]
+pub(super) struct CompactionRequest {
+    pub(super) revision: Number,
+}
+
 /// A key as it was written last.
 #[derive(Clone, PartialEq, Eq, Deserialize, Default, Debug)]
 #[serde(default)]
@@ -317,9 +329,27 @@ pub(super) struct Refusal {
     pub(super) code: u32,
 }
 
+/// What a fuzzer throws at who asks: these bytes as an answer of each kind.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_noise(bytes: &[u8]) {
+    if let Ok(range) = serde_json::from_slice::<RangeResponse>(bytes) {
+        range.kvs.iter().for_each(|kv| drop(kv.key.end_of_prefix()));
+    }
+    if let Ok(answer) = serde_json::from_slice::<TxnResponse>(bytes) {
+        for at in 0..=answer.responses.len() {
+            let within = answer.within(at).map(|within| within.found(0));
+            let _ = (answer.found(at), within);
+        }
+    }
+    let _ = serde_json::from_slice::<Streamed<LeaseResponse>>(bytes);
+    let _ = serde_json::from_slice::<LoginResponse>(bytes);
+    let _ = serde_json::from_slice::<Refusal>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn answers_are_read_as_the_gateway_writes_them() {
@@ -334,6 +364,24 @@ mod tests {
         let found = within.found(0).unwrap();
         assert_eq!((&*found.key.0, &*found.value.0, found.mod_revision()), (&b"a"[..], &b"b"[..], 2));
         assert!(answer.found(0).is_none() && answer.found(1).is_none() && answer.within(9).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_noise_is_more_than_refused(cuts in prop::collection::vec(any::<(u16, u8)>(), 0..8)) {
+            for text in [
+                r#"{"header":{"revision":"9"},"kvs":[{"key":"YQ==","mod_revision":"7","value":"Yg=="}],"more":true}"#,
+                r#"{"succeeded":true,"responses":[{"response_range":{"kvs":[{}]}},{"response_txn":{"responses":[{}]}}]}"#,
+                r#"{"result":{"ID":"7","TTL":"3"},"token":"x.1","error":"e","code":3,"message":"m"}"#,
+            ] {
+                let mut bytes = text.as_bytes().to_vec();
+                for &(at, byte) in &cuts {
+                    let at = usize::from(at) % bytes.len();
+                    bytes[at] = byte;
+                }
+                read_noise(&bytes);
+            }
+        }
     }
 
     #[test]

@@ -50,10 +50,13 @@ pub struct Watch {
     _connection: Connection,
     lines: Lines,
     gathered: News,
+    /// The revision that its member was at when it began.
+    begun_at: Revision,
 }
 
 impl Etcd {
-    /// Watches all keys that begin with `prefix`, from the news of revision `from` on.
+    /// Watches all keys that begin with `prefix`, from the news of revision `from` on. Answers when its member says that it has
+    /// begun.
     ///
     /// # Errors
     /// [`EtcdError`]; what is too old is told by [`Watch::next`].
@@ -75,11 +78,16 @@ impl Etcd {
         match self.begin(member, request, deadline).await {
             Ok((connection, answer)) if answer.status().is_success() => {
                 let (lines, gathered) = (Lines::default(), News::default());
-                Ok(Watch { body: answer.into_body(), _connection: connection, lines, gathered })
+                let mut watch =
+                    Watch { body: answer.into_body(), _connection: connection, lines, gathered, begun_at: 0 };
+                let silent = || EtcdError::Unanswered(format!("no watch within {ANSWER_MAX:?}"));
+                let begun = timeout_at(deadline, watch.begin()).await.map_err(|_| silent()).flatten();
+                begun.inspect_err(|_| self.turn())?;
+                Ok(watch)
             }
             Ok((_, answer)) => {
                 let status = answer.status();
-                *super::lock(&self.token) = None;
+                self.turn();
                 let body = timeout_at(deadline, answer.into_body().collect()).await.ok().and_then(Result::ok);
                 Err(super::refusal(&body.map(http_body_util::Collected::to_bytes).unwrap_or_default(), status.as_u16()))
             }
@@ -90,8 +98,10 @@ impl Etcd {
         }
     }
 
-    /// The watch ended without a word of why: the next one is another member's.
+    /// The watch has ended, whatever was said of why: the next one is another member's, and by a new token. One that is none
+    /// any more is refused as one whose user lacks the right.
     pub(crate) fn turn(&self) {
+        *super::lock(&self.token) = None;
         self.turn_from(self.current.load(Ordering::Relaxed));
     }
 }
@@ -103,11 +113,32 @@ impl Watch {
     /// [`EtcdError::Compacted`]: etcd has forgotten what comes next; anything else: the watch has ended.
     pub async fn next(&mut self) -> Result<News, EtcdError> {
         loop {
-            while let Some(line) = self.lines.next()? {
+            if let Said::News(news) = self.hear().await? {
+                return Ok(news);
+            }
+        }
+    }
+
+    /// The revision that its member was at when the watch began: where all others may have been further.
+    pub fn begun_at(&self) -> Revision {
+        self.begun_at
+    }
+
+    async fn begin(&mut self) -> Result<(), EtcdError> {
+        loop {
+            if let Said::Begun(revision) = self.hear().await? {
+                self.begun_at = revision;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for what is said next.
+    async fn hear(&mut self) -> Result<Said, EtcdError> {
+        loop {
+            if let Some(line) = self.lines.next()? {
                 self.gathered.bytes += line.len();
-                if let Some(news) = read_line(&line, &mut self.gathered)? {
-                    return Ok(news);
-                }
+                return read_line(&line, &mut self.gathered);
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -122,11 +153,22 @@ impl Watch {
     }
 }
 
-/// Reads a line; answers news if they are whole, else keeps them in `gathered`.
+/// What a line says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Said {
+    /// The watch has begun, at this revision.
+    Begun(Revision),
+    /// News, whole.
+    News(News),
+    /// A part of news.
+    Part,
+}
+
+/// Reads a line; news that are not whole yet are kept in `gathered`.
 ///
 /// # Errors
 /// [`EtcdError`]; the watch is over.
-fn read_line(line: &[u8], gathered: &mut News) -> Result<Option<News>, EtcdError> {
+fn read_line(line: &[u8], gathered: &mut News) -> Result<Said, EtcdError> {
     let said: Streamed<WatchResponse> =
         serde_json::from_slice(line).map_err(|error| EtcdError::Nonsense(error.to_string()))?;
     let Some(said) = said.result else {
@@ -148,12 +190,15 @@ fn read_line(line: &[u8], gathered: &mut News) -> Result<Option<News>, EtcdError
         key: kv.key,
     }));
     // Where a watch begins, or catches up, the header tells of the newest revision, and what comes is of older ones.
-    if said.fragment || said.created {
-        return Ok(None);
+    if said.created {
+        return Ok(Said::Begun(said.header.revision.0));
+    }
+    if said.fragment {
+        return Ok(Said::Part);
     }
     let mut news = std::mem::take(gathered);
     news.revision = news.events.last().map_or(said.header.revision.0, |event| event.revision);
-    Ok(Some(news))
+    Ok(Said::News(news))
 }
 
 /// Bytes that come in pieces, cut into lines.
@@ -193,7 +238,7 @@ pub(crate) fn read_noise(bytes: &[u8], piece: usize) {
     for piece in bytes.chunks(piece.max(1)) {
         lines.take(piece);
         while let Ok(Some(line)) = lines.next() {
-            if let Ok(Some(news)) = read_line(&line, &mut gathered) {
+            if let Ok(Said::News(news)) = read_line(&line, &mut gathered) {
                 assert!(news.events.last().is_none_or(|last| last.revision == news.revision));
             }
         }
@@ -208,7 +253,7 @@ mod tests {
     const PUT: &str =
         r#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"YQ==","mod_revision":"7","value":"Yg=="}}]}}"#;
 
-    fn told(text: &str) -> Vec<Result<Option<News>, String>> {
+    fn told(text: &str) -> Vec<Result<Said, String>> {
         let (mut lines, mut gathered) = (Lines::default(), News::default());
         lines.take(text.as_bytes());
         let mut told = Vec::new();
@@ -226,7 +271,7 @@ mod tests {
         let empty = News { revision: 9, ..News::default() };
         let event = Event { key: Blob(b"a".to_vec()), value: Some(b"b".to_vec()), revision: 7 };
         let news = News { revision: 7, events: vec![event], bytes: 0 };
-        assert_eq!(told, [Ok(None), Ok(Some(news)), Ok(Some(empty))]);
+        assert_eq!(told, [Ok(Said::Begun(9)), Ok(Said::News(news)), Ok(Said::News(empty))]);
     }
 
     #[test]
@@ -234,8 +279,8 @@ mod tests {
         let cut = PUT.replace("\"events\"", "\"fragment\":true,\"events\"");
         let gone = r#"{"result":{"header":{"revision":"9"},"events":[{"type":"DELETE","kv":{"key":"YQ==","mod_revision":"8"}}]}}"#;
         let told = told(&format!("{cut}\n{gone}\n"));
-        assert_eq!(told[0], Ok(None));
-        let news = told[1].clone().unwrap().unwrap();
+        assert_eq!(told[0], Ok(Said::Part));
+        let Ok(Said::News(news)) = &told[1] else { panic!("{told:?}") };
         assert_eq!((news.revision, news.events.len(), news.events[1].value.clone()), (8, 2, None));
     }
 
