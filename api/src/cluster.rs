@@ -21,7 +21,7 @@ mod tenants;
 
 pub use directory::{Directory, MACS_MAX, NodeRecord, PlugRecord, Plugged};
 pub use follow::{Follower, News};
-pub use node::{Claim, Wanted};
+pub use node::{Claim, NotSaid, Wanted};
 pub use tenants::TenantsNews;
 pub(crate) use tenants::{Absorbed, BYTES_MAX};
 
@@ -57,6 +57,8 @@ pub struct ClusterConfig {
     pub lease_s: u32,
     /// The file of our own copy of what is shared; `None`: we keep none.
     pub copy: Option<PathBuf>,
+    /// Earlier starts of it, some of which may still seem to live.
+    pub boots_before: Vec<Text>,
 }
 
 /// Why a host cannot take part.
@@ -81,6 +83,7 @@ pub struct Cluster {
     host: Text,
     /// This start of it.
     boot: Text,
+    boots_before: Vec<Text>,
     lease_s: u32,
     directory: RwLock<Directory>,
     extras: RwLock<tenants::Extras>,
@@ -88,8 +91,8 @@ pub struct Cluster {
     read: Mutex<Option<Everything>>,
     tenants: tenants::Place,
     node: Mutex<node::Registration>,
-    /// We have said that we live, and nobody else has said so by our name.
-    is_registered: AtomicBool,
+    /// It is told that another host lives by our name.
+    is_namesake_told: AtomicBool,
     /// Whether etcd answered when it was asked last.
     is_there: AtomicBool,
     /// The revision up to which we follow.
@@ -121,13 +124,14 @@ impl Cluster {
             keys: Keys::below(&config.prefix),
             host: config.host.into(),
             boot: uuid::Uuid::new_v4().as_simple().to_string().into(),
+            boots_before: config.boots_before,
             lease_s: config.lease_s,
             directory: RwLock::default(),
             extras: RwLock::default(),
             read: Mutex::default(),
             tenants: tenants::Place::default(),
             node: Mutex::default(),
-            is_registered: AtomicBool::new(false),
+            is_namesake_told: AtomicBool::new(false),
             is_there: AtomicBool::new(false),
             followed: Mutex::default(),
             watched_bytes: AtomicU64::new(0),
@@ -140,6 +144,11 @@ impl Cluster {
     /// Our name.
     pub fn host(&self) -> &Text {
         &self.host
+    }
+
+    /// This start of it, which no other has.
+    pub fn boot(&self) -> &Text {
+        &self.boot
     }
 
     /// Whether etcd answered when it was asked last.

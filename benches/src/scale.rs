@@ -64,7 +64,8 @@ pub(crate) struct Options {
 /// A host's part in the cloud of that etcd.
 fn member(server: &Server, host: usize) -> Result<Arc<Cluster>> {
     let (etcd, prefix, host) = (server.config(), "/qvs".to_owned(), format!("host{host}"));
-    Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600, copy: None })?))
+    let (copy, boots_before) = (None, Vec::new());
+    Ok(Arc::new(Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 600, copy, boots_before })?))
 }
 
 /// When each change was in force on a whole node: its host lowers and compiles.

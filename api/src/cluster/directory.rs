@@ -93,6 +93,11 @@ impl Directory {
         self.nodes.get(host).map(|(node, _)| node)
     }
 
+    /// When it was said last that a host lives.
+    pub(super) fn node_since(&self, host: &str) -> Option<Revision> {
+        self.nodes.get(host).map(|(_, revision)| *revision)
+    }
+
     /// All hosts that live, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = (&Text, &NodeRecord)> {
         self.nodes.iter().map(|(host, (node, _))| (host, node))

@@ -178,7 +178,8 @@ impl Cluster {
                 }
             }
         }
-        self.notice_namesake();
+        // Who finds one is told so once; what we say waits until he is gone.
+        let _ = self.check_namesake();
         // Who changes records changes `head` with them.
         let tenants = head.map(|head| TenantsNews::Changes(changes, head));
         if tenants.is_some() || !plugs.is_empty() {

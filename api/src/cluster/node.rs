@@ -3,13 +3,15 @@
 //! All of it is under one lease, which is kept alive three times as often as it must be; when we die, it ends and all of it
 //! goes. If the lease ended although we live (etcd was out of reach for too long), a new one is made and all is said again.
 //!
+//! A name is one host's. Who finds another that lives by his says nothing ([`NotSaid::Namesake`]), until that is gone; our own
+//! earlier starts, which our own store knows, are no others.
+//!
 //! Two hosts may plug one interface: who said so first has it, as long as he lives and does not unplug it, and the other is told who
 //! ([`Claim::HeldBy`]). A claim of our own earlier start is taken over at once. What is said is compared with what was
 //! last heard of ourselves, so that nothing is written twice and nothing is lost; many plugs are one transaction, in which
 //! each stands or falls by itself.
 
-use super::directory::{NodeRecord, PlugRecord, Plugged};
-use super::follow::tell_directory;
+use super::directory::{Directory, NodeRecord, PlugRecord, Plugged};
 use super::key::Key;
 use super::{Cluster, lock};
 use crate::etcd::message::{Compare, KeyValue, LeaseId, Step, Txn};
@@ -50,6 +52,26 @@ pub enum Claim {
     Unknown,
 }
 
+/// Why something is not said. Nothing is lost: it is said by a later call.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSaid {
+    /// What etcd said.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// Who has left says nothing more: it would be alive again for the time of a lease.
+    #[error("this host is ending")]
+    Ending,
+    /// It was not said that we live.
+    #[error("this host is not registered")]
+    Unregistered,
+    /// Another host that lives has our name.
+    #[error("another host has the name of this one")]
+    Namesake,
+    /// What is known of ourselves is not what is there; it will be told.
+    #[error("something else is said of this host")]
+    Outrun,
+}
+
 /// What we have said.
 #[derive(Default)]
 pub(super) struct Registration {
@@ -67,32 +89,61 @@ impl Cluster {
     /// Says that this host lives, and is this. Call it again and again, several times within the time of a lease.
     ///
     /// # Errors
-    /// [`EtcdError`]; nothing is lost, if it is called again.
-    pub fn live(&self, node: &NodeRecord) -> Result<(), EtcdError> {
+    /// [`NotSaid`].
+    pub fn live(&self, node: &NodeRecord) -> Result<(), NotSaid> {
         let mut registration = lock(&self.node);
         let lease = self.keep(&mut registration)?;
         let node = NodeRecord { boot: self.boot.clone(), ..node.clone() };
-        if registration.said.as_ref() != Some(&node) {
-            let value = serde_json::to_vec(&node).expect("records have only text keys");
-            let step = Step::put(self.keys.of(Key::Node(&self.host)), value, Some(lease));
-            let txn = Txn { success: vec![step], ..Txn::default() };
-            let answer = self.under_lease(&mut registration, &txn)?;
-            // As if the watch had told it, which it will.
-            let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-            directory.put_node(&self.host, Some(node.clone()), answer.revision(), &mut Vec::new());
-            drop(directory);
-            self.copying.note_change();
-            registration.said = Some(node);
-            self.is_registered.store(true, Ordering::Relaxed);
+        let (known, is_ours) = self
+            .look(|directory| (directory.node_since(&self.host).unwrap_or_default(), self.is_registered(directory)));
+        if is_ours && registration.said.as_ref() == Some(&node) {
+            return Ok(());
         }
+        self.check_namesake()?;
+        let (key, value) = (self.keys.of(Key::Node(&self.host)), serde_json::to_vec(&node));
+        let step = Step::put(key.clone(), value.expect("records have only text keys"), Some(lease));
+        let compare = vec![Compare { key, mod_revision: known }];
+        let answer = self.under_lease(&mut registration, &Txn { compare, success: vec![step], ..Txn::default() })?;
+        if !answer.succeeded {
+            return Err(NotSaid::Outrun);
+        }
+        // As if the watch had told it, which it will.
+        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        directory.put_node(&self.host, Some(node.clone()), answer.revision(), &mut Vec::new());
+        drop(directory);
+        self.copying.note_change();
+        registration.said = Some(node);
+        self.is_namesake_told.store(false, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Whether it is said that we live, and by ourselves.
+    fn is_registered(&self, directory: &Directory) -> bool {
+        directory.node(&self.host).is_some_and(|node| node.boot == self.boot)
+    }
+
+    /// Our lease, if it is said that we live.
+    fn registered_lease(&self, registration: &Registration) -> Option<LeaseId> {
+        let lease = registration.lease.as_ref().map(|lease| lease.id);
+        lease.filter(|_| self.look(|directory| self.is_registered(directory)))
+    }
+
+    /// Nobody else lives by our name; who does is told of once.
+    pub(super) fn check_namesake(&self) -> Result<(), NotSaid> {
+        let is_ours = |boot: &Text| *boot == self.boot || self.boots_before.contains(boot);
+        if self.look(|directory| directory.node(&self.host).is_none_or(|node| is_ours(&node.boot))) {
+            return Ok(());
+        }
+        if !self.is_namesake_told.swap(true, Ordering::Relaxed) {
+            tracing::error!(host = &*self.host, "another host has our name: set node.host to another on one of them");
+        }
+        Err(NotSaid::Namesake)
+    }
+
     /// The lease, kept alive, or a new one.
-    fn keep(&self, registration: &mut Registration) -> Result<LeaseId, EtcdError> {
+    fn keep(&self, registration: &mut Registration) -> Result<LeaseId, NotSaid> {
         if self.is_ended.load(Ordering::Relaxed) {
-            // Who has left says nothing more: it would be alive again for the time of a lease.
-            return Err(EtcdError::Unreachable("this host is ending".to_owned()));
+            return Err(NotSaid::Ending);
         }
         let keep_alive = Duration::from_secs(self.lease_s.into()) / KEEP_ALIVE_PART;
         if let Some(lease) = &mut registration.lease {
@@ -132,15 +183,16 @@ impl Cluster {
     /// turn with [`Cluster::claim`], so that it knows of every claim.
     ///
     /// # Errors
-    /// [`EtcdError`]; what could not be said is said by the next call.
+    /// [`NotSaid`].
     pub fn say(
         &self,
         wanted: impl FnOnce() -> BTreeMap<InterfaceId, Wanted>,
-    ) -> Result<BTreeMap<InterfaceId, Text>, EtcdError> {
+    ) -> Result<BTreeMap<InterfaceId, Text>, NotSaid> {
         let mut registration = lock(&self.node);
         let wanted = wanted();
-        let lease = registration.lease.as_ref().map(|lease| lease.id);
-        let Some(lease) = lease else { return Err(EtcdError::Unreachable("this host has no lease yet".to_owned())) };
+        if self.registered_lease(&registration).is_none() {
+            return Err(NotSaid::Unregistered);
+        }
         let (mut held, mut steps) = (BTreeMap::new(), Vec::new());
         self.look(|directory| {
             for (interface, wanted) in &wanted {
@@ -156,6 +208,8 @@ impl Cluster {
             }
         });
         for parcel in steps.chunks(PLUGS_AT_ONCE) {
+            // All of them may take longer than a lease lasts.
+            let lease = self.keep(&mut registration)?;
             held.extend(self.say_some(&mut registration, lease, parcel)?);
         }
         Ok(held)
@@ -164,7 +218,6 @@ impl Cluster {
     /// Claims an interface that is about to be plugged here.
     pub fn claim(&self, interface: &InterfaceId, wanted: &Wanted) -> Claim {
         let mut registration = lock(&self.node);
-        let Some(lease) = registration.lease.as_ref().map(|lease| lease.id) else { return Claim::Unknown };
         let decided = match self.look(|directory| self.decide(directory.plug(interface), wanted)) {
             // The other may have unplugged it a moment ago.
             Said::HeldBy(host) => match self.ask_plug(interface) {
@@ -178,6 +231,7 @@ impl Cluster {
             Said::HeldBy(host) => return Claim::HeldBy(host),
             Said::Not { record, known } => (record, known),
         };
+        let Some(lease) = self.registered_lease(&registration) else { return Claim::Unknown };
         match self.say_some(&mut registration, lease, &[(interface.clone(), Some(record), known)]) {
             Ok(held) => held.into_values().next().map_or(Claim::Ours, Claim::HeldBy),
             Err(_) => Claim::Unknown,
@@ -187,7 +241,7 @@ impl Cluster {
     /// An interface is plugged here no more; as far as etcd is there.
     pub fn release(&self, interface: &InterfaceId) {
         let mut registration = lock(&self.node);
-        let Some(lease) = registration.lease.as_ref().map(|lease| lease.id) else { return };
+        let Some(lease) = self.registered_lease(&registration) else { return };
         let known = self.look(|directory| {
             directory.plug(interface).filter(|plug| plug.record.host == self.host).map(|plug| plug.revision)
         });
@@ -246,33 +300,19 @@ impl Cluster {
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         for (at, (interface, record, _)) in parcel.iter().enumerate() {
             let Some(within) = answer.within(at) else { continue };
-            let (value, revision) = match within.found(0) {
-                _ if within.succeeded => {
-                    let value = record.as_ref().map(|record| serde_json::to_vec(record).expect("only text keys"));
-                    (value, answer.revision())
-                }
-                Some(found) => (Some(found.value.0.clone()), found.mod_revision()),
-                None => continue,
-            };
-            // As if the watch had told it, which it will.
-            tell_directory(&mut directory, Key::Plug(interface), value.as_deref(), revision, &mut Vec::new());
-            let holder = directory.plug(interface).map(|plug| plug.record.host.clone());
-            if let Some(holder) = holder.filter(|holder| *holder != self.host && record.is_some()) {
+            if within.succeeded {
+                // As if the watch had told it, which it will. What others said is the watch's alone to tell: it is news.
+                directory.put_plug(interface, record.clone(), answer.revision(), &mut Vec::new());
+                continue;
+            }
+            let found = within.found(0).and_then(|found| serde_json::from_slice::<PlugRecord>(&found.value.0).ok());
+            if let Some(holder) = found.map(|found| found.host).filter(|host| *host != self.host && record.is_some()) {
                 held.insert(interface.clone(), holder);
             }
         }
         drop(directory);
         self.copying.note_change();
         Ok(held)
-    }
-
-    /// Says so, once, if somebody else calls himself by our name.
-    pub(super) fn notice_namesake(&self) {
-        let boot = self.look(|directory| directory.node(&self.host).map(|node| node.boot.clone()));
-        let is_other = boot.is_some_and(|boot| boot != self.boot);
-        if is_other && self.is_registered.swap(false, Ordering::Relaxed) {
-            tracing::error!(host = &*self.host, "another host has our name: set node.host to another on one of them");
-        }
     }
 
     /// Ends our lease: we are gone.

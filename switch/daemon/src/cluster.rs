@@ -3,12 +3,13 @@
 use crate::control::Control;
 use crate::control::cluster::SAY_PAUSE;
 use crate::service::Daemon;
-use crate::settings::{NodeRole, Settings, SettingsError};
+use crate::settings::{NodeRole, Settings};
 use anyhow::Context;
 use api::cluster::{Cluster, ClusterConfig, ClusterError, NodeRecord};
 use api::etcd::{EtcdConfig, EtcdConfigError, EtcdError};
 use api::http_client::EndpointError;
-use api::store::StoreError;
+use api::model::Text;
+use api::store::{Store, StoreError};
 use api::watched::Rights;
 use pipelines::Standard;
 use std::future::Future;
@@ -19,13 +20,19 @@ use tokio::runtime::Runtime;
 /// Pause between two tries to read what there is, at the start.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
-/// Our part in the cloud that the settings name; `None`: this host is alone.
+/// Earlier starts of this host that its own store names: of those since one ended in order, only some can seem to live.
+const BOOTS_MAX: usize = 16;
+/// Under which kind and key the store has them.
+const BOOTS: (&str, &str) = ("node", "boots");
+
+/// Our part in the cloud that the settings name; `None`: this host is alone. `own` is the store of this host alone.
 ///
 /// # Errors
-/// [`SettingsError`] for what is wrong with them or the files they name.
-pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Cluster>>, SettingsError> {
+/// What is wrong with the settings or the files they name; what `own` said.
+pub(crate) fn of(settings: &Settings, rights: Rights, own: &Store) -> anyhow::Result<Option<Arc<Cluster>>> {
     let store = &settings.store;
     let Some(endpoints) = store.etcd() else { return Ok(None) };
+    let boots_before = boots(own)?;
     let has_identity = !store.certificate.as_os_str().is_empty();
     let config = ClusterConfig {
         etcd: EtcdConfig {
@@ -39,6 +46,7 @@ pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Clust
         host: settings.node.host.clone(),
         lease_s: settings.node.lease_s,
         copy: Some(settings.state_dir.join("cloud.copy")),
+        boots_before: boots_before.clone(),
     };
     let cluster = Cluster::new(config).map_err(|error| {
         let key = match &error {
@@ -58,7 +66,17 @@ pub(crate) fn of(settings: &Settings, rights: Rights) -> Result<Option<Arc<Clust
         };
         settings.fault("store", key, error)
     })?;
+    let first = (boots_before.len() + 1).saturating_sub(BOOTS_MAX);
+    let boots: Vec<&Text> = boots_before.iter().chain([cluster.boot()]).skip(first).collect();
+    own.put_extra(BOOTS.0, BOOTS.1, &serde_json::to_vec(&boots).expect("texts"))?;
     Ok(Some(Arc::new(cluster)))
+}
+
+/// Earlier starts of this host, the last one last.
+fn boots(own: &Store) -> Result<Vec<Text>, StoreError> {
+    // What is none of ours names nobody.
+    let known = own.extras(BOOTS.0)?.remove(BOOTS.1).and_then(|value| serde_json::from_slice(&value).ok());
+    Ok(known.unwrap_or_default())
 }
 
 /// Waits until what there is can be read, or, if etcd is away, takes what this host knew last; false: we are asked to end

@@ -133,7 +133,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
-    let cluster = cluster::of(&settings, Rights::OwnerOnly)?;
+    let cluster = cluster::of(&settings, Rights::OwnerOnly, &store)?;
     let api = settings.node.is(NodeRole::Api).then(|| listen(settings.api.listen, "the API")).transpose()?;
     let api_address = api.as_ref().map(TcpListener::local_addr).transpose().context("the API's listener")?;
     let metrics = settings.metrics.listen.map(|address| listen(address, "metrics")).transpose()?;

@@ -14,7 +14,16 @@ use tests::process::{wait_for, wait_until};
 
 /// A daemon called `host` that shares what is behind `urls`.
 fn daemon(urls: &str, host: &str, more: &str) -> Daemon {
-    Daemon::start(&format!("[store]\nurl = \"etcd:{urls}\"\n[node]\nhost = \"{host}\"\nlease_s = 2\n{more}"))
+    Daemon::start(&format!("[store]\nurl = \"etcd:{urls}\"\n[node]\nhost = \"{host}\"\nlease_s = 6\n{more}"))
+}
+
+/// Settings of a host, called by one letter, whose networks are tunnelled.
+fn tunnels(host: &str) -> String {
+    let (path, number) = (format!("/tmp/qvs-etcd-{}-{host}", std::process::id()), host.as_bytes()[0]);
+    format!(
+        "[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"{path}\"\naddress = \"192.0.2.{number}/24\"\n\
+         [tunnel]\nlocal_ip = \"192.0.2.{number}\"\n[segments]\ndefault = \"vxlan\"\n"
+    )
 }
 
 /// The ids of a tenant's networks at this API.
@@ -306,6 +315,8 @@ fn a_network_of_thousands_of_ports_is_removed_at_once_and_a_larger_one_is_not_to
 fn an_interface_is_on_one_host_until_that_unplugs_it_or_dies() {
     let server = Server::start();
     let [mut a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    // Who is not registered yet claims nothing.
+    wait_until("both live", SOON, || a.show("nodes").as_array().unwrap().len() == 2);
     let socket = |daemon: &Daemon| format!("plug vm1 --vhost-user {}", daemon.path("vm1.sock").display());
     a.must(&socket(&a));
     let refused = b.command(&socket(&b));
@@ -365,4 +376,81 @@ fn what_an_extension_keeps_is_shared_and_no_update_is_lost() {
     wait_until("b tells it", SOON, || count(&b) == 1);
     assert!(ask(&b, "POST", path, Some(&body)).status < 300);
     wait_until("a tells both", SOON, || count(&a) == 2 && count(&b) == 2);
+}
+
+#[test]
+fn what_an_extension_keeps_whose_answer_is_lost_is_kept_once_and_answered() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let a = daemon(&relay.url(), "a", "");
+    let body = json!({"qos": {"qos_name": "gold", "qos_desc": {"rate": "1"}}});
+    let ask = |method: &str, body: Option<&Value>| {
+        let mut connection = tests::http::Connection::open(a.api()).unwrap();
+        connection.request(method, "/v1.1/extensions/csco/tenants/red/qoss", body).unwrap()
+    };
+    assert!(ask("POST", Some(&body)).status < 300);
+    relay.set(Way::NoAnswers);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| ask("POST", Some(&body)).status);
+        wait_until("it wrote in vain, and asks what became of that", SOON, || {
+            relay.unanswered().iter().filter(|path| *path == "/v3/kv/txn").count() > 1
+        });
+        relay.set(Way::Open);
+        assert!(writer.join().unwrap() < 300);
+    });
+    assert_eq!(ask("GET", None).json()["qoss"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_node_that_carries_nothing_any_more_says_nothing_of_what_was_plugged_there() {
+    let server = Server::start();
+    let (mut a, b) = (daemon(&server.url(), "a", ""), daemon(&server.url(), "b", ""));
+    a.must(&format!("plug vm1 --vhost-user {}", a.path("vm1.sock").display()));
+    let red = b.tenant("red");
+    let network = red.network("lan");
+    let port = red.attached_port(&network, "vm1");
+    wait_until("it is UP", SOON, || red.op_status(&network, &port) == "UP");
+    a.stop();
+    let settings = a.path("qvs.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, text.replace("host = \"a\"", "host = \"a\"\nroles = [\"api\"]")).unwrap();
+    a.start_again();
+    let nodes = || b.show("nodes").as_array().unwrap().len();
+    wait_until("it is back", SOON, || nodes() == 2);
+    assert_eq!(red.op_status(&network, &port), "DOWN");
+    let socket = b.path("vm1.sock");
+    b.must(&format!("plug vm1 --vhost-user {}", socket.display()));
+    wait_until("it is UP there", SOON, || red.op_status(&network, &port) == "UP");
+}
+
+#[test]
+fn a_second_host_of_one_name_takes_nothing_away_and_has_it_once_the_first_is_gone() {
+    let server = Server::start();
+    let [mut a, c] = ["a", "c"].map(|host| daemon(&server.url(), host, ""));
+    let socket = |daemon: &Daemon| format!("plug vm1 --vhost-user {}", daemon.path("vm1.sock").display());
+    a.must(&socket(&a));
+    let red = c.tenant("red");
+    let network = red.network("lan");
+    let port = red.attached_port(&network, "vm1");
+    let plugs = || {
+        let nodes = c.show("nodes");
+        nodes.as_array().unwrap().iter().find(|row| row["host"] == "a").map(|row| row["interfaces"].clone())
+    };
+    wait_until("it is UP", SOON, || red.op_status(&network, &port) == "UP" && plugs() == Some(json!(1)));
+    // What somebody takes away of it is said again.
+    server.ask("/v3/kv/deleterange", &json!({"key": "L3F2cy9ub2RlL2E="}));
+    wait_until("it lives again", SOON, || plugs() == Some(json!(1)));
+    let namesake = daemon(&server.url(), "a", "");
+    wait_until("it is told", SOON, || namesake.log_tail().contains("another host has our name"));
+    namesake.must(&format!("plug vm2 --vhost-user {}", namesake.path("vm2.sock").display()));
+    assert_eq!((red.op_status(&network, &port), plugs()), ("UP".to_owned(), Some(json!(1))));
+    // Killed and back it is the same host; gone for good it is not, and the other takes its place.
+    a.kill_and_restart();
+    wait_until("it is UP again", SOON, || red.op_status(&network, &port) == "UP");
+    a.kill();
+    wait_until("the other is registered", SOON, || {
+        red.op_status(&network, &port) == "DOWN" && plugs() == Some(json!(1))
+    });
+    a.start_again();
+    wait_until("the first is told", SOON, || a.log_tail().contains("another host has our name"));
 }

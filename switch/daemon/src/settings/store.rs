@@ -7,8 +7,8 @@ use super::{
 use api::http_client::Authority;
 use std::path::{Path, PathBuf};
 
-/// Shortest lease, seconds: etcd makes none shorter than 1.5 of its elections.
-const LEASE_S_MIN: u64 = 2;
+/// Shortest lease, seconds: it is kept alive every third of it, and etcd may take three seconds to answer.
+const LEASE_S_MIN: u64 = 6;
 /// Longest lease, seconds: so long a dead node's ports are UP.
 const LEASE_S_MAX: u64 = 600;
 /// What cannot be where several hosts share the state.

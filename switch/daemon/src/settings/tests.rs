@@ -184,7 +184,7 @@ fn faults_name_file_line_and_key() {
         ("[node]\nroles = []", "qvs.toml:2: node.roles: must be"),
         ("[node]\nroles = [\"api\", \"api\"]", "qvs.toml:2: node.roles: must be"),
         ("[node]\nhost = \"a/b\"", "qvs.toml:2: node.host: must be a name"),
-        ("[node]\nlease_s = 1", "qvs.toml:2: node.lease_s: 1 must be 2 to 600"),
+        ("[node]\nlease_s = 1", "qvs.toml:2: node.lease_s: 1 must be 6 to 600"),
         ("[store]\nurl = \"etcd://x\"", "qvs.toml:2: store.url: \"//x\" must be like"),
         ("[store]\nurl = \"etcd:\"", "qvs.toml:2: store.url: \"\" must be like"),
         (
