@@ -197,8 +197,8 @@ impl<B: Backing> Recorded<B> {
         self.writes.snapshot()
     }
 
-    /// Puts the state in force once more, in turn with the writers: for a host on which something else changed. The
-    /// caller holds no lock that [`Backing::put_in_force`] takes, because a writer may be in there and hold the turn.
+    /// Puts the state in force once more: for a host on which something else changed. It waits for no commit. The
+    /// caller holds no lock that [`Backing::put_in_force`] takes, because a writer may be in there.
     pub fn put_in_force(&self) {
         self.writes.put_in_force();
     }

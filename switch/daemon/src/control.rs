@@ -8,7 +8,7 @@
 //! among the plugs, off every network, until the supervisor has closed its device; then it is struck out, the config
 //! without it is published and its place forgotten.
 //!
-//! Lock order: `operators` -> the plugin's turn -> `state` -> store, switch, a slot's condition. `operators` is held for a
+//! Lock order: `operators` -> the plugin's turn -> its lock of what is put in force -> `state` -> store, switch, a slot's condition. `operators` is held for a
 //! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
 
 mod automatic;
@@ -54,7 +54,7 @@ pub(crate) trait Tenants: Send + Sync {
     /// The state as it is now.
     fn snapshot(&self) -> Arc<Model>;
 
-    /// Calls [`Host::put_in_force`] once more, in turn with the API's writes.
+    /// Calls [`Host::put_in_force`] once more, one call at a time.
     fn put_in_force(&self);
 
     /// Whether the API tells UP of every port, whatever the host does.

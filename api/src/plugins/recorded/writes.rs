@@ -13,8 +13,9 @@
 //! * There a refusal may rest on what is no longer so. So before it is told the store is asked how far it has come, and who
 //!   planned with less plans once more when that is part of the state. The same of a write that finds nothing to change.
 //!
-//! Whoever commits, reads back or puts in force has the *turn*, one thread at a time, with no lock held. Readers take a
-//! snapshot and never wait for a disk. A group has no bound but the number of callers, who each wait for theirs, and where the store
+//! Whoever commits or reads back has the *turn*, one thread at a time, with no lock held. Readers take a
+//! snapshot and never wait for a disk. Nor does who puts the state in force because something changed on the host: that has a lock
+//! of its own ([`Writes::enforce`]), for a commit to a store elsewhere may take long. A group has no bound but the number of callers, who each wait for theirs, and where the store
 //! sets one ([`Backing::BYTES_MAX`]): who finds it full waits for the next.
 
 use super::Backing;
@@ -35,6 +36,8 @@ pub(super) struct Writes<B> {
     /// What is durable; readers' copy.
     model: RwLock<Arc<Model>>,
     queue: Mutex<Queue>,
+    /// Held while something is put in force. Taken with the turn or without, never the other way round.
+    in_force: Mutex<()>,
     /// Told when the turn is free, for those who want it and are in no group.
     is_free: Condvar,
 }
@@ -77,6 +80,23 @@ enum Failed {
     Store(StoreFailed),
     /// Others were faster: it may be planned anew.
     Outrun,
+}
+
+/// Something is put in force, until dropped.
+struct Enforcing<'a, B> {
+    writes: &'a Writes<B>,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl<B> Drop for Enforcing<'_, B> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody knows how far it came: before the next write all is put in force once more.
+            let mut queue = self.writes.queue();
+            queue.is_stale = true;
+            queue.is_behind = true;
+        }
+    }
 }
 
 /// The turn, until dropped.
@@ -144,13 +164,26 @@ impl<B: Backing> Writes<B> {
             is_stale: false,
             is_behind: false,
         };
-        Writes { backing, model: RwLock::new(model), queue: Mutex::new(queue), is_free: Condvar::new() }
+        Writes {
+            backing,
+            model: RwLock::new(model),
+            queue: Mutex::new(queue),
+            in_force: Mutex::default(),
+            is_free: Condvar::new(),
+        }
     }
 
     /// Puts the whole state in force once more, in turn with the writers.
     pub(super) fn put_in_force(&self) {
-        let _turn = self.turn();
-        self.backing.put_in_force(&self.snapshot(), Scope::All);
+        self.enforce(Scope::All);
+    }
+
+    /// Puts the state that readers see in force. One at a time, and each the newest there is: so what was in force once is
+    /// never overtaken by what was before it.
+    fn enforce(&self, scope: Scope<'_>) {
+        let _alone = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let _enforcing = Enforcing { writes: self, _alone };
+        self.backing.put_in_force(&self.snapshot(), scope);
     }
 
     /// Calls `look` with the state, in turn with the writers: nobody writes meanwhile.
@@ -267,9 +300,9 @@ impl<B: Backing> Writes<B> {
             });
         }
         match touched {
-            None => self.backing.put_in_force(&self.snapshot(), Scope::All),
+            None => self.enforce(Scope::All),
             Some(touched) if touched.is_empty() => {}
-            Some(touched) => self.backing.put_in_force(&self.snapshot(), Scope::Parts(&touched)),
+            Some(touched) => self.enforce(Scope::Parts(&touched)),
         }
         Ok(())
     }
@@ -304,7 +337,7 @@ impl<B: Backing> Writes<B> {
             Ok(()) => {
                 *self.model.write().unwrap_or_else(PoisonError::into_inner) = target.clone();
                 self.queue().place = self.backing.place();
-                self.backing.put_in_force(&target, Scope::Parts(&touched));
+                self.enforce(Scope::Parts(&touched));
                 Ok(())
             }
             Err(error) => {
@@ -340,7 +373,7 @@ impl<B: Backing> Writes<B> {
             }
         }
         if self.queue().is_behind {
-            self.backing.put_in_force(&self.snapshot(), Scope::All);
+            self.enforce(Scope::All);
             self.queue().is_behind = false;
         }
         let mut queue = self.queue();

@@ -45,6 +45,8 @@ pub(super) struct Records<T> {
     keeper: Option<Keeper>,
     all: RwLock<All<T>>,
     turn: Mutex<()>,
+    /// Held by the one who reads all again.
+    reading: Mutex<()>,
 }
 
 struct All<T> {
@@ -113,7 +115,7 @@ pub(super) enum NotKept {
 impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// None, kept in memory only.
     pub(super) fn none(kind: &'static str) -> Records<T> {
-        Records { kind, keeper: None, all: RwLock::default(), turn: Mutex::default() }
+        Records { kind, keeper: None, all: RwLock::default(), turn: Mutex::default(), reading: Mutex::default() }
     }
 
     /// The records of a kind as they are kept; without a keeper none, and they are in memory only.
@@ -238,17 +240,29 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
 
     /// All there are; read again if another host has changed something.
     fn all(&self) -> RwLockReadGuard<'_, All<T>> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(Keeper::Cluster(cluster)) = &self.keeper else { return all };
-        if all.changed == cluster.extras_changed(self.kind) {
+        if let Some(all) = self.newest() {
             return all;
         }
-        drop(all);
+        // One reads them; who came meanwhile finds them read.
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = self.newest() {
+            return all;
+        }
         match self.read_all() {
             Ok(now) => *self.all.write().unwrap_or_else(PoisonError::into_inner) = now,
             Err(error) => tracing::error!(%error, "what another host keeps cannot be read"),
         }
         self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All there are, unless another host has changed something.
+    fn newest(&self) -> Option<RwLockReadGuard<'_, All<T>>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let is_newest = match &self.keeper {
+            Some(Keeper::Cluster(cluster)) => all.changed == cluster.extras_changed(self.kind),
+            _ => true,
+        };
+        is_newest.then_some(all)
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {

@@ -225,3 +225,27 @@ fn news_are_part_of_the_state_and_those_that_cannot_be_change_nothing() {
     let bad = rig.writes.absorb(|_| Err(Inconsistent::SerialTwice { serial: 1 }), Touched::default());
     assert!(bad.is_err() && rig.writes.snapshot().networks.len() == 1);
 }
+
+#[test]
+fn what_changed_on_the_host_is_put_in_force_while_a_write_waits_for_its_store() {
+    let rig = Rig::new();
+    thread::scope(|scope| {
+        let gate = rig.disk.gate.lock().unwrap();
+        let writer = rig.make_aside(scope, "n", Place::Leading);
+        rig.writes.put_in_force();
+        assert_eq!((rig.disk.all_in_force_count.load(Ordering::Relaxed), writer.is_finished()), (1, false));
+        drop(gate);
+        assert_eq!(writer.join().unwrap(), Ok(true));
+    });
+    assert_eq!(rig.disk.in_force_count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn what_breaks_off_beside_the_writers_is_put_in_force_before_the_next_write() {
+    let rig = Rig::new();
+    rig.disk.is_unable.store(true, Ordering::Relaxed);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rig.writes.put_in_force())).is_err());
+    rig.disk.is_unable.store(false, Ordering::Relaxed);
+    assert_eq!(rig.make("n"), Ok(true));
+    assert_eq!(rig.disk.all_in_force_count.load(Ordering::Relaxed), 1);
+}
