@@ -11,10 +11,12 @@
 //! Threads: `etcd` moves the bytes; `mirror` follows; `copy` writes; any other may call what blocks, none that runs tokio's tasks. Memory: a
 //! copy of what is shared, a page of it more while all is read, and what one watch may gather.
 
+mod compaction;
 mod copy;
 mod directory;
 mod everything;
 mod follow;
+mod freed;
 mod key;
 mod node;
 mod tenants;
@@ -37,12 +39,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Pause between two tries to reach etcd; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How long etcd counts as away, for who would write, once it gave no answer.
+const AWAY_FOR: Duration = Duration::from_secs(1);
 
 /// Where a cloud's state is and who we are in it.
 #[derive(Clone, Debug)]
@@ -90,11 +95,17 @@ pub struct Cluster {
     /// What was read before anybody wanted it.
     read: Mutex<Option<Everything>>,
     tenants: tenants::Place,
+    freed: freed::Freed,
+    compaction: compaction::Compaction,
     node: Mutex<node::Registration>,
     /// It is told that another host lives by our name.
     is_namesake_told: AtomicBool,
     /// Whether etcd answered when it was asked last.
     is_there: AtomicBool,
+    /// When it did not answer last.
+    failed_at: Mutex<Option<Instant>>,
+    /// A write found that etcd was set back to an older state: all is to be read again.
+    is_set_back: AtomicBool,
     /// The revision up to which we follow.
     followed: Mutex<Revision>,
     /// Bytes of all that a watch told.
@@ -130,9 +141,13 @@ impl Cluster {
             extras: RwLock::default(),
             read: Mutex::default(),
             tenants: tenants::Place::default(),
+            freed: freed::Freed::default(),
+            compaction: compaction::Compaction::default(),
             node: Mutex::default(),
             is_namesake_told: AtomicBool::new(false),
             is_there: AtomicBool::new(false),
+            failed_at: Mutex::default(),
+            is_set_back: AtomicBool::new(false),
             followed: Mutex::default(),
             watched_bytes: AtomicU64::new(0),
             copying: Copying::at(config.copy),
@@ -186,6 +201,9 @@ impl Cluster {
             Ok(_) | Err(EtcdError::Refused { .. } | EtcdError::Compacted) => true,
             Err(_) => false,
         };
+        if !is_there {
+            *lock(&self.failed_at) = Some(Instant::now());
+        }
         if self.is_there.swap(is_there, Ordering::Relaxed) != is_there {
             match &outcome {
                 Err(error) => tracing::warn!(%error, "etcd is away; this host goes on with what it knows"),
@@ -193,6 +211,21 @@ impl Cluster {
             }
         }
         outcome
+    }
+
+    /// Whether a write can be tried: where etcd was away, it is asked something first, because a write that gets no answer costs
+    /// far more time than a question.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unreachable`]: it is away still, or was a moment ago.
+    fn check_is_there(&self) -> Result<(), EtcdError> {
+        if self.is_there() {
+            return Ok(());
+        }
+        if lock(&self.failed_at).is_some_and(|at| at.elapsed() < AWAY_FOR) {
+            return Err(EtcdError::Unreachable("it did not answer a moment ago".to_owned()));
+        }
+        self.wait(self.etcd.get(&self.keys.of(key::Key::Head))).map(drop)
     }
 
     /// Reads all there is, for the plugin that will be made: so whoever starts a host can wait for etcd.

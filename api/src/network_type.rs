@@ -45,6 +45,30 @@ pub enum Segment {
     Vni(Vni),
 }
 
+impl Segment {
+    /// Its name, in the store.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Segment::Vlan(physical_network, vlan) => format!("vlan/{physical_network}/{}", vlan.get()),
+            Segment::Vni(vni) => format!("vni/{}", vni.get()),
+        }
+    }
+
+    /// The segment of this name.
+    pub(crate) fn from_name(name: &str) -> Option<Segment> {
+        let (kind, rest) = name.split_once('/')?;
+        match kind {
+            "vni" => rest.parse().ok().and_then(Vni::new).map(Segment::Vni),
+            "vlan" => {
+                let (physical_network, id) = rest.rsplit_once('/')?;
+                let vlan = id.parse().ok().and_then(VlanId::new)?;
+                Some(Segment::Vlan(physical_network.into(), vlan))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl NetworkType {
     /// Whether it stays within one host.
     pub fn is_local(&self) -> bool {
@@ -160,12 +184,12 @@ pub struct VlanRange {
 }
 
 impl SegmentRules {
-    /// The type of a network that is about to be made.
+    /// The type of a network that is about to be made, where no network may have a number that `is_withheld`.
     ///
     /// # Errors
-    /// [`NoSegmentFree`] if each number is some network's.
-    pub fn allot(&self, model: &Model) -> Result<NetworkType, NoSegmentFree> {
-        let free = |segment: Segment| !model.by_segment.contains_key(&segment);
+    /// [`NoSegmentFree`] if there is no other that no network has.
+    pub fn allot(&self, model: &Model, is_withheld: impl Fn(&Segment) -> bool) -> Result<NetworkType, NoSegmentFree> {
+        let free = |segment: Segment| !model.by_segment.contains_key(&segment) && !is_withheld(&segment);
         let found = match self {
             SegmentRules::Local => Some(NetworkType::Local),
             SegmentRules::Vlan(ranges) => ranges.iter().find_map(|range| {
@@ -184,6 +208,21 @@ impl SegmentRules {
         found.ok_or_else(|| NoSegmentFree { kind: self.name().into() })
     }
 
+    /// The type of a network with this segment, if these rules have it.
+    pub(crate) fn with(&self, segment: &Segment) -> Option<NetworkType> {
+        match (self, segment) {
+            (SegmentRules::Vlan(ranges), Segment::Vlan(name, vlan)) => {
+                let has = |range: &VlanRange| range.physical_network == *name && range.ids.contains(&vlan.get());
+                let physical_network = name.clone();
+                ranges.iter().any(has).then_some(NetworkType::Vlan { physical_network, vlan: *vlan })
+            }
+            (SegmentRules::Tunnel(kind, range), Segment::Vni(vni)) => {
+                range.contains(&vni.get()).then_some(NetworkType::Tunnel { kind: *kind, vni: *vni })
+            }
+            _ => None,
+        }
+    }
+
     /// The name of the type of networks that it makes.
     pub fn name(&self) -> &'static str {
         match self {
@@ -200,7 +239,7 @@ mod tests {
     use crate::model::{Change, Network};
 
     fn put(model: &mut Model, rules: &SegmentRules) -> Option<u32> {
-        let network_type = rules.allot(model).ok()?;
+        let network_type = rules.allot(model, |_| false).ok()?;
         let serial = model.next_serial();
         let id = format!("n{}", network_type.segmentation_id().unwrap_or_default()).into();
         let network = Network { id, tenant: "red".into(), name: None, network_type, serial };
@@ -225,7 +264,37 @@ mod tests {
             model.apply(&Change::RemoveNetwork("n6".into()));
             model.apply(&Change::RemoveNetwork("n5".into()));
             assert_eq!([0; 4].map(|_| put(&mut model, &rules)), [Some(5), Some(6), Some(8), None]);
-            assert!(rules.allot(&model).is_err());
+            assert!(rules.allot(&model, |_| false).is_err());
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_withheld_is_no_networks() {
+        for rules in [SegmentRules::Tunnel(TunnelKind::Vxlan, 5..=7), ranges(&[("p", 5..=7)])] {
+            let mut model = Model::default();
+            put(&mut model, &rules);
+            let withheld = rules.allot(&model, |_| false).unwrap().segment().unwrap();
+            let allotted = rules.allot(&model, |segment| *segment == withheld).unwrap();
+            assert_eq!(allotted.segmentation_id(), Some(7));
+            assert!(rules.allot(&model, |_| true).is_err());
+            assert_eq!(rules.with(&withheld).unwrap().segment(), Some(withheld));
+        }
+        let rules = ranges(&[("p", 5..=7)]);
+        for name in ["vlan/p/8", "vlan/q/5", "vni/5"] {
+            assert_eq!(rules.with(&Segment::from_name(name).unwrap()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_segments_are_read_as_they_are_written() {
+        let vlan = VlanId::new(4094).unwrap();
+        for segment in
+            [Segment::Vni(Vni::new(5).unwrap()), Segment::Vlan("a/b".into(), vlan), Segment::Vlan("".into(), vlan)]
+        {
+            assert_eq!(Segment::from_name(&segment.name()), Some(segment));
+        }
+        for name in ["", "vni", "vni/", "vni/x", "vni/99999999", "vlan/5", "vlan/p/4095", "gre/5"] {
+            assert_eq!(Segment::from_name(name), None, "{name}");
         }
     }
 
@@ -234,13 +303,13 @@ mod tests {
         let mut model = Model::default();
         let rules = ranges(&[("b", 9..=9), ("a", 9..=9)]);
         for name in ["b", "a"] {
-            let network_type = rules.allot(&model).unwrap();
+            let network_type = rules.allot(&model, |_| false).unwrap();
             assert_eq!((network_type.physical_network(), network_type.segmentation_id()), (Some(name), Some(9)));
             let serial = model.next_serial();
             let network = Network { id: name.into(), tenant: "red".into(), name: None, network_type, serial };
             model.apply(&Change::PutNetwork(network));
         }
-        assert!(rules.allot(&model).is_err());
+        assert!(rules.allot(&model, |_| false).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A real etcd of one member for a test, and a relay before it that can be made to fail in the ways that networks do.
+//! A real etcd of one member, or three, for a test, and a relay before it that can be made to fail in the ways that networks do.
 
 use crate::http::Connection;
 use crate::process::{Child, TempDir, wait_until};
@@ -23,6 +23,9 @@ pub struct Etcd {
     peer: SocketAddr,
     scheme: &'static str,
     options: Vec<String>,
+    name: String,
+    /// All members, as etcd is told.
+    members: String,
 }
 
 impl Etcd {
@@ -46,9 +49,33 @@ impl Etcd {
         });
         let dir = TempDir::new();
         let options = options(&dir);
-        let mut etcd = Etcd { child: None, dir, address, peer, scheme, options };
+        let members = format!("t=http://{peer}");
+        let mut etcd = Etcd { child: None, dir, address, peer, scheme, options, name: "t".to_owned(), members };
         etcd.start_again();
         etcd
+    }
+
+    /// Starts three on loopback that are members of one.
+    ///
+    /// # Panics
+    /// If they do not come up.
+    pub fn start_three() -> [Etcd; 3] {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
+        // All at once, so that no two get one port.
+        let listeners = [0; 3].map(|_| [listen(), listen()]);
+        let addresses =
+            listeners.each_ref().map(|both| both.each_ref().map(|it| it.local_addr().expect("it is bound")));
+        drop(listeners);
+        let name = |at: usize| format!("t{at}");
+        let members: Vec<_> =
+            addresses.iter().enumerate().map(|(at, [_, peer])| format!("{}=http://{peer}", name(at))).collect();
+        let mut all = [0, 1, 2].map(|at| {
+            let ([address, peer], name, members) = (addresses[at], name(at), members.join(","));
+            Etcd { child: None, dir: TempDir::new(), address, peer, scheme: "http", options: Vec::new(), name, members }
+        });
+        all.iter_mut().for_each(Etcd::spawn);
+        all.iter_mut().for_each(Etcd::wait);
+        all
     }
 
     /// Starts it again on the same data.
@@ -56,19 +83,29 @@ impl Etcd {
     /// # Panics
     /// If it runs, or does not come up.
     pub fn start_again(&mut self) {
+        self.spawn();
+        self.wait();
+    }
+
+    /// Starts it, and goes on: of three members the first serves once there is another.
+    fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let (client, peer) = (self.url(), format!("http://{}", self.peer));
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "t", "--logger", "zap", "--unsafe-no-fsync"])
+            .args(["--name", &self.name, "--logger", "zap", "--unsafe-no-fsync"])
             .arg("--data-dir")
             .arg(self.dir.join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("t={peer}")])
+            .args(["--initial-cluster", &self.members])
             .args(&self.options);
         self.child = Some(Child::spawn("etcd", &mut command, &self.dir.join("log")));
-        let child = self.child.as_mut().expect("it was just started");
+    }
+
+    /// Waits until it serves.
+    fn wait(&mut self) {
+        let child = self.child.as_mut().expect("it was started");
         let (is_plain, address) = (self.scheme == "http", self.address);
         wait_until("etcd serves", START_LIMIT, || {
             if let Some(status) = child.ended() {
@@ -87,12 +124,16 @@ impl Etcd {
         self.child.take().expect("it runs").kill();
     }
 
-    /// SIGSTOP: it is there, and says nothing.
+    /// SIGSTOP: it is there, and says nothing any more.
     ///
     /// # Panics
     /// If it does not run.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let status = format!("/proc/{}/status", self.child.as_ref().expect("it runs").id());
+        wait_until("it stands still", START_LIMIT, || {
+            std::fs::read_to_string(&status).is_ok_and(|text| text.contains("(stopped)"))
+        });
     }
 
     /// SIGCONT.

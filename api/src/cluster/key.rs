@@ -3,8 +3,10 @@
 //! | key | is | written by |
 //! |---|---|---|
 //! | `head` | which write of tenants' records was last | every such write, which asks for the one before it |
+//! | `compacted` | from when on history is kept at least | who has etcd forget what was before |
 //! | `writer/HOST` | the last such write of a host | with it |
 //! | `network/ID`, `port/ID`, `extra/KIND/ID` | tenants' records, as in an embedded store | whoever serves the API |
+//! | `freed/SEGMENT` | a VLAN or VNI that a network had until lately, with its tenant | who removed it, under a lease |
 //! | `node/HOST` | a host that lives | that host, under its lease |
 //! | `plug/INTERFACE` | an interface that is plugged, and on which host | that host, under its lease |
 
@@ -15,6 +17,8 @@ use crate::etcd::message::Blob;
 pub(super) enum Key<'a> {
     /// The last write of tenants' records.
     Head,
+    /// The last time that history was cut.
+    Compacted,
     /// The last write of a host.
     Writer(&'a str),
     /// A network, by its id.
@@ -23,6 +27,8 @@ pub(super) enum Key<'a> {
     Port(&'a str),
     /// What an extension keeps: its kind, and an id.
     Extra(&'a str, &'a str),
+    /// A VLAN or VNI that was a network's, by its name.
+    Freed(&'a str),
     /// A host that lives, by its name.
     Node(&'a str),
     /// A plugged interface, by its id.
@@ -52,14 +58,21 @@ impl Keys {
         Blob(self.prefix.clone().into_bytes())
     }
 
+    /// What the keys of freed segments begin with.
+    pub(super) fn freed(&self) -> Blob {
+        Blob(format!("{}freed/", self.prefix).into_bytes())
+    }
+
     /// Where something is.
     pub(super) fn of(&self, key: Key<'_>) -> Blob {
         let (folder, name) = match key {
             Key::Head => ("head", ""),
+            Key::Compacted => ("compacted", ""),
             Key::Writer(host) => ("writer/", host),
             Key::Network(id) => ("network/", id),
             Key::Port(id) => ("port/", id),
             Key::Extra(kind, id) => return Blob(format!("{}extra/{kind}/{id}", self.prefix).into_bytes()),
+            Key::Freed(segment) => ("freed/", segment),
             Key::Node(host) => ("node/", host),
             Key::Plug(interface) => ("plug/", interface),
         };
@@ -69,7 +82,13 @@ impl Keys {
     /// The key of these bytes; `None`: none of this version.
     pub(super) fn read<'a>(&self, bytes: &'a Blob) -> Option<Key<'a>> {
         let text = std::str::from_utf8(&bytes.0).ok()?.strip_prefix(&*self.prefix)?;
-        let Some((folder, name)) = text.split_once('/') else { return (text == "head").then_some(Key::Head) };
+        let Some((folder, name)) = text.split_once('/') else {
+            return match text {
+                "head" => Some(Key::Head),
+                "compacted" => Some(Key::Compacted),
+                _ => None,
+            };
+        };
         if name.is_empty() {
             return None;
         }
@@ -78,6 +97,7 @@ impl Keys {
             "network" => Some(Key::Network(name)),
             "port" => Some(Key::Port(name)),
             "extra" => name.split_once('/').map(|(kind, id)| Key::Extra(kind, id)),
+            "freed" => Some(Key::Freed(name)),
             "node" => Some(Key::Node(name)),
             "plug" => Some(Key::Plug(name)),
             _ => None,
@@ -95,10 +115,12 @@ mod tests {
         let odd = "a/b\n\u{e9}//";
         for key in [
             Key::Head,
+            Key::Compacted,
             Key::Writer("h"),
             Key::Network(odd),
             Key::Port("p"),
             Key::Extra("qos", odd),
+            Key::Freed("vlan/a/b/7"),
             Key::Node("h.example"),
             Key::Plug(odd),
         ] {

@@ -231,7 +231,12 @@ impl Cluster {
             Said::HeldBy(host) => return Claim::HeldBy(host),
             Said::Not { record, known } => (record, known),
         };
-        let Some(lease) = self.registered_lease(&registration) else { return Claim::Unknown };
+        let Some(lease) = self.registered_lease(&registration) else {
+            // Nothing can be claimed yet; but what another has may be known.
+            let plug = self.check_is_there().and_then(|()| self.ask_plug(interface));
+            let holder = plug.ok().flatten().map(|plug| plug.record.host).filter(|host| *host != self.host);
+            return holder.map_or(Claim::Unknown, Claim::HeldBy);
+        };
         match self.say_some(&mut registration, lease, &[(interface.clone(), Some(record), known)]) {
             Ok(held) => held.into_values().next().map_or(Claim::Ours, Claim::HeldBy),
             Err(_) => Claim::Unknown,

@@ -14,6 +14,7 @@
 //! write then is its bytes.
 
 use super::everything::Everything;
+use super::freed::freed_by;
 use super::key::{Key, Keys};
 use super::{Cluster, RETRY_MIN, lock};
 use crate::etcd::message::{Blob, Compare, KeyValue, Revision, Step, Txn};
@@ -21,6 +22,7 @@ use crate::model::{Change, Inconsistent, Model, Touched};
 use crate::store::{StoreError, records};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,8 @@ pub(crate) const BYTES_MAX: usize = 1_400_000;
 /// What a step adds to its key and value, bytes: three tags with lengths of up to three bytes, the tags of both, and a share of the
 /// parcels around it.
 const STEP_BYTES: usize = 24;
+/// What the mark that a removed network leaves is at most, bytes.
+const MARK_BYTES: usize = 512;
 /// The shortest key: what it names and its folder.
 const KEY_BYTES_MIN: usize = 8;
 // So many steps as there can be by their bytes find room in parcels.
@@ -45,6 +49,10 @@ const _: () = assert!(BYTES_MAX / (STEP_BYTES + KEY_BYTES_MIN) <= PARCEL.pow(LEV
 const FIND_OUT_MAX: Duration = Duration::from_secs(10);
 /// How long a writer who was outrun waits until we know what there is.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// How long after a write of another we count on more of them.
+const OTHERS_WRITE_FOR: Duration = Duration::from_secs(1);
+/// Longest pause before a write of ours then: some times what a write takes.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
 /// The version of what is written here. What a newer program wrote is refused.
 const SCHEMA: u64 = 1;
 
@@ -88,6 +96,8 @@ struct Revisions {
     at: Head,
     /// A `head` that a write of ours met.
     wanted: Revision,
+    /// When we heard last of a write of another.
+    others_wrote: Option<Instant>,
 }
 
 impl Place {
@@ -185,6 +195,8 @@ impl Cluster {
 
     /// The model is of no `head` that there is: whatever is read next is news.
     pub(super) fn forget_place(&self) {
+        // What was wanted before is of a time that will not come.
+        lock(&self.tenants.revisions).wanted = 0;
         self.tenants.set(Head { revision: -1, value: Vec::new() });
     }
 
@@ -205,21 +217,33 @@ impl Cluster {
                 (Absorbed { model: Arc::new(next), touched: Some(touched) }, head)
             }
         };
+        lock(&self.tenants.revisions).others_wrote = Some(Instant::now());
         self.tenants.set(head);
         Ok(Some(absorbed))
     }
 
-    /// Commits changes of the model. The caller has the writers' turn.
+    /// Commits changes of the model that is `before`. The caller has the writers' turn.
     ///
     /// # Errors
     /// [`StoreError::Outrun`]: somebody else wrote, and nothing was done; else as [`StoreError`] says.
-    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    pub(crate) fn commit(&self, before: &Model, changes: &[Change]) -> Result<(), StoreError> {
+        self.check_is_there()?;
+        self.check_freed_are_known()?;
+        let freed = freed_by(before, changes);
+        let steps = steps(&self.keys, changes).into_iter().chain(self.marks(&freed)?).collect();
+        let outcome = self.commit_steps(steps);
+        self.left(freed, &outcome, self.tenants.at());
+        outcome
+    }
+
+    fn commit_steps(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        self.let_others_write();
         let base = self.tenants.at();
         if self.is_from_copy() {
             return Err(StoreError::Behind);
         }
         let write = uuid::Uuid::new_v4().as_simple().to_string();
-        let txn = self.txn(base, &write, steps(&self.keys, changes))?;
+        let txn = self.txn(base, &write, steps)?;
         match self.wait(self.etcd.transact(&txn)) {
             Ok(answer) if answer.succeeded => {
                 self.written(answer.revision(), &write);
@@ -231,6 +255,15 @@ impl Cluster {
                 self.find_out(base, &write).unwrap_or(Err(StoreError::Etcd(error)))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// While others write too, a pause before each write of ours, by luck: so who has far to go to etcd is not outrun for ever.
+    fn let_others_write(&self) {
+        let is_alone = lock(&self.tenants.revisions).others_wrote.is_none_or(|at| at.elapsed() > OTHERS_WRITE_FOR);
+        if !is_alone {
+            let luck = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+            std::thread::sleep(PAUSE_MAX * luck / 255);
         }
     }
 
@@ -293,7 +326,13 @@ impl Cluster {
     }
 
     fn outrun(&self, head: Revision) -> StoreError {
+        let at = self.tenants.at();
         self.want(head);
+        if head < at {
+            tracing::error!(head, known = at, "etcd has gone back in time; taking it as it is now");
+            self.forget_place();
+            self.is_set_back.store(true, Ordering::Relaxed);
+        }
         StoreError::Outrun
     }
 
@@ -336,9 +375,9 @@ impl Cluster {
         }
     }
 
-    /// Bytes that these changes are in a transaction.
+    /// What these changes take of the room of a transaction, which is [`BYTES_MAX`].
     pub(crate) fn size_of(&self, changes: &[Change]) -> usize {
-        steps(&self.keys, changes).iter().map(size).sum()
+        room(&self.keys, changes)
     }
 
     /// A number that is another when something of this kind has changed.
@@ -369,18 +408,37 @@ impl Cluster {
         if self.is_from_copy() {
             return Err(StoreError::Behind);
         }
+        self.check_is_there()?;
         let key = self.keys.of(Key::Extra(kind, id));
         let step = match value {
             Some(value) => Step::put(key.clone(), value.to_vec(), None),
             None => Step::delete(key.clone()),
         };
-        let compare = vec![Compare { key, mod_revision: revision }];
-        let answer = self.wait(self.etcd.transact(&Txn { compare, success: vec![step], failure: Vec::new() }))?;
-        if !answer.succeeded {
-            return Err(StoreError::Outrun);
-        }
+        let compare = vec![Compare { key: key.clone(), mod_revision: revision }];
+        let txn = Txn { compare, success: vec![step], failure: vec![Step::read(key)] };
+        let end = Instant::now() + FIND_OUT_MAX;
+        let mut is_repeated = false;
+        let answer = loop {
+            match self.wait(self.etcd.transact(&txn)) {
+                Ok(answer) => break answer,
+                // Asked once more it is done now, or tells that it was.
+                Err(error) if (is_repeated || error.is_unknown()) && Instant::now() < end => {
+                    is_repeated = true;
+                    std::thread::sleep(RETRY_MIN);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let found = answer.found(0);
+        let is_done = is_repeated && found.map(|found| &*found.value.0) == value;
+        let revision = match found {
+            _ if answer.succeeded => answer.revision(),
+            Some(found) if is_done => found.mod_revision(),
+            None if is_done => answer.revision(),
+            _ => return Err(StoreError::Outrun),
+        };
         let mut extras = self.extras.write().unwrap_or_else(PoisonError::into_inner);
-        extras.put(kind, id, value, answer.revision());
+        extras.put(kind, id, value, revision);
         drop(extras);
         self.copying.note_change();
         Ok(())
@@ -404,6 +462,12 @@ fn in_parcels(mut steps: Vec<Step>) -> Vec<Step> {
 fn head_value(write: &str) -> Vec<u8> {
     let head = HeadRecord { schema: SCHEMA, write: write.to_owned() };
     serde_json::to_vec(&head).expect("a record has only text keys")
+}
+
+/// What these changes take of the room of a transaction.
+fn room(keys: &Keys, changes: &[Change]) -> usize {
+    let marks = changes.iter().filter(|change| matches!(change, Change::RemoveNetwork(_))).count();
+    steps(keys, changes).iter().map(size).sum::<usize>() + marks * MARK_BYTES
 }
 
 fn size(step: &Step) -> usize {

@@ -35,7 +35,7 @@ impl Backing for FakeBacking {
     const LETS_STRANGERS_RENAME: bool = true;
     const KEEPS_STATUS_UNPLUGGED: bool = true;
 
-    fn commit(&self, _changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, _before: &Model, _changes: &[Change]) -> Result<(), StoreError> {
         Ok(())
     }
 

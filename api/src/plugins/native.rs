@@ -8,7 +8,7 @@ use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::cluster::{self, Cluster, Follower, News};
 use crate::host::{Host, Scope};
 use crate::model::{AdminState, Change, Inconsistent, LogicalPort, Model, Network, OpStatus, Touched};
-use crate::network_type::{NetworkType, SegmentRules};
+use crate::network_type::{NetworkType, Segment, SegmentRules};
 use crate::plugin::{NoSegmentFree, PlugInterfaceError, PortStats};
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
@@ -103,10 +103,10 @@ impl Backing for NativeBacking {
         }
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, before: &Model, changes: &[Change]) -> Result<(), StoreError> {
         match &self.keeper {
             Keeper::Store(store) => store.commit(changes),
-            Keeper::Cluster(cluster) => cluster.commit(changes),
+            Keeper::Cluster(cluster) => cluster.commit(before, changes),
         }
     }
 
@@ -122,8 +122,15 @@ impl Backing for NativeBacking {
         self.host.put_in_force(model, scope);
     }
 
-    fn allot(&self, model: &Model) -> Result<NetworkType, NoSegmentFree> {
-        self.segments.allot(model)
+    fn allot(&self, tenant: &str, durable: &Model, model: &Model) -> Result<NetworkType, NoSegmentFree> {
+        let Keeper::Cluster(cluster) = &self.keeper else { return self.segments.allot(model, |_| false) };
+        let is_used = |segment: &Segment| [durable, model].iter().any(|it| it.by_segment.contains_key(segment));
+        let own = cluster.reusable_by(tenant).into_iter().filter(|segment| !is_used(segment));
+        if let Some(network_type) = own.filter_map(|segment| self.segments.with(&segment)).next() {
+            return Ok(network_type);
+        }
+        // One of a network that goes with what waits is marked once that is written.
+        self.segments.allot(model, |segment| is_used(segment) || cluster.is_freed(segment))
     }
 
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {

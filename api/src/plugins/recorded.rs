@@ -66,12 +66,12 @@ pub trait Backing: Send + Sync {
         Ok(0)
     }
 
-    /// Makes changes durable.
+    /// Makes changes of the durable state, which is `before`, durable.
     ///
     /// # Errors
     /// [`StoreError::Outrun`]: they are not, because others wrote first; else what the store said, and it is then unknown
     /// whether they are.
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
+    fn commit(&self, before: &Model, changes: &[Change]) -> Result<(), StoreError>;
 
     /// What is durable now, asked after a failed commit. `None`: the model in memory is all there is.
     ///
@@ -82,11 +82,12 @@ pub trait Backing: Send + Sync {
     /// Returns when this model is in force; nothing outside of `scope` is another than at the last call.
     fn put_in_force(&self, model: &Model, scope: Scope<'_>);
 
-    /// How a network that is about to be made will be carried.
+    /// How a network of this tenant that is about to be made will be carried. `durable` is what others know, `model` what
+    /// it will be once all that waits is written.
     ///
     /// # Errors
     /// [`NoSegmentFree`] if nothing is left for it.
-    fn allot(&self, _model: &Model) -> Result<NetworkType, NoSegmentFree> {
+    fn allot(&self, _tenant: &str, _durable: &Model, _model: &Model) -> Result<NetworkType, NoSegmentFree> {
         Ok(NetworkType::Local)
     }
 
@@ -272,7 +273,7 @@ impl<B: Backing> Plugin for Recorded<B> {
                 id: new_id(),
                 tenant: tenant.into(),
                 name: name.clone(),
-                network_type: self.writes.backing.allot(model)?,
+                network_type: self.writes.backing.allot(tenant, &self.snapshot(), model)?,
                 serial: model.next_serial(),
             };
             let id = network.id.clone();

@@ -76,7 +76,7 @@ impl RemotePlugin {
 }
 
 impl Backing for RemoteBacking {
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, _before: &Model, changes: &[Change]) -> Result<(), StoreError> {
         self.store.commit(changes)?;
         self.reconciler.want(changes);
         Ok(())

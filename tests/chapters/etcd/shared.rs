@@ -1,6 +1,6 @@
 //! API servers that share tenants' records: real daemons over one etcd, without a wire between them.
 
-use super::{SOON, blob};
+use super::{SOON, blob, secret, want_users};
 use api::etcd::message::{Step, Txn};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -102,13 +102,8 @@ fn no_api_server_refuses_by_what_another_has_changed_a_moment_ago() {
 #[test]
 fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments() {
     let server = Server::start();
-    let quota = "[quota]\nnetworks = 60\n[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"/tmp/qvs-none\"\n\
-                 address = \"192.0.2.1/24\"\n[tunnel]\nlocal_ip = \"192.0.2.1\"\n[segments]\ndefault = \"vxlan\"\n";
-    let uplink = |host: &str| {
-        let path = format!("/tmp/qvs-etcd-{}-{host}", std::process::id());
-        quota.replace("/tmp/qvs-none", &path).replace("192.0.2.1", if host == "a" { "192.0.2.1" } else { "192.0.2.2" })
-    };
-    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &uplink(host)));
+    let quota = |host: &str| format!("[quota]\nnetworks = 60\n{}", tunnels(host));
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &quota(host)));
     let (made, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for daemon in [&a, &b] {
@@ -135,6 +130,67 @@ fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments(
     };
     assert_eq!(segments(&a), (5000..5060).collect::<BTreeSet<_>>());
     assert_eq!(segments(&a), segments(&b));
+}
+
+#[test]
+fn a_number_that_was_a_networks_is_no_others_until_who_has_not_heard_counts_as_dead() {
+    let server = Server::start();
+    let few = |host: &str| format!("{}vni = \"5000-5029\"\n", tunnels(host));
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &few(host)));
+    let number = |daemon: &Daemon, network: &str| {
+        let networks = daemon.show("networks");
+        let row = networks.as_array().unwrap().iter().find(|row| row["id"] == network).cloned();
+        row.unwrap_or_else(|| panic!("{network} of {networks:#}"))["segmentation_id"].as_u64().unwrap()
+    };
+    let red = a.tenant("red");
+    let first = red.network("first");
+    assert_eq!(number(&a, &first), 5000);
+    red.request("DELETE", &format!("networks/{first}"), None, 204);
+    let second = a.tenant("blue").network("second");
+    let third = b.tenant("blue").network("third");
+    assert_eq!((number(&a, &second), number(&b, &third)), (5001, 5002));
+    // Who has just started knows it too.
+    let c = daemon(&server.url(), "c", &few("c"));
+    let fourth = c.tenant("blue").network("fourth");
+    assert_eq!(number(&c, &fourth), 5003);
+    // Who makes networks and removes them for ever gets his own again, and leaves the others some.
+    let numbers: BTreeSet<u64> = (0..50)
+        .map(|_| {
+            let network = red.network("n");
+            let number = number(&a, &network);
+            red.request("DELETE", &format!("networks/{network}"), None, 204);
+            number
+        })
+        .collect();
+    assert!(numbers.len() <= 20, "{numbers:?}");
+    // They are free again by themselves; leases last six seconds here.
+    let range = json!({"key": "L3F2cy9mcmVlZC8=", "range_end": "L3F2cy9mcmVlZDA=", "count_only": true});
+    wait_until("the marks have gone", 3 * SOON, || server.ask("/v3/kv/range", &range)["count"].is_null());
+    let all: BTreeSet<u64> = (0..27).map(|_| number(&b, &b.tenant("blue").network("n"))).collect();
+    assert_eq!(all.len(), 27, "of thirty three are taken");
+}
+
+#[test]
+fn etcd_forgets_what_is_long_past() {
+    let server = Server::start();
+    let a = daemon(&server.url(), "a", "");
+    let first = server.ask("/v3/kv/range", &json!({"key": "YQ=="}))["header"]["revision"].as_str().unwrap().to_owned();
+    // What every host is told of; nobody knows what it is.
+    let long = "x".repeat(1 << 20);
+    let is_forgotten = || {
+        let question = json!({"key": "YQ==", "revision": first});
+        let mut connection = tests::http::Connection::open(server.address()).unwrap();
+        connection.request("POST", "/v3/kv/range", Some(&question)).unwrap().status != 200
+    };
+    let mut count = 0;
+    while !is_forgotten() {
+        server.ask("/v3/kv/put", &json!({"key": "L3F2cy9sb25nL3g=", "value": long}));
+        count += 1;
+        assert!(count < 250, "a MiB each");
+    }
+    assert!(count > 100, "some history is kept: {count}");
+    let network = a.tenant("red").network("lan");
+    assert!(networks(&a.tenant("red")).contains(&network));
 }
 
 #[test]
@@ -190,6 +246,128 @@ fn without_etcd_reads_are_answered_writes_refused_and_all_is_caught_up_afterward
 }
 
 #[test]
+fn an_interface_is_plugged_while_a_write_waits_for_etcd_and_the_next_writers_are_refused_soon() {
+    let server = Server::start();
+    let a = daemon(&server.url(), "a", "");
+    let red = a.tenant("red");
+    red.network("lan");
+    server.pause();
+    let body = json!({"network": {"name": "n"}});
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| a.tenant("red").try_request("POST", "networks", Some(&body)).unwrap().status);
+        wait_until("it is away", SOON, || is_away(&a));
+        a.must(&format!("plug vm1 --vhost-user {}", a.path("vm1.sock").display()));
+        assert!(!writer.is_finished());
+        assert_eq!(a.interface("vm1")["kind"], "vhost-user");
+        server.resume();
+        assert!([202, 503].contains(&writer.join().unwrap()));
+    });
+    made_soon(&red);
+    server.pause();
+    wait_until("it is away again", SOON, || is_away(&a));
+    let begin = std::time::Instant::now();
+    for _ in 0..5 {
+        red.request("POST", "networks", Some(&body), 503);
+    }
+    assert!(begin.elapsed() < SOON / 2, "{:?}", begin.elapsed());
+    server.resume();
+    made_soon(&red);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_told_and_followed_past_once_it_is_mended() {
+    let server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    red_a.network("lan");
+    agreed(&red_a, &red_b);
+    // "/qvs/network/x"
+    server.ask("/v3/kv/put", &json!({"key": "L3F2cy9uZXR3b3JrL3g=", "value": "eA=="}));
+    wait_until("it is told", SOON, || b.log_tail().contains("this host follows nothing until that is mended"));
+    let made = red_a.network("meanwhile");
+    server.ask("/v3/kv/deleterange", &json!({"key": "L3F2cy9uZXR3b3JrL3g="}));
+    wait_until("b hears of it", 2 * SOON, || networks(&red_b).contains(&made));
+    let next = red_a.network("next");
+    wait_until("b hears of it", SOON, || networks(&red_b).contains(&next));
+}
+
+#[test]
+fn an_etcd_that_was_set_back_is_taken_as_it_is() {
+    let mut server = Server::start();
+    let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    let kept = red_a.network("kept");
+    server.kill();
+    let directory = server.path("");
+    let copy = |from: &str, to: &str| {
+        let (from, to) = (directory.join(from), directory.join(to));
+        let copied = std::process::Command::new("cp").arg("-aT").args([from, to]).status().unwrap();
+        assert!(copied.success());
+    };
+    copy("data", "old");
+    server.start_again();
+    wait_until("writes are taken", SOON, || {
+        red_a.try_request("POST", "networks", Some(&json!({"network": {"name": "lost"}}))).unwrap().status == 202
+    });
+    (0..5).for_each(|_| drop(red_b.network("lost")));
+    wait_until("both know", SOON, || agreed(&red_a, &red_b).len() == 7);
+    server.kill();
+    std::fs::remove_dir_all(server.path("data")).unwrap();
+    copy("old", "data");
+    server.start_again();
+    let made = wait_for(SOON, || {
+        let answer = red_b.try_request("POST", "networks", Some(&json!({"network": {"name": "n"}}))).unwrap();
+        (answer.status == 202).then(|| answer.json()["network"]["id"].as_str().unwrap().to_owned())
+    });
+    let made = made.expect("writes are taken");
+    wait_until("both have what there is", SOON, || {
+        agreed(&red_a, &red_b) == BTreeSet::from([kept.clone(), made.clone()])
+    });
+}
+
+/// Whether a daemon has found that etcd is away, and not that it is back.
+fn is_away(daemon: &Daemon) -> bool {
+    let log = daemon.log_tail();
+    log.lines().rfind(|line| line.contains("etcd is")).is_some_and(|line| line.contains("etcd is away"))
+}
+
+/// Has a network made by this API as soon as it takes writes; its id.
+fn made_soon(tenant: &Tenant) -> String {
+    let body = json!({"network": {"name": "n"}});
+    let make = || {
+        let answer = tenant.try_request("POST", "networks", Some(&body)).unwrap();
+        (answer.status == 202).then(|| answer.json()["network"]["id"].as_str().unwrap().to_owned())
+    };
+    wait_for(2 * SOON, make).expect("writes are taken")
+}
+
+#[test]
+fn with_three_members_one_may_hang_and_without_most_of_them_all_is_told_and_nothing_written() {
+    let mut members = Server::start_three();
+    let urls = members.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let [a, b] = ["a", "b"].map(|host| daemon(&urls, host, ""));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    let mut all = BTreeSet::from([red_a.network("lan")]);
+    for member in &members {
+        member.pause();
+        all.insert(made_soon(&red_b));
+        wait_until("the other hears of it", 2 * SOON, || networks(&red_a) == all);
+        member.resume();
+    }
+    members[1..].iter_mut().for_each(Server::kill);
+    wait_until("both know", SOON, || is_away(&a) && is_away(&b));
+    for tenant in [&red_a, &red_b] {
+        assert_eq!(networks(tenant), all);
+        tenant.request("POST", "networks", Some(&json!({"network": {"name": "n"}})), 503);
+    }
+    members[1..].iter_mut().for_each(Server::start_again);
+    all.insert(made_soon(&red_a));
+    all.insert(made_soon(&red_b));
+    wait_until("both have all", 2 * SOON, || agreed(&red_a, &red_b) == all);
+    wait_until("both live", SOON, || b.show("nodes").as_array().unwrap().len() == 2);
+}
+
+#[test]
 fn who_was_away_while_etcd_forgot_reads_everything() {
     let server = Server::start();
     let relay = Relay::new(server.address());
@@ -217,6 +395,33 @@ fn tear_copy(daemon: &Daemon) {
     let path = daemon.path("state/cloud.copy");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+}
+
+#[test]
+fn a_quiet_host_whose_token_etcd_forgot_follows_on() {
+    let mut server = Server::start();
+    want_users(&server);
+    let password = secret(&server, "password", "secret");
+    let settings = |host: &str| {
+        format!(
+            "[store]\nurl = \"etcd:{}\"\nuser = \"root\"\npassword_file = \"{}\"\n[node]\nhost = \"{host}\"\nlease_s = 600",
+            server.url(),
+            password.display()
+        )
+    };
+    let [a, b] = ["a", "b"].map(|host| Daemon::start(&settings(host)));
+    let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
+    red_b.network("lan");
+    agreed(&red_a, &red_b);
+    // It has its tokens in memory. With leases this long nobody but who writes asks it anything.
+    server.kill();
+    server.start_again();
+    let made = wait_for(SOON, || {
+        let answer = red_b.try_request("POST", "networks", Some(&json!({"network": {"name": "n"}}))).unwrap();
+        (answer.status == 202).then(|| answer.json()["network"]["id"].as_str().unwrap().to_owned())
+    });
+    let made = made.expect("who writes gets another token");
+    wait_until("a hears of it", SOON, || networks(&red_a).contains(&made));
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Backing for Arc<Failing> {
         }
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, _before: &Model, changes: &[Change]) -> Result<(), StoreError> {
         self.commit_count.fetch_add(1, Ordering::Relaxed);
         drop(self.gate.lock());
         if self.outrun_count.load(Ordering::Relaxed) > 0 {

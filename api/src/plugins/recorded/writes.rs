@@ -173,7 +173,7 @@ impl<B: Backing> Writes<B> {
         }
     }
 
-    /// Puts the whole state in force once more, in turn with the writers.
+    /// Puts the whole state in force once more.
     pub(super) fn put_in_force(&self) {
         self.enforce(Scope::All);
     }
@@ -333,9 +333,9 @@ impl<B: Backing> Writes<B> {
         let target = queue.planned.clone();
         queue.committing = Some(group.clone());
         drop(queue);
-        let outcome = match self.backing.commit(&changes) {
+        let outcome = match self.backing.commit(&self.snapshot(), &changes) {
             Ok(()) => {
-                *self.model.write().unwrap_or_else(PoisonError::into_inner) = target.clone();
+                *self.model.write().unwrap_or_else(PoisonError::into_inner) = target;
                 self.queue().place = self.backing.place();
                 self.enforce(Scope::Parts(&touched));
                 Ok(())
