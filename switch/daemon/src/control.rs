@@ -17,6 +17,7 @@ pub(crate) mod cluster;
 mod held;
 mod host;
 mod interfaces;
+mod learnt;
 mod mtu;
 mod path_mtu;
 pub(crate) mod underlay;
@@ -128,7 +129,8 @@ impl<P: Pipeline> Control<P> {
         rules: DeviceRules,
     ) -> Result<Arc<Control<P>>, StoreError> {
         let state = State {
-            plugs: store.plugs()?,
+            // What was plugged on a node that carries nothing any more stays in its store, and is not plugged.
+            plugs: if rules.carries { store.plugs()? } else { BTreeMap::new() },
             indices: Indices::default(),
             slots: HashMap::new(),
             closing: HashSet::new(),

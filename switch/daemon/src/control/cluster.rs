@@ -9,6 +9,7 @@
 //! A thread of its own, `cluster`, calls [`Control::say`]; it may wait for etcd and never holds the state's lock meanwhile.
 //! Lock order: the node's registration in [`Cluster`] -> `state` -> the directory.
 
+use super::learnt::Learnt;
 use super::{Control, State};
 use crate::plugs::PlugError;
 use api::cluster::{Claim, Cluster, NodeRecord, Plugged, Wanted};
@@ -19,15 +20,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use switch::config::Config;
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
 use switch::worker::Pipeline;
 
 /// Pause between two looks whether there is something to say: so old may op-status be elsewhere, and so much is said at once.
 pub(crate) const SAY_PAUSE: Duration = Duration::from_millis(100);
-/// How often the addresses learnt here are looked at.
-const LOOK_AT_MACS: Duration = Duration::from_secs(1);
-/// Learnt addresses of one interface that others are told; frames to more of them are flooded.
-const LEARNT_MAX: usize = 16;
 
 /// What is known of what is plugged on other hosts, as of the last config.
 #[derive(Default)]
@@ -38,9 +36,8 @@ pub(super) struct Others {
     places: HashMap<InterfaceId, Place>,
     /// Addresses learnt there.
     seeds: Vec<(NetworkIndex, MacAddr, PortIndex)>,
-    /// Addresses learnt here, as they were looked at last.
-    learnt: HashMap<PortIndex, Vec<MacAddr>>,
-    learnt_at: Option<Instant>,
+    /// Addresses learnt here, as others are told.
+    learnt: Learnt,
 }
 
 struct Place {
@@ -145,31 +142,30 @@ impl<P: Pipeline> Control<P> {
     }
 
     /// What is to be said of what is plugged here.
-    fn wanted(&self) -> BTreeMap<InterfaceId, Wanted> {
+    pub(super) fn wanted(&self) -> BTreeMap<InterfaceId, Wanted> {
         let model = self.model();
         let state = self.state();
+        let config = &self.switch.snapshot().config;
         let plugs = state.plugs.values().chain(&state.reserved);
-        plugs.map(|plug| (plug.interface.clone(), wanted(&state, &model, plug))).collect()
+        plugs.map(|plug| (plug.interface.clone(), wanted(&state, config, &model, plug))).collect()
     }
 
     /// Notes which addresses were learnt on which port, once in a while.
     fn look_at_macs(&self) {
-        if self.state().others.learnt_at.is_some_and(|at| at.elapsed() < LOOK_AT_MACS) {
+        if !self.state().others.learnt.is_due(Instant::now()) {
             return;
         }
         let entries = self.switch.mac_table().entries(self.switch.clock().now());
-        let mut learnt: HashMap<PortIndex, Vec<MacAddr>> = HashMap::new();
+        let mut found: HashMap<PortIndex, Vec<MacAddr>> = HashMap::new();
         for entry in entries.into_iter().filter(|entry| !entry.is_static) {
-            learnt.entry(entry.port).or_default().push(entry.mac);
-        }
-        for macs in learnt.values_mut() {
-            macs.sort_unstable();
-            macs.dedup();
-            macs.truncate(LEARNT_MAX);
+            found.entry(entry.port).or_default().push(entry.mac);
         }
         let mut state = self.state();
-        state.others.learnt = learnt;
-        state.others.learnt_at = Some(Instant::now());
+        let State { indices, others, .. } = &mut *state;
+        let of = |(interface, index): (&InterfaceId, &PortIndex)| {
+            (interface.clone(), found.remove(index).unwrap_or_default())
+        };
+        others.learnt.note(indices.ports.iter().map(of), Instant::now());
     }
 
     /// Claims an interface that is about to be plugged here.
@@ -178,7 +174,8 @@ impl<P: Pipeline> Control<P> {
     /// [`PlugError::Elsewhere`]. While etcd is away nobody knows, and it may be plugged.
     pub(super) fn claim(&self, plug: &Plug) -> Result<(), PlugError> {
         let Some(cluster) = self.cluster() else { return Ok(()) };
-        let wanted = wanted(&self.state(), &self.model(), plug);
+        let (config, model) = (&self.switch.snapshot().config, self.model());
+        let wanted = wanted(&self.state(), config, &model, plug);
         match cluster.claim(&plug.interface, &wanted) {
             Claim::HeldBy(host) => {
                 Err(PlugError::Elsewhere { interface: plug.interface.clone(), host: host.to_string() })
@@ -300,9 +297,11 @@ impl<P: Pipeline> Control<P> {
 }
 
 /// What is to be said of a plug.
-fn wanted(state: &State, model: &Model, plug: &Plug) -> Wanted {
+fn wanted(state: &State, config: &Config, model: &Model, plug: &Plug) -> Wanted {
     let interface = &plug.interface;
-    let learnt = state.indices.ports.get(interface).and_then(|index| state.others.learnt.get(index));
+    // On its network in the config that is in force: what the model says of it may not be yet.
+    let port = state.indices.ports.get(interface).and_then(|index| config.port(*index));
+    let is_on_network = port.is_some_and(|port| port.interface == *interface && port.network.is_some());
     // Addresses that several ports may have are where they are heard, and that is for the moment to tell.
     let pairs = model.port_by_attachment(interface).map(|port| port.pairs.clone()).unwrap_or_default();
     let is_shared = |mac: &MacAddr| pairs.iter().any(|pair| pair.mac() == *mac);
@@ -310,11 +309,11 @@ fn wanted(state: &State, model: &Model, plug: &Plug) -> Wanted {
     let is_down = model.port_by_attachment(interface).is_none_or(|port| port.state == api::model::AdminState::Down);
     Wanted {
         tenant: plug.tenant.clone(),
-        is_up: state.is_carried(interface),
+        is_up: is_on_network && state.is_carried(interface),
         learnt: if is_down {
             Vec::new()
         } else {
-            learnt.into_iter().flatten().filter(|mac| !is_shared(mac)).copied().collect()
+            state.others.learnt.of(interface).iter().filter(|mac| !is_shared(mac)).copied().collect()
         },
         fixed,
     }

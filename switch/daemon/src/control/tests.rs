@@ -228,6 +228,18 @@ fn op_status_follows_state_attachment_plug_and_device() {
 }
 
 #[test]
+fn other_hosts_are_told_that_an_interface_is_up_while_it_is_on_its_network() {
+    let rig = Rig::new("told", Auto::None);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    let is_up = || rig.control.wanted()["vm"].is_up;
+    assert!(!is_up(), "it is on none");
+    rig.attach("net", "red", &["vm"]);
+    assert!(is_up());
+    rig.set("vm", |port| port.attachment = None);
+    assert!(!is_up());
+}
+
+#[test]
 fn a_plug_of_another_tenant_stays_off_the_network() {
     let rig = Rig::new("claim", Auto::None);
     rig.attach("net", "red", &["vm"]);
