@@ -21,6 +21,8 @@ mod key;
 mod node;
 mod tenants;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use directory::read_noise;
 pub use directory::{Directory, MACS_MAX, NodeRecord, PlugRecord, Plugged};
 pub use follow::{Follower, News};
 pub use node::{Claim, NotSaid, Wanted};

@@ -33,6 +33,15 @@ pub fn etcd_watch(data: &[u8]) {
     }
 }
 
+/// What etcd answers, or a host says of itself there, as the first byte says.
+pub fn etcd_answer(data: &[u8]) {
+    match data.split_first() {
+        Some((kind, bytes)) if kind % 2 == 0 => crate::etcd::message::read_noise(bytes),
+        Some((_, bytes)) => crate::cluster::read_noise(bytes),
+        None => {}
+    }
+}
+
 /// An API with one network, one port and something plugged elsewhere, and all extensions. It is as new for every input.
 pub struct Target {
     plugin: FakePlugin,

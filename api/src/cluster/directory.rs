@@ -217,9 +217,45 @@ impl Directory {
     }
 }
 
+/// What a fuzzer has hosts say: these bytes of a host, of an interface of it, and of another's.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_noise(bytes: &[u8]) {
+    use super::follow::tell_directory;
+    use super::key::Key;
+    let (mut directory, mut touched) = (Directory::default(), Vec::new());
+    for (at, key) in [Key::Node("a"), Key::Plug("vm"), Key::Plug("other"), Key::Plug("vm")].into_iter().enumerate() {
+        tell_directory(&mut directory, key, Some(bytes), at as Revision, &mut touched);
+    }
+    for (interface, plug) in &directory.plugs {
+        assert!(plug.record.fixed.len() <= MACS_MAX && plug.record.learnt.len() <= MACS_MAX);
+        let is_station = |mac: &MacAddr| !mac.is_group() && !mac.is_zero();
+        assert!(plug.record.fixed.iter().chain(&plug.record.learnt).all(is_station));
+        assert!(directory.plugs_of(&plug.record.host).any(|it| it == interface));
+    }
+    assert!(directory.differences(&Directory::default()).len() == directory.plug_count());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_noise_of_a_host_is_more_than_passed_over(cuts in prop::collection::vec(any::<(u16, u8)>(), 0..4)) {
+            for text in [
+                r#"{"boot":"b","tunnel":"192.0.2.1","physical_networks":["p"],"roles":["api"]}"#,
+                r#"{"host":"a","boot":"b","tenant":"t","is_up":true,"fixed":["02:00:00:00:00:01"],"learnt":["02:00:00:00:00:02"]}"#,
+            ] {
+                let mut bytes = text.as_bytes().to_vec();
+                for &(at, byte) in &cuts {
+                    let at = usize::from(at) % bytes.len();
+                    bytes[at] = byte;
+                }
+                read_noise(&bytes);
+            }
+        }
+    }
 
     fn plug(host: &str) -> PlugRecord {
         let learnt = vec![MacAddr([2, 0, 0, 0, 0, 7])];

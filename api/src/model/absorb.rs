@@ -44,10 +44,13 @@ impl Model {
                 self.remove_network(id);
             }
         }
+        // Where others' numbers are says nothing of up to where those of our own range are taken.
+        let vni_hint = self.vni_hint;
         for network in networks.into_values().flatten() {
             self.check_network(&network)?;
             self.put_network(network);
         }
+        self.vni_hint = vni_hint;
         for port in ports.into_values().flatten() {
             let port = self.check_port(port)?;
             self.touch(&Change::PutPort(port.clone()), &mut touched);

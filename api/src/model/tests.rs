@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use switch::underlay::{TunnelKind, Vni};
 
 fn network(at: u8, name: Option<&str>) -> Network {
     let network_type = NetworkType::Local;
@@ -113,4 +114,21 @@ fn an_attachment_moves_from_port_to_port_in_one_piece_of_news_and_both_networks_
         let error = model.clone().absorb([news]).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }
+}
+
+#[test]
+fn numbers_of_others_do_not_move_where_a_free_one_is_looked_for() {
+    let network = |vni: u32| Network {
+        id: vni.to_string().into(),
+        tenant: "red".into(),
+        name: None,
+        network_type: NetworkType::Tunnel { kind: TunnelKind::Vxlan, vni: Vni::new(vni).unwrap() },
+        serial: u64::from(vni),
+    };
+    let mut model = Model::default();
+    model.apply(&Change::PutNetwork(network(5)));
+    model.absorb([Change::PutNetwork(network(90))]).unwrap();
+    assert_eq!(model.vni_hint(), 6);
+    model.absorb([Change::RemoveNetwork("5".into()), Change::PutNetwork(network(91))]).unwrap();
+    assert_eq!(model.vni_hint(), 5);
 }
