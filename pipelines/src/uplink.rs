@@ -356,7 +356,9 @@ fn whose(
     // Who has his address where it is not reached by this uplink made it up.
     let sender = tunnel.peer(source).filter(|sender| sender.uplink == Some(uplink.index));
     let sender = sender.ok_or(DropReason::TunnelUnknownSource)?;
-    let network = tunnel.network(kind, number).ok_or(DropReason::TunnelUnknownNetwork)?;
+    // A host that has no port of it does not know that the number is another network's by now, or made it up.
+    let network = tunnel.network(kind, number).filter(|network| tables.is_far_member(*network, sender.index));
+    let network = network.ok_or(DropReason::TunnelUnknownNetwork)?;
     Ok((sender.index, network))
 }
 

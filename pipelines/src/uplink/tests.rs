@@ -11,7 +11,7 @@ use switch::checksum;
 use switch::config::Config;
 use switch::ids::QueueIndex;
 use switch::offload::{F_NEEDS_CSUM, OffloadClaim};
-use switch::underlay::VlanId;
+use switch::underlay::{ToldConfig, Underlay, VlanId};
 use switch::worker::Now;
 
 /// A vector as the first peer would send it to us.
@@ -116,6 +116,25 @@ fn strangers_and_unknown_numbers_are_refused_and_counted_at_the_uplink() {
             assert_eq!(outcome(*other, wrapped_right(vector)), at_uplink("tunnel_unknown_network"));
         }
     }
+}
+
+#[test]
+fn who_is_told_to_have_no_port_of_a_network_sends_nothing_there() {
+    let config = in_tunnels(vec![port(0, Some(1)), port(1, Some(2))], TunnelKind::Vxlan, false);
+    let member = |network: u16| {
+        let told = ToldConfig {
+            peers: vec![PEERS[0]],
+            members: vec![(NetworkIndex(network), PEERS[0])],
+            stations: Vec::new(),
+        };
+        let underlay = Underlay { told, ..config.underlay().clone() };
+        Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap()
+    };
+    let outcome = receive(&mut Rig::new(member(1)), wrapped_right(VXLAN));
+    assert_eq!(outcome.received, [(0, hex(INNER))]);
+    let outcome = receive(&mut Rig::new(member(2)), wrapped_right(VXLAN));
+    assert!(outcome.received.is_empty());
+    assert_eq!(outcome.drops[0].2, "tunnel_unknown_network");
 }
 
 fn wrapped_right(vector: &str) -> Vec<u8> {
