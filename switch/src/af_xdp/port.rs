@@ -332,7 +332,7 @@ impl Port for XdpPort {
 
     fn rx<'r>(&'r self, ingress: PortIndex, index: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
         let queue = self.queue(index);
-        if queue.has_unsent.load(Ordering::Relaxed) {
+        if queue.is_to_push_out() {
             self.push_out(queue);
         }
         let Some(mut guard) = queue.try_rx() else { return };

@@ -2,7 +2,8 @@
 //!
 //! Whoever sends puts frames into the ring under the lock and wakes the kernel without it. The call sends only some frames at a
 //! time, and only it tells that the interface is down or gone; one worker at a time makes it, for all of them ([`Turn`]).
-//! What it leaves is remembered: the worker that polls the queue's rx wakes the kernel again, every round while it is awake.
+//! What it leaves is remembered: the worker that polls the queue's rx wakes the kernel again, every round while it is awake
+//! and the interface is up.
 //! Before it sleeps it looks once more, sleeps for a short time only while something is under way, and is woken by whoever
 //! leaves something meanwhile.
 //!
@@ -14,7 +15,7 @@ use super::pool::Seat;
 use super::turn::Turn;
 use super::{Descriptor, Mode, Ring, XdpSocket, lost, send};
 use crate::pool::Area;
-use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -23,6 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Bursts between two looks at what the kernel lost.
 const LOSS_LOOK_CALLS: u32 = 256;
+/// Rounds between two calls while the interface is down: nobody tells when it is up again, and a call a round is as much as a
+/// round costs.
+const DOWN_ROUNDS: u32 = 256;
 /// System calls to send one burst; the kernel sends 32 frames a call.
 const SEND_CALLS_MAX: usize = 64;
 /// Tries to take a queue that another worker sends by: about a microsecond a hundred of them, and a burst takes some of these.
@@ -47,6 +51,8 @@ pub(crate) struct Queue {
     pub(super) has_unsent: AtomicBool,
     /// Whether the interface was down when something was to be sent.
     pub(super) is_down: AtomicBool,
+    /// Rounds since, of the worker that polls the rx queue.
+    down_rounds: AtomicU32,
     /// Whether the worker that polls the rx queue may be asleep.
     is_asleep: AtomicBool,
     /// Wakes it.
@@ -81,6 +87,7 @@ impl Queue {
             turn: Turn::new(),
             has_unsent: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
+            down_rounds: AtomicU32::new(0),
             is_asleep: AtomicBool::new(false),
             left: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             lost_untold: AtomicU64::new(0),
@@ -140,6 +147,14 @@ impl Queue {
         !self.is_down.load(Ordering::Relaxed) && self.sending.waiting() > 0
     }
 
+    /// Whether the worker that polls the rx queue is to wake the kernel in this round.
+    #[inline]
+    pub(super) fn is_to_push_out(&self) -> bool {
+        self.has_unsent.load(Ordering::Relaxed)
+            && (!self.is_down.load(Ordering::Relaxed)
+                || self.down_rounds.fetch_add(1, Ordering::Relaxed) % DOWN_ROUNDS == DOWN_ROUNDS - 1)
+    }
+
     /// The worker that polls the rx queue is about to sleep: whoever leaves something from now on wakes it.
     pub(super) fn fall_asleep(&self) {
         self.is_asleep.store(true, Ordering::Relaxed);
@@ -183,10 +198,11 @@ impl Queue {
                 }
                 continue;
             }
+            self.turn.give_up();
+            // Now, not before: what another worker put before it found the turn taken is seen from here on.
             if pushed.is_ok() && self.sending.waiting() > 0 {
                 self.leave();
             }
-            self.turn.give_up();
             return pushed;
         }
     }

@@ -41,10 +41,12 @@ impl Turn {
         self.0.compare_exchange(TAKEN, FREE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Ends the turn though somebody may have asked. What is left must be somebody's to remember before.
+    /// Ends the turn though somebody may have asked. Whoever had it looks afterwards at what is left and leaves it to somebody: what
+    /// others put before they found the turn taken is seen then, and who comes later has the turn.
     #[inline]
     pub(super) fn give_up(&self) {
-        self.0.store(FREE, Ordering::Release);
+        // Acquire pairs with the release of `take`, whose caller goes on.
+        self.0.swap(FREE, Ordering::AcqRel);
     }
 }
 
@@ -66,6 +68,40 @@ mod loom_tests {
                 return;
             }
         }
+    }
+
+    /// Puts one thing and may look once; what comes after that is left to somebody.
+    fn send_once(turn: &Turn, put: &AtomicU32, seen: &AtomicU32, left: &AtomicU32) {
+        put.fetch_add(1, Ordering::Relaxed);
+        if !turn.take() {
+            return;
+        }
+        turn.look();
+        let looked_at = put.load(Ordering::Relaxed);
+        seen.store(looked_at, Ordering::Relaxed);
+        turn.give_up();
+        if put.load(Ordering::Relaxed) > looked_at {
+            left.store(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn loom_what_was_put_while_a_turn_is_given_up_is_looked_at_or_left() {
+        loom::model(|| {
+            let all: Arc<(Turn, [AtomicU32; 3])> = Arc::new((Turn::new(), Default::default()));
+            let run = |all: &(Turn, [AtomicU32; 3])| {
+                let (turn, [put, seen, left]) = all;
+                send_once(turn, put, seen, left);
+            };
+            let other = {
+                let all = all.clone();
+                loom::thread::spawn(move || run(&all))
+            };
+            run(&all);
+            other.join().unwrap();
+            let [_, seen, left] = &all.1;
+            assert!(seen.load(Ordering::Relaxed) == 2 || left.load(Ordering::Relaxed) == 1);
+        });
     }
 
     #[test]

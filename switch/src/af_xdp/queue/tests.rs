@@ -69,6 +69,18 @@ fn who_finds_another_at_the_kernel_goes_on_and_the_other_sends_for_both() {
 }
 
 #[test]
+fn the_kernel_is_seldom_asked_to_send_by_an_interface_that_is_down() {
+    let (queue, _kernel) = stuck();
+    let calls = || (0..2 * DOWN_ROUNDS).filter(|_| queue.is_to_push_out()).count();
+    assert_eq!(calls(), 0, "there is nothing");
+    put(&queue, 1);
+    queue.push_out().unwrap();
+    assert_eq!(calls(), 2 * DOWN_ROUNDS as usize);
+    queue.is_down.store(true, Ordering::Relaxed);
+    assert_eq!(calls(), 2);
+}
+
+#[test]
 fn what_waits_for_an_interface_that_is_down_keeps_nobody_awake() {
     let (queue, _kernel) = stuck();
     put(&queue, 1);
