@@ -87,8 +87,8 @@ fn attach(host: &OwnedFd, attached: Attached) -> Result<Holder> {
         Attached::Passing => Ok(Holder::Passing(within(host, || Passing::open("up0"))??)),
         Attached::Uplink => {
             let (switch, _worker) = benches::rig::two_ports();
-            let end = |port| TunnelEnd { local: IpAddr::V4(HOST), carrier: Carrier::Udp(port), vlan: None };
-            let gre = TunnelEnd { local: IpAddr::V4(HOST), carrier: Carrier::Gre, vlan: None };
+            let end = |port| TunnelEnd { local: IpAddr::V4(HOST), carrier: Carrier::Udp(port) };
+            let gre = TunnelEnd { local: IpAddr::V4(HOST), carrier: Carrier::Gre };
             let ours = Ours { vlans: (100..200).collect(), tunnels: [end(4789), end(6081), gre].into() };
             let config = DeviceConfig {
                 name: "up0".to_owned(),

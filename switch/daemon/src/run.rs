@@ -152,7 +152,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let (bytes, pages) = switch.mac_table().memory();
     tracing::info!(mib = bytes >> 20, pages = pages.name(), "the MAC table has its memory");
     let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
-    opener.steer(steering::of_uplinks(&settings.uplink, &settings.tunnel, &settings.segments));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
     let rules = DeviceRules {
         auto: settings.attach.auto,
@@ -176,6 +175,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         }
     };
     let (plugin, tenants) = make_plugin(&settings, keeper.clone(), &control, &quotas)?;
+    let stored = tenants.snapshot();
+    opener.steer(steering::of_uplinks(&settings.uplink, &settings.tunnel, &settings.segments, &stored));
 
     let kept = ExtensionsConfig {
         named: settings.plugin.extensions.clone(),

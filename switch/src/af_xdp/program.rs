@@ -42,7 +42,7 @@ impl Steering {
     pub(super) fn has_tags(&self) -> bool {
         match self {
             Steering::Everything | Steering::Exclusive(_) => true,
-            Steering::Only(ours) => !ours.vlans.is_empty() || ours.tunnels.iter().any(|end| end.vlan.is_some()),
+            Steering::Only(ours) => !ours.vlans.is_empty(),
         }
     }
 
@@ -61,15 +61,13 @@ pub struct Ours {
     pub tunnels: BTreeSet<TunnelEnd>,
 }
 
-/// Where tunnels of ours end.
+/// Where tunnels of ours end. Those on an interface that the host shares have no tag, or one of priority alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TunnelEnd {
     /// Our address.
     pub local: IpAddr,
     /// What carries them.
     pub carrier: Carrier,
-    /// The VLAN that the underlay is tagged with; `None`: it is untagged.
-    pub vlan: Option<u16>,
 }
 
 /// What carries a tunnel on top of IP.
@@ -107,7 +105,6 @@ impl Ours {
                 Carrier::Gre => (PROTOCOL_GRE, 0),
             };
             (key[0], key[1]) = (KIND_TUNNEL, protocol);
-            key[2..4].copy_from_slice(&end.vlan.unwrap_or(0).to_ne_bytes());
             key[4..6].copy_from_slice(&port.to_be_bytes());
             match end.local {
                 IpAddr::V4(address) => {

@@ -181,7 +181,7 @@ pub(super) fn resolve_tunnel(
 
 /// What has no tag is a tenant's or the underlay's, never both: who is on the native VLAN could send what seems to be a peer's.
 fn check_untagged(local_ip: Option<IpAddr>, uplinks: &[UplinkSettings], source: &Source) -> Result<(), SettingsError> {
-    let is_own = |uplink: &UplinkSettings| uplink.own_end().is_some_and(|end| Some(end.address.address) == local_ip);
+    let is_own = |uplink: &UplinkSettings| local_ip.is_some_and(|local| uplink.has_address(local));
     let is_kernels = local_ip.is_some() && !uplinks.iter().any(is_own);
     for (at, uplink) in uplinks.iter().enumerate() {
         let may_end_here = is_kernels && matches!(uplink.device, UplinkDevice::Interface { .. });

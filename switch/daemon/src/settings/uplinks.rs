@@ -117,7 +117,7 @@ impl UplinkSettings {
     }
 
     /// Whether this address is ours alone there.
-    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
         self.own_end().is_some_and(|end| end.address.address == address)
     }
 }

@@ -76,7 +76,7 @@ impl Parts {
         is_whole_and_here
             && ours.tunnels.iter().any(|end| {
                 Some(end.local) == self.to
-                    && end.vlan.unwrap_or(0) == vlan
+                    && vlan == 0
                     && match end.carrier {
                         Carrier::Gre => self.protocol == 47,
                         Carrier::Udp(port) => self.protocol == 17 && port == self.port && self.len >= l4 + 8,
@@ -97,16 +97,15 @@ fn verdict(steered: &Steered, frame: &[u8]) -> u32 {
 }
 
 fn ours() -> Ours {
-    let end = |local: IpAddr, carrier, vlan| TunnelEnd { local, carrier, vlan };
+    let end = |local: IpAddr, carrier| TunnelEnd { local, carrier };
     let (v4, v6) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6("2001:db8::1".parse().unwrap()));
     Ours {
         vlans: [100, 101, 4094].into(),
         tunnels: [
-            end(v4, Carrier::Udp(4789), None),
-            end(v6, Carrier::Udp(6081), None),
-            end(v6, Carrier::Gre, Some(7)),
-            end(v4, Carrier::Gre, None),
-            end(v4, Carrier::Udp(4789), Some(9)),
+            end(v4, Carrier::Udp(4789)),
+            end(v6, Carrier::Udp(6081)),
+            end(v6, Carrier::Gre),
+            end(v4, Carrier::Gre),
         ]
         .into(),
     }

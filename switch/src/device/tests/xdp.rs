@@ -308,7 +308,7 @@ fn a_vlan_tag_comes_and_goes_within_the_frame() {
 fn the_host_keeps_its_addresses_on_an_interface_of_which_only_some_frames_are_ours() {
     let (host, remote) = container("192.0.2.2");
     ip(&host, "addr add 192.0.2.1/24 dev near");
-    let end = TunnelEnd { local: [192, 0, 2, 1].into(), carrier: Carrier::Udp(4789), vlan: None };
+    let end = TunnelEnd { local: [192, 0, 2, 1].into(), carrier: Carrier::Udp(4789) };
     let ours = Ours { vlans: [100].into(), tunnels: [end].into() };
     let place = Arc::new(TestPlace::default());
     let config = DeviceConfig { steering: Steering::Only(ours), ..config(&host, Some(Driver::AfXdp)) };
@@ -383,7 +383,7 @@ fn tags_stay_in_the_frames_of_a_device_while_it_is_open_and_only_then() {
     drop((device, place));
     assert_eq!(rx_vlan(), "on");
     // Of an uplink without VLANs no tag is ours.
-    let end = TunnelEnd { local: [192, 0, 2, 1].into(), carrier: Carrier::Udp(4789), vlan: None };
+    let end = TunnelEnd { local: [192, 0, 2, 1].into(), carrier: Carrier::Udp(4789) };
     let steering = Steering::Only(Ours { vlans: [].into(), tunnels: [end].into() });
     let config = DeviceConfig { steering, ..config(&netns, Some(Driver::AfXdp)) };
     let _device = HostDevice::open(config, Arc::new(TestPlace::default())).unwrap();
