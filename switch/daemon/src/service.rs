@@ -10,6 +10,7 @@ use crate::protocol::{Answer, Request, parse_hex};
 use crate::rebalance::Rebalancer;
 use crate::settings::Settings;
 use crate::view;
+use api::host::DeviceSpec;
 use api::model::InterfaceId;
 use api::quota::Quotas;
 use serde_json::{Value, json};
@@ -71,8 +72,11 @@ impl<P: Pipeline> Daemon<P> {
         self.load.rows(self.control.switch().worker_reports(), name)
     }
 
-    /// The interface that `port` names, an interface id or the id of a logical port that has one; and its index.
+    /// The interface that `port` names, an interface id, an uplink or the id of a logical port that has an interface; and its index.
     fn resolve(&self, port: &str) -> Result<(InterfaceId, PortIndex), String> {
+        if let Some(index) = self.control.uplink(port) {
+            return Ok((port.into(), index));
+        }
         let view = self.control.view();
         let model = self.control.model();
         let interface = match model.ports.get(port).and_then(|port| port.attachment.as_deref()) {
@@ -82,6 +86,17 @@ impl<P: Pipeline> Daemon<P> {
         let interface = view.interfaces.get(interface).ok_or_else(|| format!("{port:?} is not plugged here"))?;
         let index = interface.index.ok_or_else(|| format!("{port:?} has no port: the switch is full"))?;
         Ok((interface.plug.interface.clone(), index))
+    }
+
+    /// The same of one that frames come and go by: no device stands at a VLAN of a trunk.
+    fn resolve_device(&self, port: &str) -> Result<(InterfaceId, PortIndex), String> {
+        let (interface, index) = self.resolve(port)?;
+        match self.control.view().interfaces.get(&interface).map(|view| &view.plug.device) {
+            Some(DeviceSpec::Vlan { parent, vlan }) => Err(format!(
+                "{interface:?} is VLAN {vlan} of {parent:?} and has no device: capture at {parent:?} with the filter \"vlan {vlan}\""
+            )),
+            _ => Ok((interface, index)),
+        }
     }
 
     fn trace(&self, port: &str, frame: &str) -> Result<Vec<String>, String> {
@@ -122,7 +137,7 @@ impl<P: Pipeline> Service for Daemon<P> {
     }
 
     fn capture(&self, request: CaptureRequest, mut stream: &UnixStream) -> io::Result<()> {
-        let started = self.resolve(&request.port).and_then(|(interface, index)| {
+        let started = self.resolve_device(&request.port).and_then(|(interface, index)| {
             Running::start(&self.captures, self.control.switch(), interface, index, request)
         });
         let running = match started {

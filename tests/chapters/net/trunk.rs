@@ -3,10 +3,12 @@
 
 use super::SOON;
 use crate::topology::attached_tap;
+use tests::capture::Running;
 use tests::daemon::Daemon;
 use tests::ledger::Counters;
 use tests::namespace::{Namespace, ip, transfer};
 use tests::ovs::{Ovs, PLAIN};
+use tests::pcapng;
 use tests::process::{output_of, wait_until};
 
 /// Networks by the tag that they have on the trunk; the first has none.
@@ -92,6 +94,21 @@ fn a_guest_is_on_several_networks_by_one_device_and_survives_kill_9() {
     assert_eq!((&row["kind"], &row["path"], &row["vlan"]), (&"vlan".into(), &"qr-trunk".into(), &20.into()), "{row:#}");
     let counted = |flow: &str| row[flow]["packets"].as_u64().unwrap();
     assert!(counted("rx") > 100 && counted("tx") > 100, "a VLAN has counters of its own: {row:#}");
+
+    // What a VLAN has is captured where its device is.
+    let refused = world.daemon.command("capture qr-trunk.20 -w -");
+    let refused = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.contains("capture at \"qr-trunk\" with the filter \"vlan 20\""), "{refused}");
+    let file = world.daemon.path("trunk.pcapng");
+    let capture = Running::start(&world.daemon, &format!("qr-trunk -w {}", file.display()));
+    assert!(world.stations[1].pings("10.9.0.2"));
+    capture.interrupt();
+    let heard = pcapng::read(&std::fs::read(&file).unwrap()).frames;
+    for is_inbound in [true, false] {
+        let is_it =
+            |frame: &&pcapng::Captured| frame.is_inbound() == is_inbound && frame.bytes[12..16] == [0x81, 0, 0, 20];
+        assert!(heard.iter().any(|frame| is_it(&frame)), "{heard:?}");
+    }
 
     // Without its parent a VLAN has no device, and one without a VLAN goes on.
     world.daemon.must("unplug qr-trunk.20");

@@ -30,6 +30,12 @@ pub(crate) struct WayView {
 }
 
 impl<P: Pipeline> Control<P> {
+    /// The uplink that `show` tells by this name.
+    pub(crate) fn uplink(&self, name: &str) -> Option<PortIndex> {
+        let state = self.state();
+        state.ways.uplinks.iter().find(|uplink| *uplink.plug.interface == *name).map(|uplink| uplink.index)
+    }
+
     /// Uplinks and far ends.
     pub(crate) fn ways(&self) -> Vec<WayView> {
         let state = self.state();

@@ -2,8 +2,10 @@
 
 use super::super::SOON;
 use super::{BOTH_FAMILIES, Beside, Ends, Wire, give_address, settings};
+use tests::capture::Running;
 use tests::ledger::Counters;
 use tests::namespace::{Namespace, transfer};
+use tests::pcapng;
 use tests::process::{output_of, wait_until};
 
 /// A host whose kernel has VXLAN 5000 on a bridge, and ours with these settings added to the uplink's.
@@ -50,6 +52,48 @@ fn a_network_is_one_with_the_kernels_vxlan_device_over_ipv4_and_ipv6() {
         // The host's own traffic on the same interface goes on.
         assert!(hosts.far.run(&format!("busybox ping -c 1 -W 2 {near_ip}")).status.success());
     }
+}
+
+#[test]
+fn what_comes_and_goes_by_an_uplink_is_traced_and_captured_by_its_name() {
+    let hosts = beside_the_kernel(BOTH_FAMILIES[0], "");
+    assert!(hosts.near.pings_within("10.9.0.2", SOON), "{}", hosts.daemon.log_tail());
+    let file = hosts.daemon.path("uplink.pcapng");
+    let capture = Running::start(&hosts.daemon, &format!("uplink:physnet1 -w {} --filter udp", file.display()));
+    assert!(hosts.near.pings("10.9.0.2"));
+    capture.interrupt();
+    let capture = pcapng::read(&std::fs::read(&file).unwrap());
+    assert_eq!(capture.interface, "uplink:physnet1");
+    let inbound = capture.frames.iter().find(|frame| frame.is_inbound()).expect("the answer");
+    assert!(capture.frames.iter().any(|frame| !frame.is_inbound()), "the question");
+
+    let hex: String = inbound.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let told = hosts.daemon.must(&format!("trace uplink:physnet1 {hex}"));
+    assert!(told.contains("uplink: vxlan 5000 from 172.31.77.2, 50 bytes of outer headers"), "{told}");
+    let told = hosts.daemon.must(&format!("trace uplink:physnet1 ffffffffffff02000000000188b5{}", "00".repeat(46)));
+    assert!(told.contains("uplink: nothing of ours, not forwarded"), "{told}");
+}
+
+#[test]
+fn a_peer_whose_next_hop_is_not_there_is_told_and_counted_as_such_and_changes_no_config() {
+    let ends = BOTH_FAMILIES[0];
+    let Ends([_, far_ip], len) = ends;
+    let hosts = beside_the_kernel(ends, "");
+    assert!(hosts.near.pings_within("10.9.0.2", SOON), "{}", hosts.daemon.log_tail());
+    let way = || hosts.daemon.interface(&format!("tunnel:{far_ip}"));
+    let generation = || hosts.daemon.show("config")["generation"].clone();
+    let before = (generation(), Counters::read(&hosts.daemon));
+    hosts.far.must("ip addr flush dev eth0");
+    tests::namespace::ip("neigh flush dev qt-vx");
+    wait_until("the next hop is gone", SOON, || way()["reason"] == "no-neighbour");
+    assert_eq!(way()["mtu"], 1600, "{:#}", way());
+    assert!(!hosts.near.pings("10.9.0.2"));
+    let now = Counters::read(&hosts.daemon);
+    let dropped = |reason: &str| now.grown(&before.1, &format!("tunnel:{far_ip}.tx.drops.{reason}"));
+    assert!(dropped("no_neighbour") > 0 && dropped("over_mtu") == 0);
+    hosts.far.must(&format!("ip addr add {far_ip}/{len} dev eth0"));
+    wait_until("the next hop is there again", SOON, || way()["link"] == "up");
+    assert_eq!(generation(), before.0);
 }
 
 #[test]
