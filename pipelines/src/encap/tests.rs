@@ -2,7 +2,7 @@
 
 use crate::tests::frames::Frame;
 use crate::tests::rig::{Input, PEERS, REMOTE, Rig, UPLINK, VLANS, in_tunnels, mac, on_vlans, port};
-use crate::wire::ipv4;
+use crate::wire::{ethernet, ipv4};
 use switch::checksum::{self, Sum};
 use switch::config::Config;
 use switch::ids::{NetworkIndex, PortIndex};
@@ -217,6 +217,28 @@ fn a_partial_checksum_moves_with_the_tag() {
     // The fake port takes partial checksums: it is as it was.
     assert_eq!(outcome.received.len(), 1);
     assert_eq!(outcome.received[0].1[44..46], Frame::udp4().bytes()[40..42]);
+}
+
+#[test]
+fn a_far_ends_bytes_are_those_of_its_network_both_ways_and_the_uplinks_those_of_the_wire() {
+    let inner = hex(INNER).len() as u64;
+    let tunnels = [TunnelKind::Vxlan, TunnelKind::Gre].map(|kind| in_tunnels(two_ports(), kind, false));
+    for (config, far_end, header_len) in [(&tunnels[0], PEERS[0], 50), (&tunnels[1], PEERS[0], 42)] {
+        let mut rig = Rig::new(config.clone());
+        let sent = rig.step(Now::default(), PortIndex(0), vec![hex(INNER).into()]);
+        assert_eq!((rig.bytes[&far_end.0], rig.bytes[&UPLINK.0]), ((0, inner), (0, 2 * (inner + header_len))));
+        // As if the peer had sent the same.
+        let mut back = on_uplink(&sent)[0].clone();
+        let ip = ethernet::LEN;
+        back[..6].copy_from_slice(&mac(0xaa).0);
+        let (source, destination) = back[ip + 12..ip + 20].split_at_mut(4);
+        source.swap_with_slice(destination);
+        rig.step(Now::default(), UPLINK, vec![back.into()]);
+        assert_eq!((rig.bytes[&far_end.0], rig.bytes[&UPLINK.0]), ((inner, 0), (inner + header_len, 0)));
+    }
+    let mut rig = Rig::new(on_vlans(two_ports()));
+    rig.step(Now::default(), PortIndex(0), vec![hex(INNER).into()]);
+    assert_eq!((rig.bytes[&VLANS[0].0], rig.bytes[&UPLINK.0]), ((0, inner), (0, inner + 4)));
 }
 
 /// The same config with another tunnel.

@@ -5,6 +5,7 @@
 
 use crate::Standard;
 use crate::tables::Tables;
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use switch::batch::{Batch, Fit};
@@ -226,6 +227,8 @@ pub(crate) struct Rig {
     worker: Worker<Standard>,
     pub(crate) mac_table: Arc<MacTable>,
     config: Arc<Config>,
+    /// What the last step counted at each port: bytes received and sent.
+    pub(crate) bytes: BTreeMap<u16, (u64, u64)>,
 }
 
 impl Rig {
@@ -245,7 +248,7 @@ impl Rig {
         }
         let worker =
             Worker::new(publisher.subscribe(WorkerIndex(0)), mac_table.clone(), Arc::new(WorkerLedger::default()));
-        Rig { publisher, worker, mac_table, config: Arc::new(config) }
+        Rig { publisher, worker, mac_table, config: Arc::new(config), bytes: BTreeMap::new() }
     }
 
     /// Another config from the next step on. The MAC table is not told.
@@ -285,6 +288,7 @@ impl Rig {
         let balance = self.worker.ledger().balance();
         assert!(balance.balances(), "{balance:?}");
 
+        self.bytes = ports.iter().map(|(index, _, it)| (index.0, (it.rx().bytes, it.tx().bytes))).collect();
         let mut outcome = Outcome::default();
         for (index, port, ledger) in &ports {
             outcome.received.extend(port.outputs.lock().unwrap().drain(..).map(|frame| (index.0, frame)));
