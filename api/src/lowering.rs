@@ -6,18 +6,19 @@
 //! plug never stops the others. What is in force wins over what is new. The control thread owns it; it costs time in
 //! proportion to plugs, not to networks or ports nobody plugged (benches/lowering.rs).
 
+mod elsewhere;
+
 use crate::address_pair::AddressPair;
 use crate::host::{DeviceSpec, Plug};
 use crate::model::{AdminState, InterfaceId, LogicalPort, Model, Network, NetworkId, PortId};
 use crate::network_type::NetworkType;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+pub use elsewhere::{Elsewhere, Found, Nowhere};
+use elsewhere::{neighbours, tell_of_others};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::net::IpAddr;
-use switch::config::{
-    Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NEIGHBOURS_MAX, NeighbourConfig, NetworkConfig, PortConfig, SubportConfig,
-};
+use switch::config::{Config, MTU_DEFAULT, MTU_MAX, MTU_MIN, NetworkConfig, PortConfig, SubportConfig};
 use switch::ids::{MacAddr, NETWORKS_MAX, NetworkIndex, PORTS_MAX, PortIndex};
-use switch::underlay::{StationConfig, TunnelledNetwork, Underlay, VlanConfig};
+use switch::underlay::{TunnelledNetwork, Underlay, VlanConfig};
 
 /// Which index belongs to which network and which interface. Freed ones are reused oldest first.
 #[derive(Default, Debug)]
@@ -50,28 +51,6 @@ impl Indices {
     /// Gives back the index of a peer that is gone, once no config in force names it.
     pub fn release(&mut self, index: PortIndex) {
         self.port_pool.freed.push_back(index.0);
-    }
-}
-
-/// What is known of other hosts.
-pub trait Elsewhere {
-    /// Whether an interface that is plugged here is another host's.
-    fn is_held(&self, interface: &str) -> bool;
-
-    /// Behind which peer an interface is that is not plugged here, or is another host's, and the addresses that are fixed for it.
-    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])>;
-}
-
-/// Nothing is known of any.
-pub struct Nowhere;
-
-impl Elsewhere for Nowhere {
-    fn is_held(&self, _interface: &str) -> bool {
-        false
-    }
-
-    fn find(&self, _interface: &str) -> Option<(PortIndex, &[MacAddr])> {
-        None
     }
 }
 
@@ -199,7 +178,7 @@ pub fn lower_among(
 
     let in_use = index_networks(model, &bound, indices);
     let (departed_vlans, kept_in) = lead_out(&in_use, indices, &mut underlay);
-    tell_of_others(model, plugs, &in_use, &mut fixed, elsewhere, &mut underlay);
+    let told = tell_of_others(model, plugs, &in_use, &mut fixed, elsewhere, &mut underlay);
     let departed = departed.into_iter().chain(departed_vlans.iter().copied()).map(|port| port.0);
     indices.port_pool.freed.extend(departed);
     let index_of = |network: &Network| {
@@ -218,7 +197,7 @@ pub fn lower_among(
         })
     });
     let ports: Vec<PortConfig> = ports.collect();
-    let neighbours = neighbours(plugs, &ports);
+    let neighbours = neighbours(plugs, &ports, told);
     let subports = subports(plugs, &ports);
     let networks = in_use.iter().map(|(network, index)| NetworkConfig { index: *index, id: network.id.clone() });
     let config = Config::with_underlay(networks.collect(), ports, underlay)
@@ -226,23 +205,6 @@ pub fn lower_among(
         .and_then(|config| config.with_subports(subports))
         .expect("indices are unique and bounded, MTUs clamped, MACs checked, and every port's network is listed");
     Lowered { config, unbound, departed_vlans, kept_in }
-}
-
-/// Who has which address for certain: ports that are up and have one MAC and addresses with it. An address that two of
-/// one network have is nobody's for certain.
-fn neighbours(plugs: &BTreeMap<InterfaceId, Plug>, ports: &[PortConfig]) -> Vec<NeighbourConfig> {
-    let mut found: BTreeMap<(NetworkIndex, IpAddr), Option<MacAddr>> = BTreeMap::new();
-    for port in ports.iter().filter(|port| port.is_admin_up) {
-        let (Some(network), [mac]) = (port.network, &port.macs[..]) else { continue };
-        let addresses = plugs.get(&port.interface).map_or(&[][..], |plug| &plug.addresses);
-        for &address in addresses {
-            found.entry((network, address)).and_modify(|owner| *owner = None).or_insert(Some(*mac));
-        }
-    }
-    let certain = found
-        .into_iter()
-        .filter_map(|((network, address), owner)| owner.map(|mac| NeighbourConfig { network, address, mac }));
-    certain.take(NEIGHBOURS_MAX).collect()
 }
 
 /// The ports whose plugs are VLANs of others that are plugged, one for each VLAN there.
@@ -389,40 +351,6 @@ fn lead_out(
         }
     }
     (departed.into(), kept_in.into_iter().map(|(network, _)| network.id.clone()).collect())
-}
-
-/// Says which peers have ports of the networks in use here, and which addresses are fixed for those. An address that is fixed
-/// here, or was told of another port before, stays where it is.
-fn tell_of_others(
-    model: &Model,
-    plugs: &BTreeMap<InterfaceId, Plug>,
-    in_use: &[(&Network, NetworkIndex)],
-    fixed: &mut FixedMacs,
-    elsewhere: &dyn Elsewhere,
-    underlay: &mut Underlay,
-) {
-    let Underlay { tunnel: Some(tunnel), told, .. } = underlay else { return };
-    let by_all: HashSet<PortIndex> = tunnel.peers.iter().map(|peer| peer.index).collect();
-    let tunnelled: HashSet<NetworkIndex> = tunnel.networks.iter().map(|it| it.network).collect();
-    let is_told: HashSet<PortIndex> = told.peers.iter().copied().collect();
-    for (network, index) in in_use.iter().filter(|(_, index)| tunnelled.contains(index)) {
-        let mut members = BTreeSet::new();
-        for port in model.ports_of(&network.id) {
-            // One that is plugged here and is another host's is there.
-            let is_there = |interface: &&InterfaceId| !plugs.contains_key(*interface) || elsewhere.is_held(interface);
-            let found = port.attachment.as_ref().filter(is_there).and_then(|interface| elsewhere.find(interface));
-            let Some((peer, macs)) = found.filter(|(peer, _)| by_all.contains(peer)) else { continue };
-            if is_told.contains(&peer) {
-                members.insert(peer);
-            }
-            for &mac in macs {
-                if fixed.insert((network.serial, mac)) {
-                    told.stations.push(StationConfig { network: *index, mac, peer });
-                }
-            }
-        }
-        told.members.extend(members.into_iter().map(|peer| (*index, peer)));
-    }
 }
 
 /// Notes which network each interface with fixed MACs is on now.

@@ -164,7 +164,7 @@ fn populate(server: &Server, options: &Options) -> Result<()> {
         let last = host as u32;
         let tunnel = Some(Ipv4Addr::from(0x0a00_0001 + last).into());
         cluster.live(&NodeRecord { tunnel, ..NodeRecord::default() })?;
-        let wanted = Wanted { tenant: None, is_up: true, fixed: Vec::new(), learnt: Vec::new() };
+        let wanted = Wanted { tenant: None, is_up: true, fixed: Vec::new(), addresses: Vec::new(), learnt: Vec::new() };
         cluster.say(|| (0..options.ports).map(|port| (interface(host, port), wanted.clone())).collect())?;
     }
     Ok(())

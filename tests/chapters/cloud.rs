@@ -465,3 +465,19 @@ fn hosts_whose_networks_are_vlans_reach_each_other_and_tenants_are_apart() {
         assert_eq!(ids, [Some(100), Some(101)], "{networks:#}");
     }
 }
+
+#[test]
+fn a_question_for_an_address_that_was_told_on_another_host_is_answered_here_and_crosses_no_wire() {
+    let world = World::new("qi", 2, "vxlan");
+    let [one, two] = &world.hosts[..] else { panic!("two") };
+    let (name, mac, address) = (two.guest(0), two.guests[0].mac("tap0"), two.address());
+    two.daemon.must(&format!("plug {name} --tap tap0 --netns {name} --mac {mac} --ip {address} --replace"));
+    // Now nobody could answer but host 1 itself.
+    world.wire.must("ip link set eth0-2 down");
+    let asks = || one.guests[0].run(&format!("busybox arping -c 1 -w 1 -I tap0 {address}")).status.success();
+    wait_until("host 1 has heard of it", SOON, asks);
+    let before = Counters::read(&one.daemon);
+    assert!(asks(), "{}", world.logs());
+    let now = Counters::read(&one.daemon);
+    assert_eq!(now.grown(&before, "tunnel:172.31.90.2.tx.packets"), 0, "the question went out");
+}

@@ -6,13 +6,15 @@
 
 use crate::etcd::message::Revision;
 use crate::model::{InterfaceId, Text};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use switch::ids::MacAddr;
 
 /// Addresses of one interface that its host tells the others; frames to more of them are flooded.
 pub const MACS_MAX: usize = 64;
+/// IP addresses of one interface that its host tells the others; more it cannot be plugged with.
+const ADDRESSES_MAX: usize = 64;
 
 /// A host that lives.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -45,9 +47,20 @@ pub struct PlugRecord {
     /// The addresses that are fixed for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "macs")]
     pub fixed: Vec<MacAddr>,
+    /// The IP addresses that it has with its one fixed address, by its operator's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "addresses")]
+    pub addresses: Vec<IpAddr>,
     /// Addresses that were learnt from its frames, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "macs")]
     pub learnt: Vec<MacAddr>,
+}
+
+/// As many as may be, and none that no host has.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    let mut addresses = Vec::<IpAddr>::deserialize(from)?;
+    addresses.truncate(ADDRESSES_MAX);
+    addresses.retain(|address| !address.is_unspecified() && !address.is_multicast());
+    Ok(addresses)
 }
 
 /// Addresses as text. Group addresses and zero are no station's and are left out.
@@ -168,7 +181,8 @@ impl Directory {
         }
         let is_the_same = |before: &Plugged, now: &PlugRecord| {
             let of = |record: &PlugRecord| {
-                (record.host.clone(), record.tenant.clone(), record.fixed.clone(), record.learnt.clone())
+                let of_host = (record.host.clone(), record.tenant.clone());
+                (of_host, record.fixed.clone(), record.addresses.clone(), record.learnt.clone())
             };
             of(&before.record) == of(now)
         };
@@ -203,7 +217,8 @@ impl Directory {
     pub(super) fn differences(&self, other: &Directory) -> Vec<InterfaceId> {
         let host_of = |directory: &Directory, plug: &Plugged| {
             let tunnel = directory.node(&plug.record.host).and_then(|node| node.tunnel);
-            (plug.record.host.clone(), tunnel, plug.record.fixed.clone(), plug.record.learnt.clone())
+            let PlugRecord { host, fixed, addresses, learnt, .. } = plug.record.clone();
+            (host, tunnel, fixed, addresses, learnt)
         };
         let mut found = Vec::new();
         for (interface, plug) in &self.plugs {
@@ -259,7 +274,8 @@ mod tests {
 
     fn plug(host: &str) -> PlugRecord {
         let learnt = vec![MacAddr([2, 0, 0, 0, 0, 7])];
-        PlugRecord { host: host.into(), boot: "b".into(), tenant: None, is_up: false, fixed: Vec::new(), learnt }
+        let (fixed, addresses) = (Vec::new(), Vec::new());
+        PlugRecord { host: host.into(), boot: "b".into(), tenant: None, is_up: false, fixed, addresses, learnt }
     }
 
     #[test]
@@ -270,6 +286,9 @@ mod tests {
         assert_eq!(std::mem::take(&mut touched), ["vm".into()]);
         directory.put_plug("vm", Some(PlugRecord { is_up: true, boot: "c".into(), ..plug("a") }), 6, &mut touched);
         assert!(touched.is_empty());
+        let told = PlugRecord { addresses: vec![[10, 0, 0, 1].into()], ..plug("a") };
+        directory.put_plug("vm", Some(told), 6, &mut touched);
+        assert_eq!(std::mem::take(&mut touched), ["vm".into()], "who asks for them is answered otherwise");
         directory.put_plug("vm", Some(plug("b")), 5, &mut touched);
         assert!(touched.is_empty(), "older news");
         directory.put_plug("vm", Some(plug("b")), 7, &mut touched);
@@ -296,6 +315,9 @@ mod tests {
         let text = r#"{"host":"a","boot":"b","is_up":true,"fixed":["01:00:00:00:00:01","02:00:00:00:00:01","00:00:00:00:00:00"]}"#;
         let record: PlugRecord = serde_json::from_str(text).unwrap();
         assert_eq!(record.fixed, [MacAddr([2, 0, 0, 0, 0, 1])]);
+        let text = text.replace("\"fixed\"", "\"addresses\":[\"10.0.0.1\",\"224.0.0.1\",\"::\",\"fd00::1\"],\"fixed\"");
+        let record: PlugRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(record.addresses, ["10.0.0.1", "fd00::1"].map(|text| text.parse::<IpAddr>().unwrap()));
         let many: Vec<String> = (0..200).map(|at| format!("02:00:00:00:00:{at:02x}")).collect();
         let text =
             format!(r#"{{"host":"a","boot":"b","is_up":true,"learnt":{}}}"#, serde_json::to_string(&many).unwrap());

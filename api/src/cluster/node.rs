@@ -18,6 +18,7 @@ use crate::etcd::message::{Compare, KeyValue, LeaseId, Step, Txn};
 use crate::etcd::{EtcdError, message::Revision};
 use crate::model::{InterfaceId, Text};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ pub struct Wanted {
     pub is_up: bool,
     /// The addresses that are fixed for it.
     pub fixed: Vec<MacAddr>,
+    /// The IP addresses that it has with its one fixed address.
+    pub addresses: Vec<IpAddr>,
     /// Addresses learnt from its frames, in order.
     pub learnt: Vec<MacAddr>,
 }
@@ -271,8 +274,9 @@ impl Cluster {
     }
 
     fn decide(&self, known: Option<&Plugged>, wanted: &Wanted) -> Said {
-        let Wanted { tenant, is_up, fixed, learnt } = wanted.clone();
-        let record = PlugRecord { host: self.host.clone(), boot: self.boot.clone(), tenant, is_up, fixed, learnt };
+        let Wanted { tenant, is_up, fixed, addresses, learnt } = wanted.clone();
+        let (host, boot) = (self.host.clone(), self.boot.clone());
+        let record = PlugRecord { host, boot, tenant, is_up, fixed, addresses, learnt };
         match known {
             Some(Plugged { record: known, .. }) if *known == record => Said::Already,
             Some(Plugged { record: known, .. }) if known.host != self.host => Said::HeldBy(known.host.clone()),

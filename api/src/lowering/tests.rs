@@ -5,18 +5,18 @@ use crate::host::DeviceSpec;
 use proptest::prelude::*;
 use std::collections::btree_map;
 use switch::ids::MacAddr;
-use switch::underlay::{PeerConfig, ToldConfig, TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
+use switch::underlay::{TunnelConfig, TunnelKind, UplinkConfig, UplinkTags, VlanId, Vni};
 
-fn plug(interface: &str) -> Plug {
+pub(super) fn plug(interface: &str) -> Plug {
     Plug::new(interface, DeviceSpec::Tap { name: "t".to_owned(), netns: None, queues: 1 })
 }
 
-fn plugs(all: impl IntoIterator<Item = Plug>) -> BTreeMap<InterfaceId, Plug> {
+pub(super) fn plugs(all: impl IntoIterator<Item = Plug>) -> BTreeMap<InterfaceId, Plug> {
     all.into_iter().map(|plug| (plug.interface.clone(), plug)).collect()
 }
 
 /// Networks `n0…` of tenants `t0…`, and ports on them with attachments.
-fn model(networks: &[usize], ports: &[(usize, AdminState, Option<&str>)]) -> Model {
+pub(super) fn model(networks: &[usize], ports: &[(usize, AdminState, Option<&str>)]) -> Model {
     let network = |(at, tenant): (usize, &usize)| Network {
         id: format!("n{at}").into(),
         tenant: format!("t{tenant}").into(),
@@ -41,7 +41,7 @@ fn port_config<'a>(lowered: &'a Lowered, interface: &str) -> &'a PortConfig {
 }
 
 /// The id of the network an interface is on.
-fn network_of<'a>(lowered: &'a Lowered, interface: &str) -> Option<&'a str> {
+pub(super) fn network_of<'a>(lowered: &'a Lowered, interface: &str) -> Option<&'a str> {
     port_config(lowered, interface).network.map(|index| &*lowered.config.network(index).unwrap().id)
 }
 
@@ -181,7 +181,7 @@ fn the_macs_of_a_ports_pairs_are_allowed_besides_the_plugs_own_and_may_be_shared
 }
 
 /// The same networks, the first two as VLANs 7 and 8 of physnet1, the others in VXLAN.
-fn carried(model: &Model) -> Model {
+pub(super) fn carried(model: &Model) -> Model {
     let carry = |network: &Network| {
         let number = network.serial as u32 + 7;
         let vlan =
@@ -194,7 +194,7 @@ fn carried(model: &Model) -> Model {
     Model::from_records(networks, model.ports.values().cloned().collect()).unwrap()
 }
 
-fn uplink(index: PortIndex, tags: UplinkTags) -> UplinkConfig {
+pub(super) fn uplink(index: PortIndex, tags: UplinkTags) -> UplinkConfig {
     UplinkConfig {
         index,
         physical_network: "physnet1".into(),
@@ -270,77 +270,6 @@ fn of_two_stored_networks_with_one_number_the_older_leaves_the_host() {
     let underlay = Underlay { uplinks: vec![uplink(PortIndex(100), UplinkTags::default())], ..Underlay::default() };
     let lowered = lower_over(&twice, &plugs([plug("a"), plug("b")]), &mut Indices::default(), underlay);
     assert_eq!((lowered.config.underlay().vlans.len(), lowered.kept_in), (1, vec!["n1".into()]));
-}
-
-/// Interfaces by name, behind which peer they are and what is fixed for them; and those that are another host's.
-struct Known(HashMap<&'static str, (PortIndex, Vec<MacAddr>)>, &'static [&'static str]);
-
-impl Elsewhere for Known {
-    fn is_held(&self, interface: &str) -> bool {
-        self.1.contains(&interface)
-    }
-
-    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])> {
-        self.0.get(interface).map(|(peer, macs)| (*peer, &**macs))
-    }
-}
-
-#[test]
-fn peers_get_what_is_for_everybody_of_the_networks_that_they_have_ports_of_and_fixed_addresses_lead_there() {
-    let mut indices = Indices::default();
-    let peers: Vec<PeerConfig> = (1..=3u8)
-        .map(|last| PeerConfig {
-            index: indices.reserve().unwrap(),
-            address: [192, 0, 2, last].into(),
-            uplink: None,
-            next_hop: Default::default(),
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        })
-        .collect();
-    let [one, two, three] = [0, 1, 2].map(|at| peers[at].index);
-    let tunnel = TunnelConfig {
-        local: [192, 0, 2, 9].into(),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
-        is_nvgre: false,
-        peers,
-        networks: Vec::new(),
-    };
-    let told = ToldConfig { peers: vec![one, two], ..ToldConfig::default() };
-    let underlay = Underlay { tunnel: Some(tunnel), told, ..Underlay::default() };
-    let active = |network, interface| (network, AdminState::Active, Some(interface));
-    // Of n2 and n3 one port each is here; n4 is only elsewhere.
-    let ports = [active(2, "a"), active(2, "x"), active(2, "y"), active(2, "z"), active(3, "b"), active(4, "w")];
-    let model = carried(&model(&[0, 0, 0, 0, 0], &ports));
-    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
-    let known = HashMap::from([
-        ("x", (one, vec![mac(1), mac(7)])),
-        ("y", (one, vec![mac(2)])),
-        // By the settings it gets everything anyway; and one of its addresses is fixed here.
-        ("z", (three, vec![mac(3), mac(9)])),
-        ("w", (two, vec![mac(4)])),
-        // Plugged here after all.
-        ("b", (two, vec![])),
-    ]);
-    let here = plugs([Plug { macs: vec![mac(9).to_string()], ..plug("a") }, plug("b")]);
-    let lowered = lower_among(&model, &here, &mut indices, underlay.clone(), &Known(known, &[]));
-    let told = &lowered.config.underlay().told;
-    let [n2, n3] = ["n2", "n3"].map(|id| indices.networks[id]);
-    assert_eq!(told.members, [(n2, one)]);
-    let stations: Vec<_> = told.stations.iter().map(|it| (it.network, it.mac, it.peer)).collect();
-    assert_eq!(stations, [(n2, mac(1), one), (n2, mac(7), one), (n2, mac(2), one), (n2, mac(3), three)]);
-    assert!(n3 != n2 && lowered.unbound.is_empty());
-    // What is another host's is kept off its network.
-    let lowered = lower_among(&model, &here, &mut indices, underlay.clone(), &Known(HashMap::new(), &["b"]));
-    assert_eq!(lowered.unbound["b"].1, Unbound::PluggedElsewhere);
-    assert_eq!((network_of(&lowered, "a"), network_of(&lowered, "b")), (Some("n2"), None));
-    // And it is a port of that network where it is.
-    let here = plugs([plug("a"), plug("x")]);
-    let known = HashMap::from([("x", (two, vec![mac(1)]))]);
-    let lowered = lower_among(&model, &here, &mut indices, underlay, &Known(known, &["x"]));
-    assert_eq!(lowered.config.underlay().told.members, [(n2, two)]);
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn everything() -> Everything {
         tenant: None,
         is_up: true,
         fixed: Vec::new(),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
         learnt: vec!["02:00:00:00:00:01".parse().unwrap()],
     };
     directory.put_plug("vm/1", Some(plug), 6, &mut Vec::new());

@@ -3,7 +3,7 @@
 //! Ports of a network on other hosts are found by two facts that every host has: the tenants' state (which interface is attached
 //! to which network) and the directory (on which host an interface is plugged). From them come, whenever a config is made, the
 //! peers we need, which of them gets what is for everybody of which network, and the addresses fixed there, which are static
-//! here. Addresses that others learnt are planted in the MAC table as if heard from there, again and again while they are
+//! here; who asks for an IP address that an operator told there is answered here. Addresses that others learnt are planted in the MAC table as if heard from there, again and again while they are
 //! told: so a frame to them need not be flooded, and a station that moves is still learnt where it speaks.
 //!
 //! A thread of its own, `cluster`, calls [`Control::say`]; it may wait for etcd and never holds the state's lock meanwhile.
@@ -12,9 +12,9 @@
 use super::learnt::Learnt;
 use super::{Control, State};
 use crate::plugs::PlugError;
-use api::cluster::{Claim, Cluster, NodeRecord, Plugged, Wanted};
+use api::cluster::{Claim, Cluster, NodeRecord, PlugRecord, Plugged, Wanted};
 use api::host::{Plug, Scope};
-use api::lowering::Elsewhere;
+use api::lowering::{Elsewhere, Found};
 use api::model::{InterfaceId, Model, Text, Touched};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -41,8 +41,10 @@ pub(super) struct Others {
 }
 
 struct Place {
-    peer: PortIndex,
+    /// `None`: its host has no end of tunnels that we could reach.
+    peer: Option<PortIndex>,
     fixed: Vec<MacAddr>,
+    addresses: Vec<IpAddr>,
 }
 
 impl Elsewhere for Others {
@@ -50,8 +52,13 @@ impl Elsewhere for Others {
         self.held.contains_key(interface)
     }
 
-    fn find(&self, interface: &str) -> Option<(PortIndex, &[MacAddr])> {
-        self.places.get(interface).map(|place| (place.peer, &*place.fixed))
+    fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    fn find(&self, interface: &str) -> Option<Found<'_>> {
+        let Place { peer, fixed, addresses } = self.places.get(interface)?;
+        Some(Found { peer: *peer, macs: fixed, addresses })
     }
 }
 
@@ -221,7 +228,7 @@ impl<P: Pipeline> Control<P> {
     pub(super) fn find_others(&self, state: &mut State, model: &Model) -> Vec<PortIndex> {
         let Some(cluster) = self.cluster() else { return Vec::new() };
         let local = state.ways.local();
-        let mut found: Vec<(InterfaceId, IpAddr, Vec<MacAddr>)> = Vec::new();
+        let mut found: Vec<(InterfaceId, Option<IpAddr>, PlugRecord)> = Vec::new();
         cluster.look(|directory| {
             for network in state.networks(model) {
                 for port in model.ports_of(&network.into()) {
@@ -232,17 +239,15 @@ impl<P: Pipeline> Control<P> {
                     let plug = interface.and_then(|interface| directory.plug(interface));
                     let (Some(interface), Some(plug)) = (interface, plug) else { continue };
                     let node = directory.node(&plug.record.host).filter(|_| plug.record.host != *cluster.host());
-                    let tunnel = node.and_then(|node| node.tunnel);
-                    if let (Some(tunnel), Some(local)) = (tunnel, local)
-                        && tunnel.is_ipv4() == local.is_ipv4()
-                        && tunnel != local
-                    {
-                        found.push((interface.clone(), tunnel, plug.record.fixed.clone()));
-                    }
+                    let Some(node) = node else { continue };
+                    let is_peer = |tunnel: &IpAddr| {
+                        local.is_some_and(|local| tunnel.is_ipv4() == local.is_ipv4() && *tunnel != local)
+                    };
+                    found.push((interface.clone(), node.tunnel.filter(is_peer), plug.record.clone()));
                 }
             }
         });
-        let told: BTreeSet<IpAddr> = found.iter().map(|(_, tunnel, _)| *tunnel).collect();
+        let told: BTreeSet<IpAddr> = found.iter().filter_map(|(_, tunnel, _)| *tunnel).collect();
         let State { ways, indices, others, .. } = state;
         let count = ways.peers().len();
         let gone = ways.tell_peers(&told, || indices.reserve());
@@ -251,10 +256,11 @@ impl<P: Pipeline> Control<P> {
             tracing::info!(peers = peers.len(), "other hosts have come or gone");
             self.underlay_changed.wake();
         }
-        let place = |(interface, tunnel, fixed): (InterfaceId, IpAddr, Vec<MacAddr>)| {
-            peers.get(&tunnel).map(|&peer| (interface, Place { peer, fixed }))
+        let place = |(interface, tunnel, record): (InterfaceId, Option<IpAddr>, PlugRecord)| {
+            let peer = tunnel.and_then(|tunnel| peers.get(&tunnel).copied());
+            (interface, Place { peer, fixed: record.fixed, addresses: record.addresses })
         };
-        others.places = found.into_iter().filter_map(place).collect();
+        others.places = found.into_iter().map(place).collect();
         gone
     }
 
@@ -270,7 +276,7 @@ impl<P: Pipeline> Control<P> {
                     let interface = port.attachment.as_ref();
                     let plug = interface.and_then(|interface| directory.plug(interface));
                     let (Some(interface), Some(plug)) = (interface, plug) else { continue };
-                    let peer = state.others.places.get(interface).map(|place| place.peer);
+                    let peer = state.others.places.get(interface).and_then(|place| place.peer);
                     for &mac in &plug.record.learnt {
                         let newest = newest.entry((index, mac)).or_insert((0, None));
                         if newest.0 < plug.revision {
@@ -316,5 +322,6 @@ fn wanted(state: &State, config: &Config, model: &Model, plug: &Plug) -> Wanted 
             state.others.learnt.of(interface).iter().filter(|mac| !is_shared(mac)).copied().collect()
         },
         fixed,
+        addresses: plug.addresses.clone(),
     }
 }
