@@ -88,7 +88,7 @@ fn more_than_a_page_is_read_as_of_one_revision() {
     let etcd = client(&server);
     run(async {
         let key = |at: usize| blob(&format!("/p/{at:05}"));
-        let all: Vec<usize> = (0..1250).collect();
+        let all: Vec<usize> = (0..4250).collect();
         for some in all.chunks(100) {
             let success = some.iter().map(|&at| Step::put(key(at), at.to_string().into_bytes(), None)).collect();
             etcd.transact(&Txn { success, ..Txn::default() }).await.unwrap();
@@ -96,7 +96,7 @@ fn more_than_a_page_is_read_as_of_one_revision() {
         etcd.transact(&put("/q", "beside it")).await.unwrap();
         let mut found = Vec::new();
         let revision = etcd.read_all(&blob("/p/"), |kv| found.push(kv.key)).await.unwrap();
-        assert_eq!(found, (0..1250).map(key).collect::<Vec<_>>());
+        assert_eq!(found, (0..4250).map(key).collect::<Vec<_>>());
         assert_eq!(revision, etcd.get(&blob("/q")).await.unwrap().1);
     });
 }
