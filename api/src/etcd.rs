@@ -39,7 +39,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// 500 took 36 to 49.
 const PAGE: i64 = 2_000;
 /// Bytes of a page. What etcd takes, it takes in requests of 1.5 MiB, so that a page of one key is never longer.
-const PAGE_BYTES_MAX: usize = 16 << 20;
+/// Few enough that one comes within [`ANSWER_MAX`] on a slow host.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Connections kept open while nothing is asked.
 const IDLE_MAX: usize = 4;
 /// gRPC's codes that tell what is no fault of the request (`google.golang.org/grpc/codes`).
