@@ -124,8 +124,14 @@ fn tenants_that_send_everything_are_heard_by_nobody_else_and_are_apart_on_the_wi
         let hosts = hypervisors(carried);
         let [one, two] = &hosts;
         for (host, peer) in [(one, "172.31.80.2"), (two, "172.31.80.1")] {
-            let way = if is_tunnel { format!("tunnel:{peer}") } else { "uplink:physnet1".to_owned() };
-            wait_until(&format!("{way} is up"), SOON, || host.daemon.interface(&way)["link"] == "up");
+            let vlans = || ids.iter().map(|id| format!("vlan:physnet1.{id}")).collect();
+            let ways: Vec<_> = if is_tunnel { vec![format!("tunnel:{peer}")] } else { vlans() };
+            for way in ways {
+                let is_it = |row: &serde_json::Value| row["interface"] == way.as_str() && row["link"] == "up";
+                wait_until(&format!("{way} is up"), SOON, || {
+                    host.daemon.show("ports").as_array().unwrap().iter().any(is_it)
+                });
+            }
         }
         let names = ["of-the-reds", "of-the-blues"];
         // Each other's ports, and the hosts on the wire.
