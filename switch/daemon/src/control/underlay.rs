@@ -319,14 +319,10 @@ impl<P: Pipeline> Control<P> {
     /// before the next look.
     pub(crate) fn follow_underlay(&self) -> Duration {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (uplinks, are_all_there) = {
-            let ways = &self.state().ways;
-            let uplinks = ways.look().uplinks;
-            let are_all_there = uplinks.len() == ways.uplinks.len();
-            (uplinks, are_all_there)
-        };
-        // An uplink that comes is waited for: until it is seen, its VLANs lead nowhere.
-        let is_missing = self.find_peers(&mut seen, &uplinks) || !are_all_there;
+        let uplinks = self.state().ways.look().uplinks;
+        // An uplink that is to come is waited for: until it is seen, its VLANs lead nowhere.
+        let is_one_away = uplinks.len() < self.state().ways.uplinks.len();
+        let is_missing = self.find_peers(&mut seen, &uplinks) || is_one_away;
         let is_changed = {
             let mut state = self.state();
             let facts = state.ways.look();
