@@ -324,6 +324,15 @@ impl Assembler {
         self.exit();
     }
 
+    /// Both ends of a program: here frames are ours, and there the host's.
+    fn end(&mut self, ours: Label, pass: Label, sockets: &SocketMap, unclaimed: Unclaimed) {
+        self.here(ours);
+        self.redirect(sockets, unclaimed);
+        self.here(pass);
+        self.set(R0, PASS);
+        self.exit();
+    }
+
     /// Looks for the key; R0 is not zero if it is there.
     fn look(&mut self, keys: &KeySet) {
         self.map(R1, keys.number());
@@ -362,11 +371,7 @@ fn exclusive(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
     asm.need(R7, 14, ours);
     asm.load(Size::Two, R3, R7, 12);
     asm.jump_if_equal(R3, wire(0x8809), pass);
-    asm.here(ours);
-    asm.redirect(sockets, unclaimed);
-    asm.here(pass);
-    asm.set(R0, PASS);
-    asm.exit();
+    asm.end(ours, pass, sockets, unclaimed);
     program.finish()
 }
 
@@ -467,12 +472,7 @@ fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed) -> Vec<Instruc
     asm.look(keys);
     asm.jump_if_equal(R0, 0, pass);
 
-    asm.here(ours);
-    asm.redirect(sockets, unclaimed);
-
-    asm.here(pass);
-    asm.set(R0, PASS);
-    asm.exit();
+    asm.end(ours, pass, sockets, unclaimed);
     program.finish()
 }
 
