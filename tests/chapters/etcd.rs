@@ -1,6 +1,8 @@
 //! Our client of etcd, and what hosts share by it, against the real one: what is read and written, and what becomes of writes
 //! when etcd, or the way to it, fails.
 
+mod away;
+mod hosts;
 mod shared;
 
 use api::etcd::message::{Blob, Compare, Step, Txn};
