@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::af_packet::RawSocket;
 use switch::batch::{BURST, Batch};
-use switch::config::MTU_DEFAULT;
 use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::Tally;
 use switch::offload::OffloadClaim;
@@ -76,7 +75,7 @@ fn time_tx(port: &dyn Port, frames: &[Vec<u8>], bursts: u64) -> Duration {
 fn taps(criterion: &mut Criterion) {
     tell_clock();
     let seat = Arc::new(Seat::default());
-    let config = TapConfig { name: NAME.to_owned(), netns: None, mtu: MTU_DEFAULT, queues: 1, reopen: false };
+    let config = TapConfig { name: NAME.to_owned(), netns: None, mtu: None, queues: 1, reopen: false };
     let tap = Tap::open(config, seat.clone()).expect("CAP_NET_ADMIN; try `unshare -rn`");
     let wire = RawSocket::open(NAME).expect("the interface is there");
     let port = seat.hold().clone().expect("the TAP published itself");

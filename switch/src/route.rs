@@ -34,6 +34,9 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_METRICS: u16 = 8;
 const RTAX_MTU: u16 = 2;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+/// What the tables say, not what becomes of a packet.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 /// `NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT`: the address is good.
@@ -84,11 +87,8 @@ impl Resolver {
         let mut info = [0; INFO_SIZE];
         let bytes = octets(to);
         (info[0], info[1]) = (family(to), (bytes.len() * 8) as u8);
-        let Some(len) = self.ask(RTM_GETROUTE, 0, &info, &[(RTA_DST, &bytes)])? else { return Ok(None) };
-        let message = &self.message[..len];
-        if u16_at(message, 4) != Some(RTM_NEWROUTE) || message.get(HEADER_SIZE + 7) != Some(&RTN_UNICAST) {
-            return Ok(None);
-        }
+        let answer = self.answer((RTM_GETROUTE, RTM_NEWROUTE), &info, &[(RTA_DST, &bytes)])?;
+        let Some(message) = answer.filter(|it| it.get(HEADER_SIZE + 7) == Some(&RTN_UNICAST)) else { return Ok(None) };
         let mut route = Route { interface: 0, next_hop: to, mtu: None };
         for (kind, value) in attributes(message.get(HEADER_SIZE + INFO_SIZE..).unwrap_or_default()) {
             match kind {
@@ -105,6 +105,21 @@ impl Resolver {
         Ok((route.interface != 0).then_some(route))
     }
 
+    /// The interface that has this address; `None` if none has.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn interface_of(&mut self, own: IpAddr) -> io::Result<Option<u32>> {
+        let mut info = [0; INFO_SIZE];
+        let bytes = octets(own);
+        (info[0], info[1]) = (family(own), (bytes.len() * 8) as u8);
+        info[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+        let answer = self.answer((RTM_GETROUTE, RTM_NEWROUTE), &info, &[(RTA_DST, &bytes)])?;
+        let Some(message) = answer.filter(|it| it.get(HEADER_SIZE + 7) == Some(&RTN_LOCAL)) else { return Ok(None) };
+        let mut found = attributes(message.get(HEADER_SIZE + INFO_SIZE..).unwrap_or_default());
+        Ok(found.find(|(kind, _)| *kind == RTA_OIF).and_then(|(_, value)| u32_at(value, 0)))
+    }
+
     /// The MAC of a neighbour on an interface; `None` while it is not known.
     ///
     /// # Errors
@@ -112,12 +127,9 @@ impl Resolver {
     pub fn neighbour(&mut self, interface: u32, neighbour: IpAddr) -> io::Result<Option<MacAddr>> {
         let info = neighbour_info(interface, neighbour, 0);
         let bytes = octets(neighbour);
-        let Some(len) = self.ask(RTM_GETNEIGH, 0, &info, &[(NDA_DST, &bytes)])? else { return Ok(None) };
-        let message = &self.message[..len];
-        let state = u16_at(message, HEADER_SIZE + 8).unwrap_or_default();
-        if u16_at(message, 4) != Some(RTM_NEWNEIGH) || state & NUD_VALID == 0 {
-            return Ok(None);
-        }
+        let answer = self.answer((RTM_GETNEIGH, RTM_NEWNEIGH), &info, &[(NDA_DST, &bytes)])?;
+        let is_valid = |it: &&[u8]| u16_at(it, HEADER_SIZE + 8).unwrap_or_default() & NUD_VALID != 0;
+        let Some(message) = answer.filter(is_valid) else { return Ok(None) };
         let mut found = attributes(message.get(HEADER_SIZE + INFO_SIZE..).unwrap_or_default());
         let found = found.find(|(kind, _)| *kind == NDA_LLADDR).and_then(|(_, value)| value.try_into().ok());
         Ok(found.map(MacAddr).filter(|mac| !mac.is_zero() && !mac.is_group()))
@@ -132,6 +144,18 @@ impl Resolver {
         let info = neighbour_info(interface, neighbour, NTF_USE);
         let bytes = octets(neighbour);
         self.ask(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &info, &[(NDA_DST, &bytes)]).map(drop)
+    }
+
+    /// What the kernel answers to a question, header and all; `None`: what was asked for is not there, or it is another answer.
+    pub(crate) fn answer(
+        &mut self,
+        (question, answer): (u16, u16),
+        info: &[u8; INFO_SIZE],
+        attributes: &[(u16, &[u8])],
+    ) -> io::Result<Option<&[u8]>> {
+        let Some(len) = self.ask(question, 0, info, attributes)? else { return Ok(None) };
+        let message = &self.message[..len];
+        Ok((u16_at(message, 4) == Some(answer)).then_some(message))
     }
 
     /// Sends a request and waits for its answer, which is in `message` then; `None`: what was asked for is not there.
@@ -212,6 +236,8 @@ mod tests {
     fn the_host_itself_is_no_next_hop_and_nobody_there_is_no_error() {
         let mut resolver = Resolver::open().unwrap();
         assert_eq!(resolver.route("127.0.0.1".parse().unwrap()).unwrap(), None);
+        assert_eq!(resolver.interface_of("127.0.0.1".parse().unwrap()).unwrap(), Some(1));
+        assert_eq!(resolver.interface_of("192.0.2.77".parse().unwrap()).unwrap(), None);
         assert_eq!(resolver.neighbour(1, "192.0.2.77".parse().unwrap()).unwrap(), None);
         assert_eq!(resolver.neighbour(0x7fff_ffff, "2001:db8::77".parse().unwrap()).unwrap(), None);
     }

@@ -16,6 +16,7 @@
 //! The file is long because it is the one address of the unsafe code that a TAP needs: ioctls and vectored calls alike.
 
 use crate::batch::{BURST, Batch, Fit};
+use crate::config::MTU_DEFAULT;
 use crate::doze::Doze;
 use crate::ids::{PortIndex, QUEUES_MAX, QueueIndex};
 use crate::ledger::{DropReason, Tally};
@@ -64,8 +65,8 @@ pub struct TapConfig {
     pub name: String,
     /// The network namespace it lives in; `None`: the caller's.
     pub netns: Option<OwnedFd>,
-    /// Bytes of L3 payload.
-    pub mtu: u16,
+    /// Bytes of L3 payload; `None`: [`MTU_DEFAULT`], or what a reopened device has if that is less.
+    pub mtu: Option<u16>,
     /// Queues each way, 1 to [`QUEUES_MAX`]. A device is of one queue or of several for its whole life; of several it may
     /// be reopened with any number but one.
     pub queues: u16,
@@ -122,7 +123,7 @@ pub enum TapError {
 /// [`TapError`].
 pub fn open_transient(name: &str, netns: Option<BorrowedFd<'_>>, mtu: u16) -> Result<OwnedFd, TapError> {
     check_name(name)?;
-    let (mut fds, _) = netns::within(netns, || open_device(name, mtu, 1, false)).map_err(failed(ENTERING))??;
+    let (mut fds, _) = netns::within(netns, || open_device(name, Some(mtu), 1, false)).map_err(failed(ENTERING))??;
     Ok(fds.pop().expect("a descriptor for each queue"))
 }
 
@@ -532,7 +533,7 @@ fn check_name(name: &str) -> Result<(), TapError> {
 ///
 /// Answers a descriptor for each queue, and whether the kernel knows large UDP frames. The device is not made persistent:
 /// unless it was so before, it goes with its descriptors.
-fn open_device(name: &str, mtu: u16, queues: u16, reopen: bool) -> Result<(Vec<OwnedFd>, bool), TapError> {
+fn open_device(name: &str, mtu: Option<u16>, queues: u16, reopen: bool) -> Result<(Vec<OwnedFd>, bool), TapError> {
     let io = |what: &'static str| move |source: io::Error| failed(format!("{what} TAP {name:?}"))(source);
     let open = || {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -570,8 +571,13 @@ fn open_device(name: &str, mtu: u16, queues: u16, reopen: bool) -> Result<(Vec<O
 
     let control = netns::control_socket().map_err(io("opening a socket to set up"))?;
     let mut request = InterfaceRequest::new(name);
-    request.value[..4].copy_from_slice(&c_int::from(mtu).to_ne_bytes());
-    update::<{ libc::SIOCSIFMTU as Opcode }>(&control, &mut request).map_err(io("setting the MTU of"))?;
+    update::<{ libc::SIOCGIFMTU as Opcode }>(&control, &mut request).map_err(io("reading the MTU of"))?;
+    let has = c_int::from_ne_bytes(std::array::from_fn(|at| request.value[at]));
+    let wanted = mtu.map_or_else(|| has.min(MTU_DEFAULT.into()), c_int::from);
+    if wanted != has {
+        request.value[..4].copy_from_slice(&wanted.to_ne_bytes());
+        update::<{ libc::SIOCSIFMTU as Opcode }>(&control, &mut request).map_err(io("setting the MTU of"))?;
+    }
     let mut request = InterfaceRequest::new(name);
     update::<{ libc::SIOCGIFFLAGS as Opcode }>(&control, &mut request).map_err(io("reading the flags of"))?;
     request.set_flags(request.flags() | libc::IFF_UP as u16);

@@ -62,12 +62,12 @@ pub(crate) trait Running: Device {
         None
     }
 
-    /// Whoever is behind it should send no longer packets from now on, bytes of L3 payload.
+    /// Whoever is behind it should send no longer packets from now on, bytes of L3 payload. False: that is none of ours to say.
     ///
     /// # Errors
     /// One line; what held before holds on.
-    fn set_mtu(&self, _mtu: u16) -> Result<(), String> {
-        Ok(())
+    fn set_mtu(&self, _mtu: u16) -> Result<bool, String> {
+        Ok(false)
     }
 
     /// Closes it and removes from the host what we made for it.
@@ -180,13 +180,17 @@ impl Slot {
         condition.plug.mtu.is_none() && condition.mtu.replace(mtu) != Some(mtu)
     }
 
-    /// Gives the device, if it is open, the MTU that was noted.
+    /// Gives the device, if it is open, the MTU that was noted. One that could not be set is news again when it is told next.
     fn give_mtu(&self) {
         let condition = self.condition();
         if let (Some(running), None, Some(mtu)) = (&condition.running, condition.plug.mtu, condition.mtu) {
             match running.set_mtu(mtu) {
-                Ok(()) => tracing::info!(interface = &*self.interface, mtu, "its network lets through no more"),
-                Err(error) => tracing::warn!(interface = &*self.interface, mtu, error, "the MTU could not be set"),
+                Ok(true) => tracing::info!(interface = &*self.interface, mtu, "its network lets through no more"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(interface = &*self.interface, mtu, error, "the MTU could not be set");
+                    condition.mtu = None;
+                }
             }
         }
     }

@@ -112,13 +112,8 @@ impl HostOpener {
                 self.note(&plug.interface, Some(here))?;
             }
         }
-        let config = TapConfig {
-            name: name.to_owned(),
-            netns: netns.map(|_| handle),
-            mtu: plug.mtu.unwrap_or(MTU_DEFAULT),
-            queues,
-            reopen: is_ours,
-        };
+        let config =
+            TapConfig { name: name.to_owned(), netns: netns.map(|_| handle), mtu: plug.mtu, queues, reopen: is_ours };
         match Tap::open(config, place) {
             Ok(tap) => {
                 unmade.remove(&plug.interface);
@@ -273,8 +268,8 @@ impl Running for Tap {
         !self.state().is_ready
     }
 
-    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
-        Tap::set_mtu(self, mtu).map_err(|error| error.to_string())
+    fn set_mtu(&self, mtu: u16) -> Result<bool, String> {
+        Tap::set_mtu(self, mtu).map(|()| true).map_err(|error| error.to_string())
     }
 
     fn remove(self: Box<Self>) {
@@ -309,9 +304,9 @@ impl Running for Backend {
     }
 
     /// The frontend has told the guest its own; a later one is held against this.
-    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
+    fn set_mtu(&self, mtu: u16) -> Result<bool, String> {
         Backend::set_mtu(self, mtu);
-        Ok(())
+        Ok(true)
     }
 
     fn connections(&self) -> Option<Connections> {

@@ -445,6 +445,7 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
     let model = control.model();
     let mut networks: Vec<_> = model.networks.values().collect();
     networks.sort_unstable_by_key(|network| network.serial);
+    let mtus = control.network_mtus();
     let row = |network: &api::model::Network| NetworkRow {
         id: network.id.to_string(),
         name: network.name.as_deref().map(str::to_owned),
@@ -452,7 +453,7 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
         kind: network.network_type.name().into(),
         physical_network: network.network_type.physical_network().map(str::to_owned),
         segmentation_id: network.network_type.segmentation_id(),
-        mtu: control.mtu_of(&network.network_type),
+        mtu: mtus.of(network),
         ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
     };
     networks.into_iter().map(row).collect()

@@ -718,7 +718,7 @@ fn after_a_restart_only_a_device_of_our_own_making_is_reopened() {
     // Somebody else's device of the same name, where the path now leads.
     rig.kill();
     let config =
-        TapConfig { name: "t0".into(), netns: Some(theirs.try_clone().unwrap()), mtu: 1500, queues: 1, reopen: false };
+        TapConfig { name: "t0".into(), netns: Some(theirs.try_clone().unwrap()), mtu: None, queues: 1, reopen: false };
     drop(Tap::open(config, Arc::new(NoPlace)).unwrap());
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink(&their_path, &link).unwrap();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const MTU: u16 = 9000;
 
 fn config(netns: &OwnedFd, name: &str, reopen: bool) -> TapConfig {
-    TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: MTU, queues: 1, reopen }
+    TapConfig { name: name.to_owned(), netns: Some(netns.try_clone().unwrap()), mtu: Some(MTU), queues: 1, reopen }
 }
 
 fn open(netns: &OwnedFd, name: &str, reopen: bool) -> (Tap, Arc<TestPlace>) {
@@ -85,7 +85,8 @@ fn more_than_a_round_of_large_frames_waits_in_the_kernel() {
     // 65,521 is the longest MTU of a TAP: frames of 65,535 bytes, of which a buffer holds only some.
     let netns = quiet_netns();
     let place = Arc::new(TestPlace::default());
-    let tap = Tap::open(TapConfig { mtu: 65_521, ..config(&netns, "tap-large", false) }, place.clone()).expect(NEEDS);
+    let tap =
+        Tap::open(TapConfig { mtu: Some(65_521), ..config(&netns, "tap-large", false) }, place.clone()).expect(NEEDS);
     let far = within(&netns, || RawSocket::open("tap-large").unwrap());
     rustix::net::sockopt::set_socket_send_buffer_size_force(&far, 16 << 20).unwrap();
     let sent: Vec<Vec<u8>> = (0..40u8).map(|n| [vec![0x02; 14], vec![n; 65_521]].concat()).collect();
@@ -135,12 +136,23 @@ fn a_dropped_tap_keeps_its_device_and_address_and_reopens() {
     assert_eq!(ether(&ip(&netns, "-o link show dev tap-keep")), ether(&mac));
 }
 
+#[test]
+fn a_reopened_tap_has_the_mtu_it_is_told_and_else_what_it_had_up_to_the_default() {
+    let netns = quiet_netns();
+    for (told, mtu) in [(None, 1500), (Some(1400), 1400), (None, 1400), (Some(9000), 9000), (None, 1500)] {
+        let config = TapConfig { mtu: told, ..config(&netns, "tap-mtu", exists(&netns, "tap-mtu")) };
+        drop(Tap::open(config, Arc::new(TestPlace::default())).expect(NEEDS));
+        let shown = ip(&netns, "-o link show dev tap-mtu");
+        assert!(shown.contains(&format!(" mtu {mtu} ")), "told {told:?}: {shown}");
+    }
+}
+
 /// Tells the child below that it is one, and how its device is called.
 const CHILD: &str = "QVS_TEST_TAP_HELD";
 
 /// The part of the next test that runs in a process of its own: holds a TAP until it is killed.
 fn hold_a_tap(name: String) {
-    let config = TapConfig { name, netns: None, mtu: MTU, queues: 1, reopen: false };
+    let config = TapConfig { name, netns: None, mtu: Some(MTU), queues: 1, reopen: false };
     let _tap = Tap::open(config, Arc::new(TestPlace::default())).expect(NEEDS);
     println!("\nopen");
     std::thread::sleep(Duration::from_secs(60));
@@ -230,12 +242,12 @@ fn an_interface_that_is_not_ours_is_never_opened() {
 fn a_device_that_cannot_be_set_up_is_gone_again_and_a_reopened_one_stays() {
     let netns = quiet_netns();
     // IPv4 needs 68 bytes, Ethernet devices refuse less.
-    let error = refuse(TapConfig { mtu: 60, ..config(&netns, "tap-bad", false) });
+    let error = refuse(TapConfig { mtu: Some(60), ..config(&netns, "tap-bad", false) });
     assert!(error.to_string().starts_with("setting the MTU of TAP \"tap-bad\""), "{error}");
     assert!(!exists(&netns, "tap-bad"));
 
     drop(open(&netns, "tap-bad", false));
-    refuse(TapConfig { mtu: 60, ..config(&netns, "tap-bad", true) });
+    refuse(TapConfig { mtu: Some(60), ..config(&netns, "tap-bad", true) });
     assert!(exists(&netns, "tap-bad"));
 }
 
@@ -339,7 +351,8 @@ fn tcp_of_two_kernels_passes_uncut_and_whole() {
         let (a, b) = (netns::create().expect(NEEDS), netns::create().expect(NEEDS));
         let opened = [(&a, address_a), (&b, address_b)].map(|(netns, address)| {
             let place = Arc::new(TestPlace::default());
-            let tap = Tap::open(TapConfig { mtu: 1500, ..config(netns, "tap0", false) }, place.clone()).expect(NEEDS);
+            let tap =
+                Tap::open(TapConfig { mtu: Some(1500), ..config(netns, "tap0", false) }, place.clone()).expect(NEEDS);
             let plan = if address.contains(':') { format!("{address}/64 nodad") } else { format!("{address}/24") };
             ip(netns, &format!("addr add {plan} dev tap0"));
             (tap, place)
@@ -355,7 +368,7 @@ fn the_kernel_spreads_flows_over_several_queues_and_takes_frames_from_each() {
     const QUEUES: u16 = 4;
     let netns = quiet_netns();
     let place = Arc::new(TestPlace::default());
-    let config = TapConfig { queues: QUEUES, mtu: 1500, ..config(&netns, "tap-multi", false) };
+    let config = TapConfig { queues: QUEUES, mtu: Some(1500), ..config(&netns, "tap-multi", false) };
     let tap = Tap::open(config, place.clone()).expect(NEEDS);
     let port = place.port().unwrap();
     assert_eq!((port.rx_queues(), port.tx_queues()), (QUEUES, QUEUES));

@@ -44,6 +44,8 @@ const PORT_GENEVE: u16 = pipelines::wire::geneve::PORT;
 pub(super) struct Ways {
     pub(super) uplinks: Vec<Uplink>,
     tunnel: Option<Tunnel>,
+    /// The uplink whose address our end of tunnels is, if it is known.
+    pub(super) local_uplink: Option<PortIndex>,
     /// What lowering was told last.
     pub(super) facts: Underlay,
     /// Networks that cannot leave this host, because of what they would be on the wire.
@@ -138,6 +140,13 @@ impl Ways {
         let told_peers = self.tunnel.iter().flat_map(|tunnel| &tunnel.peers).filter(|peer| peer.is_told);
         let told = ToldConfig { peers: told_peers.map(|peer| peer.index).collect(), ..ToldConfig::default() };
         Underlay { uplinks, vlans: Vec::new(), tunnel, told }
+    }
+
+    /// The uplink that an interface is. Not a bond: the kernel's end is one link's alone, by its MAC too, and would not move with it.
+    fn uplink_at(&self, interface: u32) -> Option<PortIndex> {
+        let found = |uplink: &Uplink| uplink.slot.as_ref().and_then(|slot| slot.found());
+        let is_it = |uplink: &&Uplink| found(uplink).is_some_and(|found| found.link_index == interface);
+        self.uplinks.iter().find(is_it).map(|uplink| uplink.index)
     }
 
     /// Our end of tunnels.
@@ -322,11 +331,12 @@ impl<P: Pipeline> Control<P> {
         let uplinks = self.state().ways.look().uplinks;
         // An uplink that is to come is waited for: until it is seen, its VLANs lead nowhere.
         let is_one_away = uplinks.len() < self.state().ways.uplinks.len();
+        let local_uplink = self.state().ways.local_uplink;
         let is_missing = self.find_peers(&mut seen, &uplinks) || is_one_away;
         let is_changed = {
             let mut state = self.state();
             let facts = state.ways.look();
-            let is_changed = facts != state.ways.facts;
+            let is_changed = facts != state.ways.facts || local_uplink != state.ways.local_uplink;
             state.ways.facts = facts;
             is_changed
         };
@@ -347,6 +357,7 @@ impl<P: Pipeline> Control<P> {
             (tunnel.local, tunnel.port_vxlan, tunnel.peers.clone(), own)
         };
         if let Some(own) = own {
+            self.state().ways.local_uplink = Some(own);
             match uplinks.iter().find(|uplink| uplink.index == own) {
                 Some(own) => return self.ask_for_peers(seen, own, &peers),
                 // The address is there and nowhere else: while its uplink is away, the kernel's routes lead nobody to it.
@@ -383,6 +394,9 @@ impl<P: Pipeline> Control<P> {
         let is_time_for_all = seen.all_looked.is_none_or(|looked| looked.elapsed() >= PAUSE);
         if is_time_for_all {
             seen.all_looked = Some(Instant::now());
+            let has_it = seen.resolver.as_mut().and_then(|resolver| resolver.interface_of(local).ok().flatten());
+            let mut state = self.state();
+            state.ways.local_uplink = has_it.and_then(|interface| state.ways.uplink_at(interface));
         }
         for peer in &peers {
             if !is_time_for_all && peer.uplink.is_some() && peer.next_hop.mac().is_some() {
@@ -399,21 +413,9 @@ impl<P: Pipeline> Control<P> {
 
     /// By which of our interfaces the kernel reaches a peer, and what it knows of the MTU on the way; looks its next hop's MAC up.
     fn find_peer(&self, seen: &mut Seen, peer: &Peer) -> Option<(PortIndex, Option<u16>)> {
-        let Seen { resolver, told, .. } = seen;
-        let resolver = resolver.as_mut()?;
+        let (resolver, told) = (seen.resolver.as_mut()?, &mut seen.told);
         let route = resolver.route(peer.address).ok().flatten();
-        let uplink = route.and_then(|route| {
-            let state = self.state();
-            // Not a bond: the kernel's end is one of its links' alone, by its MAC too, and would not move with the bond.
-            let is_it = |uplink: &&Uplink| {
-                uplink
-                    .slot
-                    .as_ref()
-                    .and_then(|slot| slot.found())
-                    .is_some_and(|found| found.link_index == route.interface)
-            };
-            state.ways.uplinks.iter().find(is_it).map(|uplink| uplink.index)
-        });
+        let uplink = route.and_then(|route| self.state().ways.uplink_at(route.interface));
         let (Some(route), Some(uplink)) = (route, uplink) else {
             peer.next_hop.set(None);
             if told.insert(format!("no way to {}", peer.address)) {
@@ -422,7 +424,7 @@ impl<P: Pipeline> Control<P> {
             return None;
         };
         told.remove(&format!("no way to {}", peer.address));
-        // Also when it is known: so the kernel makes sure of it as for its own traffic.
+        // So the kernel also makes sure of one that is known, as for its own traffic.
         if let Err(error) = resolver.solicit(route.interface, route.next_hop)
             && told.insert(format!("solicit {}", peer.address))
         {

@@ -13,6 +13,8 @@ pub(crate) struct FakeOpener {
     pub(crate) lost: Arc<AtomicBool>,
     /// The MTUs that devices were opened with or given, in order.
     pub(crate) mtus: Arc<Mutex<Vec<Option<u16>>>>,
+    /// Whether devices refuse another MTU.
+    pub(crate) is_stubborn: Arc<AtomicBool>,
 }
 
 struct FakeDevice {
@@ -20,6 +22,7 @@ struct FakeDevice {
     events: Arc<Mutex<Vec<String>>>,
     lost: Arc<AtomicBool>,
     mtus: Arc<Mutex<Vec<Option<u16>>>>,
+    is_stubborn: Arc<AtomicBool>,
 }
 
 impl FakeOpener {
@@ -41,7 +44,8 @@ impl Opener for FakeOpener {
         self.events.lock().unwrap().push(format!("open {}", plug.interface));
         self.mtus.lock().unwrap().push(plug.mtu);
         let (events, lost, mtus) = (self.events.clone(), self.lost.clone(), self.mtus.clone());
-        Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost, mtus }))
+        let is_stubborn = self.is_stubborn.clone();
+        Ok(Box::new(FakeDevice { interface: plug.interface.clone(), events, lost, mtus, is_stubborn }))
     }
 }
 
@@ -56,9 +60,9 @@ impl Running for FakeDevice {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn set_mtu(&self, mtu: u16) -> Result<(), String> {
+    fn set_mtu(&self, mtu: u16) -> Result<bool, String> {
         self.mtus.lock().unwrap().push(Some(mtu));
-        Ok(())
+        if self.is_stubborn.load(Ordering::Relaxed) { Err("not now".into()) } else { Ok(true) }
     }
 
     fn remove(self: Box<Self>) {

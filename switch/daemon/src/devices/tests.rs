@@ -55,6 +55,22 @@ fn a_device_gets_what_its_network_lets_through_when_it_is_told_and_when_it_is_op
 }
 
 #[test]
+fn an_mtu_that_could_not_be_set_is_set_when_it_is_told_again() {
+    let opener = Arc::new(FakeOpener::default());
+    let supervisor = Supervisor::spawn(opener.clone()).unwrap();
+    let slot = slot("vm1");
+    supervisor.start(slot.clone());
+    assert!(slot.wait_attempted(SOON));
+    opener.is_stubborn.store(true, std::sync::atomic::Ordering::Relaxed);
+    supervisor.tell_mtu(&slot, 1450);
+    until("it is tried", || opener.mtus.lock().unwrap().len() == 2);
+    until("it is forgotten", || slot.mtu().is_none());
+    supervisor.tell_mtu(&slot, 1450);
+    until("it is tried again", || opener.mtus.lock().unwrap().len() == 3);
+    supervisor.shutdown();
+}
+
+#[test]
 fn one_absent_device_does_not_hold_up_the_others() {
     let opener = Arc::new(FakeOpener::default());
     opener.refuse("gone", "no such namespace", false);

@@ -191,4 +191,10 @@ fn a_tap_has_the_mtu_of_its_network_and_gets_another_with_it() {
     hosts.daemon.kill_and_restart();
     hosts.daemon.wait_up(&["qt-a"]);
     wait_until("it has it after a restart", SOON, || of_tap(&hosts) == "1350");
+    // So little that Linux would end IPv6 on the TAP: it is told as much as IPv6 needs.
+    give_address(&hosts.near, "tap0", "fd09::9", 64);
+    tests::namespace::ip("link set qt-vx mtu 1300");
+    wait_until("the network lets through less", SOON, || hosts.daemon.show("networks")[0]["mtu"] == 1250);
+    wait_until("the TAP is told no less than it needs", SOON, || of_tap(&hosts) == "1280");
+    assert!(hosts.near.must("ip -6 addr show dev tap0").contains("fd09::9"), "it lost its address");
 }
