@@ -2,7 +2,9 @@
 //!
 //! What is told is written to the shared store, and told to every host from there. A guest that sends from another address with
 //! each frame must not fill it: of each interface some are told, those that were told stay as long as they are learnt, and who
-//! goes on changing is told of ever more seldom, up to [`PAUSE_MAX`]. An interface that was quiet for a while is told of at once.
+//! goes on changing is told of ever more seldom, up to [`PAUSE_MAX`]. An interface that was quiet for a while is told of at once. So is
+//! an address that has left: as long as it is told, others send there and take its own frames from elsewhere for forged. That is said
+//! no more often than an address was told.
 
 use api::model::InterfaceId;
 use std::collections::HashMap;
@@ -13,7 +15,7 @@ use switch::ids::MacAddr;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Learnt addresses of one interface that others are told; frames to more of them are flooded.
 const LEARNT_MAX: usize = 16;
-/// Shortest time between two changes of what is told of one interface, and the longest.
+/// Shortest time between two changes of what is told of one interface, and the longest, but for addresses that have left.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(64);
 /// Pauses that an interface must have been quiet for to be told of at once again.
@@ -63,15 +65,16 @@ impl Learnt {
 
 impl Told {
     /// What is told now that these are learnt; `None`: nothing is, nor was for a while.
-    fn follow(self, found: Vec<MacAddr>, now: Instant) -> Option<Told> {
-        let macs = choose(&self.macs, found);
+    fn follow(mut self, found: Vec<MacAddr>, now: Instant) -> Option<Told> {
         let quiet = now.duration_since(self.changed_at);
+        if quiet < self.pause {
+            self.macs.retain(|mac| found.contains(mac));
+            return Some(self);
+        }
+        let macs = choose(&self.macs, found);
         let is_at_rest = quiet >= self.pause * QUIET_PAUSES;
         if macs == self.macs {
             return (!macs.is_empty() || !is_at_rest).then_some(self);
-        }
-        if quiet < self.pause {
-            return Some(self);
         }
         let pause = if is_at_rest { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
         Some(Told { macs, changed_at: now, pause })
@@ -111,7 +114,8 @@ mod tests {
     fn who_changes_its_addresses_all_the_time_is_told_of_ever_more_seldom_and_at_once_after_a_rest() {
         let (mut learnt, begin) = (Learnt::default(), Instant::now());
         let count = changes(&mut learnt, begin, (0..600).map(|second| vec![mac(second)]));
-        assert!((8..=16).contains(&count), "{count} in ten minutes");
+        // Each that is told of is also told to have left.
+        assert!((16..=32).contains(&count), "{count} in ten minutes");
         // It stays at one for as long as it was not told of.
         let later = begin + Duration::from_secs(600);
         assert!(changes(&mut learnt, later, (0..300).map(|_| vec![mac(7)])) <= 1);
@@ -122,6 +126,17 @@ mod tests {
         let later = later + Duration::from_secs(300);
         assert_eq!(changes(&mut learnt, later, (0..300).map(|_| Vec::new())), 1);
         assert!(learnt.told.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_has_left_is_told_of_no_more_at_the_next_look_and_the_others_stay() {
+        let (mut learnt, begin) = (Learnt::default(), Instant::now());
+        changes(&mut learnt, begin, (0..100).map(|second| vec![mac(second), mac(200), mac(201)]));
+        let later = begin + Duration::from_secs(100);
+        assert_eq!(changes(&mut learnt, later, [vec![mac(99), mac(200)]].into_iter()), 1);
+        assert!(learnt.of("a").contains(&mac(200)) && !learnt.of("a").contains(&mac(201)), "{:?}", learnt.of("a"));
+        // It comes back when its turn has come.
+        assert_eq!(changes(&mut learnt, later, [vec![mac(200), mac(201)]].into_iter()), 0);
     }
 
     #[test]
