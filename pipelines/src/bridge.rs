@@ -10,8 +10,7 @@
 //! not. A refused or full table is no reason to drop. A flood goes to the network's other members whose state is
 //! up; a member that is down is no member and is not counted (an operator who took a port down does not want its drops to
 //! grow with every ARP). A unicast to a port that is down is dropped and counted there.
-//! A question for a neighbour of whom the control plane has told is answered instead of flooded
-//! ([`crate::neighbour::suppression`]).
+//! A question for a neighbour of whom the control plane told is answered instead of flooded ([`crate::neighbour::suppression`]).
 //! Who sends to another host what is too long for the way there is told so ([`crate::too_long`]).
 //! A port with fixed MACs teaches nothing: guard lets only those pass, and they are in the table as static entries.
 //!
@@ -263,7 +262,10 @@ pub fn answer(scope: &Scope<'_>, batch: &mut Batch<'_>, questions: &Questions, e
     if questions.passed == 0 {
         return;
     }
-    scope.context.mac_table.heard(scope.ingress, scope.context.now);
+    // Behind a far end are many stations: that one speaks keeps no other there.
+    if scope.port.kind.is_here() {
+        scope.context.mac_table.heard(scope.ingress, scope.context.now);
+    }
     let mut ports = [NOWHERE; BURST];
     let are_all = questions.are_all(batch);
     let find = match (are_all, scope.port.learns) {

@@ -356,7 +356,8 @@ impl MacTable {
         if self.victim(probe, evict, tick(now)).is_some() { Learned::New } else { Learned::Full }
     }
 
-    /// Notes that frames came from `port` at `now`; a relaxed store at most once a second.
+    /// Notes that frames came from `port` at `now`, which keeps all that was learnt there; a relaxed store at most once a second. Of a
+    /// port that is never noted each address is kept by its own frames.
     #[inline]
     pub fn heard(&self, port: PortIndex, now: Now) {
         if let Some(state) = self.ports.get(port.as_usize()) {

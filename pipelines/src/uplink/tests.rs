@@ -292,6 +292,25 @@ fn a_vlan_is_its_networks_and_what_is_behind_the_tag_is_payload() {
 }
 
 #[test]
+fn a_station_that_came_here_from_another_host_is_found_here_however_much_others_behind_that_say() {
+    let second = |seconds: u64| Now { ns: seconds * 1_000_000_000 };
+    let from = |number: u8| Frame::udp4().from(mac(number)).to(mac(0x77)).bytes();
+    let tagged = |number| {
+        let mut frame = from(number);
+        frame.splice(12..12, [0x81, 0, 0, 100]);
+        frame
+    };
+    let mut rig = Rig::new(on_vlans(vec![port(0, Some(1)), port(1, Some(1))]));
+    rig.step(second(1), UPLINK, vec![tagged(9).into()]);
+    for at in 2..=6 {
+        rig.step(second(at), UPLINK, vec![tagged(8).into()]);
+        rig.step(second(at), PortIndex(0), vec![from(9).into()]);
+        let known = rig.mac_table.lookup(NetworkIndex(1), mac(9), second(at));
+        assert_eq!(known, Some(if at < 6 { VLANS[0] } else { PortIndex(0) }), "after {at} seconds");
+    }
+}
+
+#[test]
 fn untagged_priority_tagged_and_unknown_vlans_are_on_no_network() {
     let tagged = |kind: [u8; 2], tag: u16| {
         let frame = hex(INNER);
