@@ -9,8 +9,7 @@
 
 pub mod suppression;
 
-use crate::tables::Tables;
-use crate::underlay::{Tags, UplinkEntry};
+use crate::underlay::{Tags, UnderlayTables, UplinkEntry};
 use crate::wire::arp::{self, Arp, ArpRepr};
 use crate::wire::ipv6;
 use crate::wire::{ethernet, icmp, word};
@@ -62,15 +61,21 @@ pub fn is_discovery(bytes: &[u8]) -> bool {
 }
 
 /// Answers or reads a message; `header_len` bytes stand before ARP or IPv6. Only what lies in the head is looked at: such
-/// frames are short.
-pub fn answer(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize, header_len: usize) -> Reply {
+/// frames are short. What it says of neighbours is noted in `known`; `None`: it is only traced.
+pub fn answer(
+    known: Option<&UnderlayTables>,
+    uplink: &UplinkEntry,
+    batch: &mut Batch<'_>,
+    index: usize,
+    header_len: usize,
+) -> Reply {
     let head = batch.packets()[index].head();
     let Some(message) = head.get(header_len..) else { return Reply::Nothing };
     let (reply, answer) = if let Ok(arp) = Arp::new(message) {
-        hear_arp(tables, uplink, &arp)
+        hear_arp(known, uplink, &arp)
     } else if is_discovery(message) {
         let asker = ethernet::addresses(head).map(|(_, source)| source).unwrap_or_default();
-        hear_discovery(tables, uplink, asker, message)
+        hear_discovery(known, uplink, asker, message)
     } else {
         (Reply::Nothing, None)
     };
@@ -86,10 +91,10 @@ pub fn answer(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, inde
     }
 }
 
-fn hear_arp(tables: &Tables, uplink: &UplinkEntry, arp: &Arp<'_>) -> (Reply, Option<Frame>) {
+fn hear_arp(known: Option<&UnderlayTables>, uplink: &UplinkEntry, arp: &Arp<'_>) -> (Reply, Option<Frame>) {
     let Some(IpAddr::V4(own)) = uplink.address else { return (Reply::Nothing, None) };
-    if !arp.sender_ip().is_unspecified() {
-        tables.underlay.heard_neighbour(uplink.index, arp.sender_ip().into(), arp.sender_mac());
+    if let Some(known) = known.filter(|_| !arp.sender_ip().is_unspecified()) {
+        known.heard_neighbour(uplink.index, arp.sender_ip().into(), arp.sender_mac());
     }
     if arp.target_ip() != own {
         return (Reply::Nothing, None);
@@ -107,7 +112,12 @@ fn hear_arp(tables: &Tables, uplink: &UplinkEntry, arp: &Arp<'_>) -> (Reply, Opt
     (Reply::Answered, Some(arp_frame(arp.sender_mac(), uplink.mac, &reply)))
 }
 
-fn hear_discovery(tables: &Tables, uplink: &UplinkEntry, asker: MacAddr, bytes: &[u8]) -> (Reply, Option<Frame>) {
+fn hear_discovery(
+    known: Option<&UnderlayTables>,
+    uplink: &UplinkEntry,
+    asker: MacAddr,
+    bytes: &[u8],
+) -> (Reply, Option<Frame>) {
     let nothing = (Reply::Nothing, None);
     let Some(IpAddr::V6(own)) = uplink.address else { return nothing };
     let payload_len = usize::from(word(bytes, 4));
@@ -122,13 +132,13 @@ fn hear_discovery(tables: &Tables, uplink: &UplinkEntry, asker: MacAddr, bytes: 
     let wanted = if message[0] == SOLICITATION { SOURCE_LINK_LAYER } else { TARGET_LINK_LAYER };
     let told = option(&message[MESSAGE_LEN..], wanted);
     if message[0] == ADVERTISEMENT {
-        if let Some(mac) = told {
-            tables.underlay.heard_neighbour(uplink.index, target.into(), mac);
+        if let (Some(known), Some(mac)) = (known, told) {
+            known.heard_neighbour(uplink.index, target.into(), mac);
         }
         return (Reply::Heard, None);
     }
-    if let Some(mac) = told.filter(|_| !source.is_unspecified()) {
-        tables.underlay.heard_neighbour(uplink.index, source.into(), mac);
+    if let (Some(known), Some(mac)) = (known, told.filter(|_| !source.is_unspecified())) {
+        known.heard_neighbour(uplink.index, source.into(), mac);
     }
     if target != own {
         return nothing;

@@ -21,7 +21,7 @@ pub(crate) mod quick;
 use crate::neighbour::{self, Reply};
 use crate::runs::{self, Owner};
 use crate::tables::Tables;
-use crate::underlay::{TunnelEntry, UplinkEntry};
+use crate::underlay::{TunnelEntry, UnderlayTables, UplinkEntry};
 use crate::wire::ethernet;
 use crate::wire::geneve::{self, Geneve};
 use crate::wire::gre::{self, Gre};
@@ -362,34 +362,55 @@ fn whose(
     Ok((sender.index, network))
 }
 
-/// Opens one frame step by step.
-#[inline(never)]
-fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize) -> Arrival {
+/// Finds out what a frame is, if need be from more of it than lies in the head.
+#[inline(always)]
+fn look(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize) -> Result<Found, DropReason> {
     let tunnel = tables.underlay.tunnel.as_ref();
     let mut found = decide(uplink, tunnel, batch.packets()[index].head(), batch.packets()[index].len());
     if found == Err(Stop::Pull) {
-        if let Err(reason) = batch.pull(index, HEAD_MAX) {
-            return Arrival::Refused(reason);
-        }
+        batch.pull(index, HEAD_MAX)?;
         let packet = &batch.packets()[index];
         found = decide(uplink, tunnel, packet.head(), packet.len());
     }
+    found.map_err(|stop| match stop {
+        Stop::Pull => DropReason::HeadersTooLong,
+        Stop::Drop(reason) => reason,
+    })
+}
+
+/// Opens one frame step by step.
+#[inline(never)]
+fn receive(tables: &Tables, uplink: &UplinkEntry, batch: &mut Batch<'_>, index: usize) -> Arrival {
+    match look(tables, uplink, batch, index) {
+        Ok(found) => take(tables, Some(&tables.underlay), uplink, batch, index, found),
+        Err(reason) => Arrival::Refused(reason),
+    }
+}
+
+/// Does what is to be done with a frame that was found to be this; what it says of neighbours is noted in `known`.
+#[inline(always)]
+fn take(
+    tables: &Tables,
+    known: Option<&UnderlayTables>,
+    uplink: &UplinkEntry,
+    batch: &mut Batch<'_>,
+    index: usize,
+    found: Found,
+) -> Arrival {
     let opened = match found {
-        Ok(Found::Vlan { far_end, tags_len }) => return of_vlan(tables, far_end, batch, index, tags_len),
-        Ok(Found::Tunnel(opened)) => opened,
-        Ok(Found::Neighbour { header_len }) => {
+        Found::Vlan { far_end, tags_len } => return of_vlan(tables, far_end, batch, index, tags_len),
+        Found::Tunnel(opened) => opened,
+        Found::Neighbour { header_len } => {
             if let Err(reason) = batch.pull(index, HEAD_MAX) {
                 return Arrival::Refused(reason);
             }
-            return match neighbour::answer(tables, uplink, batch, index, header_len) {
+            return match neighbour::answer(known, uplink, batch, index, header_len) {
                 Reply::Answered => Arrival::Answered,
                 Reply::Heard => Arrival::Taken,
                 Reply::Nothing => other(uplink),
             };
         }
-        Ok(Found::Other) => return other(uplink),
-        Err(Stop::Pull) => return Arrival::Refused(DropReason::HeadersTooLong),
-        Err(Stop::Drop(reason)) => return Arrival::Refused(reason),
+        Found::Other => return other(uplink),
     };
     let opens = whose(tables, uplink, opened.source, opened.kind, opened.number);
     match opens.and_then(|known| decap::take_off(batch, index, &opened).map(|()| known)) {
@@ -445,8 +466,7 @@ pub fn trace(
     let Some(uplink) = tables.underlay.uplink(ingress) else {
         return (format!("uplink: drop {}", DropReason::NoNetwork.name()), None);
     };
-    let packet = &batch.packets()[0];
-    let found = decide(uplink, tables.underlay.tunnel.as_ref(), packet.head(), packet.len());
+    let found = look(tables, uplink, batch, 0);
     let what = match found {
         Ok(Found::Vlan { tags_len: 0, .. }) => "untagged".to_owned(),
         Ok(Found::Vlan { tags_len, .. }) => format!("{tags_len} bytes of tags"),
@@ -456,7 +476,8 @@ pub fn trace(
         Ok(Found::Neighbour { .. }) => "about neighbours".to_owned(),
         Ok(Found::Other) | Err(_) => "nothing of ours".to_owned(),
     };
-    match receive(tables, uplink, batch, 0) {
+    // Nothing is noted of what it says: where a peer's next hop is all workers read.
+    match found.map_or_else(Arrival::Refused, |found| take(tables, None, uplink, batch, 0, found)) {
         Arrival::From(far_end, network) => {
             let text = format!("uplink: {what}: {} of {}", tables.network_label(network), tables.label(far_end));
             (text, Some((far_end, network)))

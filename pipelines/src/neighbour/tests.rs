@@ -73,6 +73,16 @@ fn what_is_heard_of_a_next_hop_that_an_operator_told_changes_nothing() {
 }
 
 #[test]
+fn a_trace_tells_that_a_question_is_answered_and_believes_nothing_of_it() {
+    for (is_ipv6, question) in [(false, arp(arp::REQUEST, (mac(0x66), REMOTE[0]), LOCAL[0])), (true, hex(SOLICIT))] {
+        let config = config(is_ipv6);
+        let trace = Rig::new(config.clone()).trace(Now::default(), UPLINK, &question.into());
+        assert_eq!(trace, ["uplink: about neighbours, answered"]);
+        assert!(config.underlay().peers().all(|peer| peer.next_hop.mac().is_none()), "it changed a next hop");
+    }
+}
+
+#[test]
 fn questions_for_others_are_not_answered() {
     let outcome = receive(&config(false), arp(arp::REQUEST, (mac(0xb1), REMOTE[0]), REMOTE[1]));
     assert_eq!(outcome.drops, [(UPLINK.0, true, "not_ours", 1)]);
