@@ -471,7 +471,12 @@ fn a_question_for_an_address_that_was_told_on_another_host_is_answered_here_and_
     let world = World::new("qi", 2, "vxlan");
     let [one, two] = &world.hosts[..] else { panic!("two") };
     let (name, mac, address) = (two.guest(0), two.guests[0].mac("tap0"), two.address());
-    two.daemon.must(&format!("plug {name} --tap tap0 --netns {name} --mac {mac} --ip {address} --replace"));
+    // What is plugged for red is nothing that is told of blue's network, whoever attached it there.
+    let stray = "02:00:00:00:00:77";
+    two.daemon.must(&format!("plug stray --tap tap7 --netns {name} --tenant red --mac {stray} --ip 10.9.0.77"));
+    two.as_tenant("blue", |tenant| tenant.attached_port(&world.networks[1], "stray"));
+    two.daemon
+        .must(&format!("plug {name} --tap tap0 --netns {name} --mac {mac} --ip {address} --tenant red --replace"));
     // Now nobody could answer but host 1 itself.
     world.wire.must("ip link set eth0-2 down");
     let asks = || one.guests[0].run(&format!("busybox arping -c 1 -w 1 -I tap0 {address}")).status.success();
@@ -480,4 +485,7 @@ fn a_question_for_an_address_that_was_told_on_another_host_is_answered_here_and_
     assert!(asks(), "{}", world.logs());
     let now = Counters::read(&one.daemon);
     assert_eq!(now.grown(&before, "tunnel:172.31.90.2.tx.packets"), 0, "the question went out");
+    let macs = one.daemon.show("macs");
+    let told: Vec<&str> = macs.as_array().unwrap().iter().filter_map(|row| row["mac"].as_str()).collect();
+    assert!(told.contains(&&*mac) && !told.contains(&stray), "{macs:#}");
 }

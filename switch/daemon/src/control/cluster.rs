@@ -12,7 +12,7 @@
 use super::learnt::Learnt;
 use super::{Control, State};
 use crate::plugs::PlugError;
-use api::cluster::{Claim, Cluster, NodeRecord, PlugRecord, Plugged, Wanted};
+use api::cluster::{Claim, Cluster, Directory, NodeRecord, PlugRecord, Plugged, Wanted};
 use api::host::{Plug, Scope};
 use api::lowering::{Elsewhere, Found};
 use api::model::{InterfaceId, Model, Text, Touched};
@@ -231,13 +231,11 @@ impl<P: Pipeline> Control<P> {
         let mut found: Vec<(InterfaceId, Option<IpAddr>, PlugRecord)> = Vec::new();
         cluster.look(|directory| {
             for network in state.networks(model) {
-                for port in model.ports_of(&network.into()) {
+                for (interface, plug) in plugged(directory, model, network) {
                     // One that is plugged here and is another host's is there.
-                    let is_there =
-                        |it: &&InterfaceId| !state.plugs.contains_key(*it) || state.others.held.contains_key(*it);
-                    let interface = port.attachment.as_ref().filter(is_there);
-                    let plug = interface.and_then(|interface| directory.plug(interface));
-                    let (Some(interface), Some(plug)) = (interface, plug) else { continue };
+                    if state.plugs.contains_key(interface) && !state.others.held.contains_key(interface) {
+                        continue;
+                    }
                     let node = directory.node(&plug.record.host).filter(|_| plug.record.host != *cluster.host());
                     let Some(node) = node else { continue };
                     let is_peer = |tunnel: &IpAddr| {
@@ -272,10 +270,7 @@ impl<P: Pipeline> Control<P> {
         cluster.look(|directory| {
             for network in state.networks(model) {
                 let Some(&index) = state.indices.networks.get(network) else { continue };
-                for port in model.ports_of(&network.into()) {
-                    let interface = port.attachment.as_ref();
-                    let plug = interface.and_then(|interface| directory.plug(interface));
-                    let (Some(interface), Some(plug)) = (interface, plug) else { continue };
+                for (interface, plug) in plugged(directory, model, network) {
                     let peer = state.others.places.get(interface).and_then(|place| place.peer);
                     for &mac in &plug.record.learnt {
                         let newest = newest.entry((index, mac)).or_insert((0, None));
@@ -300,6 +295,23 @@ impl<P: Pipeline> Control<P> {
             self.switch.mac_table().learn(network, mac, peer, now);
         }
     }
+}
+
+/// What is plugged, here or elsewhere, for a network: attached to it, and for its tenant or for any.
+fn plugged<'a>(
+    directory: &'a Directory,
+    model: &'a Model,
+    network: &str,
+) -> impl Iterator<Item = (&'a InterfaceId, &'a Plugged)> {
+    let network = model.networks.get(network);
+    let ports =
+        network.into_iter().flat_map(move |network| model.ports_of(&network.id).map(move |port| (network, port)));
+    ports.filter_map(move |(network, port)| {
+        let interface = port.attachment.as_ref()?;
+        let plug = directory.plug(interface)?;
+        let is_for = plug.record.tenant.as_deref().is_none_or(|tenant| tenant == &*network.tenant);
+        is_for.then_some((interface, plug))
+    })
 }
 
 /// What is to be said of a plug.
