@@ -417,7 +417,7 @@ fn forward(
         let is_answered = suppression::decide(&scope.tables.neighbours, &batch.packets()[index])
             .is_some_and(|question| question.answer(batch, index));
         if is_answered {
-            egress.forward(index, batch.packets()[index].len(), scope.ingress);
+            egress.answer(index, batch.packets()[index].len(), scope.ingress);
         } else {
             egress.drop_ingress(scope.ingress, DropReason::HeadersTooLong);
         }
@@ -426,7 +426,7 @@ fn forward(
         let way_mtu = |network| way_mtu(scope.tables, ports[index], network);
         let Some(mtu) = scope.port.network.and_then(way_mtu) else { continue };
         if too_long::answer(&scope.tables.told, scope.ingress, scope.context.now, batch, index, mtu) {
-            egress.forward(index, batch.packets()[index].len(), scope.ingress);
+            egress.answer(index, batch.packets()[index].len(), scope.ingress);
         }
     }
 }
@@ -460,8 +460,7 @@ fn answer_slowly(
         Verdict::Drop(reason) => egress.drop_ingress(scope.ingress, reason),
         Verdict::DropAt(port, reason) => {
             egress.drop_egress(port, reason);
-            let is_way = scope.port.kind.is_here() && scope.tables.port(port).kind == PortKind::FarEnd;
-            if is_way && reason == DropReason::OverMtu && !question.is_tagged {
+            if too_long::is_told(scope, &question, port, reason) {
                 return Outcome::TooLong;
             }
         }

@@ -64,7 +64,7 @@ pub(crate) fn run(
         for (index, owner) in owners[..batch.len()].iter_mut().enumerate().filter(|(_, it)| **it == Owner::NOBODY) {
             match receive(batch, index) {
                 Arrival::From(port, network) => *owner = Owner::new(port, network),
-                Arrival::Answered => egress.forward(index, batch.packets()[index].len(), device),
+                Arrival::Answered => egress.answer(index, batch.packets()[index].len(), device),
                 Arrival::Taken => egress.consume(),
                 Arrival::Refused(reason) => egress.drop_ingress(device, reason),
             }

@@ -11,12 +11,16 @@
 //!
 //! Bounds: [`ANSWERS_AT_ONCE`] answers a port, and one each [`ANSWER_PAUSE_NS`] more, counted anew with each config.
 
+use crate::bridge::Question;
 use crate::neighbour::{replace, sum};
+use crate::stage::Scope;
+use crate::tables::PortKind;
 use crate::wire::{ethernet, icmp, ipv4, ipv6, word};
 use std::net::Ipv4Addr;
 use switch::batch::Batch;
 use switch::checksum::Sum;
 use switch::ids::PortIndex;
+use switch::ledger::DropReason;
 use switch::offload::Offload;
 use switch::packet::Packet;
 use switch::sync::{AtomicU64, Ordering};
@@ -78,6 +82,17 @@ pub fn answer(budget: &Budget, ingress: PortIndex, now: Now, batch: &mut Batch<'
     // What was left to do for the packet is not for its answer.
     batch.packets_mut()[index].offload = Offload::default();
     is_replaced
+}
+
+/// Whether the sender of a packet that is dropped before a port is to be told.
+pub fn is_told(scope: &Scope<'_>, question: &Question, port: PortIndex, reason: DropReason) -> bool {
+    let is_way = scope.port.kind.is_here() && scope.tables.port(port).kind == PortKind::FarEnd;
+    is_way && reason == DropReason::OverMtu && !question.is_tagged
+}
+
+/// Whether a packet's sender can be told, unless he was told often a moment ago. `mtu`: as of [`answer`].
+pub fn may_answer(packet: &Packet, mtu: u16) -> bool {
+    decide(packet, mtu).is_some()
 }
 
 struct Answer {

@@ -409,16 +409,18 @@ impl<'s> RxBurst<'s> {
         RxBurst { bursts, dropped: std::array::from_fn(|reason| ledger.dropped[reason].get()) }
     }
 
-    /// Notes what the stages decided: the picks they made, and the drops they counted in `ledger`.
+    /// Notes what the stages decided: the picks they made, of which those in `answered` (bit n: packet n) are no longer what came in,
+    /// and the drops they counted in `ledger`.
     #[cold]
     #[inline(never)]
-    pub(crate) fn finish(mut self, lists: &EgressLists, ledger: &WorkerLedger) {
+    pub(crate) fn finish(mut self, lists: &EgressLists, answered: u64, ledger: &WorkerLedger) {
         let mut passed = 0u64;
         for (_, picks) in lists.picks() {
             for &pick in picks {
                 passed |= 1 << pick;
             }
         }
+        passed &= !answered;
         let mut reasons = Reasons::default();
         for (reason, &before) in self.dropped.iter().enumerate() {
             reasons.0 |= u64::from(ledger.dropped[reason].get() != before) << reason;

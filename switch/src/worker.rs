@@ -164,6 +164,8 @@ pub struct Egress<'s> {
     ledger: &'s WorkerLedger,
     not_sent: u64,
     cost_bytes: usize,
+    /// Bit n: packet n is an answer now.
+    answered: u64,
 }
 
 impl<'s> Egress<'s> {
@@ -174,7 +176,7 @@ impl<'s> Egress<'s> {
         worker: WorkerIndex,
         ledger: &'s WorkerLedger,
     ) -> Egress<'s> {
-        Egress { lists, places, worker, ledger, not_sent: 0, cost_bytes: 0 }
+        Egress { lists, places, worker, ledger, not_sent: 0, cost_bytes: 0, answered: 0 }
     }
 
     /// Packet `packet` of the batch, `bytes` long, goes to `port`; at most once to each port.
@@ -197,6 +199,12 @@ impl<'s> Egress<'s> {
         *picks = Picks { len: packets as u8, list: EVERYONE };
         self.lists.touched.push(port);
         self.cost_bytes += bytes;
+    }
+
+    /// Packet `packet`, which was made into an answer to its sender, goes to `port`: what came in goes no further.
+    pub fn answer(&mut self, packet: usize, bytes: usize, port: PortIndex) {
+        self.answered |= 1 << packet;
+        self.forward(packet, bytes, port);
     }
 
     /// What became of the batch's packets so far: copies sent, drops, and packets consumed.
@@ -374,7 +382,7 @@ impl<P: Pipeline> Worker<P> {
                 let captured = captured.map(|them| RxBurst::begin(them, worker, now, &mut batch, &self.ledger));
                 let mut egress = Egress::new(&mut self.lists, &snapshot.places, worker, &self.ledger);
                 P::run(&snapshot.tables, &context, &mut batch, &mut egress);
-                let (outcomes, cost_bytes) = (egress.outcomes(), egress.cost_bytes);
+                let (outcomes, cost_bytes, answered) = (egress.outcomes(), egress.cost_bytes, egress.answered);
                 let packets = batch.len() as u64;
                 assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
                 self.ledger.copies.add(outcomes - packets);
@@ -384,7 +392,7 @@ impl<P: Pipeline> Worker<P> {
                 }
                 debt.bytes = (debt.bytes + cost_bytes).saturating_sub(ROUND_BYTES);
                 if let Some(captured) = captured {
-                    captured.finish(&self.lists, &self.ledger);
+                    captured.finish(&self.lists, answered, &self.ledger);
                 }
                 let cut =
                     send::send::<P>(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);

@@ -1,7 +1,8 @@
 //! What the stage would do with a packet, in words; by the same decisions, and nothing that is shared changes.
 
-use super::{Question, Verdict, asks, decide, decide_copy, is_unforwardable};
+use super::{Question, Verdict, asks, decide, decide_copy, is_unforwardable, way_mtu};
 use crate::stage::{Scope, Step};
+use crate::too_long;
 use crate::wire::ethernet;
 use switch::batch::Batch;
 use switch::ids::{MacAddr, MacBits};
@@ -43,7 +44,10 @@ pub(super) fn trace(scope: &Scope<'_>, batch: &mut Batch<'_>) -> Step {
         Verdict::Forward(port) => format!("{destination} lives at {}: forward", label(port)),
         Verdict::Drop(reason) => format!("drop {}, counted at {}", reason.name(), label(scope.ingress)),
         Verdict::DropAt(port, reason) => {
-            format!("{destination} lives at {}: drop {}, counted there", label(port), reason.name())
+            let told = too_long::is_told(scope, &question, port, reason)
+                && way_mtu(scope.tables, port, network).is_some_and(|mtu| too_long::may_answer(packet, mtu));
+            let told = if told { ", and its sender told by ICMP" } else { "" };
+            format!("{destination} lives at {}: drop {}, counted there{told}", label(port), reason.name())
         }
         Verdict::Flood => match asks(scope, packet, destination) {
             Some(asked) => format!("asks for {}, which is at {}: answered", asked.target, asked.owner),

@@ -79,6 +79,15 @@ fn who_sends_too_long_a_packet_into_a_tunnel_hears_from_its_destination_how_long
 }
 
 #[test]
+fn a_trace_tells_that_the_sender_is_told() {
+    let trace = |frame: Frame| rig().trace(Now::default(), PortIndex(0), &frame.from(mac(1)).to(mac(2)).bytes().into());
+    let told = trace(Frame::udp4().payload(1551)).pop().unwrap();
+    assert!(told.ends_with("drop over_mtu, counted there, and its sender told by ICMP"), "{told}");
+    let tagged = trace(Frame::udp4().payload(1551).vlan(7)).pop().unwrap();
+    assert!(tagged.ends_with("drop over_mtu, counted there"), "{tagged}");
+}
+
+#[test]
 fn a_large_frame_that_would_be_cut_too_long_is_answered_whole_and_once() {
     let bytes = Frame::tcp4().from(mac(1)).to(mac(2)).payload(8000).bytes();
     let claim = |size| OffloadClaim {

@@ -18,7 +18,7 @@ const A: PortIndex = PortIndex(0);
 const B: PortIndex = PortIndex(1);
 
 /// Sends every frame to all other ports. By their first byte frames are dropped (0xdd as spoofed, 0xde as truncated),
-/// swallowed (0xcc) or rewritten (0x77); 0x66 asks for a cut.
+/// swallowed (0xcc), answered (0xaa; 0xab as what is too long) or rewritten (0x77); 0x66 asks for a cut.
 struct Hub;
 
 impl Pipeline for Hub {
@@ -34,6 +34,11 @@ impl Pipeline for Hub {
                 0xdd => egress.drop_ingress(packet.ingress, DropReason::SpoofedMac),
                 0xde => egress.drop_ingress(packet.ingress, DropReason::Truncated),
                 0xcc => egress.consume(),
+                0xaa => egress.answer(at, packet.len(), packet.ingress),
+                0xab => {
+                    egress.drop_egress(B, DropReason::OverMtu);
+                    egress.answer(at, packet.len(), packet.ingress);
+                }
                 first => {
                     if first == 0x77 {
                         packet.head_mut()[1] = 0x88;
@@ -208,6 +213,18 @@ impl Port for Picky {
     }
 
     fn disarm(&self, _: QueueIndex) {}
+}
+
+#[test]
+fn a_frame_that_became_its_own_answer_went_no_further() {
+    for (first, reasons) in [(0xaa, &[][..]), (0xab, &[DropReason::OverMtu])] {
+        let mut rig = Rig::new(Limits::default());
+        let mut reader = rig.capture(A);
+        rig.a.inject(&frame(first, 60));
+        rig.step();
+        let fates: Vec<_> = collect(&mut reader).into_iter().map(|(way, fate, _)| (way, fate)).collect();
+        assert_eq!(fates, [(Direction::Rx, stopped(reasons)), (Direction::Tx, Fate::Passed)], "{first:#x}");
+    }
 }
 
 #[test]
