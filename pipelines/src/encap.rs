@@ -105,8 +105,8 @@ fn each(
     count
 }
 
-/// Takes off what [`wrap`] put on.
-pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) {
+/// Takes off what [`wrap`] put on; answers how many bytes that is.
+pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) -> usize {
     match tables.underlay.far_end(far_end) {
         Some(FarEnd::Vlan { tags, .. }) => {
             let len = tags.bytes().len();
@@ -115,9 +115,10 @@ pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carrie
                 packet.head_mut().copy_within(..ADDRESSES_LEN, len);
                 packet.retract(len);
             }
+            len * carried.len()
         }
         Some(FarEnd::Peer(peer)) => {
-            let mut last = None;
+            let (mut last, mut bytes) = (None, 0);
             for &pick in carried {
                 let packet = &mut batch.packets_mut()[usize::from(pick)];
                 let len = match last {
@@ -126,9 +127,11 @@ pub fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carrie
                 };
                 last = Some((packet.network, len));
                 packet.retract(len);
+                bytes += len;
             }
+            bytes
         }
-        None => {}
+        None => 0,
     }
 }
 

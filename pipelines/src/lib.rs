@@ -131,8 +131,8 @@ impl Pipeline for Standard {
         encap::wrap(tables, far_end, batch, picks, carried, tally)
     }
 
-    fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) {
-        encap::unwrap(tables, far_end, batch, carried);
+    fn unwrap(tables: &Tables, far_end: PortIndex, batch: &mut Batch<'_>, carried: &[u8]) -> usize {
+        encap::unwrap(tables, far_end, batch, carried)
     }
 
     fn trace(tables: &Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String> {

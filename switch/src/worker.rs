@@ -94,8 +94,10 @@ pub trait Pipeline: 'static {
         0
     }
 
-    /// Takes off again what [`Pipeline::wrap`] put on, for other copies of the same packets.
-    fn unwrap(_tables: &Self::Tables, _far_end: PortIndex, _batch: &mut Batch<'_>, _carried: &[u8]) {}
+    /// Takes off again what [`Pipeline::wrap`] put on, for other copies of the same packets; answers how many bytes that is in all.
+    fn unwrap(_tables: &Self::Tables, _far_end: PortIndex, _batch: &mut Batch<'_>, _carried: &[u8]) -> usize {
+        0
+    }
 
     /// Tells in words what each stage would do with the one packet of the batch; changes nothing that is shared.
     fn trace(tables: &Self::Tables, context: &Context<'_>, batch: &mut Batch<'_>) -> Vec<String>;

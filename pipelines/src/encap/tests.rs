@@ -4,7 +4,7 @@ use crate::tests::frames::Frame;
 use crate::tests::rig::{Input, PEERS, REMOTE, Rig, UPLINK, VLANS, in_tunnels, mac, on_vlans, port};
 use crate::wire::{ethernet, ipv4};
 use switch::checksum::{self, Sum};
-use switch::config::Config;
+use switch::config::{Config, SubportConfig};
 use switch::ids::{NetworkIndex, PortIndex};
 use switch::ledger::DropReason;
 use switch::offload::{F_NEEDS_CSUM, GSO_TCPV4, OffloadClaim};
@@ -236,6 +236,17 @@ fn a_far_ends_bytes_are_those_of_its_network_both_ways_and_the_uplinks_those_of_
         rig.step(Now::default(), UPLINK, vec![back.into()]);
         assert_eq!((rig.bytes[&far_end.0], rig.bytes[&UPLINK.0]), ((inner, 0), (inner + header_len, 0)));
     }
+    // Of both kinds in one burst, as of a guest on two networks.
+    let mixed =
+        with_tunnel(&in_tunnels(vec![port(0, Some(1)), port(1, Some(2))], TunnelKind::Vxlan, false), |tunnel| {
+            tunnel.networks[1].kind = TunnelKind::Gre;
+        });
+    let subport = SubportConfig { index: PortIndex(1), parent: PortIndex(0), vlan: VlanId::new(7).unwrap() };
+    let mut rig = Rig::new(mixed.with_subports(vec![subport]).unwrap());
+    let mut tagged = hex(INNER);
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    rig.step(Now::default(), PortIndex(0), vec![hex(INNER).into(), tagged.into()]);
+    assert_eq!((rig.bytes[&PEERS[0].0], rig.bytes[&UPLINK.0]), ((0, 2 * inner), (0, 4 * inner + 2 * (50 + 42))));
     let mut rig = Rig::new(on_vlans(two_ports()));
     rig.step(Now::default(), PortIndex(0), vec![hex(INNER).into()]);
     assert_eq!((rig.bytes[&VLANS[0].0], rig.bytes[&UPLINK.0]), ((0, inner), (0, inner + 4)));

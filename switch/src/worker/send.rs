@@ -99,7 +99,6 @@ fn send_far<P: Pipeline>(
     if count == 0 {
         return 0;
     }
-    let wrapped_len = batch.packets()[usize::from(carried[0])].len();
     let place = snapshot.place(carrier);
     match place.and_then(|place| place.port.as_ref()) {
         Some(port) => {
@@ -118,11 +117,14 @@ fn send_far<P: Pipeline>(
         }
         place.ledger.of(worker).tx.add(tally);
     }
-    P::unwrap(&snapshot.tables, index, batch, carried);
-    // A far end's bytes are those of its network, as on the way in; the uplink's are those of the wire. One kind of headers is on
-    // all frames to one far end, and on each that came of cutting one.
-    let header_len = wrapped_len - batch.packets()[usize::from(carried[0])].len();
-    tally.bytes = tally.bytes.saturating_sub(header_len as u64 * u64::from(tally.packets));
+    let mut header_bytes = P::unwrap(&snapshot.tables, index, batch, carried) as u64;
+    // A far end's bytes are those of its network, as on the way in; the uplink's are those of the wire. Of frames some of which were
+    // dropped or cut, it is as if all had headers of one length, which those of one network to one far end have.
+    let sent = u64::from(tally.packets);
+    if sent != count as u64 {
+        header_bytes = header_bytes * sent / count as u64;
+    }
+    tally.bytes = tally.bytes.saturating_sub(header_bytes);
     if let Some(counters) = counters {
         counters.tx.add(tally);
     }
