@@ -158,6 +158,32 @@ impl RawSocket {
         }
     }
 
+    /// The next frame without waiting, put into `buffer` as [`RawSocket::receive`] does it, and whether it came to the interface itself.
+    /// One of a VLAN comes, without its tag, to whoever asked for the EtherType behind that; the kernel tells it as somebody else's, or
+    /// as that of an interface for the VLAN.
+    ///
+    /// # Errors
+    /// As [`RawSocket::receive`].
+    pub fn receive_own(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+        let mut from = link_address();
+        let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most as many bytes to the buffer as it has, and at most `len`, its size, to the struct behind
+        // the pointer, of which any bytes are legal. Why unsafe: rustix has no link-layer address.
+        let taken = unsafe {
+            libc::recvfrom(
+                self.socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_DONTWAIT,
+                (&raw mut from).cast(),
+                &raw mut len,
+            )
+        };
+        let taken = moved(taken as libc::c_int)?;
+        let is_own = from.sll_ifindex.cast_unsigned() == self.index && from.sll_pkttype != libc::PACKET_OTHERHOST;
+        Ok((taken > 0).then_some((taken, is_own)))
+    }
+
     /// Hands frames straight to the device, past the interface's queueing discipline (`PACKET_QDISC_BYPASS`, Linux 3.14): what
     /// the device has no room for is refused at once instead of waiting.
     ///

@@ -9,7 +9,8 @@
 //! announced on the new one (`announce`), several times: a frame may be lost while links change, and Open vSwitch learns as much as half
 //! a second late from frames that came before the move. With LACP the other end moves at once by itself.
 //!
-//! Bounds: a look at least every [`LOOK_PAUSE`]; [`FRAMES_PER_LOOK`] frames of a link a look. The thread ends when the bond is dropped.
+//! Bounds: a look at least every [`LOOK_PAUSE`]; [`FRAMES_PER_LOOK`] frames of a link a look, and none again for [`HEAR_PAUSE`]. The
+//! thread ends when the bond is dropped.
 
 pub(crate) mod lacp;
 
@@ -28,6 +29,8 @@ use switch::link::LinkWatch;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Frames of one link taken in one look: several times what a partner may send in that time.
 const FRAMES_PER_LOOK: usize = 16;
+/// Between two looks at what partners say. Who floods us with it costs no more than so many looks; a carrier's news do not wait.
+const HEAR_PAUSE: Duration = Duration::from_millis(10);
 
 /// Pauses before everybody is announced again.
 const ANNOUNCE_PAUSES: [Duration; 4] =
@@ -81,8 +84,15 @@ impl Following {
             Mode::ActiveBackup => Machine::ActiveBackup { active: None },
             Mode::Lacp(rate) => Machine::Lacp { rate, lacp: None },
         };
-        let mut shift =
-            Shift { ends, machine, used: [0; 2], known_by: 0, announcing: None, announce: Box::new(announce) };
+        let mut shift = Shift {
+            ends,
+            machine,
+            used: [0; 2],
+            deaf_until: Instant::now(),
+            known_by: 0,
+            announcing: None,
+            announce: Box::new(announce),
+        };
         let weak = Arc::downgrade(&following);
         std::thread::Builder::new().name("bond".into()).spawn(move || shift.run(&weak))?;
         Ok(following)
@@ -116,25 +126,27 @@ impl End {
         status.is_some_and(|status| status.has_carrier)
     }
 
-    /// Takes what came by LACP's socket, which is opened where there is none.
-    fn hear(&mut self, mut take: impl FnMut(Slow)) {
+    /// Takes what came by LACP's socket, which is opened where there is none; answers whether anything did.
+    fn hear(&mut self, mut take: impl FnMut(Slow)) -> bool {
         if self.watch.is_some() && self.lacp.is_none() {
             match RawSocket::open_group(&self.name, TYPE_SLOW, GROUP) {
                 Ok(socket) => self.lacp = Some(socket),
-                Err(error) => return tracing::debug!(link = self.name, %error, "no socket for LACP"),
+                Err(error) => tracing::debug!(link = self.name, %error, "no socket for LACP"),
             }
         }
-        let Some(socket) = &self.lacp else { return };
+        let Some(socket) = &self.lacp else { return false };
         let mut frame = [0; FRAME_LEN];
-        for _ in 0..FRAMES_PER_LOOK {
+        for number in 0..FRAMES_PER_LOOK {
             // An error is told once, as when the interface went down: its watch tells as much.
-            let Ok(Some(len)) = socket.receive(&mut frame, Duration::ZERO) else { break };
-            let Ok(slow) = Slow::read(&frame[..len]) else { continue };
+            let Ok(Some((len, is_own))) = socket.receive_own(&mut frame) else { return number > 0 };
+            // What a tenant puts behind a tag is his own: LACPDUs "shall not be tagged" (IEEE 802.1AX-2008 section 5.4.2.2).
+            let Some(slow) = Slow::read(&frame[..len]).ok().filter(|_| is_own) else { continue };
             if slow == Slow::Marker {
                 let _ = socket.send(&answer_marker(&frame, socket.mac()));
             }
             take(slow);
         }
+        true
     }
 }
 
@@ -154,6 +166,8 @@ struct Shift {
     ends: Vec<End>,
     machine: Machine,
     used: [Links; 2],
+    /// When partners may be heard again.
+    deaf_until: Instant,
     /// The links by which the other end saw us last.
     known_by: Links,
     /// When everybody is announced next, and how often that was done since the last move.
@@ -217,14 +231,19 @@ impl Shift {
                     *lacp = system.map(|system| Lacp::new(system, self.ends.len(), *rate));
                 }
                 let lacp = lacp.as_mut()?;
+                let (hears, mut has_heard) = (self.deaf_until <= now, false);
                 for (at, (end, &is_up)) in self.ends.iter_mut().zip(up).enumerate() {
                     lacp.set_link(at, is_up, now);
                     // Also while it is down: an error that nobody takes would wake us for ever.
-                    end.hear(|slow| {
-                        if let Slow::Lacp(pdu) = slow {
-                            lacp.heard(at, &pdu, now);
-                        }
-                    });
+                    has_heard |= hears
+                        && end.hear(|slow| {
+                            if let Slow::Lacp(pdu) = slow {
+                                lacp.heard(at, &pdu, now);
+                            }
+                        });
+                }
+                if has_heard {
+                    self.deaf_until = now + HEAR_PAUSE;
                 }
                 for (at, pdu) in lacp.tick(now) {
                     if let Some(socket) = &self.ends[at].lacp {
@@ -261,8 +280,11 @@ impl Shift {
 
     /// Until the kernel has news of a link, a partner speaks, or so much time has passed.
     fn wait(&self, timeout: Duration) {
+        let deaf_for = self.deaf_until.saturating_duration_since(Instant::now());
+        let hears = deaf_for.is_zero();
+        let timeout = if hears { timeout } else { timeout.min(deaf_for) };
         let watches = self.ends.iter().filter_map(|end| end.watch.as_ref()).map(AsFd::as_fd);
-        let sockets = self.ends.iter().filter_map(|end| end.lacp.as_ref()).map(AsFd::as_fd);
+        let sockets = self.ends.iter().filter_map(|end| end.lacp.as_ref().filter(|_| hears)).map(AsFd::as_fd);
         let mut fds: Vec<PollFd<'_>> =
             watches.chain(sockets).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };

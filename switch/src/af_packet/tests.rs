@@ -56,6 +56,32 @@ fn frames_come_in_and_go_out_whole() {
 }
 
 #[test]
+fn a_frame_of_a_vlan_that_comes_without_its_tag_is_told_as_not_the_interfaces_own() {
+    let group = MacAddr([0x01, 0x80, 0xc2, 0, 0, 2]);
+    let netns = crate::tests::quiet_netns();
+    let ip = |line: &str| crate::tests::ip(&netns, line);
+    ip("link add near type veth peer name far");
+    ip("link set near up");
+    ip("link set far up");
+    let open = || (RawSocket::open_group("near", 0x8809, group).unwrap(), RawSocket::open("far").unwrap());
+    let (near, far) = crate::tests::within(&netns, open);
+    let slow = |tag: &[u8]| [&group.0[..], &[2, 0, 0, 0, 0, 7], tag, &[0x88, 0x09, 1], &[0; 60]].concat();
+    let hears = |tag: &[u8]| {
+        far.send(&slow(tag)).unwrap();
+        let mut buffer = [0; 128];
+        let begun = Instant::now();
+        while begun.elapsed() < SOON {
+            if let Some((_, is_own)) = near.receive_own(&mut buffer).unwrap() {
+                return is_own;
+            }
+        }
+        panic!("nothing came of {tag:?}")
+    };
+    assert!(hears(&[]));
+    assert!(!hears(&[0x81, 0, 0, 100]) && !hears(&[0x88, 0xa8, 0, 100]));
+}
+
+#[test]
 fn bursts_come_in_and_go_out_whole_and_in_order() {
     in_new_namespace(|| {
         let tap = bare_tap("qvs-t");
