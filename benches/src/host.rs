@@ -78,7 +78,7 @@ fn within<T: Send>(space: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T
 enum Holder {
     None,
     Passing(#[expect(dead_code, reason = "it is held")] Passing),
-    Uplink(#[expect(dead_code, reason = "it is held")] HostDevice),
+    Uplink(#[expect(dead_code, reason = "it is held")] Box<HostDevice>),
 }
 
 fn attach(host: &OwnedFd, attached: Attached) -> Result<Holder> {
@@ -100,7 +100,7 @@ fn attach(host: &OwnedFd, attached: Attached) -> Result<Holder> {
             let deadline = Instant::now() + Duration::from_secs(5);
             loop {
                 match HostDevice::open(config_again(&config)?, switch.place(PortIndex(0))) {
-                    Ok(device) => return Ok(Holder::Uplink(device)),
+                    Ok(device) => return Ok(Holder::Uplink(Box::new(device))),
                     Err(error) => ensure!(Instant::now() < deadline, "{error}"),
                 }
             }

@@ -7,6 +7,8 @@
 //!
 //! Control side only. Descriptors keep its namespace alive, so that one that loses its name is told too.
 
+mod counting;
+
 use crate::af_packet::port::PacketPort;
 use crate::af_xdp::port::{XdpConfig, XdpPort};
 use crate::af_xdp::program::Steering;
@@ -15,6 +17,7 @@ use crate::link::{LinkStatus, LinkWatch};
 use crate::netns::{self, Origin};
 use crate::port::{Device, DeviceState, Link, Place, Port};
 use crate::sync::{AtomicU32, Ordering};
+pub use counting::{Counting, LinkCounters};
 use rustix::fd::{AsFd, OwnedFd};
 use std::io;
 use std::sync::Arc;
@@ -54,6 +57,7 @@ pub struct DeviceConfig {
 /// An open device's control side. Dropping it withdraws the port and closes what was opened.
 pub struct HostDevice {
     watch: LinkWatch,
+    counting: Arc<Counting>,
     driver: Driver,
     /// Where a port that must know it is told the MTU.
     mtu: Option<Arc<AtomicU32>>,
@@ -77,12 +81,13 @@ impl HostDevice {
         let netns = netns.as_ref().map(AsFd::as_fd);
         let origin = netns.and_then(Origin::of);
         let absent = || InterfaceError::NoInterface { name: name.clone() };
-        let (watch, driver, opened) = netns::within(netns, || {
+        let (watch, counting, driver, opened) = netns::within(netns, || {
             let watch = LinkWatch::open(&name).map_err(io("asking for the interface"))?.ok_or_else(absent)?;
             let status = watch.status().ok_or_else(absent)?;
             if !status.is_ethernet {
                 return Err(InterfaceError::NotEthernet { name: name.clone() });
             }
+            let counting = Counting::open(status.index).map_err(io("asking for the interface's counters"))?;
             let driver = driver.unwrap_or_else(|| suits(&status, &steering));
             let opened = match driver {
                 Driver::AfPacket => {
@@ -99,12 +104,12 @@ impl HostDevice {
                     Opened { port: Arc::new(port), mtu, mode, are_tags_lost }
                 }
             };
-            Ok((watch, driver, opened))
+            Ok((watch, Arc::new(counting), driver, opened))
         })
         .map_err(io("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
         let Opened { port, mtu, mode, are_tags_lost } = opened;
         place.publish(port);
-        Ok(HostDevice { watch, driver, mtu, mode, are_tags_lost, origin, place })
+        Ok(HostDevice { watch, counting, driver, mtu, mode, are_tags_lost, origin, place })
     }
 
     /// How its frames are moved.
@@ -131,6 +136,11 @@ impl HostDevice {
             mtu.store(status.mtu, Ordering::Relaxed);
         }
         status
+    }
+
+    /// What is counted at the interface, for somebody to look at once in a while.
+    pub fn counting(&self) -> &Arc<Counting> {
+        &self.counting
     }
 
     fn has_namespace(&self) -> bool {

@@ -42,7 +42,7 @@ const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
-/// Leaves the counters out.
+/// Leaves the counters out: they are asked for apart (`device/counting.rs`).
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 // linux/if.h
 const IFF_UP: u32 = 1;
@@ -245,6 +245,10 @@ fn text(value: &[u8]) -> String {
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

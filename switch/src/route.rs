@@ -42,9 +42,9 @@ const NDA_LLADDR: u16 = 2;
 /// `NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT`: the address is good.
 const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
 const NTF_USE: u8 = 0x01;
-/// Bytes of `struct nlmsghdr`, and of `struct rtmsg` and `struct ndmsg`.
-const HEADER_SIZE: usize = 16;
-const INFO_SIZE: usize = 12;
+/// Bytes of `struct nlmsghdr`, and of `struct rtmsg`, `struct ndmsg` and `struct if_stats_msg`.
+pub(crate) const HEADER_SIZE: usize = 16;
+pub(crate) const INFO_SIZE: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 

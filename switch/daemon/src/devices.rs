@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use switch::device::{Counting, LinkCounters};
 use switch::ids::{MacAddr, PortIndex};
 use switch::port::{Device, DeviceState, Link, Place};
 
@@ -45,6 +46,8 @@ pub(crate) struct Found {
     pub(crate) driver: &'static str,
     /// How the driver does it; empty if there is nothing to tell.
     pub(crate) mode: &'static str,
+    /// What the kernel counted there, up to a moment ago; `None`: it is gone.
+    pub(crate) counters: Option<LinkCounters>,
 }
 
 /// An open device as the supervisor keeps it.
@@ -54,6 +57,11 @@ pub(crate) trait Running: Device {
 
     /// The MTU that a device of somebody else's has now, and how its frames are moved; `None`: a device of ours.
     fn found(&self) -> Option<Found> {
+        None
+    }
+
+    /// What the kernel counts there, to be looked at by the supervisor.
+    fn counting(&self) -> Option<Arc<Counting>> {
         None
     }
 
@@ -182,7 +190,7 @@ impl Slot {
 
     /// Gives the device, if it is open, the MTU that was noted. One that could not be set is news again when it is told next.
     fn give_mtu(&self) {
-        let condition = self.condition();
+        let mut condition = self.condition();
         if let (Some(running), None, Some(mtu)) = (&condition.running, condition.plug.mtu, condition.mtu) {
             match running.set_mtu(mtu) {
                 Ok(true) => tracing::info!(interface = &*self.interface, mtu, "its network lets through no more"),
@@ -241,6 +249,14 @@ impl Slot {
         };
         self.attempted.notify_all();
         is_done
+    }
+
+    /// Looks at what the kernel counts. Not under the lock: the kernel may be busy with the interface.
+    fn count(&self) {
+        let counting = self.condition().running.as_ref().and_then(|running| running.counting());
+        if let Some(counting) = counting {
+            counting.look();
+        }
     }
 
     /// Closes the device if it is beyond repair; answers whether it must be opened anew.
@@ -398,6 +414,7 @@ impl Shift {
             }
             if now >= next_watch {
                 next_watch = now + WATCH_PAUSE;
+                self.slots.values().for_each(|slot| slot.count());
                 let lost: Vec<_> = self.slots.values().filter(|slot| slot.close_if_lost()).cloned().collect();
                 for slot in lost {
                     self.try_open(slot, RETRY_MIN);

@@ -41,6 +41,7 @@ impl Metrics {
         page.family("qvs_mac_entries", "gauge", "Entries of the MAC table.");
         page.sample("qvs_mac_entries", &[], self.macs);
         self.render_ports(&mut page);
+        self.render_devices(&mut page);
         self.render_workers(&mut page);
         self.render_balance(&mut page);
         page.text
@@ -76,6 +77,22 @@ impl Metrics {
             for (reason, count) in &flow.drops {
                 let labels = [labels, &[("reason", reason.as_str())]].concat();
                 page.sample("qvs_port_drops_total", &labels, count);
+            }
+        });
+    }
+
+    /// What the kernel counted at devices of others, and at the links of bonds.
+    fn render_devices(&self, page: &mut Page) {
+        let help = "What the kernel counted at the interface since it was made, as `ip -s link` tells it.";
+        page.family("qvs_device_counter_total", "counter", help);
+        self.each_device(|labels, port| {
+            let own = (port.path.as_deref().unwrap_or_default(), &port.device_counters);
+            let links = port.links.iter().map(|link| (link.interface.as_str(), &link.device_counters));
+            for (device, counters) in std::iter::once(own).chain(links) {
+                for (counter, count) in counters {
+                    let labels = [labels, &[("device", device), ("counter", counter.as_str())]].concat();
+                    page.sample("qvs_device_counter_total", &labels, count);
+                }
             }
         });
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use switch::af_xdp::program::Steering;
 use switch::config::MTU_DEFAULT;
-use switch::device::{DeviceConfig, Driver, HostDevice};
+use switch::device::{Counting, DeviceConfig, Driver, HostDevice};
 use switch::netns;
 use switch::port::{Device, Place};
 use switch::tap::{Tap, TapConfig, TapError};
@@ -290,7 +290,12 @@ impl Running for HostDevice {
             link_index: status.map_or(0, |status| status.index),
             driver: self.driver().name(),
             mode: self.mode(),
+            counters: HostDevice::counting(self).last(),
         })
+    }
+
+    fn counting(&self) -> Option<Arc<Counting>> {
+        Some(HostDevice::counting(self).clone())
     }
 
     /// Nothing of it is ours.

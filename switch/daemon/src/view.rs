@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use switch::config::{MTU_DEFAULT, MTU_MAX};
+use switch::device::LinkCounters;
 use switch::ids::PortIndex;
 use switch::ledger::FlowTotals;
 use switch::port::Link;
@@ -104,6 +105,10 @@ pub(crate) struct PortRow {
     /// How the driver does it: by whom the XDP program is run, and who copies; `None`: there is nothing to tell.
     #[serde(default)]
     pub(crate) driver_mode: Option<String>,
+    /// What the kernel counted at a `device` since that was made, up to a second ago: also what never came to the switch
+    /// (`rx_missed`, `rx_dropped`, `rx_errors`). Empty: it is not open, of another kind, or a bond, whose `links` tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) device_counters: BTreeMap<String, u64>,
     /// The logical port.
     pub(crate) port: Option<String>,
     /// Its network.
@@ -159,10 +164,19 @@ pub(crate) struct LinkRow {
     pub(crate) partner: Option<String>,
     /// By LACP: the state octets of ours and of the other end (IEEE 802.1AX-2014 section 6.4.2.3).
     pub(crate) lacp_states: Option<[u8; 2]>,
+    /// What the kernel counted there, as for a `device`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) device_counters: BTreeMap<String, u64>,
 }
 
-impl From<LinkStatus> for LinkRow {
-    fn from(status: LinkStatus) -> LinkRow {
+/// Counters by their names.
+fn by_name(counters: Option<LinkCounters>) -> BTreeMap<String, u64> {
+    let counters = counters.iter().flat_map(LinkCounters::iter);
+    counters.map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+impl From<(LinkStatus, Option<LinkCounters>)> for LinkRow {
+    fn from((status, counters): (LinkStatus, Option<LinkCounters>)) -> LinkRow {
         LinkRow {
             interface: status.interface,
             link: if status.is_up { "up" } else { "down" }.into(),
@@ -170,6 +184,7 @@ impl From<LinkStatus> for LinkRow {
             receiving: status.is_receiving,
             partner: status.lacp.filter(|lacp| lacp.is_current).map(|lacp| lacp.partner.to_string()),
             lacp_states: status.lacp.map(|lacp| lacp.states),
+            device_counters: by_name(counters),
         }
     }
 }
@@ -322,6 +337,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             netns: None,
             driver: None,
             driver_mode: None,
+            device_counters: BTreeMap::new(),
             link: "down".into(),
             reason: reason.into(),
             macs: Vec::new(),
@@ -339,6 +355,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             kind: Some(way.kind.into()),
             path: Some(way.path),
             driver: way.driver.map(str::to_owned),
+            device_counters: by_name(way.counters),
             link: if way.is_up { "up" } else { "down" }.into(),
             reason: way.reason,
             mtu: way.mtu,
@@ -383,6 +400,7 @@ fn interface_row<P: Pipeline>(
         netns,
         driver: interface.found.map(|found| found.driver.to_owned()),
         driver_mode: interface.found.map(|found| found.mode.to_owned()).filter(|mode| !mode.is_empty()),
+        device_counters: by_name(interface.found.and_then(|found| found.counters)),
         link: if interface.device.link == Link::Up { "up" } else { "down" }.into(),
         reason,
         macs: plug.macs.clone(),
@@ -414,6 +432,7 @@ fn logical<P: Pipeline>(control: &Control<P>, model: &Model, port: Option<&Logic
         netns: None,
         driver: None,
         driver_mode: None,
+        device_counters: BTreeMap::new(),
         port: port.map(|port| port.id.to_string()),
         network: port.map(|port| port.network.to_string()),
         tenant: network.map(|network| network.tenant.to_string()),

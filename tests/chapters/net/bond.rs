@@ -353,6 +353,8 @@ fn a_link_of_a_bond_may_come_late_and_goes_and_comes_again() {
     world.far.must("ip link set eth0 up");
     ip(&format!("link set {name} up"));
     world.links_become([true; 2], [false, true]);
+    let counted = world.daemon.interface("uplink:physnet1")["links"][1]["device_counters"]["rx_packets"].clone();
+    assert!(counted.as_u64() > Some(0), "{counted}");
     let refused = world.daemon.command(&format!("plug other --device {name}"));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("it is the uplink"), "a link of a bond was plugged");
 }

@@ -245,6 +245,11 @@ fn state_carrier_and_mtu_of_a_device_are_followed() {
     let becomes = |key: &str, value: serde_json::Value| {
         wait_until(&format!("{key} is {value}"), SOON, || world.daemon.interface("two")[key] == value);
     };
+    wait_until("the kernel's counters are told", SOON, || {
+        let counters = world.daemon.interface("two")["device_counters"].clone();
+        counters["rx_packets"].as_u64() > Some(0) && counters["tx_bytes"].as_u64() > Some(0)
+    });
+    assert!(world.daemon.metrics().contains("device=\"veth-two\",counter=\"rx_missed\"} 0\n"));
     world.spaces[1].must("ip link set eth0 down");
     becomes("link", "down".into());
     becomes("reason", "the interface has no carrier".into());

@@ -76,6 +76,7 @@ impl Links {
     pub(super) fn view(&self, index: PortIndex, mtu: Option<u16>) -> WayView {
         let links = self.following.as_ref().map(|following| following.status()).unwrap_or_default();
         let is_up = links.iter().any(|link| link.is_sending);
+        let counters = self.slots.iter().map(|slot| slot.found().and_then(|found| found.counters));
         WayView {
             index,
             name: self.name.clone(),
@@ -85,7 +86,8 @@ impl Links {
             is_up,
             reason: if is_up { String::new() } else { "no link of the bond is used".into() },
             mtu,
-            links,
+            counters: None,
+            links: std::iter::zip(links, counters).collect(),
         }
     }
 }

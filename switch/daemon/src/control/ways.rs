@@ -4,6 +4,7 @@ use super::Control;
 use crate::bond::LinkStatus;
 use crate::devices::device_name;
 use api::host::DeviceSpec;
+use switch::device::LinkCounters;
 use switch::ids::PortIndex;
 use switch::worker::Pipeline;
 
@@ -25,8 +26,10 @@ pub(crate) struct WayView {
     pub(crate) reason: String,
     /// Bytes of L3 payload.
     pub(crate) mtu: Option<u16>,
-    /// How the links of a bond do.
-    pub(crate) links: Vec<LinkStatus>,
+    /// What the kernel counted at its interface.
+    pub(crate) counters: Option<LinkCounters>,
+    /// How the links of a bond do, and what the kernel counted there.
+    pub(crate) links: Vec<(LinkStatus, Option<LinkCounters>)>,
 }
 
 impl<P: Pipeline> Control<P> {
@@ -44,6 +47,7 @@ impl<P: Pipeline> Control<P> {
         let mut views: Vec<WayView> = Vec::new();
         for uplink in &state.ways.uplinks {
             let device = uplink.slot.as_ref().map(|slot| slot.state());
+            let found = uplink.slot.as_ref().and_then(|slot| slot.found());
             let facts = underlay.uplinks.iter().find(|facts| facts.index == uplink.index);
             if let Some(links) = &uplink.links {
                 views.push(links.view(uplink.index, facts.map(|facts| facts.mtu)));
@@ -54,10 +58,11 @@ impl<P: Pipeline> Control<P> {
                 name: uplink.plug.interface.to_string(),
                 kind: if matches!(uplink.plug.device, DeviceSpec::Device { .. }) { "device" } else { "vhost-user" },
                 path: device_name(&uplink.plug.device).to_owned(),
-                driver: uplink.slot.as_ref().and_then(|slot| slot.found()).map(|found| found.driver),
+                driver: found.map(|found| found.driver),
                 is_up: device.as_ref().is_some_and(|device| device.link == switch::port::Link::Up),
                 reason: device.map(|device| device.reason).unwrap_or_default(),
                 mtu: facts.map(|facts| facts.mtu),
+                counters: found.and_then(|found| found.counters),
                 links: Vec::new(),
             });
         }
@@ -74,6 +79,7 @@ impl<P: Pipeline> Control<P> {
                 is_up: true,
                 reason: String::new(),
                 mtu: underlay.uplink(vlan.uplink).map(pipelines::underlay::vlan_mtu),
+                counters: None,
                 links: Vec::new(),
             });
         }
@@ -93,6 +99,7 @@ impl<P: Pipeline> Control<P> {
                 is_up: reason.is_empty(),
                 reason: reason.to_owned(),
                 mtu: Some(underlay.mtu_to(peer)).filter(|&mtu| mtu > 0),
+                counters: None,
                 links: Vec::new(),
             });
         }
