@@ -179,7 +179,7 @@ pub(crate) struct ShowArgs {
 #[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum What {
-    /// Interfaces and logical ports: state, reason, counters
+    /// Interfaces, logical ports and ways to other hosts (uplinks, their VLANs, peers of tunnels): state, reason, counters
     Ports,
     /// Tenants' networks and their ports
     Networks,
@@ -202,7 +202,7 @@ pub(crate) enum What {
 #[command(after_help = "Example: an ARP broadcast from 02:00:00:00:00:01
   qvs trace vm1-eth0 'ffffffffffff 020000000001 0806 0001080006040001 020000000001 0a000001 000000000000 0a000002'")]
 pub(crate) struct TraceArgs {
-    /// Interface id, or id of a logical port, that the frame would come from
+    /// Interface id, id of a logical port, or an uplink (uplink:physnet1), that the frame would come from
     #[arg(value_name = "PORT")]
     pub(crate) port: String,
     /// The frame from its destination MAC on, in hexadecimal; spaces and colons are ignored
@@ -232,7 +232,7 @@ Examples:
   qvs capture vm1-eth0 -w - | wireshark -k -i -
   qvs capture vm1-eth0 --filter 'arp or icmp and not host 10.0.0.1'")]
 pub(crate) struct CaptureArgs {
-    /// Interface id, or id of a logical port
+    /// Interface id, id of a logical port, or an uplink (uplink:physnet1)
     #[arg(value_name = "PORT")]
     pub(crate) port: String,
     /// Write pcapng to a file; -: to standard output [default: lines on a terminal, else as -]

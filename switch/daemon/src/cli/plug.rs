@@ -50,7 +50,7 @@ pub(crate) struct PlugArgs {
     /// Queues of the TAP each way, 1 to 16: the kernel spreads its flows over them, the switch its workers [default: 1]
     #[arg(long, value_name = "N", conflicts_with_all = ["vhost_user", "device"])]
     pub(crate) queues: Option<u16>,
-    /// How the frames of the device are moved [default: as suits its kind]
+    /// How the frames of the device are moved [default: af_packet]
     #[arg(long, value_enum, conflicts_with_all = ["vhost_user", "tap"])]
     pub(crate) driver: Option<DriverArg>,
     /// A source MAC the interface may use; may be repeated [default: any, learnt]
