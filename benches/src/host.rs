@@ -6,7 +6,8 @@
 //! CPUs that there are. Frames of ours do not come meanwhile; the program looks for them in each frame. What the mode itself
 //! costs, a veth's far end cutting its TCP to the MTU, is the difference between the last two. Needs root.
 
-use crate::xdp::ip;
+use crate::results::Section;
+use crate::xdp::{ALTERNATIONS_MIN, ip};
 use anyhow::{Context, Result, ensure};
 use benches::cost::median_of;
 use std::io::{Read, Write};
@@ -25,6 +26,8 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Bytes that are written and read at a time.
 const CHUNK: usize = 128 << 10;
+/// The bar: part of what the program that passes everything leaves.
+const SHARE_MIN: f64 = 0.95;
 
 /// What is attached to the host's interface.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,7 @@ enum Attached {
     Uplink,
 }
 
-/// Prints a table.
+/// Prints a table, and writes it to the page.
 pub(crate) fn run(alternations: usize, milliseconds: u64) -> Result<()> {
     let host = netns::create().context("making a network namespace (run as root)")?;
     let far = netns::create()?;
@@ -59,15 +62,20 @@ pub(crate) fn run(alternations: usize, milliseconds: u64) -> Result<()> {
             rates.push(measure(&host, &far, *attached, run)?);
         }
     }
-    println!("TCP to the host, Gbit/s, medians of {alternations} alternating runs of {run:?}");
+    let mut section = Section::begin("The host's own TCP beside an uplink (`benches host`)");
+    section
+        .line(format!("TCP to the host, native mode, Gbit/s, medians of {alternations} alternating runs of {run:?}"));
     let mut medians = Vec::new();
     for (label, _, rates) in &mut rows {
         let median = median_of(rates).context("it ran")?;
-        println!("{label:<22} {median:>7.3}   {:.3} .. {:.3}", rates[0], rates[rates.len() - 1]);
+        section.line(format!("{label:<22} {median:>7.3}   {:.3} .. {:.3}", rates[0], rates[rates.len() - 1]));
         medians.push(median);
     }
-    println!("an uplink's of one that passes all: {:.3}", medians[2] / medians[1]);
-    Ok(())
+    let (mode, share) = (medians[1] / medians[0], medians[2] / medians[1]);
+    section.line(format!("the mode leaves {mode:.3} of what there is without a program"));
+    let verdict = if share >= SHARE_MIN { "met" } else { "not met" };
+    section.line(format!("bar ({share:.3} of one that passes all, at least {SHARE_MIN}): {verdict}"));
+    if alternations >= ALTERNATIONS_MIN { section.write("uplink.md") } else { Ok(()) }
 }
 
 fn within<T: Send>(space: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T> {

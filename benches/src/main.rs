@@ -54,21 +54,11 @@ enum What {
         #[arg(long, default_value_t = benches::rig::STATIONS)]
         stations: u32,
     },
-    /// The switch between two AF_XDP ports on veth beside a forwarder that looks at nothing; needs root
-    Xdp {
-        /// Bytes of a frame, without the check sequence
-        #[arg(default_value_t = 60)]
-        frame_len: usize,
-        /// Runs of each
-        #[arg(long, default_value_t = 7)]
-        alternations: usize,
-        /// Time of one run, ms
-        #[arg(long, default_value_t = 1000)]
-        milliseconds: u64,
-    },
+    /// The switch between two AF_XDP ports on veth beside its peers and a forwarder that looks at nothing; needs root
+    Xdp(xdp::Options),
     /// The host's own TCP beside an uplink's XDP program, through one that passes everything, and without; needs root
     Host {
-        /// Runs of each
+        /// Runs of each; fewer than 5 are only printed
         #[arg(long, default_value_t = 7)]
         alternations: usize,
         /// Time of one run, ms
@@ -107,7 +97,7 @@ fn main() -> Result<()> {
         What::Cycles(options) => cycles::run(&options),
         What::Ratchet => ratchet::run(),
         What::Workers { frame_len } => workers::run(frame_len),
-        What::Xdp { frame_len, alternations, milliseconds } => xdp::run(frame_len, alternations, milliseconds),
+        What::Xdp(options) => xdp::run(&options),
         What::Host { alternations, milliseconds } => host::run(alternations, milliseconds),
         What::Yardstick { sockets, cpu, stations } => serve::run(&sockets, cpu, stations),
         What::Store(options) => store::run(&options),
