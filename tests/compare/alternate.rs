@@ -117,10 +117,8 @@ pub(crate) fn rates(
     );
     let ratios: String = others().map(|name| format!(" to {name} |")).collect();
     page.table(title, &how, &format!("| frames | {} |{ratios} agreed on | off CPU | load |", names.join(" | ")));
-    let seconds = options.seconds.to_string();
     for row in rows {
-        let mut words = row.words();
-        words.extend(["--seconds", &seconds, "--discard-off-cpu"].map(str::to_owned));
+        let words = row.words_for(options.seconds);
         let all = alternate(switches, options.rounds, &words, |peer| peer.takes(row));
         let samples: Vec<Sample> = all.iter().map(|turns| turns.sample(key)).collect();
         let cells: Vec<String> = all.iter().zip(&samples).map(|(turns, sample)| turns.cell(sample, digits)).collect();

@@ -6,7 +6,7 @@ use crate::frames::{Row, Size};
 use crate::latency::{ONE_FRAME, ONE_MPPS};
 use crate::peers::Peer;
 use crate::report::{Figure, Page, Sample};
-use crate::{hostile, loss, tap, tunnel, vhost, workers};
+use crate::{hostile, hosts, loss, tap, tunnel, vhost, workers};
 use ::tests::hostile::Class;
 use std::fmt::Write as _;
 
@@ -88,6 +88,7 @@ fn bars(page: &Page) -> Vec<Bar> {
         bars.push(compared(page, &what, ONE_MPPS, figure, Peer::Ovs, BelowInTenths(8)));
     }
     bars.push(compared(page, tap::ROW, tap::ROW, Figure::Gbps, Peer::OvsTso, AtLeast(1.1)));
+    bars.push(compared(page, hosts::ROW, hosts::ROW, Figure::Gbps, Peer::Ovs, AtLeast(1.0)));
     for (kind, least) in [(workers::APART, 1.8), (workers::TOGETHER, 1.7)] {
         let times = page.found(kind, Figure::Times, Peer::Qvs).map(Sample::median);
         bars.push(Bar {

@@ -107,4 +107,11 @@ impl Row {
         words.extend((self.ring == Layout::Packed).then(|| "--packed".to_owned()));
         words
     }
+
+    /// The same for a measurement of so many seconds.
+    pub(crate) fn words_for(&self, seconds: f64) -> Vec<String> {
+        let mut words = self.words();
+        words.extend(["--seconds", &seconds.to_string(), "--discard-off-cpu"].map(str::to_owned));
+        words
+    }
 }

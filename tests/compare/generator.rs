@@ -1,6 +1,6 @@
 //! Running the load generator against a switch, and what it tells.
 
-use crate::peers::{Peer, Switch};
+use crate::peers::Switch;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -22,22 +22,30 @@ pub(crate) struct Report {
 /// A generator that runs.
 pub(crate) struct Generator {
     child: Child,
-    peer: Peer,
+    /// Whom it measures.
+    peer: String,
+}
+
+/// What starts it on the first CPU.
+fn command(words: &[String]) -> Command {
+    let program = std::env::var_os("QVS_PKTGEN").expect("`cargo xtask compare` names the generator");
+    let mut command = Command::new(program);
+    command.args(["--json", "--quiet", "--cpu", "0"]).args(words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
+    command
 }
 
 impl Generator {
     /// Starts it on the first CPU, and lets the switch run: one that connects needs it first.
     pub(crate) fn start(switch: &Switch, words: &[String]) -> Generator {
-        let program = std::env::var_os("QVS_PKTGEN").expect("`cargo xtask compare` names the generator");
-        let mut command = Command::new(program);
-        command.args(&switch.ports).args(["--json", "--quiet", "--huge-pages", "--cpu", "0"]).args(words);
+        let mut command = command(words);
+        command.args(&switch.ports).arg("--huge-pages");
         if switch.is_connecting {
             command.arg("--listen");
         }
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
         let child = command.spawn().expect("the generator was built");
         switch.serve();
-        Generator { child, peer: switch.peer }
+        Generator { child, peer: switch.peer.to_string() }
     }
 
     /// Waits until it ends, and calls `each` whenever a measurement is over.
@@ -81,6 +89,16 @@ pub(crate) fn measure(switch: &Switch, words: &[String]) -> Result<Report, Strin
         }
     }
     Err("the generator was off its CPU nearly all the time".to_owned())
+}
+
+/// One measurement of the generator itself, against memory in its own thread.
+///
+/// # Errors
+/// Its words, if it failed.
+pub(crate) fn measure_alone(words: &[String]) -> Result<Report, String> {
+    let child = command(words).arg("--ceiling").spawn().expect("the generator was built");
+    let reports = Generator { child, peer: "nobody".to_owned() }.reports(|| ());
+    Ok(reports?.pop().expect("a success has a report"))
 }
 
 impl Report {

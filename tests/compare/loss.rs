@@ -75,8 +75,7 @@ fn highest(page: &Page, switches: &[Switch], options: &Options) -> Option<f64> {
     if let Some(sample) = page.found(&finding(SMALL), Figure::Mpps, Peer::Qvs) {
         return Some(sample.median());
     }
-    let mut words = SMALL.words();
-    words.extend(["--discard-off-cpu", "--seconds", &options.seconds.to_string()].map(str::to_owned));
+    let words = SMALL.words_for(options.seconds);
     let ours = switches.iter().position(|switch| switch.peer == Peer::Qvs).expect("we are among them");
     let turns = alternate(&switches[ours..=ours], options.rounds.min(3), &words, |_| true);
     let sample = turns[0].sample("mpps");

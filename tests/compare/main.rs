@@ -8,11 +8,13 @@
 
 mod alternate;
 mod bars;
+mod ceiling;
 mod control;
 mod frames;
 mod generator;
 mod guests;
 mod hostile;
+mod hosts;
 mod idle;
 mod latency;
 mod loss;
@@ -34,13 +36,15 @@ use report::Page;
 type Measure = fn(&mut Page, &Options);
 
 /// Every part, in the order of the page.
-const PARTS: [(Part, Measure); 12] = [
+const PARTS: [(Part, Measure); 14] = [
     (Part::Vhost, vhost::measure),
+    (Part::Ceiling, ceiling::measure),
     (Part::Tunnel, tunnel::measure),
     (Part::Latency, latency::measure),
     (Part::Loss, loss::measure),
     (Part::Hostile, hostile::measure),
     (Part::Tap, tap::measure),
+    (Part::Hosts, hosts::measure),
     (Part::VhostTap, vhost_tap::measure),
     (Part::Workers, workers::measure),
     (Part::Guests, guests::measure),

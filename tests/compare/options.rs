@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 
 /// Measures the switch beside its peers, pinned and alternating, and tells how they compare.
 ///
-/// Everything together takes about 20 minutes and writes benches/results/latest.md and latest.svg; single parts, rows or
+/// Everything together takes about 25 minutes and writes benches/results/latest.md and latest.svg; single parts, rows or
 /// peers are only printed.
 #[derive(Parser, Debug)]
 #[command(
@@ -49,6 +49,8 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// Frames between two vhost-user ports, both directions
     Vhost,
+    /// What the load generator can do by itself
+    Ceiling,
     /// Frames between a vhost-user port and another host behind VXLAN, both directions
     Tunnel,
     /// Delays with one frame under way, and at a million a second
@@ -59,6 +61,8 @@ pub(crate) enum Part {
     Hostile,
     /// TCP between two stations behind TAPs
     Tap,
+    /// TCP between TAPs of two hypervisors, by VXLAN
+    Hosts,
     /// Frames between a vhost-user port and a TAP, and between two TAPs
     VhostTap,
     /// Two workers beside one

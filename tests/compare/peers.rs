@@ -84,7 +84,7 @@ pub(crate) struct Switch {
     /// Its process; the kernel has none.
     process: Option<u32>,
     /// What keeps it alive.
-    keeper: Box<dyn Any>,
+    keeper: Box<dyn Any + Send>,
 }
 
 impl Switch {
@@ -105,6 +105,14 @@ impl Switch {
     /// Starts these, stopped.
     pub(crate) fn start_all(peers: &[Peer], ends: [End<'_>; 2]) -> Vec<Switch> {
         peers.iter().map(|&peer| Switch::start(peer, ends)).collect()
+    }
+
+    /// One of a hypervisor, with these interfaces for a guest and for the wire; it is stopped.
+    pub(crate) fn of_host(peer: Peer, ports: [&str; 2], process: u32, keeper: impl Any + Send) -> Switch {
+        let (ports, keeper) = (ports.map(str::to_owned), Box::new(keeper));
+        let switch = Switch { peer, ports, is_connecting: false, process: Some(process), keeper };
+        switch.stop();
+        switch
     }
 
     /// Lets it run.

@@ -4,7 +4,7 @@
 
 use crate::peers::Peer;
 use crate::report::{Figure, Finding, Page};
-use crate::{latency, tap, vhost, vhost_tap};
+use crate::{hosts, latency, tap, vhost, vhost_tap};
 use std::fmt::Write as _;
 
 /// All lengths are SVG user units, that is pixels where nothing is scaled.
@@ -51,6 +51,7 @@ pub(crate) fn svg(page: &Page) -> String {
         ("Frames between two TAPs, million a second", vhost_tap::TAPS, Figure::Mpps),
         ("Large TCP frames between two vhost-user ports, Gbit/s", vhost::LARGE, Figure::Gbps),
         ("TCP between two TAPs, Gbit/s", tap::ROW, Figure::Gbps),
+        ("TCP between TAPs of two hypervisors, by VXLAN, Gbit/s", hosts::ROW, Figure::Gbps),
         ("Median delay between two vhost-user ports, microseconds", latency::ONE_FRAME, Figure::P50),
         ("Median delay at a million frames a second, microseconds", latency::ONE_MPPS, Figure::P50),
     ]

@@ -35,9 +35,7 @@ impl Rig {
             station.address(port, &format!("{address}/24"));
             station.must(&format!("ip link set {port} up"));
         }
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", stations[0].name(), "taskset", "-c", "0", "iperf3", "-s"]);
-        let server = Child::spawn("iperf3", &mut command, &dir.join(format!("{name}.log")));
+        let server = serve(&stations[0], 0, dir);
         wait_until(&format!("{peer} forwards"), Duration::from_secs(10), || stations[1].pings(ADDRESSES[0]));
         switch.stop();
         Rig { switch, stations, _server: server }
@@ -49,18 +47,30 @@ impl Rig {
         let command = format!("taskset -c 0 iperf3 -J -c {} -t {seconds} -O 1", ADDRESSES[0]);
         let output = self.stations[1].must(&command);
         self.switch.stop();
-        let json: Value = serde_json::from_str(&output).expect("iperf3 speaks JSON");
-        json["end"]["sum_received"]["bits_per_second"].as_f64().expect("iperf3 counts bits") / 1e9
+        received(&output, "bits_per_second") / 1e9
     }
+}
 
-    /// What the stations leave to the switch.
-    fn offloads(&self) -> String {
-        let features = self.stations[1].must(&format!("ethtool -k {}", self.switch.ports[1]));
-        let is_on = |name: &str| features.lines().any(|line| line.trim().starts_with(&format!("{name}: on")));
-        let named = [("tx-checksumming", "checksum"), ("tx-tcp-segmentation", "TSO"), ("tx-tcp6-segmentation", "TSO6")];
-        let words: Vec<&str> = named.iter().filter(|(name, _)| is_on(name)).map(|(_, word)| *word).collect();
-        if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
-    }
+/// Serves iperf3 in a namespace, on this CPU.
+pub(crate) fn serve(station: &Namespace, cpu: usize, dir: &Path) -> Child {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", station.name(), "taskset", "-c", &cpu.to_string(), "iperf3", "-s"]);
+    Child::spawn("iperf3", &mut command, &dir.join(format!("{}.log", station.name())))
+}
+
+/// What iperf3, as JSON, says of all that was received.
+pub(crate) fn received(output: &str, what: &str) -> f64 {
+    let json: Value = serde_json::from_str(output).expect("iperf3 speaks JSON");
+    json["end"]["sum_received"][what].as_f64().expect("iperf3 counts")
+}
+
+/// What a station leaves to the switch behind this interface.
+pub(crate) fn offloads(station: &Namespace, interface: &str) -> String {
+    let features = station.must(&format!("ethtool -k {interface}"));
+    let is_on = |name: &str| features.lines().any(|line| line.trim().starts_with(&format!("{name}: on")));
+    let named = [("tx-checksumming", "checksum"), ("tx-tcp-segmentation", "TSO"), ("tx-tcp6-segmentation", "TSO6")];
+    let words: Vec<&str> = named.iter().filter(|(name, _)| is_on(name)).map(|(_, word)| *word).collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 /// The table of TCP rates.
@@ -88,6 +98,11 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
         page.keep(ROW, Figure::Gbps, peer, sample);
         let ours = page.found(ROW, Figure::Gbps, Peer::Qvs).cloned().unwrap_or_default();
         let ratio = ratio(&ours, sample);
-        page.line(&format!("| {peer} | {} | {ratio} | {} | {} |", sample.brief(2), rig.offloads(), load()));
+        page.line(&format!(
+            "| {peer} | {} | {ratio} | {} | {} |",
+            sample.brief(2),
+            offloads(&rig.stations[1], &rig.switch.ports[1]),
+            load()
+        ));
     }
 }

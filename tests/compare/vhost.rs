@@ -11,13 +11,15 @@ pub(crate) const FRAMES: &str = "Frames between two vhost-user ports";
 pub(crate) const LARGE: &str = "Large TCP frames between two vhost-user ports";
 
 /// The rows of the page. 100,000 addresses come last: Open vSwitch takes minutes to forget their flows.
-const ROWS: [Row; 11] = [
+pub(crate) const ROWS: [Row; 13] = [
     Row::split(Size::Wire(64)),
     Row::split(Size::Wire(256)),
     Row::split(Size::Wire(512)),
     Row::split(Size::Wire(1518)),
     Row::split(Size::Imix),
     Row::packed(Size::Wire(64)),
+    Row::packed(Size::Wire(256)),
+    Row::packed(Size::Wire(512)),
     Row::packed(Size::Wire(1518)),
     Row::packed(Size::Imix),
     Row { macs: 1, ..Row::split(Size::Wire(64)) },

@@ -39,7 +39,7 @@ enum Chore {
         #[arg(long)]
         no_install: bool,
     },
-    /// Measure the switch beside its peers; all together write benches/results/latest.md; 20 minutes, as root
+    /// Measure the switch beside its peers; all together write benches/results/latest.md; 25 minutes, as root
     #[command(disable_help_flag = true)]
     Compare {
         /// What to measure; --help tells
