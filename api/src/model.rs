@@ -17,6 +17,7 @@ use crate::network_type::{NetworkType, Segment};
 use crate::shared::{SharedList, SharedMap};
 pub use inconsistent::Inconsistent;
 use std::sync::Arc;
+use switch::underlay::VlanId;
 
 /// Longest name, tenant or attachment id, bytes (contract: API input).
 pub const TEXT_BYTES_MAX: usize = 1024;
@@ -154,6 +155,8 @@ pub struct Model {
     pub by_segment: SharedMap<Segment, NetworkId>,
     /// See [`Model::vni_hint`].
     vni_hint: u32,
+    /// See [`Model::last_vlan`], and the serial of its network.
+    last_vlan: Option<(u64, Text, VlanId)>,
     /// The serial of the next network or port.
     next_serial: u64,
 }
@@ -242,6 +245,12 @@ impl Model {
     /// because they were outside of the range of their time.
     pub fn vni_hint(&self) -> u32 {
         self.vni_hint
+    }
+
+    /// The VLAN that the newest network got that ever had one, with its physical network: whether that network is there or
+    /// not, as long as this model and its copies live.
+    pub fn last_vlan(&self) -> Option<(&Text, VlanId)> {
+        self.last_vlan.as_ref().map(|(_, physical_network, vlan)| (physical_network, *vlan))
     }
 
     /// Does one step.
@@ -359,8 +368,13 @@ impl Model {
         if old.is_none()
             && let Some(segment) = network.network_type.segment()
         {
-            if let Segment::Vni(vni) = segment {
-                self.vni_hint = self.vni_hint.max(vni.get() + 1);
+            match &segment {
+                Segment::Vni(vni) => self.vni_hint = self.vni_hint.max(vni.get() + 1),
+                Segment::Vlan(physical_network, vlan) => {
+                    if self.last_vlan.as_ref().is_none_or(|(serial, ..)| *serial <= network.serial) {
+                        self.last_vlan = Some((network.serial, physical_network.clone(), *vlan));
+                    }
+                }
             }
             let other = self.by_segment.insert(segment, network.id.clone());
             assert!(other.is_none(), "a segment is one network's: who makes a network looks for a free one");

@@ -2,7 +2,8 @@
 //!
 //! A network made by v1.x gets what the operator's settings say ([`SegmentRules`]): the lowest number of a range that no
 //! network has. It is chosen with the write that makes the network and kept in its record, so that two writers never get
-//! the same, and changed settings leave the networks that are there as they were. Pure.
+//! the same, and changed settings leave the networks that are there as they were. In a cloud of many hosts VLANs go round instead:
+//! nobody can tell whose frames with a tag are, and a host that is cut off may send some of a network that is gone. Pure.
 //!
 //! Bounds: a VLAN range has 4,094 numbers and is walked; of VNIs there are millions, so the model remembers up to where
 //! they are taken ([`crate::model::Model::vni_hint`]).
@@ -184,20 +185,28 @@ pub struct VlanRange {
 }
 
 impl SegmentRules {
-    /// The type of a network that is about to be made, where no network may have a number that `is_withheld`.
+    /// The type of a network that is about to be made, where no network may have a number that `is_withheld`. VLANs are looked at
+    /// from `last` on, which comes last itself; `None`: from the first one on.
     ///
     /// # Errors
     /// [`NoSegmentFree`] if there is no other that no network has.
-    pub fn allot(&self, model: &Model, is_withheld: impl Fn(&Segment) -> bool) -> Result<NetworkType, NoSegmentFree> {
+    pub fn allot(
+        &self,
+        model: &Model,
+        last: Option<(&Text, VlanId)>,
+        is_withheld: impl Fn(&Segment) -> bool,
+    ) -> Result<NetworkType, NoSegmentFree> {
         let free = |segment: Segment| !model.by_segment.contains_key(&segment) && !is_withheld(&segment);
         let found = match self {
             SegmentRules::Local => Some(NetworkType::Local),
-            SegmentRules::Vlan(ranges) => ranges.iter().find_map(|range| {
-                let name = &range.physical_network;
-                let mut vlans = range.ids.clone().filter_map(VlanId::new);
-                let vlan = vlans.find(|&vlan| free(Segment::Vlan(name.clone(), vlan)))?;
-                Some(NetworkType::Vlan { physical_network: name.clone(), vlan })
-            }),
+            SegmentRules::Vlan(ranges) => {
+                let of = |range: &VlanRange| range.ids.clone().filter_map(VlanId::new);
+                let all = || ranges.iter().flat_map(|range| of(range).map(move |vlan| (&range.physical_network, vlan)));
+                let first = last.and_then(|last| all().position(|vlan| vlan == last)).map_or(0, |last| last + 1);
+                let mut vlans = all().skip(first).chain(all().take(first));
+                let found = vlans.find(|(name, vlan)| free(Segment::Vlan((*name).clone(), *vlan)));
+                found.map(|(name, vlan)| NetworkType::Vlan { physical_network: name.clone(), vlan })
+            }
             SegmentRules::Tunnel(kind, range) => {
                 let first = model.vni_hint().max(*range.start());
                 let mut vnis = (first..=*range.end()).chain(*range.start()..=*range.end()).filter_map(Vni::new);
@@ -239,7 +248,11 @@ mod tests {
     use crate::model::{Change, Network};
 
     fn put(model: &mut Model, rules: &SegmentRules) -> Option<u32> {
-        let network_type = rules.allot(model, |_| false).ok()?;
+        put_after(model, rules, None)
+    }
+
+    fn put_after(model: &mut Model, rules: &SegmentRules, last: Option<(&Text, VlanId)>) -> Option<u32> {
+        let network_type = rules.allot(model, last, |_| false).ok()?;
         let serial = model.next_serial();
         let id = format!("n{}", network_type.segmentation_id().unwrap_or_default()).into();
         let network = Network { id, tenant: "red".into(), name: None, network_type, serial };
@@ -264,8 +277,28 @@ mod tests {
             model.apply(&Change::RemoveNetwork("n6".into()));
             model.apply(&Change::RemoveNetwork("n5".into()));
             assert_eq!([0; 4].map(|_| put(&mut model, &rules)), [Some(5), Some(6), Some(8), None]);
-            assert!(rules.allot(&model, |_| false).is_err());
+            assert!(rules.allot(&model, None, |_| false).is_err());
         }
+    }
+
+    #[test]
+    fn vlans_that_go_round_come_again_last_though_their_networks_are_gone() {
+        let next = |model: &mut Model| {
+            let before = model.clone();
+            put_after(model, &ranges(&[("p", 5..=7), ("q", 8..=9)]), before.last_vlan())
+        };
+        let mut model = Model::default();
+        for vlan in [5, 6, 7] {
+            assert_eq!(next(&mut model), Some(vlan));
+            model.apply(&Change::RemoveNetwork(format!("n{vlan}").into()));
+        }
+        assert_eq!([0; 6].map(|_| next(&mut model)), [Some(8), Some(9), Some(5), Some(6), Some(7), None]);
+        // Who starts now goes on behind the newest that is there, whatever the order in which he finds them.
+        model.apply(&Change::RemoveNetwork("n7".into()));
+        let networks = model.networks.values().cloned().collect();
+        let mut model = Model::from_records(networks, Vec::new()).unwrap();
+        assert_eq!(model.last_vlan().map(|(_, vlan)| vlan.get()), Some(6));
+        assert_eq!(next(&mut model), Some(7));
     }
 
     #[test]
@@ -273,10 +306,10 @@ mod tests {
         for rules in [SegmentRules::Tunnel(TunnelKind::Vxlan, 5..=7), ranges(&[("p", 5..=7)])] {
             let mut model = Model::default();
             put(&mut model, &rules);
-            let withheld = rules.allot(&model, |_| false).unwrap().segment().unwrap();
-            let allotted = rules.allot(&model, |segment| *segment == withheld).unwrap();
+            let withheld = rules.allot(&model, None, |_| false).unwrap().segment().unwrap();
+            let allotted = rules.allot(&model, None, |segment| *segment == withheld).unwrap();
             assert_eq!(allotted.segmentation_id(), Some(7));
-            assert!(rules.allot(&model, |_| true).is_err());
+            assert!(rules.allot(&model, None, |_| true).is_err());
             assert_eq!(rules.with(&withheld).unwrap().segment(), Some(withheld));
         }
         let rules = ranges(&[("p", 5..=7)]);
@@ -303,13 +336,13 @@ mod tests {
         let mut model = Model::default();
         let rules = ranges(&[("b", 9..=9), ("a", 9..=9)]);
         for name in ["b", "a"] {
-            let network_type = rules.allot(&model, |_| false).unwrap();
+            let network_type = rules.allot(&model, None, |_| false).unwrap();
             assert_eq!((network_type.physical_network(), network_type.segmentation_id()), (Some(name), Some(9)));
             let serial = model.next_serial();
             let network = Network { id: name.into(), tenant: "red".into(), name: None, network_type, serial };
             model.apply(&Change::PutNetwork(network));
         }
-        assert!(rules.allot(&model, |_| false).is_err());
+        assert!(rules.allot(&model, None, |_| false).is_err());
     }
 
     #[test]

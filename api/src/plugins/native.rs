@@ -123,14 +123,14 @@ impl Backing for NativeBacking {
     }
 
     fn allot(&self, tenant: &str, durable: &Model, model: &Model) -> Result<NetworkType, NoSegmentFree> {
-        let Keeper::Cluster(cluster) = &self.keeper else { return self.segments.allot(model, |_| false) };
+        let Keeper::Cluster(cluster) = &self.keeper else { return self.segments.allot(model, None, |_| false) };
         let is_used = |segment: &Segment| [durable, model].iter().any(|it| it.by_segment.contains_key(segment));
         let own = cluster.reusable_by(tenant).into_iter().filter(|segment| !is_used(segment));
         if let Some(network_type) = own.filter_map(|segment| self.segments.with(&segment)).next() {
             return Ok(network_type);
         }
         // One of a network that goes with what waits is marked once that is written.
-        self.segments.allot(model, |segment| is_used(segment) || cluster.is_freed(segment))
+        self.segments.allot(model, model.last_vlan(), |segment| is_used(segment) || cluster.is_freed(segment))
     }
 
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {
