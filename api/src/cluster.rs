@@ -30,6 +30,7 @@ pub use tenants::TenantsNews;
 pub(crate) use tenants::{Absorbed, BYTES_MAX};
 
 use crate::etcd::message::Revision;
+use crate::etcd::watch::Event;
 use crate::etcd::{Etcd, EtcdConfig, EtcdConfigError, EtcdError};
 use crate::model::Text;
 use crate::store::StoreError;
@@ -50,6 +51,9 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// How long etcd counts as away, for who would write, once it gave no answer.
 const AWAY_FOR: Duration = Duration::from_secs(1);
+
+/// Pause between two looks whether what an end waits for is there.
+const END_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a cloud's state is and who we are in it.
 #[derive(Clone, Debug)]
@@ -106,10 +110,9 @@ pub struct Cluster {
     is_there: AtomicBool,
     /// When it did not answer last.
     failed_at: Mutex<Option<Instant>>,
-    /// A write found that etcd was set back to an older state: all is to be read again.
+    /// It was found that etcd is not what it was: all is to be read again.
     is_set_back: AtomicBool,
-    /// The revision up to which we follow.
-    followed: Mutex<Revision>,
+    followed: Mutex<Followed>,
     /// Bytes of all that a watch told.
     watched_bytes: AtomicU64,
     /// Our own copy of all this.
@@ -118,6 +121,15 @@ pub struct Cluster {
     is_from_copy: AtomicBool,
     /// Ends what follows.
     is_ended: AtomicBool,
+}
+
+/// How far we follow.
+#[derive(Default)]
+struct Followed {
+    /// All that happened up to this revision is known.
+    revision: Revision,
+    /// What was written last of that; `None`: nothing ever was.
+    last: Option<Event>,
 }
 
 impl Cluster {
@@ -175,7 +187,7 @@ impl Cluster {
 
     /// The revision up to which this host knows everything.
     pub fn revision(&self) -> Revision {
-        *lock(&self.followed)
+        lock(&self.followed).revision
     }
 
     /// Bytes that were told us of changes so far.
@@ -191,8 +203,9 @@ impl Cluster {
     /// Ends what was started, and leaves: what is plugged here is DOWN for the others at once.
     pub fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
-        self.finish_copy();
+        self.copying.end();
         self.leave();
+        self.finish_copy();
     }
 
     /// Has a thread of ours wait for etcd.

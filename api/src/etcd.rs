@@ -17,11 +17,10 @@ use crate::watched::{FileError, Rights, read};
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use message::{
-    Blob, CompactionRequest, Done, GrantRequest, KeyValue, LeaseId, LeaseRequest, LeaseResponse, LoginRequest,
+    Answer, Blob, CompactionRequest, Done, GrantRequest, KeyValue, LeaseId, LeaseRequest, LeaseResponse, LoginRequest,
     LoginResponse, Number, RangeRequest, RangeResponse, Refusal, Revision, Streamed, Txn, TxnResponse,
 };
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,6 +40,8 @@ const PAGE: i64 = 2_000;
 /// Bytes of a page. What etcd takes, it takes in requests of 1.5 MiB, so that a page of one key is never longer.
 /// Few enough that one comes within [`ANSWER_MAX`] on a slow host.
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// How often a page is asked for again that is not answered, each time for twice as long: many hosts may be reading all at once.
+const PAGE_TRIES: u32 = 3;
 /// Connections kept open while nothing is asked.
 const IDLE_MAX: usize = 4;
 /// gRPC's codes that tell what is no fault of the request (`google.golang.org/grpc/codes`).
@@ -184,18 +185,27 @@ impl Etcd {
     /// [`EtcdError`]; [`EtcdError::Compacted`] if etcd forgot that revision on the way.
     pub async fn read_all(&self, prefix: &Blob, mut each: impl FnMut(KeyValue)) -> Result<Revision, EtcdError> {
         let end = prefix.end_of_prefix();
-        let (mut from, mut revision, mut limit) = (prefix.clone(), 0, PAGE);
+        let (mut from, mut revision, mut limit, mut tries) = (prefix.clone(), 0, PAGE, 0);
         loop {
             let request =
                 RangeRequest { key: &from, range_end: Some(&end), limit: Number(limit), revision: Number(revision) };
-            let page: RangeResponse = match self.ask("/v3/kv/range", &request, Kind::Read, PAGE_BYTES_MAX).await {
+            let time_max = ANSWER_MAX * 2u32.pow(tries);
+            let page = self.ask_within(time_max, "/v3/kv/range", &request, Kind::Read, PAGE_BYTES_MAX).await;
+            let page: RangeResponse = match page {
                 Err(EtcdError::TooLong(_)) if limit > 1 => {
                     limit = (limit / 8).max(1);
                     continue;
                 }
+                // What was read so far is as good as ever; from page one on it would take as long again.
+                Err(EtcdError::Unanswered(_)) if revision > 0 && tries < PAGE_TRIES => {
+                    limit = (limit / 2).max(1);
+                    tries += 1;
+                    tokio::time::sleep(by_luck(time_max)).await;
+                    continue;
+                }
                 page => page?,
             };
-            limit = (limit * 2).min(PAGE);
+            (limit, tries) = ((limit * 2).min(PAGE), 0);
             if revision == 0 {
                 revision = page.header.revision.0;
             }
@@ -266,15 +276,26 @@ impl Etcd {
         self.ask::<Done>("/v3/kv/compaction", &request, Kind::Read, ANSWER_BYTES_MAX).await.map(drop)
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn ask<T: Answer>(
         &self,
         path: &str,
         question: &impl Serialize,
         kind: Kind,
         bytes_max: usize,
     ) -> Result<T, EtcdError> {
+        self.ask_within(ANSWER_MAX, path, question, kind, bytes_max).await
+    }
+
+    async fn ask_within<T: Answer>(
+        &self,
+        time_max: Duration,
+        path: &str,
+        question: &impl Serialize,
+        kind: Kind,
+        bytes_max: usize,
+    ) -> Result<T, EtcdError> {
         let body = serde_json::to_vec(question).expect("messages have only text keys");
-        let deadline = Instant::now() + ANSWER_MAX;
+        let deadline = Instant::now() + time_max;
         let mut is_renewed = false;
         let mut tries = 0;
         loop {
@@ -284,7 +305,15 @@ impl Etcd {
             let outcome = self.ask_member(member, path, body.clone(), token.as_deref(), bytes_max, deadline).await;
             let error = match outcome {
                 Ok(answer) => {
-                    return serde_json::from_slice(&answer).map_err(|error| EtcdError::Nonsense(error.to_string()));
+                    let answer = serde_json::from_slice::<T>(&answer).map_err(|error| error.to_string());
+                    let answer = answer.and_then(|answer| match answer.is_etcds() {
+                        true => Ok(answer),
+                        false => Err("it is none of etcd's".to_owned()),
+                    });
+                    return answer.map_err(|why| {
+                        self.turn_from(member);
+                        EtcdError::Nonsense(why)
+                    });
                 }
                 Err(error) => error,
             };
@@ -367,7 +396,7 @@ impl Etcd {
         let (connection, answer) = self.begin(member, request, deadline).await?;
         let status = answer.status();
         let answer = timeout_at(deadline, http_client::read(answer, bytes_max)).await;
-        let answer = answer.map_err(|_| EtcdError::Unanswered(format!("not within {ANSWER_MAX:?}")))?;
+        let answer = answer.map_err(|_| EtcdError::Unanswered("not in time".to_owned()))?;
         let answer = answer.map_err(|error| match error {
             EndpointError::Answer => EtcdError::TooLong(bytes_max),
             error => EtcdError::Unanswered(error.to_string()),
@@ -404,7 +433,7 @@ impl Etcd {
         request: Request<Vec<u8>>,
         deadline: Instant,
     ) -> Result<(Connection, Response<Incoming>), EtcdError> {
-        let unanswered = || EtcdError::Unanswered(format!("not within {ANSWER_MAX:?}"));
+        let unanswered = || EtcdError::Unanswered("not in time".to_owned());
         let mut request = request;
         while let Some(mut connection) = self.take_idle(member) {
             match timeout_at(deadline, connection.send(request)).await.map_err(|_| unanswered())? {
@@ -446,6 +475,11 @@ impl Blob {
     }
 }
 
+/// A part of this time, by luck: so what many do is not done by all at once.
+pub(crate) fn by_luck(time_max: Duration) -> Duration {
+    time_max * u32::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255
+}
+
 fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
     it.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -475,6 +509,18 @@ mod tests {
         for (prefix, end) in [(&b"/qvs/"[..], &b"/qvs0"[..]), (b"a\xff\xff", b"b"), (b"\xff", b"\0"), (b"", b"\0")] {
             assert_eq!(Blob(prefix.to_vec()).end_of_prefix(), Blob(end.to_vec()));
         }
+    }
+
+    #[test]
+    fn who_ends_a_watch_is_asked_last_and_nobody_else() {
+        let endpoints = vec!["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
+        let config =
+            EtcdConfig { endpoints, ca: PathBuf::new(), identity: None, user: None, rights: Rights::OwnerOnly };
+        let etcd = Etcd::new(config).unwrap();
+        etcd.turn(1);
+        assert_eq!(etcd.current.load(Ordering::Relaxed), 0, "a question has gone on from the first meanwhile");
+        etcd.turn(0);
+        assert_eq!(etcd.current.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -12,9 +12,13 @@ use api::watched::Rights;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 use tests::etcd::{Etcd as Server, Relay, Way};
 use tests::process::wait_until;
@@ -59,7 +63,7 @@ fn a_transaction_is_done_if_what_it_asks_is_so_and_each_within_it_by_itself() {
     let etcd = client(&server);
     run(async {
         let first = etcd.transact(&put("a", "1")).await.unwrap();
-        let compare = |key: &str, mod_revision| Compare { key: blob(key), mod_revision };
+        let compare = |key: &str, revision| Compare::At(blob(key), revision);
         let within = |known| {
             let success = vec![Step::put(blob("b"), vec![0, 0xff], None)];
             Step::Within(Txn { compare: vec![compare("b", known)], success, failure: vec![Step::read(blob("b"))] })
@@ -216,14 +220,89 @@ fn the_next_member_is_asked_when_one_is_gone_silent_or_busy_dying() {
 fn a_member_that_says_nothing_is_given_up_in_time() {
     let server = Server::start();
     let etcd = client(&server);
-    run(async {
-        etcd.transact(&put("a", "1")).await.unwrap();
-        server.pause();
-        let silent = etcd.transact(&put("a", "2")).await.unwrap_err();
-        assert!(silent.is_unknown(), "{silent}");
-        server.resume();
-        etcd.get(&blob("a")).await.unwrap();
+    run(etcd.transact(&put("a", "1"))).unwrap();
+    server.pause();
+    let silent = run(etcd.transact(&put("a", "2"))).unwrap_err();
+    assert!(silent.is_unknown(), "{silent}");
+    server.resume();
+    // It has much to do first, and so may the machine.
+    wait_until("it answers again", SOON, || run(etcd.get(&blob("a"))).is_ok());
+}
+
+#[test]
+fn a_page_that_is_not_answered_is_asked_for_again_and_none_before_it() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let etcd = Etcd::new(config(&[relay.url()])).unwrap();
+    let key = |at: usize| blob(&format!("/p/{at:05}"));
+    let all: Vec<usize> = (0..4250).collect();
+    for some in all.chunks(100) {
+        let success = some.iter().map(|&at| Step::put(key(at), Vec::new(), None)).collect();
+        run(client(&server).transact(&Txn { success, ..Txn::default() })).unwrap();
+    }
+    let mut found = Vec::new();
+    thread::scope(|scope| {
+        let mut opener = None;
+        let prefix = blob("/p/");
+        let read = etcd.read_all(&prefix, |kv| {
+            // The first page is here; the next one is not answered in time.
+            opener.get_or_insert_with(|| {
+                relay.set(Way::Silent);
+                scope.spawn(|| {
+                    thread::sleep(Duration::from_secs(4));
+                    relay.set(Way::Open);
+                })
+            });
+            found.push(kv.key);
+        });
+        run(read).unwrap();
     });
+    assert_eq!(found, all.into_iter().map(key).collect::<Vec<_>>());
+}
+
+/// A server that answers whatever it is asked with this, and then goes on for ever if it is to; how many bytes it got rid of.
+fn stranger(head: &'static str, goes_on: bool) -> (String, Arc<AtomicUsize>) {
+    /// More than any reader should take, and no danger to the machine.
+    const ENOUGH: usize = 256 << 20;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    // It ends with the process.
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let asked = client.read(&mut [0; 65_536]);
+            let _ = asked.and_then(|_| client.write_all(head.as_bytes()));
+            while goes_on && count.load(Ordering::Relaxed) < ENOUGH && client.write_all(&[b'x'; 65_536]).is_ok() {
+                count.fetch_add(65_536, Ordering::Relaxed);
+            }
+        }
+    });
+    (url, sent)
+}
+
+#[test]
+fn a_stranger_whose_answers_tell_nothing_is_no_empty_etcd() {
+    let (url, _) = stranger("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", false);
+    let etcd = Etcd::new(config(&[url])).unwrap();
+    run(async {
+        let is_none = |error: &EtcdError| matches!(error, EtcdError::Nonsense(_));
+        assert!(etcd.get(&blob("a")).await.is_err_and(|error| is_none(&error)));
+        assert!(etcd.get_at(&blob("a"), 1).await.is_err_and(|error| is_none(&error)));
+        assert!(etcd.read_all(&blob("a"), |_| ()).await.is_err_and(|error| is_none(&error)));
+        assert!(etcd.grant(1).await.is_err_and(|error| is_none(&error)));
+        let unknown = etcd.transact(&put("a", "1")).await;
+        assert!(unknown.is_err_and(|error| is_none(&error) && error.is_unknown()));
+    });
+}
+
+#[test]
+fn who_refuses_a_watch_without_end_is_not_heard_out() {
+    let (url, sent) = stranger("HTTP/1.1 500 No\r\nconnection: close\r\n\r\n", true);
+    let etcd = Etcd::new(config(&[url])).unwrap();
+    assert!(run(etcd.watch(&blob("a"), 1)).is_err());
+    // With what lies in sockets.
+    assert!(sent.load(Ordering::Relaxed) < 32 << 20, "{} bytes", sent.load(Ordering::Relaxed));
 }
 
 /// From now on it asks who is there; "root" with password "secret" may do everything.

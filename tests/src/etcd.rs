@@ -201,6 +201,29 @@ impl Etcd {
         std::fs::remove_dir_all(self.dir.join("data")).expect("our own directory");
     }
 
+    /// Keeps its data as they are now, for [`Etcd::set_back`].
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn keep_data(&self) {
+        assert!(self.child.is_none(), "it runs");
+        self.copy_data("data", "kept");
+    }
+
+    /// Gives it the data back that were kept: what was written since has not been.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn set_back(&mut self) {
+        self.wipe();
+        self.copy_data("kept", "data");
+    }
+
+    fn copy_data(&self, from: &str, to: &str) {
+        let copied = Command::new("cp").arg("-aT").args([from, to].map(|name| self.dir.join(name))).status();
+        assert!(copied.is_ok_and(|status| status.success()), "our own directory");
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         self.child.as_ref().map(Child::log_tail).unwrap_or_default()

@@ -3,6 +3,7 @@
 //! Every host counts what it is told. Who counts [`CUT_AFTER`] since history was cut last says so (key `compacted`, of which
 //! one write is done at a time), and then has etcd forget what was before the time before that. So history goes back by at least
 //! [`CUT_AFTER`] and a host that was away for a while goes on where it was; and nobody needs to be the one whose task that is.
+//! An etcd that is full takes not even that key, and is told to forget all the same.
 
 use super::key::Key;
 use super::{Cluster, lock};
@@ -74,13 +75,18 @@ impl Cluster {
     /// Says that history is cut now and has what was before the last time forgotten; false: another says so.
     fn compact_before(&self, before: Revision) -> Result<bool, EtcdError> {
         let key = self.keys.of(Key::Compacted);
-        let compare = vec![Compare { key: key.clone(), mod_revision: before }];
+        /// gRPC's code for what there is no room for.
+        const RESOURCE_EXHAUSTED: u32 = 8;
+        let compare = vec![Compare::At(key.clone(), before)];
         let success = vec![Step::put(key, self.host.as_bytes().to_vec(), None)];
-        let answer = self.wait(self.etcd.transact(&Txn { compare, success, failure: Vec::new() }))?;
-        if !answer.succeeded {
-            return Ok(false);
+        match self.wait(self.etcd.transact(&Txn { compare, success, failure: Vec::new() })) {
+            Ok(answer) if answer.succeeded => self.compaction.put(answer.revision()),
+            Ok(_) => return Ok(false),
+            Err(EtcdError::Refused { code: RESOURCE_EXHAUSTED, message }) => {
+                tracing::error!(message, "etcd is full: it needs `etcdctl defrag` and `etcdctl alarm disarm`");
+            }
+            Err(error) => return Err(error),
         }
-        self.compaction.put(answer.revision());
         if before > 0 {
             self.wait(self.etcd.compact(before))?;
         }

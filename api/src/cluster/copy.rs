@@ -3,17 +3,16 @@
 //! A file of text: a line that tells what it is of, a line for each key with what stands there, and a line that vouches for all
 //! before it. It is written whole beside the one that is there and put in its place, so that there is always one, however the
 //! writer ends; and what was torn, cut, or is another cloud's is told from it and left alone. What was read from it may be of
-//! an etcd that is no more: before anything is followed from there, or a tenant's record or an extra written, the last write that it knows must be found
-//! in etcd as it stood then ([`Cluster::check_origin`]).
+//! an etcd that is no more: before anything is followed, or a tenant's record or an extra written, all is read from etcd.
 //!
 //! A thread of its own, `copy`, writes what has changed: at once after a quiet time, in a storm no more than
 //! [`BYTES_PER_SECOND`], and once more when the host ends. Memory: the shared state once more as text while it is read.
 
 use super::everything::{Everything, Gathering};
 use super::follow::Follower;
-use super::key::{Key, Keys};
-use super::{Cluster, lock};
-use crate::etcd::EtcdError;
+use super::freed::Marks;
+use super::key::Keys;
+use super::{Cluster, END_PAUSE, lock};
 use crate::etcd::message::{Blob, Revision};
 use crate::hex;
 use crate::store::StoreError;
@@ -26,12 +25,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Shortest pause between two copies.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Bytes that are written a second, in the long run, so that a cloud that never rests does not wear a disk out.
 const BYTES_PER_SECOND: u64 = 2 << 20;
+/// How long the last copy may take once the host ends.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 /// Longest copy read, bytes: 50,000 ports on 1,000 hosts take some 30 MB.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// The version written here.
@@ -165,13 +166,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the copy has all that is known. For the end.
+    /// Waits until the copy has all that is known; not longer than that, because a write that waits for etcd may be in its way.
+    /// For the end.
     pub(super) fn finish_copy(&self) {
-        self.copying.end();
         let thread = lock(&self.copying.thread).take();
-        if let Some(thread) = thread {
-            // A copier that panicked has said so.
-            let _ = thread.join();
+        let end = Instant::now() + FINISH_MAX;
+        while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < end {
+            std::thread::sleep(END_PAUSE);
         }
     }
 
@@ -183,7 +184,8 @@ impl Cluster {
         let mut settled = None;
         follower.while_settled(&mut |model| settled = Some((model.clone(), self.tenants.head())));
         let (model, head) = settled.expect("it calls what it is given");
-        Everything { model, extras, directory, head, revision }
+        // What no other host is told of here: it goes with a lease, and is not needed before all is read again.
+        Everything { model, extras, directory, freed: Marks::new(), head, last: None, revision }
     }
 
     /// Takes our own copy for what there is, until etcd tells more; false: there is none that can be used.
@@ -207,7 +209,7 @@ impl Cluster {
         }
     }
 
-    /// Whether what is known comes from a copy that has not been found in etcd yet.
+    /// Whether what is known comes from a copy.
     pub(super) fn is_from_copy(&self) -> bool {
         self.is_from_copy.load(Ordering::Relaxed)
     }
@@ -215,32 +217,6 @@ impl Cluster {
     /// What is known comes from etcd now.
     pub(super) fn forget_copy(&self) {
         self.is_from_copy.store(false, Ordering::Relaxed);
-    }
-
-    /// Finds out whether etcd is the one that our copy is of, if it comes from one; then it can be followed from there. False: it
-    /// is another, or was set back, or has forgotten: all is to be read.
-    ///
-    /// # Errors
-    /// [`EtcdError`]: that is not to be found out now.
-    pub(super) fn check_origin(&self) -> Result<bool, EtcdError> {
-        /// gRPC's code for, here, a revision that has not come yet.
-        const OUT_OF_RANGE: u32 = 11;
-        if !self.is_from_copy() {
-            return Ok(true);
-        }
-        let head = self.tenants.head();
-        let at = self.revision().max(head.revision);
-        let is_the_same = match self.wait(self.etcd.get_at(&self.keys.of(Key::Head), at)) {
-            Ok(Some(found)) => found.mod_revision() == head.revision && found.value.0 == head.value,
-            Ok(None) => head.revision == 0,
-            Err(EtcdError::Compacted | EtcdError::Refused { code: OUT_OF_RANGE, .. }) => false,
-            Err(error) => return Err(error),
-        };
-        if is_the_same {
-            self.forget_copy();
-            tracing::info!("etcd is there and goes on where this host's copy ends");
-        }
-        Ok(is_the_same)
     }
 }
 

@@ -5,10 +5,13 @@
 
 use super::directory::Directory;
 use super::follow::tell_directory;
+use super::freed::{Mark, Marks};
 use super::key::{Key, Keys};
 use super::tenants::{Extra, Extras, Head, check_head};
 use crate::etcd::message::{Blob, Revision};
+use crate::etcd::watch::Event;
 use crate::model::{LogicalPort, Model, Network};
+use crate::network_type::Segment;
 use crate::store::{StoreError, records};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +21,11 @@ pub(crate) struct Everything {
     pub(crate) model: Arc<Model>,
     pub(crate) extras: Extras,
     pub(crate) directory: Directory,
+    pub(crate) freed: Marks,
     /// The write that the model is of.
     pub(crate) head: Head,
+    /// What was written last of what there is.
+    pub(crate) last: Option<Event>,
     /// All that happened up to it is told.
     pub(crate) revision: Revision,
 }
@@ -31,7 +37,9 @@ pub(super) struct Gathering<'a> {
     ports: Vec<LogicalPort>,
     extras: BTreeMap<(String, String), Extra>,
     directory: Directory,
+    freed: Marks,
     head: Head,
+    last: Option<Event>,
     bad: Option<StoreError>,
 }
 
@@ -43,13 +51,19 @@ impl Gathering<'_> {
             ports: Vec::new(),
             extras: BTreeMap::new(),
             directory: Directory::default(),
+            freed: Marks::default(),
             head: Head::default(),
+            last: None,
             bad: None,
         }
     }
 
     /// Takes what stands at a key since `revision`.
     pub(super) fn take(&mut self, key: &Blob, value: &[u8], revision: Revision) {
+        // Of one write the last key, which is `writer` where there is one, and so like no other's.
+        if self.last.as_ref().is_none_or(|last| last.revision <= revision) {
+            self.last = Some(Event { key: key.clone(), value: Some(value.to_vec()), revision });
+        }
         let read = match self.keys.read(key) {
             Some(Key::Head) => {
                 self.head = Head { revision, value: value.to_vec() };
@@ -60,6 +74,10 @@ impl Gathering<'_> {
             Some(Key::Extra(kind, id)) => {
                 let extra = Extra { value: value.to_vec(), revision };
                 self.extras.insert((kind.to_owned(), id.to_owned()), extra);
+                Ok(())
+            }
+            Some(Key::Freed(text)) => {
+                self.freed.extend(Segment::from_name(text).map(|segment| (segment, Mark::read(value, revision))));
                 Ok(())
             }
             Some(key) => {
@@ -76,12 +94,12 @@ impl Gathering<'_> {
     /// # Errors
     /// [`StoreError`]: a record cannot be read, or they contradict each other.
     pub(super) fn finish(self, revision: Revision) -> Result<Everything, StoreError> {
-        if let Some(error) = self.bad {
+        let Gathering { networks, ports, extras, directory, freed, head, last, bad, .. } = self;
+        if let Some(error) = bad {
             return Err(error);
         }
-        let model = Arc::new(Model::from_records(self.networks, self.ports)?);
-        let extras = Extras::new(self.extras);
-        Ok(Everything { model, extras, directory: self.directory, head: self.head, revision })
+        let model = Arc::new(Model::from_records(networks, ports)?);
+        Ok(Everything { model, extras: Extras::new(extras), directory, freed, head, last, revision })
     }
 }
 

@@ -4,16 +4,20 @@
 //! together ([`Follower::absorb`]), so that many changes are one publication. A watch that ends is begun anew where it ended;
 //! if etcd has forgotten that (compaction), all is read again and only what differs is told to touch anything. A watch that is
 //! silent for [`RENEW_AFTER`] is begun anew too: one whose member hangs, or is cut off from us without a word, would be silent for
-//! ever. Where one begins behind what we know, or a write of ours finds less, etcd was set back to an older state and all is read.
+//! ever.
+//!
+//! An etcd that was set back to an older state (restored from a snapshot) may be further than we are by the time we find it, and tell
+//! what would follow. So whenever a watch has begun, what was told last must stand in etcd as it was told
+//! ([`Cluster::check_history`]); else, or where a write of ours finds less than it knows, all is read. So it is after a start from a copy.
 
 use super::directory::Directory;
 use super::everything::Everything;
 use super::key::Key;
 use super::tenants::{Head, TenantsNews, check_head};
-use super::{Cluster, RETRY_MAX, RETRY_MIN, lock};
-use crate::etcd::EtcdError;
+use super::{Cluster, Followed, RETRY_MAX, RETRY_MIN, lock};
 use crate::etcd::message::Revision;
 use crate::etcd::watch::{Event, News as Told, Watch};
+use crate::etcd::{EtcdError, by_luck};
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
 use crate::network_type::Segment;
 use crate::store::{StoreError, records};
@@ -23,12 +27,14 @@ use std::time::{Duration, Instant};
 
 /// How long a watch may be silent before another takes its place.
 const RENEW_AFTER: Duration = Duration::from_secs(10);
-/// Pause before all is read again where something in it could not be read.
-const BAD_RECORD_PAUSE: Duration = Duration::from_secs(10);
+/// Pause before all is read again where something in it could not be read; doubled up to [`BAD_RECORD_PAUSE_MAX`].
+const BAD_RECORD_PAUSE_MIN: Duration = Duration::from_secs(10);
+const BAD_RECORD_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often the thread looks whether it is to end.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// Events handed on together.
+/// Events handed on together, and bytes that told them, before those of the last news.
 const EVENTS_MAX: usize = 16_384;
+const BYTES_MAX: usize = 16 << 20;
 
 /// What happened elsewhere, or here and was told.
 pub struct News {
@@ -80,8 +86,8 @@ impl Cluster {
     }
 
     fn follow_on(&self, follower: &Weak<dyn Follower>) {
-        let mut pause = RETRY_MIN;
-        let mut reads_all = false;
+        let (mut pause, mut bad_pause) = (RETRY_MIN, BAD_RECORD_PAUSE_MIN);
+        let mut reads_all = self.is_from_copy();
         let mut bad = String::new();
         loop {
             let Some(follower) = follower.upgrade() else { return };
@@ -93,25 +99,24 @@ impl Cluster {
                 self.forget_place();
                 reads_all = true;
             }
-            let outcome = self.read_freed().map_err(StoreError::from).and_then(|()| match reads_all {
-                true => self.read_again(&*follower),
-                false => self.check_origin().map_err(StoreError::from).and_then(|is_the_same| match is_the_same {
-                    true => Ok(()),
-                    false => self.read_in_place_of_copy(&*follower),
-                }),
-            });
-            let outcome = outcome.and_then(|()| {
-                reads_all = false;
+            let read = if reads_all { self.read_again(&*follower) } else { Ok(()) };
+            let outcome = read.and_then(|()| {
+                if std::mem::take(&mut reads_all) {
+                    (bad, bad_pause) = (String::new(), BAD_RECORD_PAUSE_MIN);
+                }
                 self.watch(&*follower)
             });
             // Nobody is kept while this thread sleeps.
             drop(follower);
+            // One that went well for a while is no try that failed.
+            let went_well = !reads_all && begin.elapsed() > RETRY_MAX;
             match outcome {
                 Ok(()) => return,
                 Err(StoreError::Etcd(EtcdError::Compacted)) => {
-                    tracing::info!("etcd has forgotten what comes next; reading everything");
+                    if !self.is_set_back.load(Ordering::Relaxed) {
+                        tracing::info!("etcd has forgotten what comes next; reading everything");
+                    }
                     reads_all = true;
-                    continue;
                 }
                 Err(StoreError::Inconsistent(error)) => {
                     tracing::error!(%error, "what etcd tells is no news of what we know; reading everything");
@@ -125,36 +130,41 @@ impl Cluster {
                     }
                     // As it is by then: what came before is no matter.
                     reads_all = true;
-                    std::thread::sleep(BAD_RECORD_PAUSE);
+                    std::thread::sleep(bad_pause / 2 + by_luck(bad_pause / 2));
+                    bad_pause = (bad_pause * 2).min(BAD_RECORD_PAUSE_MAX);
                     continue;
                 }
                 Err(error) => tracing::debug!(%error, "following ended; it begins anew"),
             }
-            // One that went well for a while is no try that failed.
-            pause = if begin.elapsed() > RETRY_MAX { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
-            std::thread::sleep(pause);
+            pause = if went_well { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
+            std::thread::sleep(pause / 2 + by_luck(pause / 2));
         }
     }
 
     /// Follows until it is to end, or a watch does before another takes its place.
     fn watch(&self, follower: &dyn Follower) -> Result<(), StoreError> {
         self.read_compaction()?;
+        // From what was told last: up to where we follow nothing came after it, but an etcd that was set back in between may have
+        // had something else to tell.
+        let mut from = lock(&self.followed).last.as_ref().map_or(0, |last| last.revision);
         loop {
-            let mut watch = self.wait(self.etcd.watch(&self.keys.prefix(), self.revision() + 1))?;
-            if watch.begun_at() < self.revision() {
-                self.check_set_back()?;
-            }
+            let mut watch = self.wait(self.etcd.watch(&self.keys.prefix(), from + 1))?;
+            self.check_history(from)?;
             let mut silent_since = Instant::now();
             while silent_since.elapsed() < RENEW_AFTER {
-                if let Some(told) = self.next(&mut watch, LOOK_AFTER)? {
-                    silent_since = Instant::now();
-                    self.take(told, &mut watch, follower)?;
-                } else if self.is_ended.load(Ordering::Relaxed) {
+                let told = self.next(&mut watch, LOOK_AFTER)?;
+                if self.is_ended.load(Ordering::Relaxed) {
                     return Ok(());
-                } else if self.is_set_back.load(Ordering::Relaxed) {
+                }
+                if self.is_set_back.load(Ordering::Relaxed) {
                     return Err(EtcdError::Compacted.into());
                 }
+                if let Some(told) = told {
+                    silent_since = Instant::now();
+                    self.take(told, &mut watch, follower)?;
+                }
             }
+            from = self.revision();
         }
     }
 
@@ -163,17 +173,26 @@ impl Cluster {
         let runtime = self.runtime.as_ref().expect("it is there until we are dropped");
         // Inside the runtime: a timer is made by the call.
         let told = runtime.block_on(async { tokio::time::timeout(time_max, watch.next()).await });
-        told.ok().transpose().inspect_err(|_| self.etcd.turn())
+        told.ok().transpose().inspect_err(|_| self.etcd.turn(watch.member()))
     }
 
-    /// A watch has begun behind what we know: its member is, or all of etcd.
-    fn check_set_back(&self) -> Result<(), StoreError> {
-        let (_, revision) = self.wait(self.etcd.get(&self.keys.of(Key::Head)))?;
-        if revision >= self.revision() {
+    /// A watch has begun behind `from`: what it tells follows what we know if that ends in etcd as it was told.
+    fn check_history(&self, from: Revision) -> Result<(), StoreError> {
+        /// gRPC's code for, here, a revision that has not come yet.
+        const OUT_OF_RANGE: u32 = 11;
+        let Some(last) = lock(&self.followed).last.clone() else { return Ok(()) };
+        let found = match self.wait(self.etcd.get_at(&last.key, last.revision)) {
+            Ok(found) => found.map(|found| (found.mod_revision(), found.value.0)),
+            Err(EtcdError::Refused { code: OUT_OF_RANGE, .. }) => None,
+            // A watch that was there all the time has told that nothing came since.
+            Err(EtcdError::Compacted) if from > last.revision => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if found == last.value.map(|value| (last.revision, value)) {
             return Ok(());
         }
-        tracing::error!(revision, known = self.revision(), "etcd has gone back in time; taking it as it is now");
-        self.forget_place();
+        tracing::error!(known = last.revision, "etcd is not what it was; taking it as it is now");
+        self.is_set_back.store(true, Ordering::Relaxed);
         Err(EtcdError::Compacted.into())
     }
 
@@ -181,6 +200,7 @@ impl Cluster {
     fn take(&self, first: Told, watch: &mut Watch, follower: &dyn Follower) -> Result<(), StoreError> {
         let Told { mut revision, mut events, mut bytes } = first;
         while events.len() < EVENTS_MAX
+            && bytes < BYTES_MAX
             && let Some(more) = self.next(watch, Duration::ZERO)?
         {
             bytes += more.bytes;
@@ -209,8 +229,12 @@ impl Cluster {
             follower.absorb(News { tenants, plugs })?;
         }
         {
+            // Of the last write the first key, which is `head` where there is one, and so like no other's.
+            let puts = events.into_iter().rev().filter(|event| event.value.is_some() && event.revision <= revision);
+            let last = puts.max_by_key(|event| event.revision);
             let mut followed = lock(&self.followed);
-            *followed = revision.max(*followed);
+            followed.revision = revision.max(followed.revision);
+            followed.last = last.or(followed.last.take());
         }
         self.copying.note_change();
         if let Some(bad) = bad {
@@ -251,7 +275,13 @@ impl Cluster {
 
     /// Reads all and tells what differs.
     fn read_again(&self, follower: &dyn Follower) -> Result<(), StoreError> {
-        let Everything { model, extras, directory, head, revision } = self.read_everything()?;
+        let Everything { model, extras, directory, freed, head, last, revision } = self.read_everything()?;
+        if self.is_from_copy() {
+            tracing::info!("etcd is there; what this host knew last is replaced");
+            self.forget_place();
+        }
+        // Before the model: numbers of networks that are gone are free by it.
+        self.freed.replace(freed, revision);
         self.extras.write().unwrap_or_else(PoisonError::into_inner).replace(extras);
         let plugs = {
             let mut known = self.directory.write().unwrap_or_else(PoisonError::into_inner);
@@ -260,19 +290,12 @@ impl Cluster {
             plugs
         };
         follower.absorb(News { tenants: Some(TenantsNews::All(model, head)), plugs })?;
-        *lock(&self.followed) = revision;
+        *lock(&self.followed) = Followed { revision, last };
         // However it came to be read: what is known comes from etcd now.
         self.forget_copy();
         self.copying.note_change();
         tracing::info!(revision, "everything is read");
         Ok(())
-    }
-
-    /// The same, when what we know comes from a copy that etcd knows nothing of.
-    fn read_in_place_of_copy(&self, follower: &dyn Follower) -> Result<(), StoreError> {
-        tracing::info!("etcd does not go on where this host's copy ends; reading everything");
-        self.forget_place();
-        self.read_again(follower)
     }
 }
 

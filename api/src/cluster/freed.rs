@@ -3,7 +3,9 @@
 //! A host that is cut off from etcd carries the networks it knows; for the others it is dead when its lease ends, and what it
 //! sends is refused. Until then a number that is another tenant's by now would lead his frames there. So whoever removes a
 //! network leaves a mark with its number, by the same transaction, under a lease of its own: it goes by itself, and whoever
-//! serves the API knows of it, a server that has just started too.
+//! serves the API knows of it, a server that has just started too. Of VLANs that is not enough: nobody asks whose frames with
+//! a tag are, so a host that is cut off for longer goes on sending into what is another tenant's by then. So VLANs are
+//! allotted going round ([`crate::network_type`]), and the operator is told.
 //!
 //! One lease is for all marks of some time. Bound: a tenant who leaves more than [`OWN_MAX`] marks gets his own numbers again,
 //! so that no tenant uses up a range by making networks and removing them.
@@ -16,8 +18,7 @@ use crate::model::{Change, Model, Text};
 use crate::network_type::Segment;
 use crate::store::StoreError;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// Times of a host's lease that a number is kept from others: it ends after one, and is told of within another.
@@ -28,34 +29,58 @@ pub(crate) const OWN_MAX: usize = 16;
 /// The marks that there are.
 #[derive(Default)]
 pub(super) struct Freed {
-    all: RwLock<HashMap<Segment, Mark>>,
+    all: RwLock<Marks>,
     lease: Mutex<Option<(LeaseId, Instant)>>,
-    /// They were read.
-    is_read: AtomicBool,
 }
+
+/// Marks, by number.
+pub(crate) type Marks = HashMap<Segment, Mark>;
 
 /// That a number was a network's.
 #[derive(Clone, Debug)]
-struct Mark {
+pub(crate) struct Mark {
     /// Whose.
     tenant: Text,
     /// Since when it is none's.
     revision: Revision,
 }
 
+impl Mark {
+    /// What stands at a mark's key since `revision`.
+    pub(super) fn read(tenant: &[u8], revision: Revision) -> Mark {
+        Mark { tenant: String::from_utf8_lossy(tenant).into(), revision }
+    }
+}
+
 impl Freed {
+    fn write(&self) -> RwLockWriteGuard<'_, Marks> {
+        self.all.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None of them is known.
+    pub(super) fn forget(&self) {
+        self.write().clear();
+    }
+
+    /// Takes the marks that there were at `revision` for all that were known by then.
+    pub(super) fn replace(&self, found: Marks, revision: Revision) {
+        let mut all = self.write();
+        // What we left ourselves since was not there yet.
+        all.retain(|_, known| known.revision > revision);
+        for (segment, mark) in found {
+            all.entry(segment).or_insert(mark);
+        }
+    }
+
     /// A mark is there, or gone.
     pub(super) fn put(&self, segment: Segment, tenant: Option<&[u8]>, revision: Revision) {
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.write();
         // What we left ourselves is known before the watch tells what came before it.
         if all.get(&segment).is_some_and(|known| known.revision > revision) {
             return;
         }
         match tenant {
-            Some(tenant) => {
-                let tenant = String::from_utf8_lossy(tenant).into();
-                drop(all.insert(segment, Mark { tenant, revision }));
-            }
+            Some(tenant) => drop(all.insert(segment, Mark::read(tenant, revision))),
             None => drop(all.remove(&segment)),
         }
     }
@@ -85,37 +110,6 @@ impl Cluster {
         }
         own.sort_unstable_by_key(|(_, mark)| mark.revision);
         own.into_iter().map(|(segment, _)| segment.clone()).collect()
-    }
-
-    /// Nobody has planned a write without knowing the marks.
-    ///
-    /// # Errors
-    /// [`StoreError::Outrun`]: they are known only now.
-    pub(super) fn check_freed_are_known(&self) -> Result<(), StoreError> {
-        if self.freed.is_read.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.read_freed()?;
-        Err(StoreError::Outrun)
-    }
-
-    /// Reads the marks that there are.
-    ///
-    /// # Errors
-    /// [`EtcdError`].
-    pub(super) fn read_freed(&self) -> Result<(), EtcdError> {
-        let mut found = Vec::new();
-        self.wait(self.etcd.read_all(&self.keys.freed(), |kv| found.push(kv)))?;
-        for kv in found {
-            if let Some(Key::Freed(text)) = self.keys.read(&kv.key)
-                && let Some(segment) = Segment::from_name(text)
-            {
-                self.freed.put(segment, Some(&kv.value.0), kv.mod_revision());
-            }
-        }
-        // Pairs with the look before a write.
-        self.freed.is_read.store(true, Ordering::Release);
-        Ok(())
     }
 
     /// The steps that leave marks.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `head` | which write of tenants' records was last | every such write, which asks for the one before it |
 //! | `compacted` | from when on history is kept at least | who has etcd forget what was before |
-//! | `writer/HOST` | the last such write of a host | with it |
+//! | `writer/BOOT` | the last such write of a host since this start of it | with it |
 //! | `network/ID`, `port/ID`, `extra/KIND/ID` | tenants' records, as in an embedded store | whoever serves the API |
 //! | `freed/SEGMENT` | a VLAN or VNI that a network had until lately, with its tenant | who removed it, under a lease |
 //! | `node/HOST` | a host that lives | that host, under its lease |
@@ -19,7 +19,7 @@ pub(super) enum Key<'a> {
     Head,
     /// The last time that history was cut.
     Compacted,
-    /// The last write of a host.
+    /// The last write of a host, by its start: two hosts may have one name.
     Writer(&'a str),
     /// A network, by its id.
     Network(&'a str),
@@ -58,17 +58,12 @@ impl Keys {
         Blob(self.prefix.clone().into_bytes())
     }
 
-    /// What the keys of freed segments begin with.
-    pub(super) fn freed(&self) -> Blob {
-        Blob(format!("{}freed/", self.prefix).into_bytes())
-    }
-
     /// Where something is.
     pub(super) fn of(&self, key: Key<'_>) -> Blob {
         let (folder, name) = match key {
             Key::Head => ("head", ""),
             Key::Compacted => ("compacted", ""),
-            Key::Writer(host) => ("writer/", host),
+            Key::Writer(boot) => ("writer/", boot),
             Key::Network(id) => ("network/", id),
             Key::Port(id) => ("port/", id),
             Key::Extra(kind, id) => return Blob(format!("{}extra/{kind}/{id}", self.prefix).into_bytes()),
@@ -116,7 +111,7 @@ mod tests {
         for key in [
             Key::Head,
             Key::Compacted,
-            Key::Writer("h"),
+            Key::Writer("b"),
             Key::Network(odd),
             Key::Port("p"),
             Key::Extra("qos", odd),

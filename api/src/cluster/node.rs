@@ -13,19 +13,21 @@
 
 use super::directory::{Directory, NodeRecord, PlugRecord, Plugged};
 use super::key::Key;
-use super::{Cluster, lock};
+use super::{Cluster, END_PAUSE, lock};
 use crate::etcd::message::{Compare, KeyValue, LeaseId, Step, Txn};
 use crate::etcd::{EtcdError, message::Revision};
 use crate::model::{InterfaceId, Text};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use switch::ids::MacAddr;
 
 /// Plugs said by one transaction.
 const PLUGS_AT_ONCE: usize = 60;
+/// How long leaving may take.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Part of a lease's time after which it is kept alive.
 const KEEP_ALIVE_PART: u32 = 3;
 
@@ -105,7 +107,7 @@ impl Cluster {
         self.check_namesake()?;
         let (key, value) = (self.keys.of(Key::Node(&self.host)), serde_json::to_vec(&node));
         let step = Step::put(key.clone(), value.expect("records have only text keys"), Some(lease));
-        let compare = vec![Compare { key, mod_revision: known }];
+        let compare = vec![Compare::At(key, known)];
         let answer = self.under_lease(&mut registration, &Txn { compare, success: vec![step], ..Txn::default() })?;
         if !answer.succeeded {
             return Err(NotSaid::Outrun);
@@ -300,7 +302,7 @@ impl Cluster {
                 }
                 None => Step::delete(key.clone()),
             };
-            let compare = vec![Compare { key: key.clone(), mod_revision: *known }];
+            let compare = vec![Compare::At(key.clone(), *known)];
             Step::Within(Txn { compare, success: vec![step], failure: vec![Step::read(key)] })
         };
         let txn = Txn { success: parcel.iter().map(step).collect(), ..Txn::default() };
@@ -324,12 +326,24 @@ impl Cluster {
         Ok(held)
     }
 
-    /// Ends our lease: we are gone.
+    /// Ends our lease: we are gone. If etcd does not hear that within [`LEAVE_MAX`] it ends by itself.
     pub(super) fn leave(&self) {
-        let registration = std::mem::take(&mut *lock(&self.node));
-        if let Some(lease) = registration.lease
-            && let Err(error) = self.wait(self.etcd.revoke(lease.id))
-        {
+        let end = Instant::now() + LEAVE_MAX;
+        let registration = loop {
+            match self.node.try_lock() {
+                Ok(mut registration) => break std::mem::take(&mut *registration),
+                // Something is being said that etcd does not hear.
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(END_PAUSE),
+                Err(_) => return,
+            }
+        };
+        let Some(lease) = registration.lease else { return };
+        let left = end.saturating_duration_since(Instant::now());
+        let revoked = async {
+            let revoked = tokio::time::timeout(left, self.etcd.revoke(lease.id)).await;
+            revoked.unwrap_or_else(|_| Err(EtcdError::Unanswered("not in time".to_owned())))
+        };
+        if let Err(error) = self.wait(revoked) {
             tracing::debug!(%error, "our lease ends by itself");
         }
     }

@@ -1,7 +1,7 @@
 //! Tenants' records in etcd: how a write is committed so that no other is lost, and how those of others become part of the model.
 //!
 //! A write is planned against the model, which is all there was at the revision of a `head` that we have seen. It is one
-//! transaction that asks for that very `head` and writes another: so if anybody wrote meanwhile, here or elsewhere, nothing is
+//! transaction that asks for that very `head`, by revision and value, and writes another: so if anybody wrote meanwhile, here or elsewhere, nothing is
 //! done ([`StoreError::Outrun`]), and whoever planned waits until we know what there is and plans anew. Quotas, segments and
 //! uniqueness hold because every plan saw all that was there. What comes to no write, a refusal, is told only if it saw all that was
 //! written by then ([`Cluster::present`]).
@@ -16,13 +16,14 @@
 use super::everything::Everything;
 use super::freed::freed_by;
 use super::key::{Key, Keys};
-use super::{Cluster, RETRY_MIN, lock};
+use super::{Cluster, Followed, RETRY_MIN, lock};
+use crate::etcd::by_luck;
 use crate::etcd::message::{Blob, Compare, KeyValue, Revision, Step, Txn};
 use crate::model::{Change, Inconsistent, Model, Touched};
 use crate::store::{StoreError, records};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,8 @@ pub(super) fn check_head(value: &[u8]) -> Result<(), StoreError> {
 #[derive(Default)]
 pub(super) struct Place {
     revisions: Mutex<Revisions>,
+    /// This start of the host has written.
+    has_written: AtomicBool,
     /// Told when the model has come further.
     caught_up: Condvar,
 }
@@ -181,22 +184,24 @@ impl Cluster {
     /// [`StoreError`].
     pub(crate) fn load(&self) -> Result<Arc<Model>, StoreError> {
         let read = lock(&self.read).take();
-        let Everything { model, extras, directory, head, revision } = match read {
+        let Everything { model, extras, directory, freed, head, last, revision } = match read {
             Some(everything) => everything,
             None => self.read_everything()?,
         };
         self.extras.write().unwrap_or_else(PoisonError::into_inner).replace(extras);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        self.freed.replace(freed, revision);
         self.tenants.set(head);
-        *lock(&self.followed) = revision;
+        *lock(&self.followed) = Followed { revision, last };
         self.copying.note_change();
         Ok(model)
     }
 
     /// The model is of no `head` that there is: whatever is read next is news.
     pub(super) fn forget_place(&self) {
-        // What was wanted before is of a time that will not come.
+        // What was wanted before is of a time that will not come, and marks are of one that has not been.
         lock(&self.tenants.revisions).wanted = 0;
+        self.freed.forget();
         self.tenants.set(Head { revision: -1, value: Vec::new() });
     }
 
@@ -209,6 +214,8 @@ impl Cluster {
         let (absorbed, head) = match news {
             // A write of ours is done only if it met nobody else's: then the model has all there is up to it.
             TenantsNews::All(_, head) | TenantsNews::Changes(_, head) if head.revision <= at => return Ok(None),
+            // They are of no model that there is; all will be read.
+            TenantsNews::Changes(..) if at < 0 => return Ok(None),
             TenantsNews::All(model, head) => (Absorbed { model, touched: None }, head),
             TenantsNews::Changes(changes, head) => {
                 let mut next = model.clone();
@@ -228,7 +235,6 @@ impl Cluster {
     /// [`StoreError::Outrun`]: somebody else wrote, and nothing was done; else as [`StoreError`] says.
     pub(crate) fn commit(&self, before: &Model, changes: &[Change]) -> Result<(), StoreError> {
         self.check_is_there()?;
-        self.check_freed_are_known()?;
         let freed = freed_by(before, changes);
         let steps = steps(&self.keys, changes).into_iter().chain(self.marks(&freed)?).collect();
         let outcome = self.commit_steps(steps);
@@ -238,12 +244,12 @@ impl Cluster {
 
     fn commit_steps(&self, steps: Vec<Step>) -> Result<(), StoreError> {
         self.let_others_write();
-        let base = self.tenants.at();
+        let base = self.tenants.head();
         if self.is_from_copy() {
             return Err(StoreError::Behind);
         }
         let write = uuid::Uuid::new_v4().as_simple().to_string();
-        let txn = self.txn(base, &write, steps)?;
+        let txn = self.txn(&base, &write, steps)?;
         match self.wait(self.etcd.transact(&txn)) {
             Ok(answer) if answer.succeeded => {
                 self.written(answer.revision(), &write);
@@ -252,7 +258,7 @@ impl Cluster {
             Ok(answer) => Err(self.outrun(answer.found(0).map_or(0, KeyValue::mod_revision))),
             Err(error) if error.is_unknown() => {
                 tracing::warn!(%error, "it is not known whether a write was done");
-                self.find_out(base, &write).unwrap_or(Err(StoreError::Etcd(error)))
+                self.find_out(&base, &write).unwrap_or(Err(StoreError::Etcd(error)))
             }
             Err(error) => Err(error.into()),
         }
@@ -262,27 +268,36 @@ impl Cluster {
     fn let_others_write(&self) {
         let is_alone = lock(&self.tenants.revisions).others_wrote.is_none_or(|at| at.elapsed() > OTHERS_WRITE_FOR);
         if !is_alone {
-            let luck = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
-            std::thread::sleep(PAUSE_MAX * luck / 255);
+            std::thread::sleep(by_luck(PAUSE_MAX));
         }
     }
 
-    /// The transaction that does `steps` if the last write was that of revision `base`.
-    fn txn(&self, base: Revision, write: &str, steps: Vec<Step>) -> Result<Txn, StoreError> {
+    /// The transaction that does `steps` if the last write was `base`.
+    fn txn(&self, base: &Head, write: &str, mut steps: Vec<Step>) -> Result<Txn, StoreError> {
         let bytes: usize = steps.iter().map(size).sum();
         if bytes > BYTES_MAX {
             return Err(StoreError::TooLarge { changes: steps.len(), bytes });
         }
-        let head_key = self.keys.of(Key::Head);
-        let writer = Step::put(self.keys.of(Key::Writer(&self.host)), write.as_bytes().to_vec(), None);
+        if !self.tenants.has_written.load(Ordering::Relaxed) {
+            // Nobody will ask what became of a write of an earlier start.
+            steps.extend(self.boots_before.iter().map(|boot| Step::delete(self.keys.of(Key::Writer(boot)))));
+        }
+        let writer = Step::put(self.keys.of(Key::Writer(&self.boot)), write.as_bytes().to_vec(), None);
         let mut success = vec![self.new_head(write), writer];
         success.extend(in_parcels(steps));
-        let compare = vec![Compare { key: head_key.clone(), mod_revision: base }];
-        Ok(Txn { compare, success, failure: vec![Step::read(head_key)] })
+        Ok(Txn { compare: self.is_last(base), success, failure: vec![Step::read(self.keys.of(Key::Head))] })
+    }
+
+    /// What asks whether the last write is this one. In an etcd that was set back another may have its revision.
+    fn is_last(&self, head: &Head) -> Vec<Compare> {
+        let key = self.keys.of(Key::Head);
+        let is_it = (head.revision > 0).then(|| Compare::Is(key.clone(), Blob(head.value.clone())));
+        [Compare::At(key, head.revision)].into_iter().chain(is_it).collect()
     }
 
     /// A write of ours is done: the model is of it.
     fn written(&self, revision: Revision, write: &str) {
+        self.tenants.has_written.store(true, Ordering::Relaxed);
         self.tenants.set(Head { revision, value: head_value(write) });
         self.copying.note_change();
     }
@@ -293,13 +308,12 @@ impl Cluster {
 
     /// Finds out whether the write was done, and sees to it that it will not be if it was not. `None`: that is not to be
     /// found out now.
-    fn find_out(&self, base: Revision, write: &str) -> Option<Result<(), StoreError>> {
-        let head_key = self.keys.of(Key::Head);
+    fn find_out(&self, base: &Head, write: &str) -> Option<Result<(), StoreError>> {
         let shut_out = format!("not {write}");
         let fence = Txn {
-            compare: vec![Compare { key: head_key.clone(), mod_revision: base }],
+            compare: self.is_last(base),
             success: vec![self.new_head(&shut_out)],
-            failure: vec![Step::read(head_key), Step::read(self.keys.of(Key::Writer(&self.host)))],
+            failure: vec![Step::read(self.keys.of(Key::Head)), Step::read(self.keys.of(Key::Writer(&self.boot)))],
         };
         let end = Instant::now() + FIND_OUT_MAX;
         loop {
@@ -328,7 +342,8 @@ impl Cluster {
     fn outrun(&self, head: Revision) -> StoreError {
         let at = self.tenants.at();
         self.want(head);
-        if head < at {
+        // One that is no newer than ours is another.
+        if head <= at {
             tracing::error!(head, known = at, "etcd has gone back in time; taking it as it is now");
             self.forget_place();
             self.is_set_back.store(true, Ordering::Relaxed);
@@ -366,7 +381,7 @@ impl Cluster {
     /// # Errors
     /// [`StoreError::Behind`] if that takes too long.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
-        let Place { revisions, caught_up } = &self.tenants;
+        let Place { revisions, caught_up, .. } = &self.tenants;
         let is_behind = |revisions: &mut Revisions| revisions.at.revision < revisions.wanted;
         let waited = caught_up.wait_timeout_while(lock(revisions), CATCH_UP_MAX, is_behind);
         match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
@@ -414,7 +429,7 @@ impl Cluster {
             Some(value) => Step::put(key.clone(), value.to_vec(), None),
             None => Step::delete(key.clone()),
         };
-        let compare = vec![Compare { key: key.clone(), mod_revision: revision }];
+        let compare = vec![Compare::At(key.clone(), revision)];
         let txn = Txn { compare, success: vec![step], failure: vec![Step::read(key)] };
         let end = Instant::now() + FIND_OUT_MAX;
         let mut is_repeated = false;
@@ -499,7 +514,49 @@ fn steps(keys: &Keys, changes: &[Change]) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ClusterConfig;
     use super::*;
+    use crate::etcd::EtcdConfig;
+    use crate::watched::Rights;
+    use std::path::PathBuf;
+
+    /// A part in a cloud whose etcd is never asked.
+    fn cluster() -> Cluster {
+        let endpoints = vec!["http://127.0.0.1:1".to_owned()];
+        let rights = Rights::OwnerOnly;
+        let etcd = EtcdConfig { endpoints, ca: PathBuf::new(), identity: None, user: None, rights };
+        let (prefix, host) = ("/qvs".to_owned(), "a".to_owned());
+        Cluster::new(ClusterConfig { etcd, prefix, host, lease_s: 6, copy: None, boots_before: Vec::new() }).unwrap()
+    }
+
+    fn head(revision: Revision) -> Head {
+        Head { revision, value: format!("{revision}").into_bytes() }
+    }
+
+    #[test]
+    fn once_a_writer_has_found_etcd_set_back_nothing_is_news_but_all_there_is() {
+        let (cluster, model) = (cluster(), Model::default());
+        let changes = |revision| TenantsNews::Changes(Vec::new(), head(revision));
+        assert!(cluster.absorb(&model, changes(3)).unwrap().is_some());
+        cluster.outrun(4);
+        assert_eq!(cluster.place(), 3, "another was faster");
+        // One of this revision that is not the one we know.
+        cluster.outrun(3);
+        assert!(cluster.is_set_back.load(Ordering::Relaxed));
+        assert!(cluster.absorb(&model, changes(5)).unwrap().is_none());
+        assert_eq!(cluster.place(), -1);
+        assert!(cluster.absorb(&model, TenantsNews::All(Arc::default(), head(2))).unwrap().is_some());
+        assert_eq!(cluster.place(), 2);
+    }
+
+    #[test]
+    fn a_write_asks_for_the_last_one_by_what_it_wrote_too() {
+        let cluster = cluster();
+        let key = cluster.keys.of(Key::Head);
+        let value = Blob(b"7".to_vec());
+        assert_eq!(cluster.is_last(&head(7)), [Compare::At(key.clone(), 7), Compare::Is(key.clone(), value)]);
+        assert_eq!(cluster.is_last(&Head::default()), [Compare::At(key, 0)], "there is none");
+    }
 
     /// How deep steps lie, how many are beside each other at most, and how many there are.
     fn shape(steps: &[Step]) -> (u32, usize, usize) {

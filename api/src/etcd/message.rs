@@ -2,7 +2,7 @@
 //! has its default value is left out. Pure; what is read here is a stranger's until it is one of these types.
 
 use crate::base64;
-use serde::de::{Error as _, Visitor};
+use serde::de::{DeserializeOwned, Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -71,11 +71,22 @@ pub(super) struct Header {
     pub(super) revision: Number,
 }
 
+/// An answer. What has its default value is left out, so that any object could be one.
+pub(super) trait Answer: DeserializeOwned {
+    /// Whether it has what etcd always tells: whoever does not is no etcd, and what he does not have is not gone.
+    fn is_etcds(&self) -> bool;
+}
+
 /// An answer that tells nothing but that it was done.
 #[derive(Deserialize)]
 pub(super) struct Done {
-    #[serde(rename = "header")]
-    _header: Header,
+    header: Header,
+}
+
+impl Answer for Done {
+    fn is_etcds(&self) -> bool {
+        self.header.revision.0 > 0
+    }
 }
 
 #[derive(Serialize)]
@@ -118,13 +129,19 @@ pub(super) struct RangeResponse {
     pub(super) more: bool,
 }
 
-/// What a transaction asks before it does anything: that a key was written last at this revision; 0: that it is not there.
+impl Answer for RangeResponse {
+    fn is_etcds(&self) -> bool {
+        self.header.revision.0 > 0
+    }
+}
+
+/// What a transaction asks before it does anything.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Compare {
-    /// The key.
-    pub key: Blob,
-    /// The revision.
-    pub mod_revision: Revision,
+pub enum Compare {
+    /// That this key was written last at this revision; 0: that it is not there.
+    At(Blob, Revision),
+    /// That this key has this value.
+    Is(Blob, Blob),
 }
 
 impl Serialize for Compare {
@@ -134,10 +151,19 @@ impl Serialize for Compare {
             target: &'static str,
             result: &'static str,
             key: &'a Blob,
-            mod_revision: Number,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mod_revision: Option<Number>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            value: Option<&'a Blob>,
         }
-        let mod_revision = Number(self.mod_revision);
-        Written { target: "MOD", result: "EQUAL", key: &self.key, mod_revision }.serialize(to)
+        let result = "EQUAL";
+        let written = match self {
+            Compare::At(key, revision) => {
+                Written { target: "MOD", result, key, mod_revision: Some(Number(*revision)), value: None }
+            }
+            Compare::Is(key, value) => Written { target: "VALUE", result, key, mod_revision: None, value: Some(value) },
+        };
+        written.serialize(to)
     }
 }
 
@@ -220,6 +246,12 @@ struct StepResponse {
     response_txn: Option<TxnResponse>,
 }
 
+impl Answer for TxnResponse {
+    fn is_etcds(&self) -> bool {
+        self.header.revision.0 > 0
+    }
+}
+
 impl TxnResponse {
     /// The revision of the store after it.
     pub fn revision(&self) -> Revision {
@@ -256,6 +288,12 @@ pub(super) struct LeaseResponse {
     pub(super) id: Number,
     #[serde(rename = "TTL")]
     pub(super) ttl: Number,
+}
+
+impl Answer for LeaseResponse {
+    fn is_etcds(&self) -> bool {
+        self.id.0 != 0
+    }
 }
 
 #[derive(Serialize)]
@@ -318,6 +356,12 @@ pub(super) struct Streamed<T> {
     pub(super) result: Option<T>,
     #[serde(default)]
     pub(super) error: Option<serde_json::Value>,
+}
+
+impl<T: Answer> Answer for Streamed<T> {
+    fn is_etcds(&self) -> bool {
+        self.result.as_ref().is_none_or(T::is_etcds)
+    }
 }
 
 /// What is said instead of an answer.
@@ -389,14 +433,14 @@ mod tests {
         let blob = |text: &str| Blob(text.as_bytes().to_vec());
         let inner = Txn { compare: Vec::new(), success: vec![Step::delete(blob("c"))], failure: Vec::new() };
         let txn = Txn {
-            compare: vec![Compare { key: blob("a"), mod_revision: i64::MAX }],
+            compare: vec![Compare::At(blob("a"), i64::MAX), Compare::Is(blob("a"), blob("b"))],
             success: vec![Step::put(blob("b"), vec![0xff], Some(7)), Step::Within(inner)],
             failure: vec![Step::read(blob("a"))],
         };
         let written = serde_json::to_string(&txn).unwrap();
         assert_eq!(
             written,
-            r#"{"compare":[{"target":"MOD","result":"EQUAL","key":"YQ==","mod_revision":"9223372036854775807"}],"success":[{"request_put":{"key":"Yg==","value":"/w==","lease":"7"}},{"request_txn":{"compare":[],"success":[{"request_delete_range":{"key":"Yw=="}}],"failure":[]}}],"failure":[{"request_range":{"key":"YQ=="}}]}"#
+            r#"{"compare":[{"target":"MOD","result":"EQUAL","key":"YQ==","mod_revision":"9223372036854775807"},{"target":"VALUE","result":"EQUAL","key":"YQ==","value":"Yg=="}],"success":[{"request_put":{"key":"Yg==","value":"/w==","lease":"7"}},{"request_txn":{"compare":[],"success":[{"request_delete_range":{"key":"Yw=="}}],"failure":[]}}],"failure":[{"request_range":{"key":"YQ=="}}]}"#
         );
     }
 

@@ -4,13 +4,13 @@
 //! without a word: so connections are probed by the kernel ([`crate::http_client`]), members without a leader are told to end it,
 //! and whoever follows it compares now and then what it told with what there is. News of one transaction come together;
 //! where etcd cuts them they are put together here. A line has at most [`LINE_BYTES_MAX`] bytes, what was put together
-//! [`GATHERED_MAX`] events: who falls behind by more reads everything anew.
+//! [`GATHERED_MAX`] events and [`GATHERED_BYTES_MAX`] bytes: who falls behind by more reads everything anew.
 
 use super::message::{
     Blob, EventKind, Number, Revision, Streamed, WatchCreate, WatchEvent, WatchRequest, WatchResponse,
 };
-use super::{ANSWER_MAX, Etcd, EtcdError};
-use crate::http_client::{Connection, HeaderValue};
+use super::{ANSWER_BYTES_MAX, ANSWER_MAX, Etcd, EtcdError};
+use crate::http_client::{self, Connection, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,8 @@ use tokio::time::{Instant, timeout_at};
 const LINE_BYTES_MAX: usize = 8 << 20;
 /// Events put together: some times those of the largest transaction of ours, from each of which etcd may have cut one.
 const GATHERED_MAX: usize = 65_536;
+/// Bytes that told them: some times what the largest transaction takes.
+const GATHERED_BYTES_MAX: usize = 4 * LINE_BYTES_MAX;
 
 /// Something that happened to a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,8 +52,8 @@ pub struct Watch {
     _connection: Connection,
     lines: Lines,
     gathered: News,
-    /// The revision that its member was at when it began.
-    begun_at: Revision,
+    /// Whose it is.
+    member: usize,
 }
 
 impl Etcd {
@@ -78,18 +80,18 @@ impl Etcd {
         match self.begin(member, request, deadline).await {
             Ok((connection, answer)) if answer.status().is_success() => {
                 let (lines, gathered) = (Lines::default(), News::default());
-                let mut watch =
-                    Watch { body: answer.into_body(), _connection: connection, lines, gathered, begun_at: 0 };
+                let mut watch = Watch { body: answer.into_body(), _connection: connection, lines, gathered, member };
                 let silent = || EtcdError::Unanswered(format!("no watch within {ANSWER_MAX:?}"));
                 let begun = timeout_at(deadline, watch.begin()).await.map_err(|_| silent()).flatten();
-                begun.inspect_err(|_| self.turn())?;
+                begun.inspect_err(|_| self.turn(member))?;
                 Ok(watch)
             }
             Ok((_, answer)) => {
                 let status = answer.status();
-                self.turn();
-                let body = timeout_at(deadline, answer.into_body().collect()).await.ok().and_then(Result::ok);
-                Err(super::refusal(&body.map(http_body_util::Collected::to_bytes).unwrap_or_default(), status.as_u16()))
+                self.turn(member);
+                let answer = timeout_at(deadline, http_client::read(answer, ANSWER_BYTES_MAX)).await;
+                let body = answer.ok().and_then(Result::ok).map(axum::http::Response::into_body);
+                Err(super::refusal(&body.unwrap_or_default(), status.as_u16()))
             }
             Err(error) => {
                 self.turn_from(member);
@@ -98,11 +100,11 @@ impl Etcd {
         }
     }
 
-    /// The watch has ended, whatever was said of why: the next one is another member's, and by a new token. One that is none
-    /// any more is refused as one whose user lacks the right.
-    pub(crate) fn turn(&self) {
+    /// A watch of this member has ended, whatever was said of why: the next one is another's, and by a new token. One that is
+    /// none any more is refused as one whose user lacks the right.
+    pub(crate) fn turn(&self, member: usize) {
         *super::lock(&self.token) = None;
-        self.turn_from(self.current.load(Ordering::Relaxed));
+        self.turn_from(member);
     }
 }
 
@@ -119,25 +121,20 @@ impl Watch {
         }
     }
 
-    /// The revision that its member was at when the watch began: where all others may have been further.
-    pub fn begun_at(&self) -> Revision {
-        self.begun_at
+    /// Whose it is.
+    pub(crate) fn member(&self) -> usize {
+        self.member
     }
 
     async fn begin(&mut self) -> Result<(), EtcdError> {
-        loop {
-            if let Said::Begun(revision) = self.hear().await? {
-                self.begun_at = revision;
-                return Ok(());
-            }
-        }
+        while self.hear().await? != Said::Begun {}
+        Ok(())
     }
 
     /// Waits for what is said next.
     async fn hear(&mut self) -> Result<Said, EtcdError> {
         loop {
             if let Some(line) = self.lines.next()? {
-                self.gathered.bytes += line.len();
                 return read_line(&line, &mut self.gathered);
             }
             match self.body.frame().await {
@@ -156,8 +153,8 @@ impl Watch {
 /// What a line says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Said {
-    /// The watch has begun, at this revision.
-    Begun(Revision),
+    /// The watch has begun.
+    Begun,
     /// News, whole.
     News(News),
     /// A part of news.
@@ -180,7 +177,8 @@ fn read_line(line: &[u8], gathered: &mut News) -> Result<Said, EtcdError> {
     if said.canceled {
         return Err(EtcdError::Unanswered(said.cancel_reason));
     }
-    let is_too_much = gathered.events.len() + said.events.len() > GATHERED_MAX;
+    gathered.bytes += line.len();
+    let is_too_much = gathered.events.len() + said.events.len() > GATHERED_MAX || gathered.bytes > GATHERED_BYTES_MAX;
     if is_too_much && said.fragment {
         return Err(EtcdError::Compacted);
     }
@@ -189,14 +187,14 @@ fn read_line(line: &[u8], gathered: &mut News) -> Result<Said, EtcdError> {
         value: (kind == EventKind::Put).then_some(kv.value.0),
         key: kv.key,
     }));
-    // Where a watch begins, or catches up, the header tells of the newest revision, and what comes is of older ones.
     if said.created {
-        return Ok(Said::Begun(said.header.revision.0));
+        return Ok(Said::Begun);
     }
     if said.fragment {
         return Ok(Said::Part);
     }
     let mut news = std::mem::take(gathered);
+    // Where a watch catches up, the header tells of the newest revision, and what comes is of older ones.
     news.revision = news.events.last().map_or(said.header.revision.0, |event| event.revision);
     Ok(Said::News(news))
 }
@@ -268,10 +266,10 @@ mod tests {
         let created = r#"{"result":{"header":{"revision":"9"},"created":true}}"#;
         let progress = r#"{"result":{"header":{"revision":"9"}}}"#;
         let told = told(&format!("{created}\n\n{PUT}\n{progress}\n"));
-        let empty = News { revision: 9, ..News::default() };
+        let empty = News { revision: 9, bytes: progress.len(), ..News::default() };
         let event = Event { key: Blob(b"a".to_vec()), value: Some(b"b".to_vec()), revision: 7 };
-        let news = News { revision: 7, events: vec![event], bytes: 0 };
-        assert_eq!(told, [Ok(Said::Begun(9)), Ok(Said::News(news)), Ok(Said::News(empty))]);
+        let news = News { revision: 7, events: vec![event], bytes: created.len() + PUT.len() };
+        assert_eq!(told, [Ok(Said::Begun), Ok(Said::News(news)), Ok(Said::News(empty))]);
     }
 
     #[test]
@@ -282,6 +280,14 @@ mod tests {
         assert_eq!(told[0], Ok(Said::Part));
         let Ok(Said::News(news)) = &told[1] else { panic!("{told:?}") };
         assert_eq!((news.revision, news.events.len(), news.events[1].value.clone()), (8, 2, None));
+    }
+
+    #[test]
+    fn who_falls_behind_by_more_bytes_than_are_gathered_reads_everything_anew() {
+        let part = PUT.replace("\"events\"", "\"fragment\":true,\"events\"");
+        let mut gathered = News { bytes: GATHERED_BYTES_MAX - part.len(), ..News::default() };
+        assert_eq!(read_line(part.as_bytes(), &mut gathered).unwrap(), Said::Part);
+        assert!(matches!(read_line(part.as_bytes(), &mut gathered), Err(EtcdError::Compacted)));
     }
 
     #[test]

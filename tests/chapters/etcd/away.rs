@@ -74,13 +74,7 @@ fn an_etcd_that_was_set_back_is_taken_as_it_is() {
     let [red_a, red_b] = [&a, &b].map(|daemon| daemon.tenant("red"));
     let kept = red_a.network("kept");
     server.kill();
-    let directory = server.path("");
-    let copy = |from: &str, to: &str| {
-        let (from, to) = (directory.join(from), directory.join(to));
-        let copied = std::process::Command::new("cp").arg("-aT").args([from, to]).status().unwrap();
-        assert!(copied.success());
-    };
-    copy("data", "old");
+    server.keep_data();
     server.start_again();
     wait_until("writes are taken", SOON, || {
         red_a.try_request("POST", "networks", Some(&json!({"network": {"name": "lost"}}))).unwrap().status == 202
@@ -88,17 +82,71 @@ fn an_etcd_that_was_set_back_is_taken_as_it_is() {
     (0..5).for_each(|_| drop(red_b.network("lost")));
     wait_until("both know", SOON, || agreed(&red_a, &red_b).len() == 7);
     server.kill();
-    std::fs::remove_dir_all(server.path("data")).unwrap();
-    copy("old", "data");
+    server.set_back();
     server.start_again();
-    let made = wait_for(SOON, || {
-        let answer = red_b.try_request("POST", "networks", Some(&json!({"network": {"name": "n"}}))).unwrap();
-        (answer.status == 202).then(|| answer.json()["network"]["id"].as_str().unwrap().to_owned())
-    });
-    let made = made.expect("writes are taken");
+    let made = made_soon(&red_b);
     wait_until("both have what there is", SOON, || {
         agreed(&red_a, &red_b) == BTreeSet::from([kept.clone(), made.clone()])
     });
+}
+
+#[test]
+fn an_etcd_that_was_set_back_and_is_further_by_now_is_taken_as_it_is() {
+    let mut server = Server::start();
+    let relay = Relay::new(server.address());
+    let (a, b) = (daemon(&server.url(), "a", ""), daemon(&relay.url(), "b", ""));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let kept = red_a.network("kept");
+    server.kill();
+    server.keep_data();
+    server.start_again();
+    made_soon(&red_a);
+    (0..3).for_each(|_| drop(red_a.network("lost")));
+    wait_until("both know", SOON, || agreed(&red_a, &red_b).len() == 5);
+    let known = server.revision();
+    relay.set(Way::Closed);
+    server.kill();
+    server.set_back();
+    server.start_again();
+    let mut all = BTreeSet::from([kept, made_soon(&red_a)]);
+    wait_until("a has what there is", SOON, || networks(&red_a) == all);
+    while server.revision() <= known + 2 {
+        all.insert(red_a.network("new"));
+    }
+    relay.set(Way::Open);
+    wait_until("b has what there is", SOON, || networks(&red_b) == all);
+    all.insert(made_soon(&red_b));
+    assert_eq!(agreed(&red_a, &red_b), all);
+}
+
+#[test]
+fn who_starts_from_a_copy_takes_nothing_from_it_that_an_etcd_set_back_and_further_by_now_has_not() {
+    let mut server = Server::start();
+    let mut a = daemon(&server.url(), "a", "");
+    a.tenant("red").network("lan");
+    // What an extension keeps is written without the networks.
+    let qos = |a: &Daemon, method: &str| {
+        let body = json!({"qos": {"qos_name": "gold", "qos_desc": {"rate": "1"}}});
+        let mut connection = tests::http::Connection::open(a.api()).unwrap();
+        let body = (method == "POST").then_some(&body);
+        connection.request(method, "/v1.1/extensions/csco/tenants/red/qoss", body).unwrap()
+    };
+    server.kill();
+    server.keep_data();
+    server.start_again();
+    wait_until("it is kept", SOON, || qos(&a, "POST").status < 300);
+    a.stop();
+    let known = server.revision();
+    server.kill();
+    a.start_again();
+    let count = || qos(&a, "GET").json()["qoss"].as_array().map(Vec::len);
+    assert_eq!(count(), Some(1), "as in the copy");
+    server.set_back();
+    server.start_again();
+    while server.revision() <= known + 2 {
+        server.ask("/v3/kv/put", &json!({"key": "YQ==", "value": "YQ=="}));
+    }
+    wait_until("it tells what there is", SOON, || count() == Some(0));
 }
 
 /// Whether a daemon has found that etcd is away, and not that it is back.

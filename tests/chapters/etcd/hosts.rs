@@ -4,7 +4,7 @@ use super::SOON;
 use super::shared::{daemon, networks};
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
-use tests::etcd::Etcd as Server;
+use tests::etcd::{Etcd as Server, Relay, Way};
 use tests::process::wait_until;
 
 #[test]
@@ -76,6 +76,28 @@ fn a_node_that_carries_nothing_any_more_says_nothing_of_what_was_plugged_there()
     let socket = b.path("vm1.sock");
     b.must(&format!("plug vm1 --vhost-user {}", socket.display()));
     wait_until("it is UP there", SOON, || red.op_status(&network, &port) == "UP");
+}
+
+#[test]
+fn a_host_that_is_told_to_end_while_a_write_waits_for_an_answer_leaves_at_once() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let settings = format!("[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"a\"\nlease_s = 60", relay.url());
+    let mut a = Daemon::start(&settings);
+    let record = json!({"key": "L3F2cy9ub2RlL2E="});
+    let lives = || !server.ask("/v3/kv/range", &record)["kvs"].is_null();
+    wait_until("it lives", SOON, lives);
+    let red = a.tenant("red");
+    // Two, so that there is one that is not in its copy yet.
+    (0..2).for_each(|_| drop(red.network("lan")));
+    relay.set(Way::NoAnswers);
+    std::thread::scope(|scope| {
+        let body = json!({"network": {"name": "n"}});
+        scope.spawn(move || drop(red.try_request("POST", "networks", Some(&body))));
+        wait_until("it waits", SOON, || relay.unanswered().iter().any(|path| path == "/v3/kv/txn"));
+        a.stop();
+    });
+    assert!(!lives(), "{}", a.path("log").display());
 }
 
 #[test]

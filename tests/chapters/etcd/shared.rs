@@ -218,6 +218,86 @@ fn a_write_whose_answer_is_lost_is_done_once_and_answered() {
 }
 
 #[test]
+fn a_write_whose_answer_is_lost_is_done_once_although_a_host_of_the_same_name_wrote_since() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let a = daemon(&relay.url(), "a", "");
+    let namesake = daemon(&server.url(), "a", "");
+    let (red_a, red_b) = (a.tenant("red"), namesake.tenant("red"));
+    assert!(networks(&red_a).is_empty());
+    relay.set(Way::NoAnswers);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| red_a.network("lan"));
+        wait_until("it is written", SOON, || networks(&red_b).len() == 1);
+        red_b.network("lan");
+        relay.set(Way::Open);
+        let made = writer.join().unwrap();
+        assert!(networks(&red_b).contains(&made));
+    });
+    assert_eq!(agreed(&red_a, &red_b).len(), 2);
+}
+
+#[test]
+fn a_mark_that_went_unheard_withholds_its_number_from_nobody() {
+    let server = Server::start();
+    let relay = Relay::new(server.address());
+    let (a, b) = (daemon(&server.url(), "a", &tunnels("a")), daemon(&relay.url(), "b", &tunnels("b")));
+    let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
+    let gone = red_a.network("gone");
+    red_a.request("DELETE", &format!("networks/{gone}"), None, 204);
+    red_b.network("next");
+    let numbers = || {
+        let networks = b.show("networks");
+        let number = |row: &Value| row["segmentation_id"].as_u64().unwrap();
+        networks.as_array().unwrap().iter().map(number).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(numbers(), BTreeSet::from([5001]), "it knows of the mark");
+    relay.set(Way::Closed);
+    red_a.network("meanwhile");
+    // As when its lease ends.
+    server.ask("/v3/kv/deleterange", &json!({"key": "L3F2cy9mcmVlZC8=", "range_end": "L3F2cy9mcmVlZDA="}));
+    server.compact();
+    relay.set(Way::Open);
+    wait_until("b has caught up", SOON, || agreed(&red_a, &red_b).len() == 2);
+    let body = json!({"network": {"name": "n"}});
+    let make = || red_b.try_request("POST", "networks", Some(&body)).unwrap().status == 202;
+    wait_until("b writes", SOON, make);
+    assert_eq!(numbers(), BTreeSet::from([5000, 5001, 5002]));
+}
+
+#[test]
+fn an_etcd_that_is_full_is_had_forget_what_is_long_past() {
+    let server = Server::start_at(std::net::Ipv4Addr::LOCALHOST.into(), "http", |_| {
+        vec!["--quota-backend-bytes".to_owned(), (180 << 20).to_string()]
+    });
+    let relay = Relay::new(server.address());
+    let a = daemon(&relay.url(), "a", "");
+    let first = server.revision();
+    // One that every host is told of, and one that none is.
+    let long = |key: &str| json!({"key": key, "value": "x".repeat(1 << 20)});
+    let (told, untold) = (long("L3F2cy9sb25nL3g="), long("eA=="));
+    let ask = |path: &str, question: &Value| {
+        tests::http::Connection::open(server.address()).unwrap().request("POST", path, Some(question)).unwrap().status
+    };
+    let has_said = || !server.ask("/v3/kv/range", &json!({"key": "L3F2cy9jb21wYWN0ZWQ="}))["kvs"].is_null();
+    while !has_said() {
+        server.ask("/v3/kv/put", &told);
+    }
+    // Nearly enough for another cut; the rest it hears of when etcd is full.
+    (0..50).for_each(|_| drop(server.ask("/v3/kv/put", &told)));
+    wait_until("a has heard", SOON, || {
+        let copy = std::fs::read_to_string(a.path("state/cloud.copy")).unwrap();
+        copy.lines().next().unwrap().contains(&format!("\"revision\":{}", server.revision()))
+    });
+    relay.set(Way::Closed);
+    (0..20).for_each(|_| drop(server.ask("/v3/kv/put", &told)));
+    while ask("/v3/kv/put", &untold) == 200 {}
+    relay.set(Way::Open);
+    let question = json!({"key": "YQ==", "revision": first.to_string()});
+    wait_until("it has forgotten", SOON, || ask("/v3/kv/range", &question) != 200);
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_told_and_followed_past_once_it_is_mended() {
     let server = Server::start();
     let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, ""));

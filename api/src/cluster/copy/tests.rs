@@ -3,8 +3,10 @@
 use super::*;
 use crate::address_pair::AddressPairs;
 use crate::cluster::directory::{NodeRecord, PlugRecord};
+use crate::cluster::key::Key;
 use crate::model::{AdminState, Change, LogicalPort, Model, Network};
 use crate::network_type::NetworkType;
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 
 /// A directory that goes with the test.
@@ -65,7 +67,7 @@ fn everything() -> Everything {
     let mut extras = super::super::tenants::Extras::default();
     extras.put("qos", "a/b", Some(&[0, 255, 10]), 7);
     let head = super::super::tenants::Head { revision: 8, value: br#"{"schema":1,"write":"w"}"#.to_vec() };
-    Everything { model: Arc::new(model), extras, directory, head, revision: 9 }
+    Everything { model: Arc::new(model), extras, directory, freed: HashMap::new(), head, last: None, revision: 9 }
 }
 
 /// All that stands at each key.
