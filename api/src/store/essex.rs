@@ -14,17 +14,12 @@ use dump::{Row, Wrong};
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 
-/// What a database of SQLite begins with.
-const SQLITE: &[u8] = b"SQLite format 3\0";
 /// What the original's Cisco plugin left of an attachment that was unplugged.
 const DETACHED: &str = "(detached)";
 
 /// Why a dump cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum EssexError {
-    /// It is the database and not its dump.
-    #[error("this is a SQLite database itself; give its dump: sqlite3 quantum.sqlite .dump > FILE")]
-    Database,
     /// It is no text.
     #[error("this is no SQL dump: it is not UTF-8 after {valid} bytes")]
     NoText {
@@ -68,9 +63,6 @@ impl Essex {
     /// # Errors
     /// [`EssexError`]
     pub fn read(dump: &[u8]) -> Result<Essex, EssexError> {
-        if dump.starts_with(SQLITE) {
-            return Err(EssexError::Database);
-        }
         let dump = std::str::from_utf8(dump).map_err(|error| EssexError::NoText { valid: error.valid_up_to() })?;
         let mut tables = dump::rows(dump, &["networks", "ports", "vlan_bindings"])?;
         let mut notes = Vec::new();

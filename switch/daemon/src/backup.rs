@@ -4,6 +4,8 @@
 //! never overwritten, a store that holds something only if that is said, and nothing is written before all was read and
 //! checked. Run as root it leaves what it makes to the owner of the directory, who may be a daemon without privileges.
 
+mod sqlite;
+
 use crate::cli::{ExportArgs, ImportArgs, Origin, StoreCommand};
 use crate::settings::Settings;
 use crate::{FAILED, Outcome, WRONG};
@@ -100,7 +102,8 @@ fn read(file: &Path, origin: Origin) -> anyhow::Result<(Backup, String)> {
     match origin {
         Origin::Qvs => Ok((Backup::read(&mut BufReader::new(File::open(file)?))?, String::new())),
         Origin::QuantumEssex => {
-            let essex = Essex::read(&std::fs::read(file)?)?;
+            let bytes = std::fs::read(file)?;
+            let essex = Essex::read(&if bytes.starts_with(sqlite::HEAD) { sqlite::dump(file)? } else { bytes })?;
             let tenant = |(tenant, (networks, ports)): (_, (usize, usize))| {
                 format!("tenant {tenant:?}: networks {networks}, ports {ports}\n")
             };

@@ -354,10 +354,10 @@ pub(crate) struct ExportArgs {
 #[command(after_help = "\
 The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run.
 
---from quantum-essex reads an SQL dump of the database of OpenStack's Quantum, of the Essex release or before it, made by \
-`sqlite3 quantum.sqlite .dump` or `mysqldump ovs_quantum`. Networks, ports and attachments keep their ids; what is left out \
-is told. Look with --dry-run first:
-  qvs store import --from quantum-essex quantum.sql --dry-run")]
+--from quantum-essex reads the database of OpenStack's Quantum, of the Essex release or before it: SQLite's file, for which \
+the program sqlite3 must be there, or an SQL dump as `sqlite3 quantum.sqlite .dump` or `mysqldump ovs_quantum` makes it. \
+Networks, ports and attachments keep their ids; what is left out is told. Look with --dry-run first:
+  qvs store import --from quantum-essex quantum.sqlite --dry-run")]
 pub(crate) struct ImportArgs {
     /// The file to read
     #[arg(value_name = "FILE")]

@@ -272,8 +272,36 @@ fn a_database_of_the_original_is_taken_over_after_a_look() {
         text.contains(r#"{"port":{"id":"p","network":"n","state":"ACTIVE","attachment":"vif","serial":1}}"#),
         "{text}"
     );
-    std::fs::write(&dump, "SQLite format 3\0").unwrap();
-    let (status, said) = import(&["--replace"]);
-    assert_eq!(status, Some(1));
-    assert!(said.contains("give its dump: sqlite3"), "{said}");
+}
+
+#[test]
+fn a_database_of_the_original_itself_is_read_by_sqlite_s_own_program() {
+    let file = settings("sqlite", "state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n");
+    let directory = file.parent().unwrap();
+    let database = directory.join("-quantum.sqlite");
+    std::fs::write(&database, "SQLite format 3\0").unwrap();
+    let tools = directory.join("tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    let import = |sqlite: &str| {
+        let tool = tools.join("sqlite3");
+        let _ = std::fs::remove_file(&tool);
+        if !sqlite.is_empty() {
+            std::fs::write(&tool, format!("#!/bin/sh\n{sqlite}\n")).unwrap();
+            std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qvs"));
+        command.current_dir(directory).env("PATH", &tools);
+        command.args(["store", "import", "--dry-run", "--from", "quantum-essex", "--config"]).arg(&file);
+        let output = command.args(["--", "-quantum.sqlite"]).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (status, said) = import("");
+    assert!(status == Some(1) && said.contains("install it (apt install sqlite3)"), "{said}");
+    // A program that answers as that one does, to the words that it understands.
+    let asked = format!("-batch -init /dev/null -readonly {} PRAGMA integrity_check .dump", database.display());
+    let dump = "CREATE TABLE networks (uuid x, tenant_id y); INSERT INTO networks VALUES ('n','acme');";
+    let (status, said) = import(&format!("[ \"$*\" = '{asked}' ] && echo ok && echo \"{dump}\""));
+    assert!(status == Some(0) && said.contains("would write 1 network,"), "{said}");
+    let (status, said) = import(&format!("echo '*** in database main ***'; echo \"{dump}\""));
+    assert!(status == Some(1) && said.contains("no whole database in it: *** in database main ***"), "{said}");
 }

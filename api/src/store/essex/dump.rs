@@ -2,9 +2,16 @@
 //!
 //! A dump is a program, and this is no database: only `CREATE TABLE`, for the order of columns, and `INSERT INTO` of plain
 //! values are read; all other statements are passed over by their quotes and semicolons. The two programs quote names
-//! differently, and only MySQL's texts have backslash escapes. Pure; one pass, whatever the text.
+//! differently, only MySQL's texts have backslash escapes, and only SQLite's are put together by functions. Which of them
+//! wrote it is told by the comments before the first statement, where no tenant's text can be. Pure; one pass, whatever the
+//! text.
 
 use std::collections::HashMap;
+use std::iter::Peekable;
+use std::slice;
+
+/// Functions in one another that make one text; `sqlite3` has one for each kind of line end.
+const NESTING_MAX: usize = 4;
 
 /// A row: its values by column, `None` for NULL, and the line it begins on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,11 +153,16 @@ impl Scanner<'_> {
 
 /// The rows of the tables of these names, in the order of the dump. A table that is not there has none.
 pub(super) fn rows(dump: &str, tables: &[&str]) -> Result<HashMap<String, Vec<Row>>, Wrong> {
-    let has_escapes = dump.starts_with("-- My") || dump.starts_with("-- Ma") || dump.contains("/*!");
+    let is_comment = |line: &&str| line.is_empty() || line.starts_with("--") || line.starts_with("/*");
+    let head: Vec<_> = dump.lines().take_while(is_comment).collect();
+    let begins = |signs: [&str; 2]| head.iter().any(|line| signs.iter().any(|sign| line.starts_with(sign)));
+    let is_titled = begins(["-- MySQL dump", "-- MariaDB dump"]);
+    let has_escapes = is_titled || begins(["/*!", "/*M!"]);
     let mut scanner = Scanner { rest: dump, line: 1, has_escapes, is_cut: false };
     // What each program ends a dump with, if it began it so.
     let mut is_open = false;
-    let is_completed = !dump.starts_with("-- M") || dump.contains("-- Dump completed");
+    let is_completed =
+        !is_titled || dump.trim_end().lines().next_back().is_some_and(|line| line.starts_with("-- Dump completed"));
     let mut columns: HashMap<String, Vec<String>> = HashMap::new();
     let mut found: HashMap<String, Vec<Row>> = HashMap::new();
     while let Some((line, tokens)) = scanner.statement() {
@@ -241,12 +253,7 @@ fn insert(tokens: &[(usize, Token)], known: Option<&[String]>, line: usize) -> R
         }
         let mut values = Vec::new();
         loop {
-            values.push(match tokens.next() {
-                Some((_, Token::Text(text))) => Some(text.clone()),
-                Some((_, token)) if token.is("NULL") => None,
-                Some((_, Token::Word(word))) => Some(word.clone()),
-                _ => return Err(wrong(*line, "only plain values are understood")),
-            });
+            values.push(value(&mut tokens, 0).ok_or_else(|| wrong(*line, "only plain values are understood"))?);
             match tokens.next() {
                 Some((_, Token::Sign(','))) => {}
                 Some((_, Token::Sign(')'))) => break,
@@ -259,4 +266,70 @@ fn insert(tokens: &[(usize, Token)], known: Option<&[String]>, line: usize) -> R
         rows.push(Row { line: *line, values: columns.iter().cloned().zip(values).collect() });
     }
     Ok(rows)
+}
+
+type Tokens<'a> = Peekable<slice::Iter<'a, (usize, Token)>>;
+
+/// The next value, with `None` in it for NULL; `None`: it is not one. A text with line ends, or with other characters that a
+/// terminal takes for its own, is `replace('…','…',char(N))` to `sqlite3`, one in another, and `unistr('…')` from 3.50 on.
+fn value(tokens: &mut Tokens<'_>, depth: usize) -> Option<Option<String>> {
+    let (_, token) = tokens.next()?;
+    Some(Some(match token {
+        token if token.is("NULL") => return Some(None),
+        token if token.is("replace") && depth < NESTING_MAX => {
+            sign(tokens, '(')?;
+            let text = value(tokens, depth + 1)??;
+            sign(tokens, ',')?;
+            let mark = value(tokens, NESTING_MAX)??;
+            sign(tokens, ',')?;
+            let char = character(tokens)?;
+            sign(tokens, ')')?;
+            if mark.is_empty() { text } else { text.replace(&mark, char.encode_utf8(&mut [0; 4])) }
+        }
+        token if token.is("unistr") && depth < NESTING_MAX => {
+            sign(tokens, '(')?;
+            let text = value(tokens, NESTING_MAX)??;
+            sign(tokens, ')')?;
+            unescaped(&text)?
+        }
+        Token::Text(text) | Token::Word(text) => text.clone(),
+        Token::Name(_) | Token::Sign(_) => return None,
+    }))
+}
+
+fn sign(tokens: &mut Tokens<'_>, sign: char) -> Option<()> {
+    tokens.next_if(|(_, token)| *token == Token::Sign(sign)).map(drop)
+}
+
+/// `char(N)`.
+fn character(tokens: &mut Tokens<'_>) -> Option<char> {
+    tokens.next_if(|(_, token)| token.is("char"))?;
+    sign(tokens, '(')?;
+    let number = value(tokens, NESTING_MAX)??;
+    sign(tokens, ')')?;
+    char::from_u32(number.parse().ok()?)
+}
+
+/// A text as SQLite's `unistr` reads it: with `\\`, `\XXXX`, `\uXXXX`, `\+XXXXXX` and `\UXXXXXXXX`.
+fn unescaped(text: &str) -> Option<String> {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let (sign_len, digits_len) = match rest.chars().next()? {
+            '\\' => (1, 0),
+            'u' => (1, 4),
+            '+' => (1, 6),
+            'U' => (1, 8),
+            _ => (0, 4),
+        };
+        let digits = rest.get(sign_len..sign_len + digits_len)?;
+        plain.push(match digits {
+            "" => '\\',
+            digits => char::from_u32(u32::from_str_radix(digits, 16).ok()?)?,
+        });
+        rest = &rest[sign_len + digits_len..];
+    }
+    Some(plain + rest)
 }

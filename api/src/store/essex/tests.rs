@@ -103,9 +103,38 @@ fn a_dump_by_mysql_is_taken_over_whatever_the_order_of_its_columns() {
 }
 
 #[test]
+fn a_text_with_line_ends_is_taken_over_from_a_dump_by_sqlite() {
+    for (value, wanted) in [
+        (r"replace('a\nb','\n',char(10))", "a\nb"),
+        (r"replace(replace('x\012y\r\n','\r',char(13)),'\012',char(10))", "x\ny\r\\n"),
+        (r"unistr('a\u000a\\\+01f600\00e9')", "a\n\\\u{1f600}é"),
+        ("'replace(x'", "replace(x"),
+    ] {
+        let essex = read(&BY_SQLITE.replace("'the ''blue'' one; (really)'", value)).unwrap();
+        assert_eq!(essex.backup.networks[0].name.as_deref(), Some(wanted), "{value}");
+    }
+}
+
+#[test]
+fn what_wrote_a_dump_is_told_by_its_head_and_not_by_what_a_tenant_named() {
+    let mariadb = BY_MYSQL.replace("-- MySQL dump", "/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump");
+    assert_eq!(read(&mariadb).unwrap(), read(BY_MYSQL).unwrap());
+    let (cut, _) = mariadb.split_once("INSERT INTO `ports`").unwrap();
+    assert!(read(cut).is_err(), "the ports are missing");
+    let named = cut.replace("it\\'s", "\\n-- Dump completed on");
+    assert!(read(&named).is_err(), "a name ends no dump");
+    for name in ["/*!", "-- MySQL dump", "\n-- MariaDB dump\n"] {
+        let essex = read(&BY_SQLITE.replace("'acme'", &format!("'{name}'"))).unwrap();
+        assert_eq!(essex.backup.ports[0].attachment.as_deref(), Some("vif\\n1"), "{name}");
+    }
+    let bare =
+        BY_MYSQL.replace("-- MySQL dump 10.13  Distrib 5.5\n", "").replace("-- Dump completed on 2012-04-05\n", "");
+    assert_eq!(read(&bare).unwrap(), read(BY_MYSQL).unwrap(), "mysqldump --skip-comments");
+}
+
+#[test]
 fn what_cannot_be_taken_over_is_refused_with_its_line() {
     let told = |dump: &str| read(dump).unwrap_err().to_string();
-    assert!(told("SQLite format 3\0...").contains("give its dump"));
     assert!(Essex::read(b"\xff").unwrap_err().to_string().starts_with("this is no SQL dump"));
     assert!(told("").contains("no row of a table networks"));
     assert!(told("INSERT INTO networks VALUES('a');").starts_with("line 1: the table's columns were not named"));
@@ -116,6 +145,10 @@ fn what_cannot_be_taken_over_is_refused_with_its_line() {
         ("'p2','n2',''", "'p2',NULL,''", "line 22: network_id is missing"),
         ("'p2','n2',''", "'p2','n2'", "line 22: 4 values for 5 columns"),
         ("'p2','n2',''", "'p2','n2',replace('a','b','c')", "line 22: only plain values are understood"),
+        ("'p2','n2',''", "'p2','n2',replace('a','b',char(55296))", "line 22: only plain values are understood"),
+        ("'p2','n2',''", "'p2','n2',replace('a','b',char(10)", "line 22: only plain values are understood"),
+        ("'p2','n2',''", "'p2','n2',unistr('\\u00')", "line 22: only plain values are understood"),
+        ("'p2','n2',''", "'p2','n2',lower('a')", "line 22: only plain values are understood"),
         ("COMMIT;\n", "COMMIT", "line 27: the dump is cut off"),
         ("COMMIT;\n", "", "the dump is cut off"),
         ("1,'n1'", "1,'n1", "the dump is cut off"),
@@ -124,6 +157,8 @@ fn what_cannot_be_taken_over_is_refused_with_its_line() {
         assert!(message.contains(why), "{to}: {message}");
     }
     assert!(told(&BY_MYSQL.replace("-- Dump completed", "--")).contains("the dump is cut off"));
+    let nested = format!("{}'a'{}", "replace(".repeat(5), ",'a',char(10))".repeat(5));
+    assert!(told(&BY_SQLITE.replace("'p2','n2',''", &format!("'p2','n2',{nested}"))).contains("only plain values"));
     for rest in ["INSERT INTO networks VALUES ('b','t')", "SELECT '"] {
         let bare = "CREATE TABLE networks (uuid x, tenant_id y); INSERT INTO networks VALUES ('a','t');";
         assert_eq!(told(&format!("{bare} {rest}")), "line 1: the dump is cut off");
@@ -138,7 +173,8 @@ proptest! {
     fn any_text_is_read_or_refused(
         pieces in prop::collection::vec(prop::sample::select(vec![
             "INSERT INTO", "CREATE TABLE", "networks", "ports", "(", ")", ",", ";", "'", "\"", "`", "[", "]", "VALUES", "NULL",
-            "uuid", "--", "\n", "/*", "*/", "\\", "é", "1", " ", "'n'", "IF NOT EXISTS", "/*!",
+            "uuid", "--", "\n", "/*", "*/", "\\", "é", "1", " ", "'n'", "IF NOT EXISTS", "/*!", "replace(", "unistr('\\", "char(",
+            "-- MySQL dump",
         ]), 0..40)
     ) {
         let _ = read(&pieces.concat());
