@@ -47,6 +47,12 @@ pub enum EndpointError {
         /// What is wrong with them.
         why: String,
     },
+    /// It shows a certificate that is for vouching for others, which the library calls `CaUsedAsEndEntity`.
+    #[error(
+        "its certificate says CA:TRUE, which no server's own may (`openssl req -x509` makes such): it needs one with \
+         basicConstraints=critical,CA:FALSE, and a subjectAltName"
+    )]
+    Authority,
     /// It is not there, or not who it should be.
     #[error("it cannot be reached: {0}")]
     Unreachable(#[from] std::io::Error),
@@ -147,14 +153,20 @@ impl Endpoint {
     /// Opens a connection to be kept.
     ///
     /// # Errors
-    /// [`EndpointError::Unreachable`], [`EndpointError::Http`].
+    /// [`EndpointError::Unreachable`], [`EndpointError::Authority`], [`EndpointError::Http`].
     pub async fn connect(&self) -> Result<Connection, EndpointError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         watch_over(&stream)?;
         match &self.tls {
             None => Connection::over(stream).await,
-            Some((connector, name)) => Connection::over(connector.connect(name.clone(), stream).await?).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await.map_err(|error| {
+                    let is_authority = error.to_string().contains("CaUsedAsEndEntity");
+                    if is_authority { EndpointError::Authority } else { error.into() }
+                })?;
+                Connection::over(stream).await
+            }
         }
     }
 }

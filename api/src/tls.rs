@@ -5,7 +5,7 @@
 //! 8446) are all that rustls speaks; clients are known by tokens and not by certificates. Settings of TLS itself there are
 //! none: what there is to choose is chosen by the library's defaults.
 
-mod validity;
+mod certificate;
 
 use crate::watched::{FileError, PAUSE, ParseAll, Rights, Watched};
 use rustls::pki_types::pem::{self, PemObject};
@@ -30,6 +30,8 @@ struct Pair {
     config: Arc<ServerConfig>,
     /// The end of the first certificate of the chain to end, seconds since 1970 UTC; `None` if it is not told.
     not_after: Option<i64>,
+    /// The listener's own certificate is one of those that vouch for others.
+    is_authority: bool,
 }
 
 impl fmt::Debug for Tls {
@@ -74,6 +76,12 @@ impl Tls {
     pub fn not_after(&self) -> Option<i64> {
         self.0.now().not_after
     }
+
+    /// Whether the certificate says of itself that it vouches for others, as those that `openssl req -x509` makes unasked. No
+    /// server's own may (RFC 5280 section 4.2.1.9), and clients that look at it refuse it, ours among them.
+    pub fn is_authority(&self) -> bool {
+        self.0.now().is_authority
+    }
 }
 
 /// Where the files are, for what is said of them.
@@ -86,7 +94,8 @@ impl Paths {
     fn parse(&self, certificate: &str, key: &str) -> Result<Pair, FileError> {
         let wrong = |path: &Path, why: String| FileError::Wrong { path: path.to_owned(), why };
         let chain = chain(certificate).map_err(|why| wrong(&self.certificate, why))?;
-        let not_after = chain.iter().filter_map(|certificate| validity::not_after(certificate)).min();
+        let not_after = chain.iter().filter_map(|certificate| certificate::not_after(certificate)).min();
+        let is_authority = certificate::is_authority(&chain[0]);
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| match error {
             pem::Error::NoItemsFound => {
                 wrong(&self.key, "it has no private key in clear (PKCS#8, PKCS#1 or SEC1, PEM)".to_owned())
@@ -106,7 +115,7 @@ impl Paths {
             error => wrong(&self.key, error.to_string()),
         })?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Ok(Pair { config: Arc::new(config), not_after })
+        Ok(Pair { config: Arc::new(config), not_after, is_authority })
     }
 }
 

@@ -128,6 +128,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     };
     let identity = identity::mode(&settings, Rights::OwnerOnly)?;
     let tls = tls::of(&settings, Rights::OwnerOnly)?;
+    if tls.as_ref().is_some_and(api::tls::Tls::is_authority) {
+        tracing::warn!(path = %settings.api.certificate.display(), "{}", tls::AUTHORITY);
+    }
     let quotas = Arc::new(settings.quotas()?);
     make_directories(&settings, admin_group, rights.owner.1)?;
 

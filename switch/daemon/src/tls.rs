@@ -4,6 +4,10 @@ use crate::settings::{Settings, SettingsError};
 use api::tls::Tls;
 use api::watched::Rights;
 
+/// What is said of a certificate that the listener has and clients refuse.
+pub(crate) const AUTHORITY: &str =
+    "the API's certificate says CA:TRUE, and clients that look at that refuse it, ours too";
+
 /// The certificate and key of the settings, which must have `rights`; `None`: the API speaks plain HTTP.
 ///
 /// # Errors

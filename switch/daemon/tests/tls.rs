@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// A directory with settings, certificate and key, and the daemon that runs on them.
 struct Rig {
     directory: PathBuf,
-    daemon: Option<(Child, String)>,
+    daemon: Option<Child>,
+    address: String,
     log: Option<Receiver<Value>>,
 }
 
@@ -27,7 +28,7 @@ impl Rig {
         let directory = std::env::temp_dir().join(format!("qvs-tls-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
-        let rig = Rig { directory, daemon: None, log: None };
+        let rig = Rig { directory, daemon: None, address: String::new(), log: None };
         let shown = rig.directory.to_str().unwrap();
         let text = format!("state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n{settings}").replace("DIR", shown);
         std::fs::write(rig.path("qvs.toml"), text).unwrap();
@@ -41,9 +42,15 @@ impl Rig {
 
     /// Puts a new certificate and its key in place, each by a rename, as those who renew them do.
     fn renew(&self) {
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        for (name, mode, text) in [("api.pem", 0o644, cert.pem()), ("api.key", 0o600, signing_key.serialize_pem())] {
+        self.renew_as(IsCa::NoCa);
+    }
+
+    fn renew_as(&self, is_ca: IsCa) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = is_ca;
+        let certificate = params.self_signed(&key).unwrap();
+        for (name, mode, text) in [("api.pem", 0o644, certificate.pem()), ("api.key", 0o600, key.serialize_pem())] {
             let mut options = std::fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(mode).open(self.path("new")).unwrap();
             file.write_all(text.as_bytes()).unwrap();
@@ -71,10 +78,15 @@ impl Rig {
     }
 
     fn address(&self) -> &str {
-        &self.daemon.as_ref().unwrap().1
+        &self.address
     }
 
-    fn run(mut self) -> Rig {
+    fn run(self) -> Rig {
+        self.run_and_say("the MAC table has its memory")
+    }
+
+    /// Starts the daemon, which says this before it serves.
+    fn run_and_say(mut self, first: &str) -> Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qvs"));
         command.args(["run", "--log", "json", "--config"]).arg(self.path("qvs.toml"));
         let mut daemon = command.env_remove("NOTIFY_SOCKET").stderr(Stdio::piped()).spawn().unwrap();
@@ -87,8 +99,9 @@ impl Rig {
             }
         });
         self.log = Some(events);
-        let event = self.said("serving");
-        self.daemon = Some((daemon, event["api"].as_str().unwrap().to_owned()));
+        self.daemon = Some(daemon);
+        self.said(first);
+        self.address = self.said("serving")["api"].as_str().unwrap().to_owned();
         self
     }
 
@@ -107,7 +120,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if let Some((mut daemon, _)) = self.daemon.take() {
+        if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().unwrap();
             daemon.wait().unwrap();
         }
@@ -164,6 +177,19 @@ fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_logged_and_the_old_one_kep
     assert_eq!(event["level"], "ERROR", "{event}");
     std::fs::write(rig.path("api.pem"), &second).unwrap();
     rig.must(&["net", "list"], "");
+}
+
+#[test]
+fn a_certificate_that_vouches_for_others_is_told_at_the_start_and_by_who_refuses_it() {
+    let rig = Rig::new("authority", TLS);
+    rig.renew_as(IsCa::Ca(BasicConstraints::Unconstrained));
+    let rig = rig.run_and_say("CA:TRUE");
+    let refused = rig.tenant(&["net", "list"], "");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("basicConstraints=critical,CA:FALSE"), "{said}");
+    let findings = String::from_utf8(rig.qvs(&["check"]).stdout).unwrap();
+    assert!(findings.lines().any(|line| line.contains("TLS: ") && line.contains("CA:TRUE")), "{findings}");
 }
 
 /// Longer than a change may go unnoticed.

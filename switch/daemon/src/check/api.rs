@@ -58,6 +58,11 @@ pub(super) fn tls(settings: &Settings, now: i64) -> Finding {
                 Some(end) if end - now < CERTIFICATE_DAYS_MIN * DAY_S => {
                     Finding::warn(NAME, format!("the certificate {path} ends on {}", format_utc(end)), RENEW)
                 }
+                _ if tls.is_authority() => Finding::warn(
+                    NAME,
+                    format!("{path}: {}", crate::tls::AUTHORITY),
+                    "make another with basicConstraints=critical,CA:FALSE; README.md has the line for openssl",
+                ),
                 end => {
                     let end = end.map(|end| format!(", until {}", format_utc(end))).unwrap_or_default();
                     Finding::ok(NAME, format!("by the certificate {path} and its key{end}; they fit each other"))
@@ -164,6 +169,24 @@ mod tests {
         ] {
             let finding = tls(&settings, end - days * DAY_S);
             assert!(finding.grade == grade && finding.found.contains(words), "{days}: {finding:?}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_vouches_for_others_is_told() {
+        let (dir, settings) = with_files("authority", "[api]\ncertificate = \"DIR/api.pem\"\nkey = \"DIR/api.key\"");
+        let key = rcgen::KeyPair::generate().unwrap();
+        write_secret(&dir.join("api.key"), &key.serialize_pem());
+        for (is_ca, grade) in [
+            (rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained), Grade::Warn),
+            (rcgen::IsCa::ExplicitNoCa, Grade::Ok),
+        ] {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            fs::write(dir.join("api.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            let finding = tls(&settings, 0);
+            assert_eq!(finding.grade, grade, "{finding:?}");
         }
         fs::remove_dir_all(&dir).unwrap();
     }

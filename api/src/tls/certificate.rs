@@ -1,26 +1,24 @@
-//! When a certificate ends: the one field of it that we read ourselves (RFC 5280 section 4.1). Pure.
+//! When a certificate ends and whether it is an authority's: what we read of it ourselves (RFC 5280 section 4.1). Pure.
 //!
-//! The library reads certificates and does not tell this. The certificate is one that it could read; bytes that are none
-//! answer `None` all the same.
+//! The library reads certificates and does not tell this. The certificate is one that it could read; of bytes that are none
+//! nothing is told all the same.
 
 use crate::identity::wall::days_since_1970;
 
-/// `SEQUENCE`, `UTCTime`, `GeneralizedTime` and the explicit tag of a version (ITU-T X.690 section 8).
+/// `BOOLEAN`, `SEQUENCE`, `UTCTime`, `GeneralizedTime` and the explicit tags of a version and of extensions (ITU-T X.690
+/// section 8).
+const BOOLEAN: u8 = 0x01;
 const SEQUENCE: u8 = 0x30;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
+const EXTENSIONS: u8 = 0xa3;
+/// 2.5.29.19, the extension of basic constraints.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
 /// The end of a certificate's validity (DER), seconds since 1970 UTC.
 pub(super) fn not_after(certificate: &[u8]) -> Option<i64> {
-    let mut certificate = Reader(certificate).sequence()?;
-    let mut fields = certificate.sequence()?;
-    if fields.0.first() == Some(&VERSION) {
-        fields.any()?;
-    }
-    // The serial number, the signature's algorithm, the issuer.
-    (0..3).try_for_each(|_| fields.any().map(drop))?;
-    let mut validity = fields.sequence()?;
+    let mut validity = after_issuer(certificate)?.sequence()?;
     validity.any()?;
     match validity.any()? {
         // Years from 50 on are of the century before (RFC 5280 section 4.1.2.5.1).
@@ -31,6 +29,38 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<i64> {
         (GENERALIZED_TIME, text) => seconds(number(text.get(..4)?)?, text.get(4..)?),
         _ => None,
     }
+}
+
+/// Whether a certificate (DER) says that it vouches for others: `cA` in its basic constraints (RFC 5280 section 4.2.1.9).
+pub(super) fn is_authority(certificate: &[u8]) -> bool {
+    let constraint = || {
+        let mut fields = after_issuer(certificate)?;
+        while fields.0.first()? != &EXTENSIONS {
+            fields.any()?;
+        }
+        let mut extensions = Reader(fields.any()?.1).sequence()?;
+        loop {
+            let mut extension = extensions.sequence()?;
+            if extension.any()?.1 == BASIC_CONSTRAINTS {
+                if extension.0.first() == Some(&BOOLEAN) {
+                    extension.any()?;
+                }
+                return Reader(extension.any()?.1).sequence()?.any();
+            }
+        }
+    };
+    constraint().is_some_and(|(tag, value)| tag == BOOLEAN && value != [0])
+}
+
+/// A certificate's fields from its validity on.
+fn after_issuer(certificate: &[u8]) -> Option<Reader<'_>> {
+    let mut fields = Reader(certificate).sequence()?.sequence()?;
+    if fields.0.first() == Some(&VERSION) {
+        fields.any()?;
+    }
+    // The serial number, the signature's algorithm, the issuer.
+    (0..3).try_for_each(|_| fields.any().map(drop))?;
+    Some(fields)
 }
 
 /// `MMDDHHMMSSZ` of a year.
@@ -77,7 +107,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use crate::identity::wall::parse_utc;
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 
     fn certificate(year: i32, month: u8, day: u8) -> Vec<u8> {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -95,14 +125,31 @@ mod tests {
     }
 
     #[test]
+    fn who_vouches_for_others_is_told_from_who_does_not() {
+        for (is_ca, wanted) in [
+            (IsCa::NoCa, false),
+            (IsCa::ExplicitNoCa, false),
+            (IsCa::Ca(BasicConstraints::Unconstrained), true),
+            (IsCa::Ca(BasicConstraints::Constrained(0)), true),
+        ] {
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(is_authority(certificate.der()), wanted, "{is_ca:?}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_or_not_a_certificate_has_no_end() {
         let whole = certificate(2030, 1, 1);
-        (0..whole.len()).for_each(|length| assert_eq!(not_after(&whole[..length]), None));
+        for length in 0..whole.len() {
+            assert_eq!((not_after(&whole[..length]), is_authority(&whole[..length])), (None, false));
+        }
         for at in 0..whole.len() {
             for byte in [0, 0x30, 0x7f, 0x80, 0x84, 0xff] {
                 let mut other = whole.clone();
                 other[at] = byte;
-                let _ = not_after(&other);
+                let _ = (not_after(&other), is_authority(&other));
             }
         }
         assert_eq!(not_after(b"30 is no tag"), None);
