@@ -67,7 +67,8 @@ pub(crate) enum Command {
 /// What the tenants' commands have in common.
 const TENANT_HELP: &str = "\
 These ask the API, here or on another host, as a tenant. An operator's `qvs plug` ties an interface id to a device of its \
-host; a tenant's `qvs attach plug` says which port it is on. Either may come first.
+host; a tenant's `qvs attach plug` says which port it is on. Either may come first, unless identity is on: then a tenant \
+attaches only what was plugged for it, `qvs plug vif-1 … --tenant acme`.
 
 Example:
   export QVS_TENANT=acme QVS_TOKEN=$(qvs token acme)

@@ -6,6 +6,7 @@
 use crate::cli::ServiceArgs;
 use crate::table::printable;
 use crate::{FAILED, WRONG};
+use api::claim::UNKNOWN;
 use api::http_client::{Endpoint, EndpointError, HeaderValue, Method, StatusCode, header};
 use api::model::TEXT_BYTES_MAX;
 use api::watched::{FileError, Rights, read};
@@ -242,6 +243,11 @@ fn refusal(status: StatusCode, body: &[u8], has_token: bool) -> String {
         (message, detail) => detail.or(message).map(str::to_owned),
     };
     let said = fault.or_else(|| text("/Error/message").or(text("/message")).map(|page| page.replace("<br />", " ")));
+    // To the API an interface that is another's and one that nobody plugged for the tenant are one (contract: API input).
+    let said = said.map(|said| match said.ends_with(&format!(" {UNKNOWN}")) {
+        true => said + ", or not plugged for this tenant",
+        false => said,
+    });
     let said = said.map(|said| said.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|said| !said.is_empty());
     match said {
         Some(said) => printable(&said),
@@ -287,6 +293,12 @@ mod tests {
             "Network n could not be found"
         );
         assert_eq!(said(409, &fault("In use.", "")), "In use.");
+        let taken = "The attachment is already plugged into port ";
+        assert_eq!(
+            said(409, &fault("", &format!("{taken}UNKNOWN"))),
+            format!("{taken}UNKNOWN, or not plugged for this tenant")
+        );
+        assert_eq!(said(409, &fault("", &format!("{taken}p"))), format!("{taken}p"));
         assert_eq!(said(503, &fault("Not stored.", "disk full")), "Not stored. disk full");
         assert_eq!(said(400, &json!({"Error": {"message": "Malformed", "code": 400}})), "Malformed");
         let page = json!({"message": "No such <br /><br />\nthing\n\n", "code": "404 Not Found", "title": "Not Found"});
