@@ -261,6 +261,12 @@ impl Plugin for Guarded {
         self.plugin.get_port_stats(tenant, network, port)
     }
 
+    fn get_port_device(&self, tenant: &str, network: &str, port: &str) -> Result<Option<Text>, GetPortError> {
+        self.network_may_be_seen(tenant, network)?;
+        self.port_may_be_seen(tenant, network, port)?;
+        self.plugin.get_port_device(tenant, network, port)
+    }
+
     fn plug_interface(
         &self,
         tenant: &str,

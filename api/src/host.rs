@@ -1,6 +1,6 @@
 //! What the native plugin asks of the hypervisor it drives. The daemon implements it.
 
-use crate::model::{InterfaceId, Model, OpStatus, PortId, Touched};
+use crate::model::{InterfaceId, Model, OpStatus, PortId, Text, Touched};
 use crate::plugin::PortStats;
 use std::net::IpAddr;
 use switch::underlay::VlanId;
@@ -28,6 +28,35 @@ pub trait Host: Send + Sync {
     fn port_stats(&self, _model: &Model, _port: &PortId) -> PortStats {
         PortStats::default()
     }
+
+    /// By what the device of a logical port's interface is known: a name or a path, empty where none can be made. `None`: this
+    /// host has none for it.
+    fn port_device(&self, _model: &Model, _port: &PortId) -> Option<Text> {
+        None
+    }
+}
+
+/// Longest interface name, bytes: the kernel's `IFNAMSIZ` less its NUL.
+pub const INTERFACE_NAME_MAX: usize = 15;
+/// Bytes of the id that an automatic name keeps: Nova's and Quantum's custom (`tap` + 11 = 14).
+const ID_PREFIX_LEN: usize = 11;
+
+/// The name of the automatic device of interface `id`: `prefix` and the first 11 bytes of the id, or the whole id if it
+/// begins with `gw-` and is short enough. `None` if these bytes are not plain: an id is whatever text a tenant sent, and only
+/// here does a part of it become a name of the host.
+pub fn automatic_name(prefix: &str, id: &str) -> Option<String> {
+    if id.starts_with("gw-") && id.len() <= INTERFACE_NAME_MAX && is_plain(id.as_bytes()) {
+        return Some(id.to_owned());
+    }
+    let bytes = &id.as_bytes()[..id.len().min(ID_PREFIX_LEN)];
+    let text = std::str::from_utf8(bytes).ok().filter(|text| is_plain(text.as_bytes()))?;
+    Some(format!("{prefix}{text}"))
+}
+
+/// Whether it matches `[A-Za-z0-9][A-Za-z0-9._-]*`.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
 /// A plug: the host side of an attachment, as an operator made it or as the settings made it automatically. Durable.
@@ -153,4 +182,31 @@ pub enum SocketRole {
     Server,
     /// QEMU listens; the switch connects.
     Client,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn automatic_names_follow_the_contract() {
+        for (id, expected) in [
+            ("f3a1c2d4-5566-7788-99aa-bbccddeeff00", Some("tapf3a1c2d4-55")),
+            ("vm1", Some("tapvm1")),
+            ("gw-abc", Some("gw-abc")),
+            ("gw-123456789012", Some("gw-123456789012")),
+            ("gw-1234567890123", Some("tapgw-12345678")),
+            ("gw-a b", None),
+            ("../../etc", None),
+            (".hidden", None),
+            ("-rf", None),
+            ("a/b", None),
+            ("a'b", None),
+            ("0123456789é", None),
+            ("01234567890é", Some("tap01234567890")),
+            ("", None),
+        ] {
+            assert_eq!(automatic_name("tap", id).as_deref(), expected, "{id:?}");
+        }
+    }
 }

@@ -297,4 +297,13 @@ pub trait Plugin: Send + Sync {
     fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
         self.get_port_details(tenant, network, port).map(|_| PortStats::default())
     }
+
+    /// By what the device of a port's interface is known to who brings up its guest: a name or a path, empty if it can have none.
+    /// `None`: not known here.
+    ///
+    /// # Errors
+    /// [`GetPortError`].
+    fn get_port_device(&self, tenant: &str, network: &str, port: &str) -> Result<Option<Text>, GetPortError> {
+        self.get_port_details(tenant, network, port).map(|_| None)
+    }
 }

@@ -7,7 +7,7 @@
 use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::cluster::{self, Cluster, Follower, News};
 use crate::host::{Host, Scope};
-use crate::model::{AdminState, Change, Inconsistent, LogicalPort, Model, Network, OpStatus, Touched};
+use crate::model::{AdminState, Change, Inconsistent, LogicalPort, Model, Network, OpStatus, Text, Touched};
 use crate::network_type::{NetworkType, Segment, SegmentRules};
 use crate::plugin::{NoSegmentFree, PlugInterfaceError, PortStats};
 use crate::store::{Store, StoreError};
@@ -147,6 +147,10 @@ impl Backing for NativeBacking {
 
     fn port_stats(&self, model: &Model, port: &LogicalPort) -> PortStats {
         self.host.port_stats(model, &port.id)
+    }
+
+    fn port_device(&self, model: &Model, port: &LogicalPort) -> Option<Text> {
+        self.host.port_device(model, &port.id)
     }
 
     fn check_plug<'a>(

@@ -109,6 +109,11 @@ pub trait Backing: Send + Sync {
         PortStats::default()
     }
 
+    /// By what the device of a port's interface is known ([`crate::host::Host::port_device`]).
+    fn port_device(&self, _model: &Model, _port: &LogicalPort) -> Option<Text> {
+        None
+    }
+
     /// Whether `attachment` may be plugged; the network is the tenant's. Returns the port.
     ///
     /// # Errors
@@ -398,6 +403,11 @@ impl<B: Backing> Plugin for Recorded<B> {
     fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
         let model = self.snapshot();
         Ok(self.writes.backing.port_stats(&model, own_port(&model, tenant, network, port)?))
+    }
+
+    fn get_port_device(&self, tenant: &str, network: &str, port: &str) -> Result<Option<Text>, GetPortError> {
+        let model = self.snapshot();
+        Ok(self.writes.backing.port_device(&model, own_port(&model, tenant, network, port)?))
     }
 
     fn plug_interface(

@@ -393,7 +393,7 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
 
         let ports = format!("/v1.1/tenants/red/networks/{}/ports", networks[0]);
         let port = talk.server.ask("GET", &ports, None).json()["ports"][0]["id"].as_str().unwrap().to_owned();
-        let vif = format!("vif-of-{}-{}", talk.version.prefix(), talk.format.name());
+        let vif = format!("vif-of-{}-{}", &talk.version.prefix()[1..], talk.format.name());
         let plug = json!({"attachment": {"id": vif}}).to_string();
         assert_eq!(talk.server.ask("PUT", &format!("{ports}/{port}/attachment"), Some(&plug)).status, 204);
         let profile = talk.make("portprofiles", &json!({"portprofile": {"portprofile_name": "p", "qos_name": "q"}}));
@@ -409,6 +409,17 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
             assert_eq!(vif_desc.body, wanted);
         }
         talk.expect_fault(&nova("associate_port", json!({"vif_id": "no"})), 430, "quantumServiceFault", NO_PORT);
+        let attachment = format!("{ports}/{port}/attachment");
+        for (vif, device) in [("gw-12345678901234", "tapgw-12345678"), ("gw-1234", "gw-1234"), ("not safe", "")] {
+            assert_eq!(talk.server.ask("DELETE", &attachment, None).status, 204);
+            let plug = json!({"attachment": {"id": vif}}).to_string();
+            assert_eq!(talk.server.ask("PUT", &attachment, Some(&plug)).status, 204);
+            let told = nova("associate_port", json!({"vif_id": vif})).body;
+            let wanted =
+                if talk.is_json() { format!(r#""device": "{device}""#) } else { format!("<device>{device}</") };
+            assert!(told.contains(&wanted) || device.is_empty() && told.contains("<device/>"), "{vif}: {told}");
+        }
+        assert_eq!(talk.server.ask("DELETE", &attachment, None).status, 204);
     });
 }
 

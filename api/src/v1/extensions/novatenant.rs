@@ -1,10 +1,10 @@
 //! `Cisco Nova Tenant`: what Nova's scheduler and VIF driver ask about an instance. Here every interface is carried by this
-//! host, its device is the one that is made for an attachment, and nothing has to be reserved or given back.
+//! host, and nothing has to be reserved or given back.
 
 use super::Extension;
 use super::legacy::{self, BodyFormat, Params};
 use crate::document::Value;
-use crate::model::Text;
+use crate::host::automatic_name;
 use crate::plugin::{NetworkFilter, PortFilter};
 use crate::policy::Action;
 use crate::v1::route::Row;
@@ -38,9 +38,6 @@ pub(super) const EXTENSION: Extension = Extension {
     amendments: &[],
 };
 
-/// Bytes of an attachment id in the name of its device.
-const DEVICE_ID_BYTES: usize = 11;
-
 fn dummy(_: &Call<'_>) -> Result<Answer, Refusal> {
     Ok(legacy::said("novatenant is a dummy resource"))
 }
@@ -51,7 +48,8 @@ fn schedule_host(call: &Call<'_>) -> Result<Answer, Refusal> {
     Ok(legacy::told("host_list", Value::Object(host), call))
 }
 
-/// The device of the instance's interface, `vif_id` in its description, and the profile of the port it is plugged into.
+/// The device of the instance's interface, `vif_id` in its description, and the profile of the port it is plugged into. A
+/// device that is not known has the name that Nova gives one (specification section 16), none is an empty one.
 fn associate_port(call: &Call<'_>) -> Result<Answer, Refusal> {
     let params = read(call)?;
     let not_found = || legacy::refuse(legacy::PORT_NOT_FOUND, call);
@@ -66,8 +64,10 @@ fn associate_port(call: &Call<'_>) -> Result<Answer, Refusal> {
     let profiles = if is_seen { call.extensions.kept.profiles.of(call.tenant()) } else { Vec::new() };
     let is_associated = |ports: &[super::portprofile::AssociatedPort]| ports.iter().any(|it| it.port == port.id);
     let profile = profiles.into_iter().find(|(_, profile)| is_associated(&profile.ports));
+    let device = call.plugin.get_port_device(call.tenant(), &network.id, &port.id)?;
+    let device = device.or_else(|| automatic_name("tap", vif).map(Into::into)).unwrap_or_else(|| "".into());
     let fields = vec![
-        ("device", Value::Element(device(vif))),
+        ("device", Value::Element(device)),
         ("portprofile", Value::Element(profile.map_or("".into(), |(_, profile)| profile.name))),
     ];
     Ok(legacy::told("vif_desc", Value::Object(fields), call))
@@ -80,13 +80,4 @@ fn detach_port(call: &Call<'_>) -> Result<Answer, Refusal> {
 
 fn read(call: &Call<'_>) -> Result<Params, Refusal> {
     Params::read(call, BodyFormat::Negotiated, "novatenant", &["instance_id", "instance_desc"])
-}
-
-/// As the host names it (contract: automatic devices) and Nova does.
-fn device(vif: &str) -> Text {
-    if vif.starts_with("gw-") {
-        return vif.into();
-    }
-    let end = (0..=DEVICE_ID_BYTES.min(vif.len())).rev().find(|&end| vif.is_char_boundary(end)).unwrap_or_default();
-    format!("tap{}", &vif[..end]).into()
 }

@@ -5,10 +5,10 @@
 
 use super::{Control, State};
 use crate::devices::do_clash;
-use crate::naming::{self, NoDevice};
+use crate::naming::NoDevice;
 use crate::plugs;
 use crate::settings::{Auto, Role};
-use api::host::{DeviceSpec, Plug, Scope, SocketRole};
+use api::host::{DeviceSpec, Plug, Scope, SocketRole, automatic_name};
 use api::model::{InterfaceId, Model, Touched};
 use switch::ids::PORTS_MAX;
 use switch::worker::Pipeline;
@@ -88,10 +88,11 @@ impl<P: Pipeline> Control<P> {
         if state.plugs.len() >= PORTS_MAX {
             return Err(NoDevice::TooManyPorts);
         }
+        let name = |prefix| automatic_name(prefix, interface).ok_or(NoDevice::UnsafeName);
         let device = match self.rules.auto {
-            Auto::Tap => DeviceSpec::Tap { name: naming::automatic_name("tap", interface)?, netns: None, queues: 1 },
+            Auto::Tap => DeviceSpec::Tap { name: name("tap")?, netns: None, queues: 1 },
             Auto::VhostUser | Auto::None => {
-                let path = self.rules.vhost_dir.join(naming::automatic_name("vhu", interface)?);
+                let path = self.rules.vhost_dir.join(name("vhu")?);
                 let role = match self.rules.role {
                     Role::Server => SocketRole::Server,
                     Role::Client => SocketRole::Client,

@@ -1,8 +1,9 @@
 //! What the API asks of this host: to put the tenants' state in force, how their ports are, and whose an interface is.
 
 use super::Control;
+use crate::devices::device_name;
 use api::claim::Registry;
-use api::host::{Host, Scope};
+use api::host::{DeviceSpec, Host, Scope};
 use api::lowering::Elsewhere;
 use api::model::{AdminState, Model, OpStatus, PortId, Text};
 use api::plugin::{Flow, PortStats};
@@ -46,6 +47,21 @@ impl<P: Pipeline> Host for Control<P> {
         let snapshot = self.switch().snapshot();
         let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
         PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
+    }
+
+    fn port_device(&self, model: &Model, port: &PortId) -> Option<Text> {
+        let interface = model.ports.get(port)?.attachment.as_ref()?;
+        let state = self.state();
+        if state.no_device.contains_key(interface) {
+            return Some("".into());
+        }
+        // As with statistics.
+        let plug = state.plugs.get(interface).filter(|_| !state.unbound.contains_key(interface))?;
+        let device = match &plug.device {
+            DeviceSpec::Vlan { parent, .. } => &state.plugs.get(parent)?.device,
+            device => device,
+        };
+        Some(device_name(device).into())
     }
 }
 

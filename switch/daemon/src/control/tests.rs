@@ -271,6 +271,19 @@ fn port_stats_are_the_ledgers_and_those_of_an_interface_kept_off_the_network_are
 }
 
 #[test]
+fn the_device_of_a_port_is_its_plugs_and_of_an_interface_kept_off_the_network_nobodys() {
+    let rig = Rig::new("device", Auto::VhostUser);
+    rig.control.plug(request("vm", "t1")).unwrap();
+    rig.attach("net", "red", &["vm", "auto", "un safe"]);
+    let device = |port: &str| rig.control.port_device(&rig.tenants.snapshot(), &port.into());
+    assert_eq!(device("vm").as_deref(), Some("t1"));
+    assert_eq!(device("auto").as_deref(), rig.directory.join("vhuauto").to_str());
+    assert_eq!(device("un safe").as_deref(), Some(""), "none can be made");
+    rig.control.plug(PlugRequest { tenant: Some("blue".into()), replace: true, ..request("vm", "t1") }).unwrap();
+    assert_eq!(device("vm"), None);
+}
+
+#[test]
 fn plugging_is_idempotent_and_conflicts_need_replace() {
     let rig = Rig::new("replace", Auto::None);
     rig.control.plug(request("one", "t1")).unwrap();

@@ -5,8 +5,7 @@ use super::SettingsError;
 use super::uplinks::{Faults, OwnEnd};
 use crate::bond::Mode;
 use crate::bond::lacp::Rate;
-use crate::naming::INTERFACE_NAME_MAX;
-use api::host::DeviceDriver;
+use api::host::{DeviceDriver, INTERFACE_NAME_MAX};
 use serde::{Deserialize, Serialize};
 use switch::bond::{HashPolicy, LINKS_MAX};
 
