@@ -214,23 +214,20 @@ pub fn answer(plugin: &dyn Plugin, extensions: &Extensions, caller: &Caller, req
     let outcome = if tenant.len() > TEXT_BYTES_MAX || tenant.contains('\0') {
         Some(Err(BadRequest::Unusable.into()))
     } else if let Some(found) = found {
-        let mut outcome = call.check_body(found.row).and_then(|()| (found.row.handler)(&call));
-        outcome.iter_mut().for_each(|answer| extensions.amend(&call, found.row, answer));
-        Some(outcome)
+        Some(call.check_body(found.row).and_then(|()| (found.row.handler)(&call)))
     } else {
         extensions.act(&call, &method)
     };
-    let Some(outcome) = outcome else {
-        return (Reply::not_found(request.accept.as_deref(), request.method == "HEAD", ""), Done::default());
+    let mut reply = match outcome {
+        None => Reply::not_found(request.accept.as_deref(), request.method == "HEAD", ""),
+        Some(Ok(Answer::Told(root, value))) => version.tell(StatusCode::OK, root, value, format),
+        Some(Ok(Answer::Made(root, value))) => version.tell(version.created(), root, value, format),
+        Some(Ok(Answer::Done)) => Reply::new(StatusCode::NO_CONTENT, format.media_type(), Vec::new()),
+        Some(Ok(Answer::Whole(reply)) | Err(Refusal::Whole(reply))) => reply,
+        Some(Err(Refusal::BadRequest(bad))) => version.bad_request(bad, format, request.dialect),
+        Some(Err(Refusal::Fault(fault))) => version.fault(&fault, format, request.accept.as_deref()),
     };
-    let reply = match outcome {
-        Ok(Answer::Told(root, value)) => version.tell(StatusCode::OK, root, value, format),
-        Ok(Answer::Made(root, value)) => version.tell(version.created(), root, value, format),
-        Ok(Answer::Done) => Reply::new(StatusCode::NO_CONTENT, format.media_type(), Vec::new()),
-        Ok(Answer::Whole(reply)) | Err(Refusal::Whole(reply)) => reply,
-        Err(Refusal::BadRequest(bad)) => version.bad_request(bad, format, request.dialect),
-        Err(Refusal::Fault(fault)) => version.fault(&fault, format, request.accept.as_deref()),
-    };
+    extensions.amend(request, &method, &mut reply);
     (reply, call.done.into_inner())
 }
 

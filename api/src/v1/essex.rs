@@ -64,7 +64,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// A value as Python 2 writes it, alone or inside another. Of its order of keys only that of one key is known.
-fn in_python(value: &Value, is_inside: bool) -> String {
+pub(super) fn in_python(value: &Value, is_inside: bool) -> String {
     let list = |parts: Vec<String>| parts.join(", ");
     match value {
         Value::Null => "None".to_owned(),

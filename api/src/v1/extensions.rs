@@ -19,8 +19,9 @@ mod portstats;
 pub(super) mod qos;
 mod records;
 
+use super::body::BadRequest;
 use super::route::{self, Row};
-use super::{Answer, Call, Dialect, Handler, Refusal, TABLES};
+use super::{Answer, Call, Dialect, Handler, Refusal, Request, TABLES};
 use crate::document::{Document, Fields, Value};
 use crate::format::Format;
 use crate::model::Text;
@@ -57,8 +58,8 @@ pub(super) struct Extension {
     pub(super) rows: &'static [Row<Handler>],
     /// What it can do to things of other collections.
     pub(super) actions: &'static [NamedAction],
-    /// What it adds to answers of other rows.
-    pub(super) amendments: &'static [Amendment],
+    /// What it adds to answers of others, the page of what is not there included.
+    pub(super) amendments: &'static [Row<Amend>],
 }
 
 /// Something to be done by `POST /{collection}/{id}/action`.
@@ -71,15 +72,8 @@ pub(super) struct NamedAction {
     pub(super) run: fn(&Call<'_>, &serde_json::Value) -> Result<Answer, Refusal>,
 }
 
-/// Something added to what another row answered.
-pub(super) struct Amendment {
-    /// The row, by method and path.
-    pub(super) method: &'static str,
-    /// The path as it is written in the row.
-    pub(super) path: &'static str,
-    /// What adds it.
-    pub(super) amend: fn(&Call<'_>, &mut Answer),
-}
+/// Adds something to an answer.
+pub(super) type Amend = fn(&Request, &mut Reply);
 
 /// All there are.
 const ALL: &[&Extension] = &[
@@ -214,10 +208,11 @@ impl Extensions {
     }
 
     /// Lets those add to an answer that want to.
-    pub(super) fn amend(&self, call: &Call<'_>, row: &Row<Handler>, answer: &mut Answer) {
-        let amendments = self.served.iter().flat_map(|extension| extension.amendments);
-        for amendment in amendments.filter(|it| it.method == row.method && it.path == row.path) {
-            (amendment.amend)(call, answer);
+    pub(super) fn amend(&self, request: &Request, method: &str, reply: &mut Reply) {
+        for extension in &self.served {
+            if let Some(found) = route::find(&[extension.amendments], method, &request.path) {
+                (found.row.handler)(request, reply);
+            }
         }
     }
 
@@ -234,10 +229,11 @@ impl Extensions {
         if actions.is_empty() {
             return None;
         }
-        let body: serde_json::Map<String, serde_json::Value> = match call.format {
-            Format::Json => json::read(&request.body)?,
-            Format::Xml => [xml::read(&request.body)?].into_iter().collect(),
+        let body: Option<serde_json::Value> = match call.format {
+            Format::Json => json::read(&request.body),
+            Format::Xml => xml::read(&request.body).map(|root| [root].into_iter().collect()),
         };
+        let Some(body) = body else { return Some(Err(BadRequest::Malformed.into())) };
         let (action, value) = actions.iter().find_map(|action| Some((action, body.get(action.name)?)))?;
         Some((action.run)(call, value))
     }

@@ -149,13 +149,27 @@ fn resource_action_and_request_extensions_answer() {
         assert_eq!(action("dummy_resources", "blah").status, 404);
         assert_eq!(action("others", "FOXNSOX:add_tweedle").status, 404);
 
-        let network = server.make("/v1.1/tenants/red/networks", r#"{"network": {"name": "n"}}"#);
-        let path = format!("/tenants/red/networks/{network}");
-        assert!(!ask(&server, way, "GET", &path, None).body.contains("goose"));
-        let answer = ask(&server, way, "GET", &format!("{path}?chewing=gum"), None);
-        match format {
-            Format::Json => assert_eq!(answer.json()["network"]["FOXNSOX:googoose"], "gum"),
-            Format::Xml => assert!(answer.body.contains(r#"FOXNSOX:googoose="gum""#), "{answer:?}"),
+        let nameless = match format {
+            Format::Json => r#"{"FOXNSOX:add_tweedle": {}}"#,
+            Format::Xml => r#"<FOXNSOX:add_tweedle xmlns:FOXNSOX="x"/>"#,
+        };
+        for (body, why) in [(nameless, "Parameter: name not specified"), ("nothing", "Malformed request body")] {
+            let refused = ask(&server, way, "POST", "/dummy_resources/1/action", Some(body));
+            assert!(refused.status == 400 && refused.body.contains(why), "{refused:?}");
+        }
+
+        let page = |path: &str, accept: &str| {
+            server.ask_with("GET", &format!("{}{path}", version.prefix()), &[&format!("Accept: {accept}")], None)
+        };
+        for (path, goose) in [("1", Value::Null), ("1.json?chewing=old&chewing=gum", "gum".into())] {
+            let answer = page(&format!("/dummy_resources/{path}"), "application/json");
+            assert_eq!(answer.status, 404, "the core has no such resource");
+            let told = answer.json();
+            assert_eq!(told["title"], "Not Found");
+            assert_eq!((&told["FOXNSOX:googoose"], &told["FOXNSOX:big_bands"]), (&goose, &json!("Pig Bands!")));
+        }
+        for (path, accept) in [("/dummy_resources/1", "text/html"), ("/dummy_resources/1/2", "application/json")] {
+            assert!(!page(path, accept).body.contains("FOXNSOX"), "{path}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The original's extension for tests, which has one of each kind. Served only to replay recordings of it.
 
-use super::{Amendment, Extension, NamedAction, legacy};
-use crate::document::Value;
+use super::{Extension, NamedAction, legacy};
+use crate::reply::{Reply, to_json};
+use crate::v1::body::BadRequest;
 use crate::v1::route::Row;
-use crate::v1::{Answer, Call};
+use crate::v1::{Answer, Refusal, Request, essex};
+use serde_json::{Map, Value};
 
 pub(super) const EXTENSION: Extension = Extension {
     name: "Fox In Socks",
@@ -17,25 +19,27 @@ pub(super) const EXTENSION: Extension = Extension {
         NamedAction {
             collection: "dummy_resources",
             name: "FOXNSOX:add_tweedle",
-            run: |_, tweedle| Ok(legacy::said(&format!("Tweedle {} Added.", name_of(tweedle)))),
+            run: |_, tweedle| said_of(tweedle, "Added"),
         },
         NamedAction {
             collection: "dummy_resources",
             name: "FOXNSOX:delete_tweedle",
-            run: |_, tweedle| Ok(legacy::said(&format!("Tweedle {} Deleted.", name_of(tweedle)))),
+            run: |_, tweedle| said_of(tweedle, "Deleted"),
         },
     ],
-    amendments: &[Amendment { method: "GET", path: "/tenants/{tenant}/networks/{network}", amend: add_goose }],
+    amendments: &[Row::new("GET", "/dummy_resources/{id}", add_goose_and_bands)],
 };
 
-fn name_of(tweedle: &serde_json::Value) -> &str {
-    tweedle["name"].as_str().unwrap_or_default()
+fn said_of(tweedle: &Value, done: &str) -> Result<Answer, Refusal> {
+    let name = essex::in_python(tweedle.get("name").ok_or(BadRequest::NotSpecified("name"))?, false);
+    Ok(legacy::said(&format!("Tweedle {name} {done}.")))
 }
 
-/// A network asked for with `?chewing=gum` has it.
-fn add_goose(call: &Call<'_>, answer: &mut Answer) {
-    let chewing = call.request.query.iter().find(|(key, _)| key == "chewing");
-    if let (Answer::Told(_, Value::Object(fields)), Some((_, value))) = (answer, chewing) {
-        fields.push(("FOXNSOX:googoose", Value::Attribute(value.as_str().into())));
-    }
+/// Two keys more in the core's answer if that is JSON, which for want of such a resource is the page that says so.
+fn add_goose_and_bands(request: &Request, reply: &mut Reply) {
+    let Ok(mut told) = serde_json::from_slice::<Map<String, Value>>(&reply.body) else { return };
+    let chewing = request.query.iter().rev().find(|(key, _)| key == "chewing");
+    told.insert("FOXNSOX:googoose".into(), chewing.map_or(Value::Null, |(_, value)| value.as_str().into()));
+    told.insert("FOXNSOX:big_bands".into(), "Pig Bands!".into());
+    reply.body = to_json(&told);
 }
