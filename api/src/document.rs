@@ -32,6 +32,8 @@ pub enum Value {
     Word(&'static str),
     /// No text: `null` in JSON, the attribute `None` in XML, as the original has it.
     Absent,
+    /// The same, in XML an element.
+    AbsentElement,
     /// A number; in XML an attribute.
     Code(u16),
     /// A count; in XML an attribute.
@@ -87,7 +89,7 @@ impl Serialize for Value {
         match self {
             Value::Attribute(text) | Value::Element(text) => serializer.serialize_str(text),
             Value::Word(word) => serializer.serialize_str(word),
-            Value::Absent => serializer.serialize_unit(),
+            Value::Absent | Value::AbsentElement => serializer.serialize_unit(),
             Value::Code(code) => serializer.serialize_u16(*code),
             Value::Number(number) | Value::ElementNumber(number) => serializer.serialize_u64(*number),
             Value::Flag(flag) => serializer.serialize_bool(*flag),
@@ -121,6 +123,7 @@ fn write_element(out: &mut String, name: &str, value: &Value, namespace: Option<
             write_text(out, item, text, None);
         }),
         Value::Element(text) => write_text(out, name, text, namespace),
+        Value::AbsentElement => write_text(out, name, "None", namespace),
         Value::ElementNumber(number) => write_text(out, name, &number.to_string(), namespace),
         Value::Flag(flag) => write_text(out, name, if *flag { "True" } else { "False" }, namespace),
         Value::Attribute(_) | Value::Word(_) | Value::Absent | Value::Code(_) | Value::Number(_) => {}
@@ -179,6 +182,7 @@ fn write_start(out: &mut String, name: &str, attributes: &[&(&'static str, Value
             Value::Number(number) => out.push_str(&number.to_string()),
             Value::Absent => out.push_str("None"),
             Value::Element(_)
+            | Value::AbsentElement
             | Value::ElementNumber(_)
             | Value::Flag(_)
             | Value::Object(_)

@@ -173,6 +173,33 @@ fn credentials_are_made_told_without_their_passwords_and_removed() {
 }
 
 #[test]
+fn an_empty_text_is_told_as_none() {
+    everywhere(|talk| {
+        let told = |plural: &str, singular: &str, body: Value| {
+            let id = talk.make(plural, &json!({ singular: body }));
+            talk.ask("GET", &format!("{plural}/{id}"), None).body.replace(&id, "ID")
+        };
+        let qos = told("qoss", "qos", json!({"qos_name": "", "qos_desc": ""}));
+        let profile = told("portprofiles", "portprofile", json!({"portprofile_name": "", "qos_name": ""}));
+        let credential = json!({"credential_name": "c", "user_name": "", "password": "p"});
+        let credential = told("credentials", "credential", credential);
+        let wanted = match talk.format {
+            Format::Json => {
+                [r#""name": null, "description": null"#, r#""name": null, "qos_name": null"#, r#""name": null"#]
+            }
+            Format::Xml => [
+                r#"name="None"><description>None</description>"#,
+                "<name>None</name><qos_name>None</qos_name>",
+                r#"name="None""#,
+            ],
+        };
+        for (told, wanted) in std::iter::zip([qos, profile, credential], wanted) {
+            assert!(told.contains(wanted), "{told}");
+        }
+    });
+}
+
+#[test]
 fn a_password_is_sealed_in_the_store() {
     let scratch = Scratch::new();
     let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());

@@ -126,5 +126,5 @@ fn brief(id: Text) -> Fields {
 
 fn full(call: &Call<'_>, credential: &Credential) -> Fields {
     let id = ("id", Value::Attribute(call.ids[1].into()));
-    vec![id, ("name", Value::Attribute(credential.name.clone())), ("password", Value::Element(MASK.into()))]
+    vec![id, ("name", legacy::attribute(&credential.name)), ("password", Value::Element(MASK.into()))]
 }

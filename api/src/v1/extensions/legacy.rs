@@ -55,6 +55,16 @@ pub(super) fn told(root: &'static str, value: Value, call: &Call<'_>) -> Answer 
     Answer::Whole(Reply::new(StatusCode::OK, call.format.media_type(), document.write(call.format)))
 }
 
+/// A text that a client gave; an empty one was none to the original, as a network's name is.
+pub(super) fn attribute(text: &Text) -> Value {
+    if text.is_empty() { Value::Absent } else { Value::Attribute(text.clone()) }
+}
+
+/// The same, in XML an element.
+pub(super) fn element(text: &Text) -> Value {
+    if text.is_empty() { Value::AbsentElement } else { Value::Element(text.clone()) }
+}
+
 /// 200 with a text.
 pub(super) fn said(text: &str) -> Answer {
     Answer::Whole(Reply::new(StatusCode::OK, "text/html; charset=UTF-8", text.into()))

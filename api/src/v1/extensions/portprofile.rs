@@ -187,8 +187,8 @@ fn brief(id: Text) -> Fields {
 fn full(call: &Call<'_>, profile: &PortProfile) -> Result<Answer, Refusal> {
     let fields = vec![
         ("id", Value::Element(call.ids[1].into())),
-        ("name", Value::Element(profile.name.clone())),
-        ("qos_name", Value::Element(profile.qos_name.clone())),
+        ("name", legacy::element(&profile.name)),
+        ("qos_name", legacy::element(&profile.qos_name)),
         ("assignment", Value::Texts { item: "item", texts: ports(call, profile.ports.iter())? }),
     ];
     Ok(one(fields, call))

@@ -98,6 +98,6 @@ fn brief(id: Text) -> Fields {
 }
 
 fn full(id: &str, qos: &Qos) -> Fields {
-    let description = ("description", Value::Element(qos.description.clone()));
-    vec![("id", Value::Attribute(id.into())), ("name", Value::Attribute(qos.name.clone())), description]
+    let id = ("id", Value::Attribute(id.into()));
+    vec![id, ("name", legacy::attribute(&qos.name)), ("description", legacy::element(&qos.description))]
 }

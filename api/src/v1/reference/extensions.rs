@@ -18,6 +18,11 @@ const fn element(name: &'static str, example: &'static str, about: &'static str)
     Field { name, kind: Kind::Element(example), need: Need::Always, about }
 }
 
+/// A text of a client's, which may have been empty.
+const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { name, kind, need: Need::Always, about }
+}
+
 const fn count(name: &'static str, about: &'static str) -> Field {
     Field { name, kind: Kind::Count, need: Need::Always, about }
 }
@@ -131,8 +136,8 @@ const PROFILE_FULL: Shape = Shape::Object(&[object(
     "portprofile",
     &[
         PROFILE_ID,
-        element("name", "web", "The profile's name."),
-        element("qos_name", "gold", "The name of the QoS level."),
+        maybe("name", Kind::MaybeElement("web"), "The profile's name; null, in XML `None`, if it is empty."),
+        maybe("qos_name", Kind::MaybeElement("gold"), "The name of the QoS level, or null."),
         Field {
             name: "assignment",
             kind: Kind::Texts("item", &[PORT]),
@@ -239,7 +244,11 @@ pub(super) const PORT_PROFILES: Chapter = Chapter {
 const QOS_ID: Field = text("id", QOS, "The level's id.");
 const QOS_FULL: Shape = Shape::Object(&[object(
     "qos",
-    &[QOS_ID, text("name", "gold", "The level's name."), element("description", "10 Gbit/s", "Its description.")],
+    &[
+        QOS_ID,
+        maybe("name", Kind::MaybeText("gold"), "The level's name; null, in XML `None`, if it is empty."),
+        maybe("description", Kind::MaybeElement("10 Gbit/s"), "Its description, or null."),
+    ],
 )]);
 const QOS_BODY: &[Field] = &[
     text("qos_name", "gold", "The level's name."),
@@ -339,7 +348,11 @@ pub(super) const NOVA_TENANTS: Chapter = Chapter {
                 Answer::Legacy(
                     "vif_desc",
                     Shape::Object(&[
-                        element("device", "tape4a7c5d8-90", "The device's name."),
+                        element(
+                            "device",
+                            "tape4a7c5d8-90",
+                            "The name of the device, or the path of its socket; empty if it can have none.",
+                        ),
                         element("portprofile", "web", "The name of the port's profile; empty if it has none."),
                     ]),
                 ),
@@ -396,7 +409,7 @@ const CREDENTIAL_FULL: Shape = Shape::Object(&[object(
     "credential",
     &[
         CREDENTIAL_ID,
-        text("name", "operator", "The user's name; once it was renamed, that name."),
+        maybe("name", Kind::MaybeText("operator"), "The user's name, or null; once it was renamed, that name."),
         element("password", "********", "A mask: the password is sealed and never told."),
     ],
 )]);
@@ -404,7 +417,7 @@ const CREDENTIAL_RENAMED: Shape = Shape::Object(&[object(
     "credential",
     &[
         CREDENTIAL_ID,
-        text("name", "rack 4", "Its name."),
+        maybe("name", Kind::MaybeText("rack 4"), "Its name, or null."),
         element("password", "********", "A mask: the password is sealed and never told."),
     ],
 )]);

@@ -55,6 +55,8 @@ pub(super) enum Kind {
     MaybeText(&'static str),
     /// A text; in XML an element.
     Element(&'static str),
+    /// A text or null; in XML an element.
+    MaybeElement(&'static str),
     /// One of these words, the first as example; in XML an attribute.
     Word(&'static [&'static str]),
     /// A port's state as a client may give it.
@@ -202,7 +204,7 @@ impl Kind {
             Kind::Attribute(example) | Kind::Filled(example) | Kind::MaybeText(example) | Kind::Anything(example) => {
                 Value::Attribute(example.into())
             }
-            Kind::Element(example) => Value::Element(example.into()),
+            Kind::Element(example) | Kind::MaybeElement(example) => Value::Element(example.into()),
             Kind::Word(words) => Value::Word(words.first().copied().unwrap_or_default()),
             Kind::State => Value::Word("ACTIVE"),
             Kind::Count => Value::Number(0),
@@ -232,7 +234,7 @@ impl Kind {
                 text["minLength"] = json!(1);
                 text
             }
-            Kind::MaybeText(_) => json!({"type": ["string", "null"]}),
+            Kind::MaybeText(_) | Kind::MaybeElement(_) => json!({"type": ["string", "null"]}),
             Kind::Word(words) => json!({"type": "string", "enum": words}),
             Kind::State => json!({"type": ["string", "null"], "enum": ["ACTIVE", "DOWN", "", null]}),
             Kind::Anything(_) => json!({"type": ["string", "number", "boolean", "object", "array"]}),
