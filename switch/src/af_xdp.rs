@@ -21,6 +21,7 @@ mod pool;
 pub(crate) mod port;
 pub mod program;
 pub(crate) mod queue;
+pub mod raw;
 mod turn;
 mod tx;
 

@@ -3,7 +3,7 @@
 
 use crate::topology::TwoTenants;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use switch::af_packet::RawSocket;
 use switch::{netns, tap};
 use tests::daemon::Daemon;
 use tests::generator::{count, run};
-use tests::namespace::Namespace;
+use tests::namespace::{Namespace, ip};
 use tests::process::{TempDir, repository, wait_until};
 
 /// What must all be zero where nothing is wrong.
@@ -226,6 +226,32 @@ fn what_a_relay_drops_repeats_reorders_and_leaks_is_counted_as_that() {
     let bystander = &report["streams"][1];
     assert_eq!(count(bystander, "lost") + count(bystander, "duplicated") + count(bystander, "reordered"), 0);
     assert_eq!((count(&report, "corrupted"), count(&report, "overflowed")), (0, 0), "{report:#}");
+}
+
+#[test]
+fn by_af_xdp_containers_lose_nothing_at_a_low_rate_and_have_their_interface_back_afterwards() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("red");
+    let network = tenant.network("lan");
+    let spaces = ["one", "two"].map(Namespace::new);
+    for (space, address) in spaces.iter().zip(["10.0.0.1/24", "10.0.0.2/24"]) {
+        let name = space.name();
+        ip(&format!("link add gen-{name} type veth peer name eth0 netns {name}"));
+        ip(&format!("link set gen-{name} up"));
+        space.must("ip link set eth0 up");
+        space.address("eth0", address);
+        daemon.must(&format!("plug {name} --device gen-{name} --driver af_xdp"));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&["one", "two"]);
+    assert!(spaces[0].pings_within("10.0.0.2", PATIENCE), "{}", daemon.log_tail());
+    for load in ["--frame-sizes 64,512,1518", "--size 300 --vlan 7:3 --train 8"] {
+        let report = run(&format!("xdp:one/eth0 xdp:two/eth0 {load} --macs 10 --rate 1kpps --seconds 1 --verify"));
+        assert_flawless(&report);
+        assert_eq!(report["agreed"][0], json!({"kind": "xdp", "mode": "native, copy"}), "{report:#}");
+    }
+    assert!(spaces[0].pings_within("10.0.0.2", PATIENCE), "{}", daemon.log_tail());
+    spaces.iter().for_each(|space| ip(&format!("link del gen-{}", space.name())));
 }
 
 #[test]

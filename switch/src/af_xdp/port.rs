@@ -211,6 +211,16 @@ impl XdpPort {
         self.are_tags_lost
     }
 
+    /// Its queues, at least one.
+    pub(super) fn all_queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().map(|queue| &**queue)
+    }
+
+    /// The one by which any interface sends.
+    pub(super) fn first_queue(&self) -> &Queue {
+        &self.queues[0]
+    }
+
     fn queue(&self, index: QueueIndex) -> &Queue {
         &self.queues[index.as_usize()]
     }

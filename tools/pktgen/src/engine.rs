@@ -288,8 +288,8 @@ impl Engine {
     }
 
     /// Frames that found no room on our side since the last call.
-    fn overflowed(&self) -> Result<u64> {
-        self.links.iter().map(Link::overflowed).sum()
+    fn overflowed(&mut self) -> Result<u64> {
+        self.links.iter_mut().map(Link::overflowed).sum()
     }
 
     /// Counts from here on.

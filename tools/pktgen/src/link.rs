@@ -8,6 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod packet;
 pub(crate) mod tap;
 pub(crate) mod vhost;
+pub(crate) mod xdp;
 
 use crate::options::Arguments;
 use crate::traffic::{HEAD, Marks, Outgoing, Stream};
@@ -145,6 +146,11 @@ pub(crate) enum Agreed {
     Tap,
     /// Plain frames through a packet socket.
     Packet,
+    /// Plain frames through AF_XDP sockets: who runs the program that takes them, and who copies them.
+    Xdp {
+        /// In words.
+        mode: &'static str,
+    },
     /// By a guest's driver and its device.
     VhostUser(vhost::Features),
 }
@@ -157,8 +163,10 @@ pub(crate) enum Link {
     Vhost(Box<vhost::VhostLink>),
     /// A TAP of our own.
     Tap(tap::TapLink),
-    /// An interface of the host.
+    /// An interface of the host by a packet socket.
     Packet(Box<packet::PacketLink>),
+    /// The same by AF_XDP.
+    Xdp(Box<xdp::XdpLink>),
 }
 
 impl Link {
@@ -166,14 +174,15 @@ impl Link {
     pub(crate) fn start(&mut self, arguments: &Arguments) -> Result<()> {
         match self {
             Link::Vhost(link) => link.start(arguments),
-            Link::Memory(_) | Link::Tap(_) | Link::Packet(_) => Ok(()),
+            Link::Memory(_) | Link::Tap(_) | Link::Packet(_) | Link::Xdp(_) => Ok(()),
         }
     }
 
     /// Frames that arrived and found no room on our side, since the last call: no loss of the switch.
-    pub(crate) fn overflowed(&self) -> Result<u64> {
+    pub(crate) fn overflowed(&mut self) -> Result<u64> {
         match self {
             Link::Packet(link) => link.overflowed(),
+            Link::Xdp(link) => Ok(link.overflowed()),
             Link::Memory(_) | Link::Vhost(_) | Link::Tap(_) => Ok(0),
         }
     }
@@ -184,6 +193,7 @@ impl Link {
             Link::Memory(_) => Agreed::Memory,
             Link::Tap(_) => Agreed::Tap,
             Link::Packet(_) => Agreed::Packet,
+            Link::Xdp(link) => Agreed::Xdp { mode: link.mode() },
             Link::Vhost(link) => Agreed::VhostUser(link.features()),
         }
     }
@@ -193,7 +203,7 @@ impl Link {
         match self {
             Link::Memory(link) => link.dedicate(stream),
             Link::Vhost(link) => link.dedicate(queue, stream),
-            Link::Tap(_) | Link::Packet(_) => {}
+            Link::Tap(_) | Link::Packet(_) | Link::Xdp(_) => {}
         }
     }
 
@@ -205,6 +215,7 @@ impl Link {
             Link::Vhost(link) => Ok(link.send(queue, max, source)),
             Link::Tap(link) => link.send(max, source),
             Link::Packet(link) => link.send(max, source),
+            Link::Xdp(link) => link.send(max, source),
         }
     }
 
@@ -216,6 +227,7 @@ impl Link {
             Link::Vhost(link) => Ok(link.receive(max, sink)),
             Link::Tap(link) => link.receive(max, sink),
             Link::Packet(link) => link.receive(max, sink),
+            Link::Xdp(link) => Ok(link.receive(max, sink)),
         }
     }
 }

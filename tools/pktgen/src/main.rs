@@ -32,6 +32,7 @@ use link::memory::MemoryLink;
 use link::packet::PacketLink;
 use link::tap::TapLink;
 use link::vhost::VhostLink;
+use link::xdp::XdpLink;
 use options::{Arguments, Plan, PortName};
 use report::Report;
 use search::{Found, Goal};
@@ -125,6 +126,10 @@ fn links(arguments: &Arguments, plan: &Plan) -> Result<Vec<Link>> {
             PortName::Packet { netns, name } => {
                 let packet = PacketLink::new(netns.as_deref(), name, &plan.shape);
                 Link::Packet(Box::new(packet.with_context(|| port.to_string())?))
+            }
+            PortName::Xdp { netns, name } => {
+                let xdp = XdpLink::new(netns.as_deref(), name, &plan.shape);
+                Link::Xdp(Box::new(xdp.with_context(|| port.to_string())?))
             }
         });
     }

@@ -27,8 +27,9 @@ const CHECK_SEQUENCE: usize = 4;
 ///
 /// Plays one guest at each port: sends, receives, and tells loss, reordering, duplicates, frames at the wrong port, and
 /// delays, as text or as one JSON object a measurement. A port is a vhost-user socket (a path), a TAP made for the time of
-/// the run (tap:NAME), or a network interface of the host by a packet socket (packet:NAME; AF_XDP is not there yet), both in
-/// another network namespace by tap:NETNS/NAME and packet:NETNS/NAME. Without --rate it sends as fast as it can.
+/// the run (tap:NAME), or a network interface of the host by a packet socket (packet:NAME) or by AF_XDP, which takes it away
+/// from the host's stack meanwhile (xdp:NAME); in another network namespace by tap:NETNS/NAME and so on. Without --rate it
+/// sends as fast as it can.
 #[derive(Parser, Debug, Serialize)]
 #[command(
     version,
@@ -37,7 +38,8 @@ const CHECK_SEQUENCE: usize = 4;
     Exit codes: 0 measured, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Arguments {
-    /// The ports, each a guest: PATH of a vhost-user socket, tap:[NETNS/]NAME, or packet:[NETNS/]NAME
+    /// The ports, each a guest: PATH of a vhost-user socket, tap:[NETNS/]NAME, packet:[NETNS/]NAME
+    /// or xdp:[NETNS/]NAME
     #[arg(value_name = "PORT")]
     pub(crate) ports: Vec<PortName>,
     /// Listen on the sockets, as QEMU does for a switch that connects (OVS-DPDK's dpdkvhostuserclient)
@@ -272,8 +274,8 @@ impl Arguments {
         if self.tso.is_some() {
             ensure!((1..=9000).contains(&self.segment_size), "a segment has 1 to 9000 bytes of payload");
             ensure!(
-                self.ports.iter().all(|port| !matches!(port, PortName::Packet { .. })),
-                "a network interface (packet:) takes no large frames"
+                self.ports.iter().all(|port| matches!(port, PortName::Vhost(_) | PortName::Tap { .. })),
+                "a network interface (packet:, xdp:) takes no large frames"
             );
         }
         Ok(shape)
@@ -392,6 +394,7 @@ mod tests {
             "a b --order sorted",
             "a b --rate 1pps --search",
             "a packet:b --tso",
+            "a xdp:b --tso",
             "a packet:b --vxlan 1=5,02:00:00:00:00:02/10.0.0.2,02:00:00:00:00:01/10.0.0.1",
             "a b --vxlan 2=5,02:00:00:00:00:02/10.0.0.2,02:00:00:00:00:01/10.0.0.1",
             "a tap:b --queues 2",

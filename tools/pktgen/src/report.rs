@@ -29,7 +29,7 @@ pub(crate) struct Report<'a> {
     pub(crate) loss: f64,
     /// Frames sent that never arrived.
     pub(crate) lost: u64,
-    /// Frames that found no room in our own receive buffers (packet:): part of what is lost, but not by the switch.
+    /// Frames that found no room in our own receive buffers (packet:, xdp:): part of what is lost, but not by the switch.
     pub(crate) overflowed: u64,
     /// Frames sent a second, millions.
     pub(crate) offered_mpps: f64,

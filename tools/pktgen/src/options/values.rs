@@ -15,8 +15,10 @@ pub(crate) enum PortName {
     Vhost(PathBuf),
     /// A TAP of our own, in a namespace or in ours.
     Tap { netns: Option<String>, name: String },
-    /// An interface of the host, in a namespace or in ours.
+    /// An interface of the host by a packet socket, in a namespace or in ours.
     Packet { netns: Option<String>, name: String },
+    /// The same by AF_XDP sockets.
+    Xdp { netns: Option<String>, name: String },
 }
 
 impl FromStr for PortName {
@@ -30,6 +32,7 @@ impl FromStr for PortName {
         match text.split_once(':') {
             Some(("tap", name)) => Ok(placed(name)).map(|(netns, name)| PortName::Tap { netns, name }),
             Some(("packet", name)) => Ok(placed(name)).map(|(netns, name)| PortName::Packet { netns, name }),
+            Some(("xdp", name)) => Ok(placed(name)).map(|(netns, name)| PortName::Xdp { netns, name }),
             Some(("vhost", path)) => Ok(PortName::Vhost(path.into())),
             _ => Ok(PortName::Vhost(text.into())),
         }
@@ -42,6 +45,7 @@ impl std::fmt::Display for PortName {
             PortName::Vhost(path) => return write!(f, "vhost:{}", path.display()),
             PortName::Tap { netns, name } => ("tap", netns, name),
             PortName::Packet { netns, name } => ("packet", netns, name),
+            PortName::Xdp { netns, name } => ("xdp", netns, name),
         };
         match netns {
             Some(netns) => write!(f, "{kind}:{netns}/{name}"),
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn kinds_and_namespaces_of_ports_are_told_by_their_names() {
         let port = |text: &str| text.parse::<PortName>().unwrap();
-        let names = ["vhost:x/y", "tap:t0", "packet:eth0", "packet:/run/netns/blue/tap0"];
+        let names = ["vhost:x/y", "tap:t0", "packet:eth0", "xdp:eth0", "packet:/run/netns/blue/tap0"];
         assert_eq!(names.map(|name| port(name).to_string()), names);
         assert_eq!(port("x/y"), port("vhost:x/y"));
         assert_eq!(port("tap:red/t0"), PortName::Tap { netns: Some("red".to_owned()), name: "t0".to_owned() });
