@@ -1,7 +1,7 @@
 //! Collections whose copies share what did not change, so that a state of 100,000 ports can be handed out whole.
 //!
 //! A reader of the model takes a copy of it and a writer changes another; with plain maps each such meeting would copy
-//! everything. Here a copy costs [`BRANCHES`] counters of references, and a change copies one branch and one leaf of it if
+//! everything. Here a copy costs one counter of references, and a change copies the way to one leaf and that leaf if
 //! somebody else has them too, else nothing. Plain safe Rust: `Arc::make_mut` is all there is to it. One thread changes a
 //! collection at a time, any number read their copies.
 
@@ -12,31 +12,32 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::ops::Index;
 use std::sync::Arc;
 
-/// Branches of a map and leaves of a branch: 4,096 leaves, so that one of 100,000 entries has 24 a leaf. What a change
-/// copies at most is this many references twice and one leaf.
-const BRANCHES: usize = 64;
+/// Ways on from each fork. There are three forks before a leaf: 4,096 leaves, so that a map of 100,000 entries has 24 a leaf.
+/// What a change copies at most is this many references three times and one leaf.
+const WAYS: usize = 16;
 /// Entries of a piece of a [`SharedList`], which a change copies.
-const PIECE: usize = 128;
+const PIECE: usize = 32;
 
 type Leaf<K, V> = HashMap<K, V>;
-type Branch<K, V> = Vec<Option<Arc<Leaf<K, V>>>>;
+type Fork<T> = [Option<Arc<T>>; WAYS];
+type Root<K, V> = Fork<Fork<Fork<Leaf<K, V>>>>;
 
 /// A hash map that is copied cheaply. Keys that clients choose are fine: the hash has a key of its own.
 pub struct SharedMap<K, V> {
-    branches: Vec<Option<Arc<Branch<K, V>>>>,
+    root: Option<Arc<Root<K, V>>>,
     len: usize,
     hasher: RandomState,
 }
 
 impl<K, V> Default for SharedMap<K, V> {
     fn default() -> SharedMap<K, V> {
-        SharedMap { branches: Vec::new(), len: 0, hasher: RandomState::new() }
+        SharedMap { root: None, len: 0, hasher: RandomState::new() }
     }
 }
 
 impl<K, V> Clone for SharedMap<K, V> {
     fn clone(&self) -> SharedMap<K, V> {
-        SharedMap { branches: self.branches.clone(), len: self.len, hasher: self.hasher.clone() }
+        SharedMap { root: self.root.clone(), len: self.len, hasher: self.hasher.clone() }
     }
 }
 
@@ -53,8 +54,12 @@ impl<K, V> SharedMap<K, V> {
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        let leaves = self.branches.iter().flatten().flat_map(|branch| branch.iter().flatten());
-        leaves.flat_map(|leaf| leaf.iter())
+        self.leaves().flat_map(|leaf| leaf.iter())
+    }
+
+    fn leaves(&self) -> impl Iterator<Item = &Arc<Leaf<K, V>>> {
+        let forks = self.root.iter().flat_map(|root| root.iter().flatten());
+        forks.flat_map(|fork| fork.iter().flatten()).flat_map(|fork| fork.iter().flatten())
     }
 
     /// All keys, in no order.
@@ -69,13 +74,13 @@ impl<K, V> SharedMap<K, V> {
 }
 
 impl<K: Hash + Eq, V> SharedMap<K, V> {
-    /// Where a key belongs: branch and leaf.
-    fn place<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> (usize, usize)
+    /// Which ways lead to a key.
+    fn way<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> [usize; 3]
     where
         K: Borrow<Q>,
     {
         let hash = self.hasher.hash_one(key) as usize;
-        (hash % BRANCHES, hash / BRANCHES % BRANCHES)
+        [hash % WAYS, hash / WAYS % WAYS, hash / WAYS / WAYS % WAYS]
     }
 
     /// The value of a key.
@@ -83,8 +88,8 @@ impl<K: Hash + Eq, V> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let (branch, leaf) = self.place(key);
-        self.branches.get(branch)?.as_ref()?[leaf].as_ref()?.get(key)
+        let [first, second, third] = self.way(key);
+        self.root.as_ref()?[first].as_ref()?[second].as_ref()?[third].as_ref()?.get(key)
     }
 
     /// Whether the key is there.
@@ -102,12 +107,11 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let (branch, leaf) = self.place(key);
-        if self.branches.is_empty() {
-            self.branches.resize(BRANCHES, None);
-        }
-        let branch = self.branches[branch].get_or_insert_with(|| Arc::new(vec![None; BRANCHES]));
-        Arc::make_mut(Arc::make_mut(branch)[leaf].get_or_insert_default())
+        let [first, second, third] = self.way(key);
+        let fork = Arc::make_mut(self.root.get_or_insert_default());
+        let fork = Arc::make_mut(fork[first].get_or_insert_default());
+        let fork = Arc::make_mut(fork[second].get_or_insert_default());
+        Arc::make_mut(fork[third].get_or_insert_default())
     }
 
     /// Enters a value; answers what was there.
@@ -333,11 +337,8 @@ mod tests {
         let copy = map.clone();
         map.insert(7, 8);
         map.remove(&10_001);
-        let leaves = |map: &SharedMap<u64, u64>| -> Vec<_> {
-            let branches = map.branches.iter().flatten();
-            branches.flat_map(|branch| branch.iter().flatten().map(Arc::as_ptr)).collect()
-        };
-        let differing = std::iter::zip(leaves(&map), leaves(&copy)).filter(|(ours, theirs)| ours != theirs).count();
+        let differing =
+            std::iter::zip(map.leaves(), copy.leaves()).filter(|(ours, theirs)| !Arc::ptr_eq(ours, theirs)).count();
         assert_eq!(differing, 1);
         assert_eq!((map[&7], copy[&7]), (8, 7));
     }
