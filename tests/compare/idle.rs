@@ -1,8 +1,13 @@
-//! What an idle switch costs, and one with little to do: two idle guests and two TAPs on one adaptive worker.
+//! What an idle switch costs, and one with little to do: two idle guests and two TAPs on one adaptive worker. And what TAPs
+//! that nobody uses cost a pair of guests beside them.
 
+use crate::alternate::ratio;
+use crate::generator;
 use crate::guests::cpu_seconds;
 use crate::options::Options;
+use crate::peers::{End, Peer, Switch};
 use crate::report::{Page, Sample, load};
+use crate::vhost::SMALL;
 use std::time::{Duration, Instant};
 use switch::af_packet::RawSocket;
 use tests::daemon::Daemon;
@@ -14,9 +19,16 @@ const SETTLE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// Frames sent at the slow rate, one a millisecond.
 const FRAMES: usize = 10_000;
+/// TAPs that nobody uses.
+const TAPS: usize = 64;
 
-/// The table of what idling costs.
-pub(crate) fn measure(page: &mut Page, _: &Options) {
+/// The tables of what idling costs.
+pub(crate) fn measure(page: &mut Page, options: &Options) {
+    idle_switch(page);
+    idle_taps(page, options);
+}
+
+fn idle_switch(page: &mut Page) {
     page.table(
         "Idle, and at 1,000 frames a second",
         "Two idle Linux guests and two TAPs, `poll = \"adaptive\"`, all threads of the daemon; then 1,000 frames a second \
@@ -82,4 +94,46 @@ pub(crate) fn measure(page: &mut Page, _: &Options) {
     for (name, part) in [("median", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
         page.line(&format!("| one way, {name}, microseconds | {:.1} | {} |", latency.quantile(part), load()));
     }
+}
+
+fn idle_taps(page: &mut Page, options: &Options) {
+    page.table(
+        &format!("A pair of guests beside {TAPS} idle TAPs"),
+        &format!(
+            "Frames of 64 bytes as above, {} alternations of {} s without the TAPs and with them, on one worker.",
+            options.rounds, options.seconds
+        ),
+        "| without, million frames a second | with | ratio | load |",
+    );
+    let mut words = SMALL.words();
+    words.extend(["--discard-off-cpu", "--seconds", &options.seconds.to_string()].map(str::to_owned));
+    let switch = Switch::start(Peer::Qvs, [End::Vhost; 2]);
+    let daemon = switch.daemon().expect("it is ours");
+    let names: Vec<String> = (0..TAPS).map(|number| format!("idle-{number}")).collect();
+    switch.resume();
+    let tenant = daemon.tenant("idle");
+    let network = tenant.network("idle");
+    for name in &names {
+        tenant.attached_port(&network, name);
+    }
+    let mut samples = [Sample::default(), Sample::default()];
+    for _ in 0..options.rounds {
+        for (command, sample) in ["unplug", "plug"].into_iter().zip(&mut samples) {
+            switch.resume();
+            for name in &names {
+                // The first time there is none to unplug.
+                daemon.command(&format!("{command} {name}"));
+            }
+            if command == "plug" {
+                daemon.wait_up(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            match generator::measure(&switch, &words) {
+                Ok(report) => sample.add(report.figure("mpps")),
+                Err(trouble) => page.line(&format!("| {trouble} | – | – | {} |", load())),
+            }
+        }
+    }
+    let [without, with] = &samples;
+    let ratio = ratio(with, without);
+    page.line(&format!("| {} | {} | {ratio} | {} |", without.brief(3), with.brief(3), load()));
 }
