@@ -7,9 +7,9 @@ use super::port::{XdpConfig, XdpPort};
 use super::refill;
 use crate::interface::InterfaceError;
 use crate::link::LinkWatch;
+use crate::sync::Ordering;
 use rustix::fd::AsFd;
 use std::io;
-use std::sync::atomic::Ordering;
 
 /// Bytes of the longest frame that is sent or told whole.
 pub const FRAME_MAX: usize = 2048;
