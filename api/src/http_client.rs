@@ -57,11 +57,17 @@ pub enum EndpointError {
     #[error("it cannot be reached: {0}")]
     Unreachable(#[from] std::io::Error),
     /// It broke off, or speaks no HTTP.
-    #[error("it does not answer: {0}")]
+    #[error("it does not answer: {}", causes(.0))]
     Http(#[from] hyper::Error),
     /// It answers without end.
     #[error("its answer is too long or broke off")]
     Answer,
+}
+
+/// An error with all that it comes from: alone, hyper's says not even that it was TLS.
+fn causes(error: &hyper::Error) -> String {
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether what is said to the server of this URL leaves the host as anybody on the way can read it.
@@ -185,8 +191,8 @@ fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
 /// An open connection, for one question at a time. Closed when dropped, whatever was under way.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// Moves the bytes; ends with the connection.
-    mover: JoinHandle<()>,
+    /// Moves the bytes; ends with the connection, and says then what was wrong with it. `None`: it has said so.
+    mover: Option<JoinHandle<hyper::Result<()>>>,
 }
 
 /// A request that got no answer.
@@ -201,11 +207,7 @@ pub struct Unsent {
 impl Connection {
     async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connection, EndpointError> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let mover = tokio::spawn(async move {
-            // What is wrong with it is told to whoever waits for an answer.
-            let _ = connection.await;
-        });
-        Ok(Connection { sender, mover })
+        Ok(Connection { sender, mover: Some(tokio::spawn(connection)) })
     }
 
     /// Whether another request can be sent: the last answer was read to its end and the other end has not closed it.
@@ -226,7 +228,12 @@ impl Connection {
             Ok(()) => self.sender.try_send_request(sent).await,
             Err(error) => {
                 let request = Some(Request::from_parts(parts, kept.to_vec()));
-                return Err(Unsent { error: error.into(), request });
+                // All that is known here is that it is closed.
+                let ended = match self.mover.take() {
+                    Some(mover) => mover.await.ok().and_then(Result::err),
+                    None => None,
+                };
+                return Err(Unsent { error: ended.unwrap_or(error).into(), request });
             }
         };
         outcome.map_err(|mut error| {
@@ -239,7 +246,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.mover.abort();
+        if let Some(mover) = &self.mover {
+            mover.abort();
+        }
     }
 }
 

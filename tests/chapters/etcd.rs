@@ -4,12 +4,12 @@
 mod away;
 mod hosts;
 mod shared;
+mod tls;
 
 use api::etcd::message::{Blob, Compare, Step, Txn};
 use api::etcd::watch::News;
 use api::etcd::{Etcd, EtcdConfig, EtcdError};
 use api::watched::Rights;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
@@ -355,47 +355,4 @@ fn a_user_logs_in_and_again_when_his_token_is_none_any_more() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
     let too_open = Etcd::new(EtcdConfig { user: Some(("root".to_owned(), open)), ..config(&[server.url()]) });
     assert!(too_open.is_err_and(|error| error.to_string().contains("mode 0644")));
-}
-
-#[test]
-fn by_tls_each_side_shows_a_certificate_and_strangers_are_refused() {
-    let issuer = || {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    };
-    let (ca, strangers) = (issuer(), issuer());
-    let pair = |issuer: &CertifiedIssuer<'_, KeyPair>| {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-        (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
-    };
-    let (certificate, key) = pair(&ca);
-    let server = Server::start_at(Ipv4Addr::LOCALHOST.into(), "https", |dir| {
-        let file = |name: &str, text: &str| {
-            fs::write(dir.join(name), text).unwrap();
-            dir.join(name).display().to_string()
-        };
-        let flag = |flag: &str, value: String| format!("--{flag}={value}");
-        vec![
-            flag("cert-file", file("server.pem", &certificate)),
-            flag("key-file", file("server.key", &key)),
-            flag("trusted-ca-file", file("ca.pem", &ca.pem())),
-            "--client-cert-auth=true".to_owned(),
-        ]
-    });
-    let attempt = |ca: &CertifiedIssuer<'_, KeyPair>, own: Option<(String, String)>| {
-        let ca_file = server.path("ours.pem");
-        fs::write(&ca_file, ca.pem()).unwrap();
-        let identity = own.map(|(certificate, key)| {
-            fs::write(server.path("client.pem"), certificate).unwrap();
-            (server.path("client.pem"), secret(&server, "client.key", &key))
-        });
-        let etcd = Etcd::new(EtcdConfig { ca: ca_file, identity, ..config(&[server.url()]) }).unwrap();
-        run(async { etcd.transact(&put("a", "1")).await }).map(|answer| answer.revision())
-    };
-    wait_until("etcd serves by TLS", SOON, || attempt(&ca, Some(pair(&ca))).is_ok());
-    assert!(attempt(&ca, None).is_err());
-    assert!(attempt(&ca, Some(pair(&strangers))).is_err());
-    assert!(attempt(&strangers, Some(pair(&ca))).is_err());
 }

@@ -84,15 +84,27 @@ impl Daemon {
     }
 
     fn launch(cpus: &[usize], settings: &str, dir: TempDir, launch: Vec<OsString>) -> Daemon {
+        let mut daemon = Daemon::prepare(cpus, settings, dir, launch);
+        daemon.start_again();
+        daemon
+    }
+
+    /// One that does not run yet: [`Daemon::spawn`] starts it.
+    ///
+    /// # Panics
+    /// If its directory cannot be written.
+    pub fn prepared(settings: &str) -> Daemon {
+        Daemon::prepare(&[last_cpu()], settings, TempDir::new(), vec![program().into()])
+    }
+
+    fn prepare(cpus: &[usize], settings: &str, dir: TempDir, launch: Vec<OsString>) -> Daemon {
         let api = free_address();
         let (state, run) = (dir.join("state"), dir.join("run"));
         let text = format!(
             "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = {cpus:?}\n{settings}\n"
         );
         fs::write(dir.join("qvs.toml"), text).expect("our own directory");
-        let mut daemon = Daemon { child: None, launch, api, dir };
-        daemon.start_again();
-        daemon
+        Daemon { child: None, launch, api, dir }
     }
 
     /// Starts it again on the same state.
