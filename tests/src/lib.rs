@@ -20,4 +20,5 @@ pub mod ovs;
 pub mod pcapng;
 pub mod process;
 pub mod qmp;
+pub mod tcpdump;
 pub mod wire;

@@ -3,6 +3,7 @@
 mod hosts;
 mod isolation;
 mod kernel;
+mod marks;
 mod ovs;
 mod sockets;
 
@@ -13,7 +14,7 @@ use tests::daemon::Daemon;
 use tests::namespace::{Namespace, ip, transfer};
 
 /// The addresses of both ends of a wire, ours first, and the length of their prefix.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Ends([&'static str; 2], u8);
 
 /// One wire by IPv4 and one by IPv6.

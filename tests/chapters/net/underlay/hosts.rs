@@ -1,44 +1,80 @@
 //! Two hypervisors of ours are both sides.
 
-use super::{passes_everything, settings};
+use super::{Ends, give_address, passes_everything, settings};
 use tests::daemon::Daemon;
 use tests::namespace::{Namespace, ip};
 
+/// TPIDs of a tag and of a service tag (IEEE 802.1Q-2018 table 9-1).
+pub(super) const VLAN: u16 = 0x8100;
+pub(super) const SERVICE: u16 = 0x88a8;
+
 /// How two networks are carried.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Carried {
     /// What `show` calls it.
     pub(super) kind: &'static str,
     pub(super) is_tunnel: bool,
-    /// More of the uplink's settings.
-    pub(super) uplink: &'static str,
+    /// Whether the first host's uplink is by AF_XDP. The other's is by packet sockets in any case, so that whoever listens beside it
+    /// hears all that is on the wire.
+    is_xdp: bool,
+    /// The hosts' addresses on the underlay.
+    pub(super) ends: Ends,
+    /// Tags before all else: type and id.
+    pub(super) tags: &'static [(u16, u16)],
+    /// More of the uplink's settings; OWN is a host's own address.
+    uplink: &'static str,
+    /// Links of the uplink.
+    pub(super) links: &'static [&'static str],
     /// Settings.
-    pub(super) segments: &'static str,
+    segments: &'static str,
     /// The numbers that the networks of red and blue get.
     pub(super) ids: [u32; 2],
 }
 
+const V4: Ends = Ends(["172.31.80.1", "172.31.80.2"], 24);
+const V6: Ends = Ends(["fd80::1", "fd80::2"], 64);
+
 const fn on_vlans(kind: &'static str, uplink: &'static str) -> Carried {
-    Carried {
-        kind,
-        is_tunnel: false,
-        uplink,
-        segments: "default = \"vlan\"\nvlan = \"physnet1:100-101\"",
-        ids: [100, 101],
-    }
+    let segments = "default = \"vlan\"\nvlan = \"physnet1:100-101\"";
+    Carried { is_tunnel: false, uplink, ids: [100, 101], ..in_tunnels(kind, segments) }
 }
 
 const fn in_tunnels(kind: &'static str, segments: &'static str) -> Carried {
-    Carried { kind, is_tunnel: true, uplink: "", segments, ids: [5000, 5001] }
+    Carried {
+        kind,
+        is_tunnel: true,
+        is_xdp: false,
+        ends: V4,
+        tags: &[],
+        uplink: "",
+        links: &["eth0"],
+        segments,
+        ids: [5000, 5001],
+    }
 }
 
+const VLANS: Carried = on_vlans("vlan", "");
+const VXLAN: Carried = in_tunnels("vxlan", "default = \"vxlan\"\nvni = \"5000-5001\"");
+const GENEVE: Carried = in_tunnels("geneve", "default = \"geneve\"\nvni = \"5000-5001\"");
+const GRE: Carried = in_tunnels("gre", "default = \"gre\"\nvni = \"5000-5001\"");
+
 /// By VLAN, one of them with and one without a tag, and by every kind of tunnel.
-pub(super) const EVERY_WAY: [Carried; 5] = [
-    on_vlans("vlan", ""),
-    on_vlans("native", "exclusive = true\nnative_vlan = 100\n"),
-    in_tunnels("vxlan", "default = \"vxlan\"\nvni = \"5000-5001\""),
-    in_tunnels("geneve", "default = \"geneve\"\nvni = \"5000-5001\""),
-    in_tunnels("gre", "default = \"gre\"\nvni = \"5000-5001\""),
+pub(super) const EVERY_WAY: [Carried; 5] =
+    [VLANS, on_vlans("native", "exclusive = true\nnative_vlan = 100\n"), VXLAN, GENEVE, GRE];
+
+/// By AF_XDP, by IPv6, within tags of the underlay, and over two links.
+pub(super) const MORE_WAYS: [Carried; 6] = [
+    Carried { is_xdp: true, ..VLANS },
+    Carried { is_xdp: true, ..VXLAN },
+    Carried { is_xdp: true, ends: V6, ..GENEVE },
+    Carried {
+        ends: V6,
+        tags: &[(VLAN, 50)],
+        uplink: "exclusive = true\naddress = \"OWN\"\nunderlay_vlan = 50\n",
+        ..VXLAN
+    },
+    Carried { tags: &[(SERVICE, 500)], ..on_vlans("vlan", "exclusive = true\nservice_vlan = 500\n") },
+    Carried { links: &["eth0", "eth1"], ..on_vlans("vlan", "bond = \"active-backup\"\n") },
 ];
 
 /// A hypervisor: a namespace with `eth0` on the underlay, a daemon in it, and one guest each of two tenants.
@@ -68,19 +104,24 @@ impl Host {
     }
 }
 
-/// Two hypervisors, called 1 and 2, with these networks between them; the underlay is a veth.
+/// Two hypervisors, called 1 and 2, with these networks between them; the underlay is a veth for each link.
 pub(super) fn hypervisors(carried: Carried) -> [Host; 2] {
-    let Carried { is_tunnel, uplink, segments, .. } = carried;
+    let Carried { is_tunnel, is_xdp, ends: Ends(ends, len), uplink, links, segments, .. } = carried;
     let spaces = ["qt-h1", "qt-h2"].map(Namespace::new);
-    ip("link add eth0 netns qt-h1 type veth peer name eth0 netns qt-h2");
-    for (space, address) in spaces.iter().zip(["172.31.80.1/24", "172.31.80.2/24"]) {
-        space.must(&format!("ip link set eth0 mtu 1600 up && ip addr add {address} dev eth0"));
+    for link in links {
+        ip(&format!("link add {link} netns qt-h1 type veth peer name {link} netns qt-h2"));
+        spaces.iter().for_each(|space| drop(space.must(&format!("ip link set {link} mtu 1600 up"))));
     }
-    let ends = ["172.31.80.1", "172.31.80.2"];
-    let tunnel = |own: usize| is_tunnel.then(|| [ends[own], ends[1 - own]]);
-    let settings = |own| {
+    if !uplink.contains("OWN") {
+        spaces.iter().zip(ends).for_each(|(space, address)| give_address(space, "eth0", address, len));
+    }
+    let settings = |own: usize| {
         let interface = "interface = \"eth0\"\n";
-        settings("eth0", tunnel(own), segments).replace(interface, &format!("{interface}{uplink}"))
+        let driver = if is_xdp && own == 0 { "af_xdp" } else { "af_packet" };
+        let uplink = uplink.replace("OWN", &format!("{}/{len}", ends[own]));
+        let links = if let [link] = links { format!("{link:?}") } else { format!("{links:?}") };
+        settings("eth0", is_tunnel.then(|| [ends[own], ends[1 - own]]), segments)
+            .replace(interface, &format!("interface = {links}\ndriver = \"{driver}\"\n{uplink}"))
     };
     let [one, two] = spaces;
     [
