@@ -10,6 +10,11 @@ use tests::process::{output_of, wait_until};
 
 /// A host whose kernel has VXLAN 5000 on a bridge, and ours with these settings added to the uplink's.
 fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
+    beside_the_kernel_with(ends, uplink, "")
+}
+
+/// The same with these added to those of the tunnels.
+pub(super) fn beside_the_kernel_with(ends: Ends, uplink: &str, tunnel: &str) -> Beside {
     let Ends([near_ip, far_ip], _) = ends;
     let far = Namespace::new("qt-far");
     let wire = Wire::new("qt-vx", &far, ends, true);
@@ -17,7 +22,8 @@ fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
     far.must("ip link add br0 type bridge && ip link set vx0 master br0 && ip link set vx0 up && ip link set br0 up");
     far.must("ip link set br0 mtu 1500 && ip link set vx0 mtu 1500 && ip addr add 10.9.0.2/24 dev br0");
     let text = settings("qt-vx", Some([near_ip, far_ip]), "default = \"vxlan\"");
-    Beside::new(wire, far, ends, &text.replace("[tunnel]", &format!("{uplink}\n[tunnel]")))
+    let text = text.replace("[tunnel]", &format!("{uplink}\n[tunnel]"));
+    Beside::new(wire, far, ends, &text.replace("[segments]", &format!("{tunnel}\n[segments]")))
 }
 
 #[test]
