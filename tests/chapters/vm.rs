@@ -4,6 +4,7 @@
 
 mod deaths;
 mod ecn;
+mod other;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -7,7 +7,7 @@ use tests::daemon::Daemon;
 use tests::http::Tenant;
 use tests::ledger::{Counters, expect};
 use tests::namespace::{Namespace, ip, transfer};
-use tests::process::{output_of, wait_until};
+use tests::process::{Child, TempDir, output_of, wait_until};
 
 fn exists(interface: &str) -> bool {
     Command::new("ip").args(["link", "show", "dev", interface]).output().unwrap().status.success()
@@ -324,4 +324,70 @@ fn one_interface_belongs_to_one_id_whether_plugged_as_device_or_as_tap() {
     world.daemon.must("plug own --device own-tap --replace");
     assert!(!exists("own-tap"));
     world.ping();
+}
+
+/// Holds a TAP as QEMU does, and is the guest behind it: whole frames go, with what is left to do for them, between it and another
+/// TAP, which is a station's. Both go with the process.
+const HOLDER: &str = r#"
+import fcntl, os, select, struct, sys
+def tap(name):
+    fd = os.open('/dev/net/tun', os.O_RDWR)
+    # TUNSETIFF: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR; TUNSETOFFLOAD: checksums and TSO.
+    fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH22x', name.encode(), 0x5002))
+    fcntl.ioctl(fd, 0x400454d0, 7)
+    return fd
+ends = [tap(name) for name in sys.argv[1:]]
+while True:
+    for end in select.select(ends, [], [])[0]:
+        frame = os.read(end, 1 << 17)
+        try:
+            os.write(ends[1 - ends.index(end)], frame)
+        except OSError:
+            pass
+"#;
+
+/// A process that holds `held` here; behind it is `eth0` in the namespace, with this address.
+fn hold(held: &str, guest: &Namespace, address: &str, dir: &TempDir) -> Child {
+    let inner = format!("{held}-g");
+    let mut command = Command::new("python3");
+    let holder = Child::spawn("holder", command.args(["-c", HOLDER, held, &inner]), &dir.join("log"));
+    wait_until("the TAPs are there", SOON, || exists(held) && exists(&inner));
+    ip(&format!("link set {inner} netns {} name eth0", guest.name()));
+    ip(&format!("link set {held} up"));
+    guest.must("ip link set eth0 up");
+    guest.address("eth0", address);
+    holder
+}
+
+#[test]
+fn a_tap_that_another_process_holds_is_plugged_from_the_kernels_side_and_goes_and_comes_with_its_holder() {
+    let mut world = Containers::new();
+    let (guest, dir) = (Namespace::new("held"), TempDir::new());
+    assert!(world.daemon.must("plug held --device qd-held").contains("waiting for the device"));
+    world.tenant.attached_port(&world.network, "held");
+    for round in 0..2 {
+        let mut holder = hold("qd-held", &guest, "10.0.0.9/24", &dir);
+        world.daemon.wait_up(&["held"]);
+        assert_eq!(world.daemon.interface("held")["driver"], "af_packet");
+        assert!(world.spaces[0].pings_within("10.0.0.9", SOON), "{round}: {}", world.daemon.log_tail());
+        let before = Counters::read(&world.daemon);
+        for (from, to, address) in [(&guest, &world.spaces[0], "10.0.0.1"), (&world.spaces[0], &guest, "10.0.0.9")] {
+            transfer(Some(from), Some(to), address, 16 << 20);
+        }
+        let after = Counters::read(&world.daemon);
+        for way in ["rx", "tx"] {
+            let [packets, bytes] = ["packets", "bytes"].map(|what| after.grown(&before, &format!("held.{way}.{what}")));
+            assert!(bytes / packets > 3000, "{way}: {bytes} bytes in {packets} frames: TCP was cut");
+        }
+        assert!(after.strange_drops(&before).is_empty(), "{:?}", after.strange_drops(&before));
+        if round == 0 {
+            // The switch goes and comes, and its device is none of its own.
+            world.daemon.kill_and_restart();
+            world.daemon.wait_up(&["one", "two", "held"]);
+            assert!(guest.pings_within("10.0.0.1", SOON), "{}", world.daemon.log_tail());
+        }
+        holder.kill();
+        wait_until("the port is down", SOON, || world.daemon.interface("held")["op_status"] == "DOWN");
+        assert!(world.spaces[0].pings("10.0.0.2"), "the others are not touched");
+    }
 }
