@@ -13,6 +13,7 @@ use switch::af_packet::RawSocket;
 use switch::{netns, tap};
 use tests::daemon::Daemon;
 use tests::generator::{count, run};
+use tests::ledger::Counters;
 use tests::namespace::{Namespace, ip};
 use tests::process::{TempDir, repository, wait_until};
 
@@ -272,4 +273,27 @@ fn recipes_say_how_they_are_used_and_what_they_miss() {
     assert!(code == Some(2) && text.contains("INTERFACE"), "{code:?} {text}");
     let (code, text) = run("kernel-pktgen.sh");
     assert!(code == Some(0) || (code == Some(3) && text.contains("no module pktgen")), "{code:?} {text}");
+}
+
+#[test]
+fn the_recipe_for_testpmd_runs_as_it_stands_against_two_ports() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let sockets = ["a", "b"].map(|name| daemon.path(name));
+    for (name, socket) in ["a", "b"].iter().zip(&sockets) {
+        daemon.must(&format!("plug {name} --vhost-user {}", socket.display()));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&["a", "b"]);
+    let script = repository().join("tools/pktgen/recipes/testpmd.sh");
+    let output = Command::new(script).args(&sockets).arg("1").output().unwrap();
+    let [text, error] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{text}{error}");
+    assert!(text.contains("NIC statistics for port 0") && text.contains("NIC statistics for port 1"), "{text}");
+    let counters = Counters::read(&daemon);
+    for name in ["a", "b"] {
+        let counted = |way: &str| counters.get(&format!("{name}.{way}.packets"));
+        assert!(counted("rx") > 1000 && counted("tx") > 1000, "{name}: {text}");
+    }
 }

@@ -16,7 +16,7 @@ if [ $# -lt 2 ] || [ $# -gt 3 ]; then
 fi
 first=$1 second=$2 seconds=${3:-5} cpu=${CPU:-0} size=${SIZE:-64}
 if ! command -v dpdk-testpmd >/dev/null; then
-    echo "dpdk-testpmd is missing: apt-get install dpdk" >&2
+    echo "dpdk-testpmd is missing: apt-get install dpdk-dev" >&2
     exit 3
 fi
 for socket in "$first" "$second"; do

@@ -54,7 +54,9 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
         Chapter::Lint | Chapter::Loom | Chapter::Demo | Chapter::Deb => &[],
         Chapter::Unit => &["iproute2", "tcpdump"],
         Chapter::Fuzz => &["busybox-static", "iproute2"],
-        Chapter::Net => &["busybox-static", "ethtool", "iproute2", "openvswitch-switch", "python3", "tcpdump"],
+        Chapter::Net => {
+            &["busybox-static", "dpdk-dev", "ethtool", "iproute2", "openvswitch-switch", "python3", "tcpdump"]
+        }
         Chapter::Etcd => &["busybox-static", "etcd-server", "ethtool", "iproute2"],
         Chapter::Ratchet => &["valgrind"],
         Chapter::Keystone | Chapter::Openapi => &["iproute2", "python3-venv"],
