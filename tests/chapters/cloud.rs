@@ -6,7 +6,7 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
@@ -39,6 +39,12 @@ struct World {
     wire: Namespace,
 }
 
+/// The network that tunnels are on: what hosts' numbers are put behind, and the length of the prefix.
+type Under = (&'static str, u8);
+
+const BY_IPV4: Under = ("172.31.90.", 24);
+const BY_IPV6: Under = ("fd90::", 64);
+
 impl Host {
     /// Calls `act` with a tenant of this host's API, where that can be reached.
     fn as_tenant<T: Send>(&self, name: &str, act: impl FnOnce(&Tenant) -> T + Send) -> T {
@@ -59,11 +65,11 @@ impl Host {
 impl World {
     /// `count` hosts, called `PREFIX-h1` and so on, whose networks are of this kind; all ports are UP.
     fn new(prefix: &'static str, count: usize, kind: &str) -> World {
-        World::over(prefix, count, kind, None)
+        World::over(prefix, count, kind, BY_IPV4, None)
     }
 
-    /// The same over a wire that does some mischief.
-    fn over(prefix: &'static str, count: usize, kind: &str, mischief: Option<Mischief>) -> World {
+    /// The same by this underlay, over a wire that may do some mischief.
+    fn over(prefix: &'static str, count: usize, kind: &str, under: Under, mischief: Option<Mischief>) -> World {
         let wire = Namespace::new(&format!("{prefix}-w"));
         // A bridge that learns nothing of its own and sends nothing by itself.
         wire.must(
@@ -74,14 +80,18 @@ impl World {
         let mut hosts = Vec::new();
         for number in 1..=count {
             let space = Namespace::new(&format!("{prefix}-h{number}"));
-            for (device, bridge, network) in [("eth0", "under", "172.31.90"), ("eth1", "manage", "172.31.91")] {
+            for (device, bridge, (network, len)) in [("eth0", "under", under), ("eth1", "manage", ("172.31.91.", 24))] {
                 let end = format!("{device}-{number}");
                 wire.must(&format!(
                     "ip link add {end} type veth peer name {device} netns {} && ip link set {end} master {bridge} mtu 1600 up",
                     space.name()
                 ));
+                if network.contains(':') {
+                    space.must(&format!("echo 0 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6"));
+                }
+                let nodad = if network.contains(':') { "nodad" } else { "" };
                 space.must(&format!(
-                    "ip link set {device} mtu 1600 up && ip addr add {network}.{number}/24 dev {device}"
+                    "ip link set {device} mtu 1600 up && ip addr add {network}{number}/{len} dev {device} {nodad}"
                 ));
             }
             space.must("ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off");
@@ -90,8 +100,9 @@ impl World {
                 space.must("ethtool -K eth0 tx off");
             }
             let settings = format!(
-                "[[uplink]]\nphysical_network = \"physnet1\"\ninterface = \"eth0\"\n[tunnel]\nlocal_ip = \"172.31.90.{number}\"\n\
+                "[[uplink]]\nphysical_network = \"physnet1\"\ninterface = \"eth0\"\n[tunnel]\nlocal_ip = \"{}{number}\"\n\
                  [segments]\ndefault = \"{kind}\"\nvlan = \"physnet1:100-199\"\n[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"h{number}\"\nlease_s = 6",
+                under.0,
                 etcd.url()
             );
             let daemon = space.inside(|| Daemon::start(&settings));
@@ -228,6 +239,24 @@ fn guests_on_three_hosts_are_on_one_network_and_floods_go_where_its_ports_are() 
         [[172, 31, 90, 2], [172, 31, 90, 3]].map(|to| carried(&frames, to, text.as_bytes()).min(1))
     };
     assert_eq!((said(0, "of-the-reds"), said(1, "of-the-blues")), ([1, 1], [1, 0]));
+}
+
+#[test]
+fn hosts_whose_underlay_is_ipv6_know_of_each_other_by_the_store_and_reach_each_other_by_it() {
+    let world = World::over("qv", 3, "geneve", BY_IPV6, None);
+    let ear = world.wire.sniff();
+    world.reach_each_other(0);
+    world.reach_each_other(1);
+    let [one, two, three] = &world.hosts[..] else { panic!("three") };
+    transfer(&one.guests[0], &two.guests[0], &two.address(), 8 << 20);
+    transfer(&three.guests[1], &one.guests[1], &one.address(), 8 << 20);
+    assert_eq!(one.daemon.interface("tunnel:fd90::3")["link"], "up");
+    // From host 1 to host 2, and nothing of it by IPv4.
+    let ends = [1, 2].map(|number| format!("fd90::{number}").parse::<Ipv6Addr>().unwrap().octets()).concat();
+    let heard = ear.stop();
+    assert!(heard.iter().any(|frame| frame.len() > 54 && frame[12..14] == [0x86, 0xdd] && frame[22..54] == ends));
+    let is_tunnel = |frame: &&Vec<u8>| frame[12..14] == [8, 0] && frame[36..38] == 6081u16.to_be_bytes();
+    assert_eq!(heard.iter().find(is_tunnel), None);
 }
 
 /// Far longer than leases last here.
@@ -376,7 +405,7 @@ fn over_a_wire_that_loses_delays_and_reorders_each_frame_arrives_once_or_was_los
     /// Frames that are counted.
     const COUNTED: u32 = 2_000;
     for (prefix, kind) in [("qg", "vxlan"), ("qh", "gre")] {
-        let world = World::over(prefix, 3, kind, Some(BAD));
+        let world = World::over(prefix, 3, kind, BY_IPV4, Some(BAD));
         world.reach_each_other(0);
         world.reach_each_other(1);
         let [one, two, three] = &world.hosts[..] else { panic!("three") };
