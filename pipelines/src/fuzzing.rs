@@ -4,10 +4,12 @@
 //! networks, ports that are up, down, fixed to a MAC and of a small MTU. Checked is what must hold for any frame: an outcome, no
 //! port of another network, no way back, no offload that does not fit, the trace ending as the run did.
 
+mod control;
 mod underlay;
 
 use crate::Standard;
 use crate::tables::Tables;
+pub use control::{lacp, too_big};
 use std::sync::Arc;
 use switch::batch::{Batch, Fit};
 use switch::config::{Config, NetworkConfig, PortConfig};

@@ -1,6 +1,8 @@
-//! What ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1) messages have in common: type, code, checksum.
+//! What ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1) messages have in common: type, code, checksum; and the one kind that is read
+//! to its end, [`TooBig`].
 
 use super::{WireError, word};
+use std::net::IpAddr;
 
 /// IP protocol number of ICMP.
 pub const PROTOCOL: u8 = 1;
@@ -60,6 +62,51 @@ impl IcmpRepr {
     pub fn to_bytes(&self) -> [u8; LEN] {
         let [high, low] = self.checksum.to_be_bytes();
         [self.kind, self.code, high, low]
+    }
+}
+
+/// What a router says of a packet that is too long for its next link: "fragmentation needed" (RFC 1191 section 4), or "packet too
+/// big" (RFC 4443 section 3.2). Anybody can say so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooBig {
+    /// Bytes that the link takes, of L3; 0 from an old router (RFC 1191 section 5).
+    pub mtu: u16,
+    /// Who sent the packet, by what is quoted of it.
+    pub from: IpAddr,
+    /// Whom it was for.
+    pub to: IpAddr,
+    /// Its protocol.
+    pub protocol: u8,
+    /// Where UDP has its destination, if that much is quoted.
+    pub port: Option<u16>,
+}
+
+impl TooBig {
+    /// Reads a message as a raw socket has it: of IPv4 with its header, of IPv6 without. `None`: it is another, or too short.
+    pub fn read(message: &[u8], is_ipv4: bool) -> Option<TooBig> {
+        let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        if is_ipv4 {
+            let icmp = message.get(usize::from(message.first()? & 0xf) * 4..)?;
+            // Destination unreachable, fragmentation needed.
+            if icmp.get(..2)? != [3, 4] {
+                return None;
+            }
+            let ip = icmp.get(8..)?;
+            let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<4>()?));
+            let l4 = ip.get(usize::from(ip.first()? & 0xf) * 4..)?;
+            let (mtu, protocol) = (word(icmp, 6)?, *ip.get(9)?);
+            Some(TooBig { mtu, from: address(12)?, to: address(16)?, protocol, port: word(l4, 2) })
+        } else {
+            if *message.first()? != 2 {
+                return None;
+            }
+            let mtu = u32::from_be_bytes(*message.get(4..)?.first_chunk()?);
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            let ip = message.get(8..)?;
+            let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<16>()?));
+            let (l4, protocol) = (ip.get(40..)?, *ip.get(6)?);
+            Some(TooBig { mtu, from: address(8)?, to: address(24)?, protocol, port: word(l4, 2) })
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! its books nobody did. So a raw socket hears them all, and one is believed that quotes a packet of ours to a peer. What it
 //! can do at worst is bounded by [`MTU_LEAST`], and is forgotten after [`KEPT`]. Owned by the thread that follows the underlay.
 
+use pipelines::wire::icmp::TooBig;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
 use std::collections::BTreeMap;
 use std::io;
@@ -70,37 +71,17 @@ impl PathMtus {
     }
 }
 
-/// The peer and the MTU of a message, as a raw socket reads it: IPv4 with its header, IPv6 without.
+/// The peer and the MTU of a message, as a raw socket reads it, if it is about a packet of our tunnels.
 fn too_big(message: &[u8], local: IpAddr, ports: [u16; 2]) -> Option<(IpAddr, u16)> {
-    let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
-    let (mtu, quoted_from, quoted_to, protocol, l4) = if local.is_ipv4() {
-        let icmp = message.get(usize::from(message.first()? & 0xf) * 4..)?;
-        // Destination unreachable, fragmentation needed (RFC 792; RFC 1191 section 4).
-        if icmp.get(..2)? != [3, 4] {
-            return None;
-        }
-        let ip = icmp.get(8..)?;
-        let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<4>()?));
-        let l4 = ip.get(usize::from(ip.first()? & 0xf) * 4..)?;
-        (word(icmp, 6)?, address(12)?, address(16)?, *ip.get(9)?, l4)
-    } else {
-        // Packet too big (RFC 4443 section 3.2).
-        if *message.first()? != 2 {
-            return None;
-        }
-        let mtu = u32::from_be_bytes(*message.get(4..)?.first_chunk()?);
-        let ip = message.get(8..)?;
-        let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<16>()?));
-        (u16::try_from(mtu).unwrap_or(u16::MAX), address(8)?, address(24)?, *ip.get(6)?, ip.get(40..)?)
-    };
-    let is_ours = match protocol {
-        UDP => ports.contains(&word(l4, 2)?),
+    let told = TooBig::read(message, local.is_ipv4())?;
+    let is_ours = match told.protocol {
+        UDP => told.port.is_some_and(|port| ports.contains(&port)),
         GRE => true,
         _ => false,
     };
     let least = MTU_LEAST[usize::from(!local.is_ipv4())];
-    // An old router tells no MTU but 0 (RFC 1191 section 5): the least that holds everywhere.
-    (is_ours && quoted_from == local).then_some((quoted_to, mtu.max(least)))
+    // An old router tells no MTU but 0: the least that holds everywhere.
+    (is_ours && told.from == local).then_some((told.to, told.mtu.max(least)))
 }
 
 #[cfg(test)]
