@@ -175,17 +175,6 @@ fn is_announcement(frame: &[u8]) -> bool {
     frame[..6] == [0xff; 6] && [12, 16, 20].iter().any(|&at| frame[at..at + 2] == [0x80, 0x35])
 }
 
-/// The time that a thread of the daemon's has run.
-fn cpu_time(daemon: &Daemon, thread: &str) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap();
-    let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default());
-    let stat = stats.into_iter().find(|stat| stat.contains(&format!("({thread})"))).expect("the thread is there");
-    // `utime` and `stime` (proc(5)), in hundredths of a second: the 12th and 13th behind the name.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
-}
-
 /// An LACPDU of a system that is nobody's, behind a tag.
 fn tagged_lacpdu() -> Vec<u8> {
     let stranger = MacAddr([2, 0, 0, 0, 0, 0x66]);
@@ -318,17 +307,13 @@ fn with_lacp_both_links_carry_flows_and_one_carries_all_when_the_other_is_cut_or
             ip(&format!("link set {} up", world.names[1]));
             world.links_become([true; 2], [true; 2]);
         }
-        // What a flood of a VLAN's frames says is nobody's word, and hearing it costs the switch little.
-        let (stranger, before) =
-            (world.far.inside(|| RawSocket::open("eth0").unwrap()), cpu_time(&world.daemon, "bond"));
-        let (frame, begun) = (tagged_lacpdu(), Instant::now());
+        // What a VLAN's frames say is nobody's word, however many there are.
+        let (stranger, frame) = (world.far.inside(|| RawSocket::open("eth0").unwrap()), tagged_lacpdu());
+        let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(500) {
             // Refused while the wire is full.
             let _ = stranger.send(&frame);
         }
-        let spent = cpu_time(&world.daemon, "bond") - before;
-        println!("{driver}: the bond's thread ran for {spent:?} of half a second");
-        assert!(spent < Duration::from_millis(100), "{spent:?}");
         assert_eq!(world.daemon.interface("uplink:physnet1")["links"][0]["partner"], partner);
         assert_eq!(world.links(), ([true; 2], [true; 2]));
 
