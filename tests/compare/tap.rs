@@ -4,12 +4,12 @@ use crate::alternate::ratio;
 use crate::options::Options;
 use crate::peers::{End, Peer, Switch};
 use crate::report::{Figure, Page, Sample, load};
+use ::tests::namespace::Namespace;
+use ::tests::process::{Child, TempDir, wait_until};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use tests::namespace::Namespace;
-use tests::process::{Child, TempDir, wait_until};
 
 /// The row's name among the findings.
 pub(crate) const ROW: &str = "TCP, TAP to TAP";
@@ -58,10 +58,13 @@ pub(crate) fn serve(station: &Namespace, cpu: usize, dir: &Path) -> Child {
     Child::spawn("iperf3", &mut command, &dir.join(format!("{}.log", station.name())))
 }
 
-/// What iperf3, as JSON, says of all that was received.
+/// What iperf3, as JSON, says of all that was received; nothing if the transfer failed.
 pub(crate) fn received(output: &str, what: &str) -> f64 {
     let json: Value = serde_json::from_str(output).expect("iperf3 speaks JSON");
-    json["end"]["sum_received"][what].as_f64().expect("iperf3 counts")
+    json["end"]["sum_received"][what].as_f64().unwrap_or_else(|| {
+        eprintln!("iperf3: {}", json["error"]);
+        0.0
+    })
 }
 
 /// What a station leaves to the switch behind this interface.
@@ -104,5 +107,16 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
             offloads(&rig.stations[1], &rig.switch.ports[1]),
             load()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_that_failed_has_received_nothing() {
+        assert_eq!(received(r#"{"end": {"sum_received": {"bytes": 7}}}"#, "bytes"), 7.0);
+        assert_eq!(received(r#"{"end": {}, "error": "the server has terminated"}"#, "bytes"), 0.0);
     }
 }
