@@ -1,24 +1,26 @@
-//! The running daemon held against its own OpenAPI description by schemathesis, with both plugins.
+//! The running daemon held against its own OpenAPI description by schemathesis, with both plugins, and with tokens.
 //!
 //! It makes requests from the description, valid and invalid, follows what was made from one operation to the next, and
 //! finds answers that the description does not have: statuses, media types, headers, bodies; requests that should have been
 //! refused and were not; and any 5xx. `QVS_SCHEMATHESIS` names the Python environment it is installed in; `QVS_SEED=N`
-//! starts it with that seed.
+//! starts it with that seed, and `QVS_EXAMPLES=N` has it make up N requests for an operation.
 
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use tests::daemon::Daemon;
+use tests::daemon::{Daemon, program};
 use tests::http::Connection;
 use tests::process::TempDir;
 
 /// Requests that are made up for an operation, besides its examples and the limits of its parameters. More would take
 /// longer than a chapter should.
-const MADE_UP: usize = 3;
+const MADE_UP: &str = "3";
 /// The checks that are of other services than this one: a wrong method is 404 here and never 405, a path of ids that are not
-/// there is no success, and mode `noauth` has no owners.
-const NOT_HERE: &str = "unsupported_method,allow_header_conformance,positive_data_acceptance,ignored_auth,\
-                        object_level_authorization";
+/// there is no success, and there is one owner.
+const NOT_HERE: &str =
+    "unsupported_method,allow_header_conformance,positive_data_acceptance,object_level_authorization";
+/// The tenant of the description's examples, whose token is used where there are tokens.
+const TENANT: &str = api::v1::reference::TENANT;
 /// Our faults have statuses of their own.
 const SETTINGS: &str = "[checks]\nnegative_data_rejection.expected-statuses = [\"4xx\"]\n";
 /// XML has no types that a text could violate, so no invalid body is made in it; and what says it is XML must be.
@@ -38,8 +40,16 @@ def xml_is_xml(context, response, case):
         ElementTree.fromstring(response.content)
 ";
 
-fn hold(driver: &str, environment: &Path, seed: &str) {
-    let mut daemon = Daemon::start(&format!("[plugin]\ndriver = \"{driver}\""));
+fn hold(driver: &str, identity: &str, environment: &Path, seed: &str) {
+    let dir = TempDir::new();
+    let (has_tokens, before) = (identity == "tokens", dir.join("before.toml"));
+    std::fs::write(&before, format!("state_dir = {:?}", dir.join("state"))).unwrap();
+    let token = has_tokens.then(|| {
+        let made = Command::new(program()).args(["token", TENANT, "--config"]).arg(before).output().unwrap();
+        String::from_utf8(made.stdout).unwrap().trim_end().to_owned()
+    });
+    let settings = format!("[plugin]\ndriver = \"{driver}\"\n[identity]\nmode = \"{identity}\"");
+    let daemon = Daemon::start_in(dir, &settings);
     let mut connection = Connection::open(daemon.api()).unwrap();
     let description = connection.request("GET", "/openapi.json", None).unwrap().json();
     let paths = description["paths"].as_object().expect("a description has paths").values();
@@ -50,26 +60,33 @@ fn hold(driver: &str, environment: &Path, seed: &str) {
     let mut command = Command::new(environment.join("bin/st"));
     command.current_dir(dir.path()).env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONPATH", dir.path());
     command.args(["--config-file", "settings.toml", "run", &format!("http://{}/openapi.json", daemon.api())]);
-    command.args(["--checks", "all", "--exclude-checks", NOT_HERE, "--seed", seed]);
-    command.args(["--max-examples", &MADE_UP.to_string(), "--generation-database", "none", "--no-color"]);
+    let exclude = if has_tokens { NOT_HERE.to_owned() } else { format!("{NOT_HERE},ignored_auth") };
+    command.args(["--checks", "all", "--exclude-checks", &exclude, "--seed", seed]);
+    let examples = std::env::var("QVS_EXAMPLES").unwrap_or_else(|_| MADE_UP.to_owned());
+    command.args(["--max-examples", &examples, "--generation-database", "none", "--no-color"]);
+    command.args(token.iter().flat_map(|token| ["--header".to_owned(), format!("X-Auth-Token: {token}")]));
     let output = command.output().expect("schemathesis is installed");
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{driver}, seed {seed}:\n{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{driver}, {identity}, seed {seed}:\n{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     // All but the one by which it got the description.
     let tested = told.lines().find_map(|line| line.trim().strip_prefix("Tested:")).map(str::trim);
     assert!(count > 50 && tested == Some(&(count - 1).to_string()), "{driver}: not all of {count} operations:\n{told}");
-    daemon.assert_alive();
+    Connection::open(daemon.api()).unwrap().request("GET", "/openapi.json", None).expect("it is still there");
 }
 
 #[test]
-fn the_daemon_answers_as_its_description_says_with_either_plugin() {
+fn the_daemon_answers_as_its_description_says_with_either_plugin_and_with_tokens() {
     let environment =
         std::env::var_os("QVS_SCHEMATHESIS").expect("`cargo xtask test openapi` installs and names schemathesis");
     let seed = std::env::var("QVS_SEED").unwrap_or_else(|_| "1".to_owned());
     thread::scope(|scope| {
-        for driver in ["native", "fake"] {
+        for (driver, identity) in [("native", "noauth"), ("fake", "noauth"), ("native", "tokens")] {
             let (environment, seed) = (Path::new(&environment), &seed);
-            scope.spawn(move || hold(driver, environment, seed));
+            scope.spawn(move || hold(driver, identity, environment, seed));
         }
     });
 }
