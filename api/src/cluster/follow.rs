@@ -88,6 +88,8 @@ impl Cluster {
     fn follow_on(&self, follower: &Weak<dyn Follower>) {
         let (mut pause, mut bad_pause) = (RETRY_MIN, BAD_RECORD_PAUSE_MIN);
         let mut reads_all = self.is_from_copy();
+        // What there was when we started.
+        let mut has_read = !reads_all;
         let mut bad = String::new();
         loop {
             let Some(follower) = follower.upgrade() else { return };
@@ -103,8 +105,9 @@ impl Cluster {
             let outcome = read.and_then(|()| {
                 if std::mem::take(&mut reads_all) {
                     (bad, bad_pause) = (String::new(), BAD_RECORD_PAUSE_MIN);
+                    has_read = true;
                 }
-                self.watch(&*follower)
+                self.watch(&*follower, std::mem::take(&mut has_read))
             });
             // Nobody is kept while this thread sleeps.
             drop(follower);
@@ -141,12 +144,16 @@ impl Cluster {
         }
     }
 
-    /// Follows until it is to end, or a watch does before another takes its place.
-    fn watch(&self, follower: &dyn Follower) -> Result<(), StoreError> {
+    /// Follows until it is to end, or a watch does before another takes its place. `has_read`: everything was just read.
+    fn watch(&self, follower: &dyn Follower, has_read: bool) -> Result<(), StoreError> {
         self.read_compaction()?;
-        // From what was told last: up to where we follow nothing came after it, but an etcd that was set back in between may have
-        // had something else to tell.
-        let mut from = lock(&self.followed).last.as_ref().map_or(0, |last| last.revision);
+        let mut from = if has_read {
+            self.revision()
+        } else {
+            // From what was told last: up to where we follow nothing came after it, but an etcd that was set back in between may
+            // have had something else to tell. Whoever else writes to it may have it forget so far back; then all is read.
+            lock(&self.followed).last.as_ref().map_or(0, |last| last.revision)
+        };
         loop {
             let mut watch = self.wait(self.etcd.watch(&self.keys.prefix(), from + 1))?;
             self.check_history(from)?;

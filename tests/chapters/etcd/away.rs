@@ -203,6 +203,8 @@ fn who_was_away_while_etcd_forgot_reads_everything() {
     red_a.request("DELETE", &format!("networks/{gone}"), None, 204);
     let network = red_a.network("lan");
     let port = red_a.attached_port(&network, "vm1");
+    // What it forgets is further than anything of ours: somebody else writes to it too.
+    (0..3).for_each(|_| drop(server.ask("/v3/kv/put", &json!({"key": "b3RoZXI=", "value": "eA=="}))));
     server.compact();
     relay.set(Way::Open);
     wait_until("b has caught up", SOON, || networks(&red_b) == BTreeSet::from([network.clone()]));
@@ -212,6 +214,8 @@ fn who_was_away_while_etcd_forgot_reads_everything() {
     let next = red_a.network("next");
     wait_until("b hears of it", SOON, || networks(&red_b).contains(&next));
     assert!(red_b.network("back").len() == 36 && agreed(&red_a, &red_b).len() == 3);
+    let log = b.log_tail();
+    assert_eq!(log.matches("everything is read").count(), 1, "{log}");
 }
 
 /// Has a daemon's copy cut off at its end, as by a disk that lost it.
