@@ -297,10 +297,13 @@ fn forwarding_goes_on_without_etcd_and_what_was_missed_is_caught_up() {
             tenant.try_request("GET", &format!("networks/{made}"), None).is_ok_and(|answer| answer.status == 200)
         })
     });
+    // What is told is in force a moment later.
+    let drops = format!("{}.rx.drops.port_admin_down", two.guest(0));
     let before = Counters::read(&two.daemon);
-    assert!(!two.guests[0].pings(&world.hosts[0].address()), "its port is set DOWN");
-    let after = Counters::read(&two.daemon);
-    assert!(after.grown(&before, &format!("{}.rx.drops.port_admin_down", two.guest(0))) > 0);
+    wait_until("what its port sends is dropped", SOON, || {
+        let is_answered = two.guests[0].pings(&world.hosts[0].address());
+        !is_answered && Counters::read(&two.daemon).grown(&before, &drops) > 0
+    });
     two.as_tenant("red", |tenant| tenant.set_state(&network, &port, "ACTIVE"));
     wait_until("UP again", SOON, || world.op_status(0, 1) == "UP" && world.op_status(1, 1) == "UP");
     world.reach_each_other(0);
