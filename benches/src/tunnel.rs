@@ -16,7 +16,7 @@ use switch::mac_table::MacTable;
 use switch::offload::OffloadClaim;
 use switch::publish::PortPlace;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, UplinkTags, Vni,
+    PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, UplinkTags, Vni,
 };
 use switch::worker::{Context, Egress, EgressLists, Pipeline};
 
@@ -60,23 +60,11 @@ fn config(kind: TunnelKind) -> Config {
         macs: Vec::new(),
         allowed_macs: Vec::new(),
     };
-    let next_hop = Arc::new(NextHop::default());
-    next_hop.set(Some(MacAddr([2, 0, 0, 0, 0, 0xbb])));
+    let peer = PeerConfig::new(PEER, [192, 0, 2, 2].into(), Some(UPLINK));
+    peer.next_hop.set(Some(MacAddr([2, 0, 0, 0, 0, 0xbb])));
     let tunnel = TunnelConfig {
-        local: [192, 0, 2, 1].into(),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
-        is_nvgre: false,
-        peers: vec![PeerConfig {
-            index: PEER,
-            address: [192, 0, 2, 2].into(),
-            uplink: Some(UPLINK),
-            next_hop,
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        }],
         networks: vec![TunnelledNetwork { network: NetworkIndex(0), kind, vni: Vni::new(5000).unwrap() }],
+        ..TunnelConfig::new([192, 0, 2, 1].into(), vec![peer])
     };
     let uplink = UplinkConfig {
         index: UPLINK,

@@ -197,6 +197,13 @@ pub struct PeerConfig {
     pub path_mtu: Option<u16>,
 }
 
+impl PeerConfig {
+    /// A far end whose next hop is not known.
+    pub fn new(index: PortIndex, address: IpAddr, uplink: Option<PortIndex>) -> PeerConfig {
+        PeerConfig { index, address, uplink, next_hop: Arc::default(), is_next_hop_fixed: false, path_mtu: None }
+    }
+}
+
 impl PartialEq for PeerConfig {
     fn eq(&self, other: &PeerConfig) -> bool {
         let facts = |it: &PeerConfig| (it.index, it.address, it.uplink, it.path_mtu, it.is_next_hop_fixed);
@@ -234,6 +241,13 @@ pub struct TunnelConfig {
     pub peers: Vec<PeerConfig>,
     /// The networks.
     pub networks: Vec<TunnelledNetwork>,
+}
+
+impl TunnelConfig {
+    /// These ends, as settings that say nothing else have it, without a network.
+    pub fn new(local: IpAddr, peers: Vec<PeerConfig>) -> TunnelConfig {
+        TunnelConfig { local, port_vxlan: 4789, ttl: 64, dscp: 0, is_nvgre: false, peers, networks: Vec::new() }
+    }
 }
 
 /// What is told of other hosts, so that little has to be learnt and flooded.

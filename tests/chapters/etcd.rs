@@ -249,7 +249,8 @@ fn a_page_that_is_not_answered_is_asked_for_again_and_none_before_it() {
             opener.get_or_insert_with(|| {
                 relay.set(Way::Silent);
                 scope.spawn(|| {
-                    thread::sleep(Duration::from_secs(4));
+                    // Asked for once more than that: it was given up.
+                    wait_until("it is asked for again", SOON, || relay.unanswered().len() > 1);
                     relay.set(Way::Open);
                 })
             });

@@ -316,15 +316,19 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, way: &AtomicU8,
     let mut bytes = vec![0; 1 << 16];
     while let Ok(len) = from.read(&mut bytes) {
         let now = way.load(Ordering::Relaxed);
-        if now == Way::Silent as u8 {
-            continue;
-        }
         let is_cut = now == Way::NoAnswers as u8 && is_answer;
-        if now == Way::NoAnswers as u8
+        if [Way::NoAnswers as u8, Way::Silent as u8].contains(&now)
             && let Some(request) = bytes[..len].strip_prefix(b"POST ")
         {
             let path = request.split(|byte| *byte == b' ').next().unwrap_or_default();
             unanswered.lock().expect("no thread panics with it").push(String::from_utf8_lossy(path).into_owned());
+        }
+        if now == Way::Silent as u8 {
+            if len == 0 {
+                // Nor is it told that one side has gone.
+                return;
+            }
+            continue;
         }
         if len == 0 || is_cut || to.write_all(&bytes[..len]).is_err() {
             break;

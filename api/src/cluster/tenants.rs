@@ -1,10 +1,10 @@
 //! Tenants' records in etcd: how a write is committed so that no other is lost, and how those of others become part of the model.
 //!
 //! A write is planned against the model, which is all there was at the revision of a `head` that we have seen. It is one
-//! transaction that asks for that very `head`, by revision and value, and writes another: so if anybody wrote meanwhile, here or elsewhere, nothing is
-//! done ([`StoreError::Outrun`]), and whoever planned waits until we know what there is and plans anew. Quotas, segments and
-//! uniqueness hold because every plan saw all that was there. What comes to no write, a refusal, is told only if it saw all that was
-//! written by then ([`Cluster::present`]).
+//! transaction that asks for that very `head`, by revision and value, and writes another: so if anybody wrote meanwhile, here or
+//! elsewhere, nothing is done ([`StoreError::Outrun`]), and whoever planned waits until we know what there is and plans anew.
+//! Quotas, segments and uniqueness hold because every plan saw all that was there. What comes to no write, a refusal, is told only
+//! if it saw all that was written by then ([`Cluster::present`]).
 //!
 //! A write that got no answer is not guessed at: a transaction that asks for the same `head` and writes a new one either
 //! shuts it out for good, or tells what `head` is now and which write of ours was last.

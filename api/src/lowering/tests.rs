@@ -210,15 +210,7 @@ pub(super) fn uplink(index: PortIndex, tags: UplinkTags) -> UplinkConfig {
 fn networks_in_use_are_led_out_and_a_far_end_keeps_its_index_while_its_network_is_used() {
     let mut indices = Indices::default();
     let uplink = uplink(indices.reserve().unwrap(), UplinkTags::default());
-    let tunnel = TunnelConfig {
-        local: [192, 0, 2, 1].into(),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
-        is_nvgre: false,
-        peers: Vec::new(),
-        networks: Vec::new(),
-    };
+    let tunnel = TunnelConfig::new([192, 0, 2, 1].into(), Vec::new());
     let underlay = Underlay { uplinks: vec![uplink], tunnel: Some(tunnel), ..Underlay::default() };
     let plugs = plugs([plug("a"), plug("b"), plug("c")]);
     let active = |network, interface| (network, AdminState::Active, Some(interface));

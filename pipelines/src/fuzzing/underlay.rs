@@ -21,8 +21,8 @@ use switch::packet::HEAD_MAX;
 use switch::publish::PortPlace;
 use switch::segment::Segment;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, UplinkTags,
-    VlanConfig, VlanId, Vni,
+    PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay as Ways, UplinkConfig, UplinkTags, VlanConfig,
+    VlanId, Vni,
 };
 use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
 
@@ -77,19 +77,7 @@ fn host(kind: Option<TunnelKind>, is_nvgre: bool, local: &str, peer: &str) -> Ho
         network: NetworkIndex(index),
     };
     let tunnel = |kind| TunnelConfig {
-        local: address(local),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
         is_nvgre,
-        peers: vec![PeerConfig {
-            index: FAR_ENDS,
-            address: address(peer),
-            uplink: Some(UPLINK),
-            next_hop: Arc::new(NextHop::default()),
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        }],
         networks: [0, 1]
             .map(|index| TunnelledNetwork {
                 network: NetworkIndex(index),
@@ -97,6 +85,7 @@ fn host(kind: Option<TunnelKind>, is_nvgre: bool, local: &str, peer: &str) -> Ho
                 vni: Vni::new(5000 + u32::from(index)).expect("within range"),
             })
             .to_vec(),
+        ..TunnelConfig::new(address(local), vec![PeerConfig::new(FAR_ENDS, address(peer), Some(UPLINK))])
     };
     let ways = Ways {
         uplinks: vec![uplink],

@@ -19,8 +19,7 @@ use switch::port::Port;
 use switch::publish::{Parts, PortPlace, Publisher};
 use switch::segment::Segment;
 use switch::underlay::{
-    NextHop, PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, UplinkTags, VlanConfig,
-    VlanId, Vni,
+    PeerConfig, TunnelConfig, TunnelKind, TunnelledNetwork, Underlay, UplinkConfig, UplinkTags, VlanConfig, VlanId, Vni,
 };
 use switch::worker::{Context, Now, Pipeline, Worker};
 
@@ -87,17 +86,9 @@ pub(crate) fn on_vlans(ports: Vec<PortConfig>) -> Config {
 /// Networks 1 and 2 have VNIs 5001 and 5002; the peers' next hops end in 0xb1 and 0xb2.
 pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool) -> Config {
     let peer = |at: usize, address: &str| {
-        let next_hop = Arc::new(NextHop::default());
-        next_hop.set(Some(mac(0xb1 + at as u8)));
-        let address = address.parse().unwrap();
-        PeerConfig {
-            index: PEERS[at],
-            address,
-            uplink: Some(UPLINK),
-            next_hop,
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        }
+        let peer = PeerConfig::new(PEERS[at], address.parse().unwrap(), Some(UPLINK));
+        peer.next_hop.set(Some(mac(0xb1 + at as u8)));
+        peer
     };
     let local = if is_ipv6 { LOCAL[1] } else { LOCAL[0] };
     let peers = if is_ipv6 { vec![peer(0, REMOTE[2])] } else { vec![peer(0, REMOTE[0]), peer(1, REMOTE[1])] };
@@ -106,15 +97,8 @@ pub(crate) fn in_tunnels(ports: Vec<PortConfig>, kind: TunnelKind, is_ipv6: bool
         kind,
         vni: Vni::new(5000 + u32::from(index)).unwrap(),
     };
-    let tunnel = TunnelConfig {
-        local: local.parse().unwrap(),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
-        is_nvgre: false,
-        peers,
-        networks: vec![network(1), network(2)],
-    };
+    let tunnel =
+        TunnelConfig { networks: vec![network(1), network(2)], ..TunnelConfig::new(local.parse().unwrap(), peers) };
     let config = config(ports);
     let underlay = Underlay { uplinks: vec![uplink(Some(local))], tunnel: Some(tunnel), ..Underlay::default() };
     Config::with_underlay(config.networks().to_vec(), config.ports().to_vec(), underlay).unwrap()

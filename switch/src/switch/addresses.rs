@@ -84,23 +84,8 @@ mod tests {
 
     /// Port 0 with these fixed addresses, peers 7 and 8, and these stations behind them.
     fn config(fixed: &[MacAddr], stations: Vec<StationConfig>) -> Result<Config, ConfigError> {
-        let peer = |index: u16| PeerConfig {
-            index: PortIndex(index),
-            address: [192, 0, 2, index as u8].into(),
-            uplink: None,
-            next_hop: Default::default(),
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        };
-        let tunnel = TunnelConfig {
-            local: [192, 0, 2, 1].into(),
-            port_vxlan: 4789,
-            ttl: 64,
-            dscp: 0,
-            is_nvgre: false,
-            peers: vec![peer(7), peer(8)],
-            networks: Vec::new(),
-        };
+        let peer = |index: u16| PeerConfig::new(PortIndex(index), [192, 0, 2, index as u8].into(), None);
+        let tunnel = TunnelConfig::new([192, 0, 2, 1].into(), vec![peer(7), peer(8)]);
         let port = PortConfig {
             index: PortIndex(0),
             interface: "vm".into(),

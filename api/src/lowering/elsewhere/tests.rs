@@ -25,26 +25,10 @@ impl Elsewhere for Known {
 #[test]
 fn peers_get_what_is_for_everybody_of_the_networks_that_they_have_ports_of_and_fixed_addresses_lead_there() {
     let mut indices = Indices::default();
-    let peers: Vec<PeerConfig> = (1..=3u8)
-        .map(|last| PeerConfig {
-            index: indices.reserve().unwrap(),
-            address: [192, 0, 2, last].into(),
-            uplink: None,
-            next_hop: Default::default(),
-            is_next_hop_fixed: false,
-            path_mtu: None,
-        })
-        .collect();
+    let peers: Vec<PeerConfig> =
+        (1..=3u8).map(|last| PeerConfig::new(indices.reserve().unwrap(), [192, 0, 2, last].into(), None)).collect();
     let [one, two, three] = [0, 1, 2].map(|at| peers[at].index);
-    let tunnel = TunnelConfig {
-        local: [192, 0, 2, 9].into(),
-        port_vxlan: 4789,
-        ttl: 64,
-        dscp: 0,
-        is_nvgre: false,
-        peers,
-        networks: Vec::new(),
-    };
+    let tunnel = TunnelConfig::new([192, 0, 2, 9].into(), peers);
     let told = ToldConfig { peers: vec![one, two], ..ToldConfig::default() };
     let underlay = Underlay { tunnel: Some(tunnel), told, ..Underlay::default() };
     let active = |network, interface| (network, AdminState::Active, Some(interface));

@@ -130,29 +130,15 @@ mod tests {
     }
 
     fn peer(index: u16, uplink: Option<u16>, path_mtu: Option<u16>) -> PeerConfig {
-        PeerConfig {
-            index: PortIndex(index),
-            address: [192, 0, 2, index as u8].into(),
-            uplink: uplink.map(PortIndex),
-            next_hop: Arc::default(),
-            is_next_hop_fixed: false,
-            path_mtu,
-        }
+        let address = [192, 0, 2, index as u8].into();
+        PeerConfig { path_mtu, ..PeerConfig::new(PortIndex(index), address, uplink.map(PortIndex)) }
     }
 
     /// What networks 0 and 1 let through by VXLAN over an uplink of 9,000 bytes, which has our end, beside one of 1,500.
     fn mtus(peers: Vec<PeerConfig>, told: ToldConfig) -> [Option<u16>; 2] {
         let networks =
             [0, 1].map(|index| NetworkConfig { index: NetworkIndex(index), id: format!("net{index}").into() });
-        let tunnel = TunnelConfig {
-            local: [192, 0, 2, 1].into(),
-            port_vxlan: 4789,
-            ttl: 64,
-            dscp: 0,
-            is_nvgre: false,
-            peers,
-            networks: Vec::new(),
-        };
+        let tunnel = TunnelConfig::new([192, 0, 2, 1].into(), peers);
         let uplinks = vec![uplink(0, "wide", 9000), uplink(1, "narrow", 1500)];
         let underlay = Underlay { uplinks, vlans: Vec::new(), tunnel: Some(tunnel), told };
         let config = Config::with_underlay(networks.to_vec(), Vec::new(), underlay).unwrap();

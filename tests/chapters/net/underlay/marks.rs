@@ -71,6 +71,17 @@ fn marks_of_congestion_go_into_tunnels_and_out_of_them_and_hops_and_code_point_a
             assert_eq!((it.type_of_service, it.hops), (DSCP << 2 | mark, 3), "{:02x?}", it.inner);
             assert_eq!(it.inner[15], 10 << 2 | mark);
         }
+        // Above the checksums were left to do; these are done, which is another way through the switch.
+        let wire = hosts.far.sniff();
+        for mark in 0..=CE {
+            let text = format!("marked {mark}");
+            let inner = heard.iter().find_map(|frame| outer(frame, &text)).unwrap().inner;
+            hosts.near.send("tap0", &[inner]);
+            wire.wait_for("one with its checksums is marked as well", 1, |frame| {
+                outer(frame, &text).is_some_and(|it| (it.type_of_service, it.hops) == (DSCP << 2 | mark, 3))
+            });
+        }
+        drop(wire);
         let before = Counters::read(&hosts.daemon);
         for text in ["first one", "second one", "third one"] {
             let mut frame = heard.iter().find(|frame| outer(frame, text).is_some()).unwrap().clone();
