@@ -5,11 +5,13 @@
 //! port of another network, no way back, no offload that does not fit, the trace ending as the run did.
 
 mod control;
+mod outward;
 mod underlay;
 
 use crate::Standard;
 use crate::tables::Tables;
 pub use control::{lacp, too_big};
+pub use outward::Outward;
 use std::sync::Arc;
 use switch::batch::{Batch, Fit};
 use switch::config::{Config, NetworkConfig, PortConfig};

@@ -315,6 +315,11 @@ impl Packet {
         Some(room)
     }
 
+    /// Has an empty head begin where that of `other` does: all of that one fits then.
+    pub(crate) fn begin_like(&mut self, other: &Packet) {
+        self.head_start = other.head_start;
+    }
+
     /// Takes the last `len` bytes of the head away again.
     #[inline]
     pub(crate) fn shorten_head(&mut self, len: usize) {

@@ -176,6 +176,8 @@ impl<'b, 'r> Segmenter<'b, 'r> {
         let payload = &payload[..payload.len().min(len)];
 
         self.segment.reset(frame.ingress, frame.queue, 0, OffloadClaim::default());
+        // Outer headers may have made a full head longer than one that begins behind the headroom can be.
+        self.segment.begin_like(frame);
         self.segment.network = frame.network;
         self.segment.flow_hash = frame.flow_hash;
         self.segment.headers = frame.headers;

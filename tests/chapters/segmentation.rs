@@ -195,13 +195,12 @@ fn ours(
     outer: Option<(&[u8], Encapsulation)>,
 ) -> Vec<Piece> {
     let parsed = parse::decide(&sample.frame, sample.frame.len(), &sample.claim, 65_535).expect("an honest frame");
-    let shift = outer.map_or(0, |(bytes, _)| bytes.len());
-    let frame = [outer.map_or(&[][..], |(bytes, _)| bytes), &sample.frame].concat();
+    let frame = &sample.frame;
     let mut batch = Batch::new();
     let mut packet = batch.start(PortIndex(0), QueueIndex(0)).expect("an empty batch has room");
-    // The head ends anywhere, but a tunnel's headers are in it.
+    // The head ends anywhere, but a tunnel's headers are in it; and it is as long as can be before those come.
     let most = frame.len().min(HEAD_MAX);
-    let least = shift + if outer.is_some() { sample.header_len } else { usize::from(sample.claim.csum_start) + 20 };
+    let least = if outer.is_some() { sample.header_len } else { usize::from(sample.claim.csum_start) + 20 };
     let head_len = least.min(most) + chance.below(most - least.min(most) + 1);
     packet.head(head_len).expect("bounded").copy_from_slice(&frame[..head_len]);
     let mut rest = &frame[head_len..];
@@ -213,15 +212,9 @@ fn ours(
     packet.commit(sample.claim);
     let packet = &mut batch.packets_mut()[0];
     (packet.headers, packet.offload) = (parsed.headers, parsed.offload);
-    packet.headers.l3_offset += shift as u16;
-    packet.headers.l4_offset += shift as u16;
-    if let Some(partial) = &mut packet.offload.checksum {
-        partial.start += shift as u16;
-    }
-    if let Some(gso) = &mut packet.offload.gso {
-        gso.header_len += shift as u16;
-    }
-    if let Some((_, outer)) = outer {
+    if let Some((bytes, outer)) = outer {
+        let front = packet.extend_front(bytes.len()).expect("outer headers fit the headroom");
+        front[..bytes.len()].copy_from_slice(bytes);
         let (packet, tail) = batch.frame(0);
         return pieces(Segmenter::new(packet, tail, egress, Some(outer)));
     }

@@ -28,15 +28,16 @@ use switch::worker::{Context, Egress, EgressLists, Now, Pipeline};
 
 /// Bytes before the frame.
 const PREFIX_LEN: usize = 3;
-const UPLINK: PortIndex = PortIndex(2);
+pub(super) const UPLINK: PortIndex = PortIndex(2);
+pub(super) const UPLINK_MTU: u16 = 1600;
 /// Indices of far ends begin here.
 const FAR_ENDS: PortIndex = PortIndex(3);
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xaa]);
 
 /// Port 0 on network 0 and port 1 on network 1; the networks are carried in one way.
-struct Host {
-    tables: Tables,
-    config: Config,
+pub(super) struct Host {
+    pub(super) tables: Tables,
+    pub(super) config: Config,
 }
 
 /// Hosts of every kind that frames are thrown at. They forget between two frames what they have learnt.
@@ -65,7 +66,7 @@ fn host(kind: Option<TunnelKind>, is_nvgre: bool, local: &str, peer: &str) -> Ho
         index: UPLINK,
         physical_network: "physnet1".into(),
         mac: MAC,
-        mtu: 1600,
+        mtu: UPLINK_MTU,
         is_shared: false,
         address: Some(address(local)),
         tags: UplinkTags::default(),
@@ -97,17 +98,22 @@ fn host(kind: Option<TunnelKind>, is_nvgre: bool, local: &str, peer: &str) -> Ho
     Host { tables: Tables::compile(&config), config }
 }
 
+/// One of each kind.
+pub(super) fn hosts() -> Vec<Host> {
+    const ENDS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
+    let mut hosts = vec![host(None, false, ENDS[0].0, ENDS[0].1)];
+    for (local, peer) in ENDS {
+        hosts.extend(TunnelKind::ALL.map(|kind| host(Some(kind), false, local, peer)));
+    }
+    hosts.extend(ENDS.map(|(local, peer)| host(Some(TunnelKind::Gre), true, local, peer)));
+    hosts
+}
+
 impl Default for Underlay {
     fn default() -> Self {
-        const ENDS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
-        let mut hosts = vec![host(None, false, ENDS[0].0, ENDS[0].1)];
-        for (local, peer) in ENDS {
-            hosts.extend(TunnelKind::ALL.map(|kind| host(Some(kind), false, local, peer)));
-        }
-        hosts.extend(ENDS.map(|(local, peer)| host(Some(TunnelKind::Gre), true, local, peer)));
         let place = || Some(PortPlace { port: None, ledger: Arc::new(PortLedger::new(1)), captures: None });
         Underlay {
-            hosts,
+            hosts: hosts(),
             mac_table: MacTable::new(64, 300),
             lists: EgressLists::default(),
             places: (0..8).map(|_| place()).collect(),

@@ -166,6 +166,27 @@ impl Frame {
     }
 }
 
+/// An untagged IPv6 frame with a Destination Options header of `len` bytes put in behind its IPv6 header, filled up by PadN
+/// options (RFC 8200 sections 4.2 and 4.6). `len` is a multiple of 8, and at least that.
+pub(crate) fn with_options(frame: &[u8], len: usize) -> Vec<u8> {
+    const NEXT_HEADER: usize = 14 + 6;
+    const UPPER: usize = 14 + 40;
+    let mut options = vec![frame[NEXT_HEADER], (len / 8 - 1) as u8];
+    while options.len() < len {
+        let left = len - options.len();
+        // One byte left is Pad1's.
+        let pad = if left == 1 { vec![0] } else { vec![1, (left - 2).min(255) as u8] };
+        let end = options.len() + left.min(257);
+        options.extend(pad);
+        options.resize(end, 0);
+    }
+    let mut frame = [&frame[..UPPER], &options, &frame[UPPER..]].concat();
+    frame[NEXT_HEADER] = 60;
+    let payload_len = (frame.len() - UPPER) as u16;
+    frame[18..20].copy_from_slice(&payload_len.to_be_bytes());
+    frame
+}
+
 /// A few MACs, so that they meet again, and the odd group address.
 pub(crate) fn any_mac() -> impl Strategy<Value = MacAddr> {
     prop_oneof![

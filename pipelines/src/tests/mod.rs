@@ -3,6 +3,7 @@
 mod etherparse_oracle;
 pub(crate) mod frames;
 mod golden_traces;
+mod heads;
 mod order;
 mod pipeline_oracle;
 pub(crate) mod rig;

@@ -135,6 +135,7 @@ struct FakePort {
     inputs: Vec<Input>,
     taken: Mutex<bool>,
     outputs: Mutex<Vec<Vec<u8>>>,
+    takes: EgressOffloads,
 }
 
 impl FakePort {
@@ -171,7 +172,7 @@ impl Port for FakePort {
     fn tx(&self, _: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
         for &pick in picks {
             let pick = usize::from(pick);
-            match batch.fit(pick, EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: true }) {
+            match batch.fit(pick, self.takes) {
                 Fit::AsIs => {
                     let (packet, tail) = batch.frame(pick);
                     self.deliver(packet, tail, tally);
@@ -211,6 +212,8 @@ pub(crate) struct Rig {
     worker: Worker<Standard>,
     pub(crate) mac_table: Arc<MacTable>,
     config: Arc<Config>,
+    /// What the far side of every port finishes: all, unless a test says otherwise.
+    pub(crate) takes: EgressOffloads,
     /// What the last step counted at each port: bytes received and sent.
     pub(crate) bytes: BTreeMap<u16, (u64, u64)>,
 }
@@ -232,7 +235,8 @@ impl Rig {
         }
         let worker =
             Worker::new(publisher.subscribe(WorkerIndex(0)), mac_table.clone(), Arc::new(WorkerLedger::default()));
-        Rig { publisher, worker, mac_table, config: Arc::new(config), bytes: BTreeMap::new() }
+        let takes = EgressOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: true };
+        Rig { publisher, worker, mac_table, config: Arc::new(config), takes, bytes: BTreeMap::new() }
     }
 
     /// Another config from the next step on. The MAC table is not told.
@@ -257,7 +261,11 @@ impl Rig {
             .chain(underlay.indices().filter(|index| !devices.contains(index)))
             .map(|index| {
                 let inputs = if index == ingress { inputs.take().unwrap() } else { Vec::new() };
-                (index, Arc::new(FakePort { inputs, ..FakePort::default() }), Arc::new(PortLedger::new(1)))
+                (
+                    index,
+                    Arc::new(FakePort { inputs, takes: self.takes, ..FakePort::default() }),
+                    Arc::new(PortLedger::new(1)),
+                )
             })
             .collect();
         let mut places = vec![None; self.config.index_end()];

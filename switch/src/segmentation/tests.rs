@@ -7,7 +7,7 @@ use super::*;
 use crate::batch::Batch;
 use crate::ids::{PortIndex, QueueIndex};
 use crate::offload::{Offload, OffloadClaim, PartialChecksum};
-use crate::packet::Headers;
+use crate::packet::{HEAD_MAX, Headers};
 use proptest::prelude::*;
 
 /// A frame as a property chooses it.
@@ -40,6 +40,8 @@ struct Outer {
 struct Layout {
     bytes: Vec<u8>,
     encapsulation: Option<Encapsulation>,
+    /// The inner frame, behind what a tunnel puts before it.
+    inner: usize,
     l3: usize,
     l4: usize,
     header_len: usize,
@@ -116,6 +118,7 @@ impl Frame {
                 }
             }
         }
+        let inner = bytes.len();
         bytes.extend([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
         for tag in 0..self.vlan_count {
             bytes.extend([0x81, 0, 0, tag as u8 + 1]);
@@ -140,20 +143,22 @@ impl Frame {
         bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         let header_len = bytes.len();
         bytes.extend(&self.payload);
-        Layout { bytes, encapsulation, l3, l4, header_len }
+        Layout { bytes, encapsulation, inner, l3, l4, header_len }
     }
 
     fn checksum_field(&self) -> usize {
         if self.is_tcp { 16 } else { 6 }
     }
 
-    /// Its segments for an egress, with `in_head` bytes of payload in the head and the tail in pieces of `piece` bytes.
+    /// Its segments for an egress, with `in_head` bytes of payload in the head, as far as a head holds them, and the tail in
+    /// pieces of `piece` bytes. Outer headers come before the head that is there, as encapsulation puts them.
     fn segments(&self, egress: EgressOffloads, in_head: usize, piece: usize) -> Vec<(Vec<u8>, Offload)> {
         let layout = self.lay_out();
         let mut batch = Batch::new();
         let mut packet = batch.start(PortIndex(3), QueueIndex(1)).unwrap();
-        let head_len = (layout.header_len + in_head).min(layout.bytes.len()).min(crate::packet::HEAD_MAX);
-        let (head, tail) = layout.bytes.split_at(head_len);
+        let (outer, inner) = layout.bytes.split_at(layout.inner);
+        let head_len = (layout.header_len - outer.len() + in_head).min(inner.len()).min(HEAD_MAX);
+        let (head, tail) = inner.split_at(head_len);
         packet.head(head_len).unwrap().copy_from_slice(head);
         for piece in tail.chunks(piece.max(tail.len().div_ceil(SEGMENTS_MAX)).max(1)) {
             packet.tail(Segment::from(piece)).unwrap();
@@ -164,16 +169,18 @@ impl Frame {
             (true, false) => GsoKind::Tcp6,
             (false, _) => GsoKind::UdpL4,
         };
-        let gso = Gso { kind, size: self.size, header_len: layout.header_len as u16, ecn: false };
-        let partial = PartialChecksum { start: layout.l4 as u16, offset: self.checksum_field() as u16 };
+        let at = |place: usize| (place - outer.len()) as u16;
+        let gso = Gso { kind, size: self.size, header_len: at(layout.header_len), ecn: false };
+        let partial = PartialChecksum { start: at(layout.l4), offset: self.checksum_field() as u16 };
         let packet = &mut batch.packets_mut()[0];
         packet.offload = Offload { checksum: Some(partial), gso: Some(gso), checksum_valid: false };
         packet.headers = Headers {
             l3: if self.is_ipv4 { L3::Ipv4 } else { L3::Ipv6 },
-            l3_offset: layout.l3 as u16,
-            l4_offset: layout.l4 as u16,
+            l3_offset: at(layout.l3),
+            l4_offset: at(layout.l4),
             ..Headers::default()
         };
+        packet.extend_front(outer.len()).unwrap()[..outer.len()].copy_from_slice(outer);
         let (packet, tail) = batch.frame(0);
         let mut cut = Segmenter::new(packet, tail, egress, layout.encapsulation);
         let mut segments = Vec::new();
@@ -287,9 +294,16 @@ const NONE: EgressOffloads = EgressOffloads { checksum: false, tso4: false, tso6
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
-    fn segments_of_any_frame_are_whole_and_right(frame in any_frame(), in_head in 0usize..300, piece in 1usize..3000) {
+    fn segments_of_any_frame_are_whole_and_right(frame in any_frame(), in_head in 0usize..700, piece in 1usize..3000) {
         check_all(&frame, &frame.segments(NONE, in_head, piece));
     }
+}
+
+#[test]
+fn a_head_that_was_full_before_the_tunnels_headers_is_cut_like_any_other() {
+    let outer = Outer { is_ipv4: false, tunnel: Tunnel::Udp, has_checksum: true, has_key: false };
+    let frame = Frame { outer: Some(outer), ..plain() };
+    check_all(&frame, &frame.segments(NONE, HEAD_MAX, usize::MAX));
 }
 
 #[test]
