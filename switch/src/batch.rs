@@ -264,6 +264,7 @@ impl<'r> Batch<'r> {
         if wanted > HEAD_MAX {
             return Err(DropReason::HeadersTooLong);
         }
+        packet.make_room(wanted);
         let mut missing = (wanted - have).min(packet.tail_len() as usize);
         while missing > 0 {
             let range = packet.tail_range();

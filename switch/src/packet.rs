@@ -315,6 +315,15 @@ impl Packet {
         Some(room)
     }
 
+    /// Makes the head able to hold `len` bytes in all, at most [`HEAD_MAX`]: what was taken off its front gives room.
+    pub(crate) fn make_room(&mut self, len: usize) {
+        let start = usize::from(self.head_start);
+        if start + len > self.head.len() {
+            self.head.copy_within(start..start + usize::from(self.head_len), HEADROOM);
+            self.head_start = HEADROOM as u16;
+        }
+    }
+
     /// Has an empty head begin where that of `other` does: all of that one fits then.
     pub(crate) fn begin_like(&mut self, other: &Packet) {
         self.head_start = other.head_start;
