@@ -45,10 +45,11 @@ const REGION_ALIGN: usize = 64;
 /// Offsets in a region, bytes: `features` (64 bits), `version`, `desc_num`, which both layouts have.
 const FEATURES: usize = 0;
 const SIZE_IN_WORDS: usize = 8;
+
 /// Bytes of the region of a ring of `size` entries.
-pub fn region_len(is_packed: bool, size: u16) -> usize {
+pub const fn region_len(is_packed: bool, size: u16) -> usize {
     let (header, entry) = if is_packed { (PACKED_ENTRIES, PACKED_ENTRY) } else { (SPLIT_ENTRIES, SPLIT_ENTRY) };
-    (header + entry * usize::from(size)).next_multiple_of(REGION_ALIGN)
+    (header + entry * size as usize).next_multiple_of(REGION_ALIGN)
 }
 
 /// Why a region that a frontend handed back is refused.

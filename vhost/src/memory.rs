@@ -6,7 +6,7 @@
 //! until the last port object that uses it is gone. The log of dirty pages ([`DirtyLog`]) is a file of the same kind. A file that is not sealed can still be cut short under us: then the process-wide SIGBUS handler
 //! of `switch::sigbus` puts zero pages there and marks this memory dead ([`GuestMemory::is_dead`]).
 //!
-//! Bounds: [`REGIONS_MAX`] regions, [`MAPPED_BYTES_MAX`] bytes of them. Made by the session's thread, read by workers.
+//! Bounds: [`REGIONS_MAX`] regions, [`MAPPED_BYTES_MAX`] bytes of them, and [`MAPPED_BYTES_TOTAL_MAX`] of all peers together. Made by the session's thread, read by workers.
 
 use crate::chain::Descriptor;
 use crate::message::{REGIONS_MAX, RegionInfo};
@@ -19,8 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use switch::segment::{Segment, SegmentMut};
 use switch::sigbus::{self, Registration};
 
+mod budget;
 mod inflight;
 mod log;
+pub use budget::MAPPED_BYTES_TOTAL_MAX;
+use budget::Share;
 pub use inflight::Area;
 pub use log::DirtyLog;
 #[cfg(feature = "driver")]
@@ -127,6 +130,14 @@ pub enum FileError {
         /// Bytes it has.
         given: u64,
     },
+    /// All peers together would have more mapped than [`MAPPED_BYTES_TOTAL_MAX`].
+    #[error(
+        "is of {wanted} bytes, more than is left of the {MAPPED_BYTES_TOTAL_MAX} that all peers together may have mapped"
+    )]
+    NoRoom {
+        /// Bytes it needs.
+        wanted: u64,
+    },
     /// The system refused.
     #[error("cannot be mapped: {what}: {source}")]
     Io {
@@ -144,6 +155,8 @@ pub(crate) struct Mapping {
     /// Device and inode number of the file.
     file: (u64, u64),
     registration: Option<Registration>,
+    /// What it takes of the address space that peers may have us use; `None` for a file of our own.
+    share: Option<Share>,
 }
 
 // SAFETY: a mapping is an address and a length; it may be read, written and unmapped from any thread.
@@ -161,14 +174,14 @@ impl Mapping {
         len: usize,
         dead: &Arc<AtomicBool>,
     ) -> std::io::Result<Mapping> {
+        let status = fstat(file)?;
         // SAFETY: a new mapping at an address the kernel chooses replaces nothing; no reference to it is ever made.
         // Why unsafe: mmap is how memory is shared with another process; there is no safe spelling.
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, offset)?
         };
-        let status = fstat(file)?;
         let file = (status.st_dev, status.st_ino);
-        let mut mapping = Mapping { base: base.cast(), len, file, registration: None };
+        let mut mapping = Mapping { base: base.cast(), len, file, registration: None, share: None };
         mapping.registration = Some(sigbus::register(base as usize, len, dead.clone()).map_err(std::io::Error::other)?);
         Ok(mapping)
     }
@@ -188,6 +201,7 @@ impl Drop for Mapping {
         // Why unsafe: munmap pulls memory away; only the owner can promise that it is unused.
         let result = unsafe { munmap(self.base.cast(), self.len) };
         debug_assert!(result.is_ok(), "a mapping of our own making can be unmapped");
+        self.share = None;
     }
 }
 
@@ -531,8 +545,10 @@ fn map_file(
     let start = offset - offset % page;
     let skip = offset - start;
     let len = (skip + size).next_multiple_of(page);
-    let mapping =
+    let share = Share::take(len).ok_or(FileError::NoRoom { wanted: size })?;
+    let mut mapping =
         Mapping::new(file, start, len as usize, dead).map_err(|source| FileError::Io { what: "mmap", source })?;
+    mapping.share = Some(share);
     Ok((mapping, skip as usize))
 }
 

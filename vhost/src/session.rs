@@ -283,10 +283,7 @@ impl Session {
             }
             Request::GetInflightFd(wish) => return Ok(Some(Reply::Inflight(self.make_inflight(wish)?))),
             Request::SetInflightFd(info) => {
-                let area =
-                    Area::map(fds.first().expect("parse counted the file descriptors"), info.file_offset, info.size)?;
-                self.stop();
-                self.inflight = Some((Arc::new(area), info));
+                self.take_inflight(info, fds.first().expect("parse counted the file descriptors"))?;
             }
             Request::SetVringNum(RingState { index, value }) => {
                 self.still(code, index)?.size = value;

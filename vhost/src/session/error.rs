@@ -54,6 +54,12 @@ pub(crate) enum SessionError {
     /// An inflight area that cannot be.
     #[error("the inflight area {0}")]
     InflightFile(#[from] FileError),
+    /// An inflight area longer than all rings there can be need.
+    #[error("an inflight area of {given} bytes is longer than any rings need")]
+    InflightTooLong {
+        /// Bytes it has.
+        given: u64,
+    },
     /// An inflight area for rings we do not have, or one that there is no memory for.
     #[error("an inflight area for {ring_count} rings of {ring_size} entries cannot be made")]
     NoInflight {

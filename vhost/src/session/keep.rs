@@ -9,6 +9,12 @@ use crate::message::InflightInfo;
 use crate::net::F_RING_PACKED;
 use crate::ring::{KeepError, Kept, Layout, QUEUE_SIZE_MAX};
 use crate::state_file::{StateFile, name_of};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Bytes of the longest inflight area that a frontend may give: of as many rings as there can be, all of the largest size.
+const INFLIGHT_BYTES_MAX: u64 = (RINGS * region_len(true, QUEUE_SIZE_MAX)) as u64;
+const _: () = assert!(region_len(false, QUEUE_SIZE_MAX) <= region_len(true, QUEUE_SIZE_MAX));
 
 impl Session {
     /// Has it written down where a ring stands, and finds out where it stood when a switch before us died; answers where
@@ -95,6 +101,17 @@ impl Session {
         let Ok((file, _area)) = Area::create(size) else { return Err(refused) };
         self.inflight_file = Some(file);
         Ok(InflightInfo { size, file_offset: 0, ring_count, ring_size })
+    }
+
+    /// Takes an inflight area that the frontend keeps, in place of the one before.
+    pub(super) fn take_inflight(&mut self, info: InflightInfo, file: &OwnedFd) -> Result<(), SessionError> {
+        if info.size > INFLIGHT_BYTES_MAX {
+            return Err(SessionError::InflightTooLong { given: info.size });
+        }
+        let area = Area::map(file, info.file_offset, info.size)?;
+        self.stop();
+        self.inflight = Some((Arc::new(area), info));
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::inflight::{RecordError, region_len};
 use crate::message::RegionInfo;
 use crate::message::{HEADER_LEN, Header, LogInfo, RingAddresses};
 use crate::net::F_VERSION_1;
-use crate::ring::RingError;
+use crate::ring::{QUEUE_SIZE_MAX, RingError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::sync::Mutex;
@@ -671,6 +671,15 @@ fn inflight_areas_that_cannot_be_end_the_session_with_their_name() {
     let info = InflightInfo { size: 8192, file_offset: 0, ring_count: 2, ring_size: SIZE };
     let refused = rig.send(&Request::SetInflightFd(info), vec![memfd(4096)]);
     assert!(matches!(refused, Err(SessionError::InflightFile(_))));
+    // Of the longest rings there can be, all of them; and a byte more, for which the file has room.
+    let most = (RINGS * region_len(true, QUEUE_SIZE_MAX)) as u64;
+    let file = memfd(1 << 40);
+    for (size, is_refused) in [(most, false), (most + 1, true), (1 << 40, true)] {
+        let mut rig = Rig::new();
+        let answer = rig.send(&Request::SetInflightFd(InflightInfo { size, ..info }), vec![file.try_clone().unwrap()]);
+        let is_told = matches!(answer, Err(SessionError::InflightTooLong { given }) if given == size);
+        assert_eq!(is_told, is_refused, "{size} bytes: {answer:?}");
+    }
     // Too short for a ring, or for another size, or for fewer rings: found when the ring starts.
     for (size, ring_count, ring_size, ring) in [(64, 2, SIZE, 1), (8192, 2, 16, 0), (8192, 1, SIZE, 1)] {
         let mut rig = Rig::new();
