@@ -399,7 +399,7 @@ impl Etcd {
         let answer = answer.map_err(|_| EtcdError::Unanswered("not in time".to_owned()))?;
         let answer = answer.map_err(|error| match error {
             EndpointError::Answer => EtcdError::TooLong(bytes_max),
-            error => EtcdError::Unanswered(error.to_string()),
+            error => EtcdError::Unanswered(error.reason()),
         });
         let answer = answer?.into_body();
         let mut idle = lock(&self.idle);
@@ -440,16 +440,16 @@ impl Etcd {
                 Ok(answer) => return Ok((connection, answer)),
                 // It was closed while it was idle.
                 Err(Unsent { request: Some(unsent), .. }) => request = unsent,
-                Err(Unsent { error, .. }) => return Err(EtcdError::Unanswered(error.to_string())),
+                Err(Unsent { error, .. }) => return Err(EtcdError::Unanswered(error.reason())),
             }
         }
         let connected = timeout(CONNECT_MAX, self.endpoints[member].connect()).await;
         let connected = connected.map_err(|_| EtcdError::Unreachable(format!("not within {CONNECT_MAX:?}")))?;
-        let mut connection = connected.map_err(|error| EtcdError::Unreachable(error.to_string()))?;
+        let mut connection = connected.map_err(|error| EtcdError::Unreachable(error.reason()))?;
         match timeout_at(deadline, connection.send(request)).await.map_err(|_| unanswered())? {
             Ok(answer) => Ok((connection, answer)),
-            Err(Unsent { request: Some(_), error }) => Err(EtcdError::Unreachable(error.to_string())),
-            Err(Unsent { error, .. }) => Err(EtcdError::Unanswered(error.to_string())),
+            Err(Unsent { request: Some(_), error }) => Err(EtcdError::Unreachable(error.reason())),
+            Err(Unsent { error, .. }) => Err(EtcdError::Unanswered(error.reason())),
         }
     }
 

@@ -64,6 +64,17 @@ pub enum EndpointError {
     Answer,
 }
 
+impl EndpointError {
+    /// The reason alone, for who says himself that nobody is there or answers.
+    pub fn reason(&self) -> String {
+        match self {
+            EndpointError::Unreachable(error) => error.to_string(),
+            EndpointError::Http(error) => causes(error),
+            error => error.to_string(),
+        }
+    }
+}
+
 /// An error with all that it comes from: alone, hyper's says not even that it was TLS.
 fn causes(error: &hyper::Error) -> String {
     let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
@@ -306,5 +317,13 @@ mod tests {
         }
         let no_certificate = endpoint("https://keystone");
         assert!(matches!(no_certificate, Err(EndpointError::Certificates { .. })));
+    }
+
+    #[test]
+    fn a_reason_says_nothing_that_who_tells_it_has_said() {
+        let refused = || EndpointError::Unreachable(std::io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(refused().to_string(), "it cannot be reached: connection refused");
+        assert_eq!(refused().reason(), "connection refused");
+        assert_eq!(EndpointError::Answer.reason(), EndpointError::Answer.to_string());
     }
 }

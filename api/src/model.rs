@@ -22,6 +22,9 @@ use switch::underlay::VlanId;
 /// Longest name, tenant or attachment id, bytes (contract: API input).
 pub const TEXT_BYTES_MAX: usize = 1024;
 
+/// The highest serial of a record that comes from elsewhere. A thousand records a second fill what is left in ages.
+pub const SERIAL_MAX: u64 = u64::MAX / 2;
+
 /// Text a tenant gave: at most [`TEXT_BYTES_MAX`] bytes, no NUL.
 pub type Text = Arc<str>;
 /// A network's UUID.

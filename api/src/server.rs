@@ -100,14 +100,16 @@ impl std::fmt::Debug for Claims {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Off loopback in clear.
-    #[error("{address} is not loopback, and the API speaks plain HTTP; set identity.insecure to allow that")]
+    #[error(
+        "{address} is not loopback, and the API speaks plain HTTP; set api.certificate and api.key, or identity.insecure = true to allow that"
+    )]
     InClear {
         /// Where it listens.
         address: SocketAddr,
     },
     /// Off loopback for everybody.
     #[error(
-        "{address} is not loopback, and without identity everybody may do everything; set identity.insecure to allow that"
+        "{address} is not loopback, and without identity everybody may do everything; set identity.mode to \"tokens\" or \"keystone\", or identity.insecure = true to allow that"
     )]
     ForEverybody {
         /// Where it listens.

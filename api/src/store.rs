@@ -13,6 +13,7 @@ mod file;
 mod lock;
 pub(crate) mod records;
 mod schema;
+mod unfollowed;
 
 use crate::host::Plug;
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
@@ -59,7 +60,7 @@ pub enum StoreError {
         why: String,
     },
     /// It is to be filled and holds something.
-    #[error("the store holds {records} records already; --replace puts the backup in their place")]
+    #[error("the store holds {records} records already; --replace puts what is imported in their place")]
     NotEmpty {
         /// How many.
         records: u64,

@@ -1,6 +1,6 @@
 //! How records can contradict each other.
 
-use super::{InterfaceId, NetworkId, PortId};
+use super::{InterfaceId, NetworkId, PortId, SERIAL_MAX};
 
 /// Why a set of records is no model.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -14,6 +14,12 @@ pub enum Inconsistent {
     /// Two records have one place in the order of creation.
     #[error("serial {serial} comes twice")]
     SerialTwice {
+        /// The serial.
+        serial: u64,
+    },
+    /// A record has a place in the order of creation behind which there is no room.
+    #[error("serial {serial} is more than {SERIAL_MAX}")]
+    SerialTooHigh {
         /// The serial.
         serial: u64,
     },

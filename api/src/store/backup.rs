@@ -7,18 +7,20 @@
 //!
 //! A backup is checked whole before anything is written, and written in one transaction.
 
-use super::schema::{EXTRAS, NETWORKS, PLUGS, PORTS};
-use super::{Store, StoreError, read_all, records};
+use super::lock::PidLock;
+use super::schema::{self, EXTRAS, Found, NETWORKS, PLUGS, PORTS};
+use super::{Store, StoreError, file, read_all, records};
 use crate::address_pair::AddressPairs;
 use crate::hex;
 use crate::host::Plug;
-use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network};
+use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network, SERIAL_MAX};
 use crate::network_type::NetworkType;
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, Write};
+use std::path::Path;
 
 /// The version of the format written here.
 pub const BACKUP_VERSION: u64 = 1;
@@ -272,6 +274,9 @@ impl Backup {
         if let Some(pair) = serials.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Inconsistent::SerialTwice { serial: pair[0] });
         }
+        if let Some(&serial) = serials.last().filter(|serial| **serial > SERIAL_MAX) {
+            return Err(Inconsistent::SerialTooHigh { serial });
+        }
         Model::from_records(self.networks.clone(), self.ports.clone()).map(drop)
     }
 }
@@ -299,18 +304,31 @@ impl Store {
     pub fn export(&self) -> Result<Backup, StoreError> {
         let mut guard = self.lock();
         let transaction = self.ready(&mut guard)?.begin_read()?;
-        let mut networks = read_all(&transaction.open_table(NETWORKS)?, records::network)?;
-        let mut ports = read_all(&transaction.open_table(PORTS)?, records::port)?;
-        networks.sort_by_key(|network| network.serial);
-        ports.sort_by_key(|port| port.serial);
-        let plugs = read_all(&transaction.open_table(PLUGS)?, records::plug)?;
-        let mut extras = BTreeMap::new();
-        for entry in transaction.open_table(EXTRAS)?.iter()? {
-            let (key, value) = entry?;
-            let (kind, key) = key.value();
-            extras.insert((kind.to_owned(), key.to_owned()), value.value().to_vec());
-        }
-        Ok(Backup { networks, ports, plugs, extras })
+        gather(
+            &transaction.open_table(NETWORKS)?,
+            &transaction.open_table(PORTS)?,
+            &transaction.open_table(PLUGS)?,
+            &transaction.open_table(EXTRAS)?,
+        )
+    }
+
+    /// Everything in the store at `path`, as [`Store::export`] would tell it after the migration to this program's schema, which
+    /// is not done: the file stays what it is.
+    ///
+    /// # Errors
+    /// As for [`Store::open`] and [`Store::export`]; also if there is no file.
+    pub fn look(path: &Path) -> Result<Backup, StoreError> {
+        let _lock = PidLock::take(path)?;
+        let database = file::open_existing(path)?;
+        let found = schema::look(&database)?;
+        let transaction = database.begin_write()?;
+        let looked = match found {
+            Found::Nothing => Ok(Backup::default()),
+            Found::Current => gather_within(&transaction),
+            Found::Older(from) => schema::migrate_within(&transaction, from).and_then(|()| gather_within(&transaction)),
+        };
+        transaction.abort()?;
+        looked
     }
 
     /// Puts a backup in place of everything there is, in one transaction.
@@ -353,6 +371,38 @@ impl Store {
             Ok(())
         })
     }
+}
+
+fn gather_within(transaction: &WriteTransaction) -> Result<Backup, StoreError> {
+    gather(
+        &transaction.open_table(NETWORKS)?,
+        &transaction.open_table(PORTS)?,
+        &transaction.open_table(PLUGS)?,
+        &transaction.open_table(EXTRAS)?,
+    )
+}
+
+/// What these tables hold, in the order of creation.
+fn gather(
+    networks: &impl ReadableTable<&'static str, &'static [u8]>,
+    ports: &impl ReadableTable<&'static str, &'static [u8]>,
+    plugs: &impl ReadableTable<&'static str, &'static [u8]>,
+    extras: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+) -> Result<Backup, StoreError> {
+    let mut backup = Backup {
+        networks: read_all(networks, records::network)?,
+        ports: read_all(ports, records::port)?,
+        plugs: read_all(plugs, records::plug)?,
+        extras: BTreeMap::new(),
+    };
+    backup.networks.sort_by_key(|network| network.serial);
+    backup.ports.sort_by_key(|port| port.serial);
+    for entry in extras.iter()? {
+        let (key, value) = entry?;
+        let (kind, key) = key.value();
+        backup.extras.insert((kind.to_owned(), key.to_owned()), value.value().to_vec());
+    }
+    Ok(backup)
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! What the Essex release's Quantum kept in its database, taken over: tenants' networks, ports and attachments, with their ids.
 //!
 //! It reads an SQL dump of the tables that all its plugins had (specification section 13). What only its agents needed, VLANs
-//! and the like, is left out: this switch numbers networks itself. What a tenant would notice to be missing is refused; what
-//! nobody could see, like ports of a network that is gone, is left out and told. Pure.
+//! and the like, is left out: networks get their segments here, by the same rules as one that a tenant makes. What a tenant would
+//! notice to be missing is refused; what nobody could see, like ports of a network that is gone, is left out and told. Pure.
 
 mod dump;
 
 use super::Backup;
 use crate::address_pair::AddressPairs;
-use crate::model::{AdminState, Inconsistent, LogicalPort, Network, NetworkId, TEXT_BYTES_MAX, Text};
-use crate::network_type::NetworkType;
+use crate::model::{AdminState, Change, Inconsistent, LogicalPort, Model, Network, NetworkId, TEXT_BYTES_MAX, Text};
+use crate::network_type::{NetworkType, SegmentRules};
 use dump::{Row, Wrong};
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -40,6 +40,19 @@ pub enum EssexError {
     /// The rows contradict each other.
     #[error("the database contradicts itself: {0}")]
     Inconsistent(#[from] Inconsistent),
+    /// There are more networks than segments for them.
+    #[error(
+        "the database has {networks} networks and the settings have segments of type {kind} for {segments} of them: \
+         widen the range in [segments]"
+    )]
+    TooFewSegments {
+        /// Networks there are.
+        networks: usize,
+        /// How many of them got one.
+        segments: usize,
+        /// The type of networks that the settings make.
+        kind: &'static str,
+    },
 }
 
 impl From<Wrong> for EssexError {
@@ -58,11 +71,11 @@ pub struct Essex {
 }
 
 impl Essex {
-    /// Reads a dump.
+    /// Reads a dump; its networks get their segments by these rules.
     ///
     /// # Errors
     /// [`EssexError`]
-    pub fn read(dump: &[u8]) -> Result<Essex, EssexError> {
+    pub fn read(dump: &[u8], rules: &SegmentRules) -> Result<Essex, EssexError> {
         let dump = std::str::from_utf8(dump).map_err(|error| EssexError::NoText { valid: error.valid_up_to() })?;
         let mut tables = dump::rows(dump, &["networks", "ports", "vlan_bindings"])?;
         let mut notes = Vec::new();
@@ -83,9 +96,15 @@ impl Essex {
         }
         let vlans = tables.remove("vlan_bindings").map_or(0, |rows| rows.len());
         if vlans > 0 {
-            notes.push(format!("{vlans} VLAN bindings are left out: this switch keeps networks apart by itself"));
+            notes.push(format!(
+                "{vlans} VLAN bindings are left out: networks get segments by the settings ([segments])"
+            ));
         }
         backup.check()?;
+        allot(&mut backup.networks, rules)?;
+        if *rules == SegmentRules::Local {
+            notes.push("every network stays within one host: segments.default is \"local\"".to_owned());
+        }
         Ok(Essex { backup, notes })
     }
 
@@ -102,6 +121,19 @@ impl Essex {
         }
         counts
     }
+}
+
+/// Gives networks the segments that they would have got had they been made one after the other.
+fn allot(networks: &mut [Network], rules: &SegmentRules) -> Result<(), EssexError> {
+    let mut model = Model::default();
+    let count = networks.len();
+    for (segments, network) in networks.iter_mut().enumerate() {
+        let allotted = rules.allot(&model, None, |_| false);
+        network.network_type =
+            allotted.map_err(|_| EssexError::TooFewSegments { networks: count, segments, kind: rules.name() })?;
+        model.apply(&Change::PutNetwork(network.clone()));
+    }
+    Ok(())
 }
 
 fn bad(row: &Row, why: String) -> EssexError {

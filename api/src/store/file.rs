@@ -4,7 +4,7 @@
 //! copy that is kept of an old one; names are on the disk before anything relies on them.
 
 use super::schema::{self, Found};
-use super::{StoreError, lock};
+use super::{StoreError, lock, unfollowed};
 use redb::Database;
 use redb::backends::FileBackend;
 use std::fs::{File, OpenOptions};
@@ -49,8 +49,9 @@ fn make(path: &Path) -> Result<(), StoreError> {
     put_in_place(&fresh, path)
 }
 
-fn open_existing(path: &Path) -> Result<Database, StoreError> {
-    let file = open_options().open(path).map_err(|source| file_error(path, source))?;
+/// Opens the file at `path` and neither makes nor migrates anything.
+pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
+    let file = unfollowed::open(&mut open_options(), path)?;
     match builder().create_with_backend(FileBackend::new(file)?) {
         Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
             Err(StoreError::InUse { path: path.to_owned(), pid: lock::holder(path) })
@@ -65,7 +66,7 @@ fn keep_aside(path: &Path, schema: u64) -> Result<PathBuf, StoreError> {
     let half = kept.with_added_extension("new");
     let copy = || {
         let mut to = create(&half)?;
-        let mut from = File::open(path).map_err(|source| file_error(path, source))?;
+        let mut from = unfollowed::open(OpenOptions::new().read(true), path)?;
         io::copy(&mut from, &mut to).and_then(|_| to.sync_all()).map_err(|source| file_error(&half, source))
     };
     if let Err(error) = copy() {

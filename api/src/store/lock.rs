@@ -2,7 +2,7 @@
 //!
 //! The lock is the truth, the pid in it only a message: a file left by a killed process is simply not locked.
 
-use super::StoreError;
+use super::{StoreError, unfollowed};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,21 +18,16 @@ pub(super) struct PidLock {
 }
 
 impl PidLock {
-    /// Locks the pid file of the store at `store` and writes this process's pid into it.
+    /// Locks the pid file of the store at `store`, which is no symbolic link, and writes this process's pid into it.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if it is locked, [`StoreError::File`] if the file cannot be made or written.
     pub(super) fn take(store: &Path) -> Result<PidLock, StoreError> {
         let path = path_for(store);
         let file_error = |source| StoreError::File { path: path.clone(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(file_error)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = unfollowed::open(&mut options, &path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -49,7 +44,11 @@ impl PidLock {
 /// The pid in the pid file of the store at `store`, if there is one.
 pub(super) fn holder(store: &Path) -> Option<u32> {
     let mut text = String::new();
-    File::open(path_for(store)).ok()?.take(PID_TEXT_MAX).read_to_string(&mut text).ok()?;
+    unfollowed::open(OpenOptions::new().read(true), &path_for(store))
+        .ok()?
+        .take(PID_TEXT_MAX)
+        .read_to_string(&mut text)
+        .ok()?;
     text.trim().parse().ok()
 }
 

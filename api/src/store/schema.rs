@@ -83,14 +83,20 @@ pub(super) fn make(database: &Database) -> Result<(), StoreError> {
 /// # Errors
 /// What redb said; the file is then as it was.
 pub(super) fn migrate(database: &Database, from: u64) -> Result<(), StoreError> {
-    let done = usize::try_from(from - 1).expect("versions are few");
-    write_durably(database, |transaction| {
-        for step in &STEPS[done..] {
-            step(transaction)?;
-        }
-        transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-        Ok(())
-    })?;
+    write_durably(database, |transaction| migrate_within(transaction, from))?;
     tracing::info!(from, to = SCHEMA_VERSION, "the store was migrated");
+    Ok(())
+}
+
+/// The same as part of a transaction, which whoever only looks gives up.
+///
+/// # Errors
+/// What redb said.
+pub(super) fn migrate_within(transaction: &WriteTransaction, from: u64) -> Result<(), StoreError> {
+    let done = usize::try_from(from - 1).expect("versions are few");
+    for step in &STEPS[done..] {
+        step(transaction)?;
+    }
+    transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
     Ok(())
 }

@@ -164,6 +164,40 @@ fn a_store_of_schema_1_is_migrated_with_all_it_holds_and_kept_aside() {
 }
 
 #[test]
+fn who_only_looks_at_a_store_of_schema_1_sees_it_as_it_will_be_and_it_stays_as_it_is() {
+    let scratch = Scratch::new();
+    put_schema_1(&scratch.file());
+    for _ in 0..2 {
+        let looked = Store::look(&scratch.file()).unwrap();
+        assert_eq!((looked.networks.len(), looked.ports.len(), looked.plugs.len()), (2, 1, 1));
+    }
+    assert_eq!(schema_of(&scratch.file()), schema::Found::Older(1));
+    let found: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(found.len() == 2 && found.contains(&"state.redb.pid".into()), "{found:?}");
+    let looked = Store::look(&scratch.file()).unwrap();
+    assert_eq!(Store::open(&scratch.file()).unwrap().export().unwrap(), looked);
+    assert_eq!(Store::look(&scratch.file()).unwrap(), looked);
+}
+
+#[test]
+fn a_symbolic_link_in_the_place_of_a_store_or_its_pid_file_is_refused_and_what_it_names_is_as_it_was() {
+    for name in ["state.redb", "state.redb.pid"] {
+        let scratch = Scratch::new();
+        drop(Store::open(&scratch.file()).unwrap());
+        let link = scratch.0.join(name);
+        let elsewhere = scratch.0.join("elsewhere");
+        std::fs::rename(&link, &elsewhere).unwrap();
+        std::fs::write(&elsewhere, b"precious").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        for error in [Store::open(&scratch.file()).err(), Store::look(&scratch.file()).err()] {
+            let error = error.unwrap().to_string();
+            assert_eq!(error, format!("{}: this is a symbolic link, and none is followed here", link.display()));
+        }
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"precious");
+    }
+}
+
+#[test]
 fn a_migration_that_cannot_keep_the_old_file_changes_nothing() {
     let scratch = Scratch::new();
     put_schema_1(&scratch.file());

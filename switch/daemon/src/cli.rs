@@ -71,7 +71,8 @@ host; a tenant's `qvs attach plug` says which port it is on. Either may come fir
 attaches only what was plugged for it, `qvs plug vif-1 … --tenant acme`.
 
 Example:
-  export QVS_TENANT=acme QVS_TOKEN=$(qvs token acme)
+  qvs token acme > acme.token       # once, by the operator: each call makes another, which holds until it is taken out
+  export QVS_TENANT=acme QVS_TOKEN=$(cat acme.token)
   qvs net create blue
   qvs port create blue --attach vif-1
   qvs port list";
@@ -304,10 +305,14 @@ The token is printed once and kept nowhere: the file identity.tokens gets its Ar
 The file is made if it is not there, mode 0600. A running daemon takes it up within a second. To revoke a token take its \
 [[token]] entry out of the file; its id is the token's second part.
 
-What a role may do is told by the policy: by default `reader` may see, `member` may change what is its tenant's, `admin` \
-may use every tenant's URLs.
+What a role may do is told by the policy: by default every role may see what is its tenant's, \
+`member` may change it too, and `admin` may use every tenant's URLs; `reader`, which no rule names, may only see.
 
-Example: curl -H \"X-Auth-Token: $(qvs token acme)\" 127.0.0.1:9696/v1.1/tenants/acme/networks")]
+Each call makes another token, and the ones before hold: keep what it prints.
+
+Example:
+  qvs token acme --days 90 > acme.token
+  curl -H \"X-Auth-Token: $(cat acme.token)\" 127.0.0.1:9696/v1.1/tenants/acme/networks")]
 pub(crate) struct TokenArgs {
     /// The tenant: the T of its URLs, /v1.1/tenants/T
     #[arg(value_name = "T")]
@@ -353,11 +358,13 @@ pub(crate) struct ExportArgs {
 /// `qvs store import`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run.
+The file is read and checked whole before anything is written, and written in one transaction. The daemon must not run. A TAP \
+whose record --replace takes away is told: nobody removes it but you. A state in etcd is not imported.
 
 --from quantum-essex reads the database of OpenStack's Quantum, of the Essex release or before it: SQLite's file, for which \
 the program sqlite3 must be there, or an SQL dump as `sqlite3 quantum.sqlite .dump` or `mysqldump ovs_quantum` makes it. \
-Networks, ports and attachments keep their ids; what is left out is told. Look with --dry-run first:
+Networks, ports and attachments keep their ids, networks get segments as [segments] says, and what was plugged here stays; what \
+is left out is told. Look with --dry-run first:
   qvs store import --from quantum-essex quantum.sqlite --dry-run")]
 pub(crate) struct ImportArgs {
     /// The file to read
@@ -382,7 +389,7 @@ pub(crate) struct ImportArgs {
 pub(crate) enum Origin {
     /// `qvs store export`
     Qvs,
-    /// A dump of the database of OpenStack's Quantum
+    /// OpenStack's Quantum: the file of its SQLite database, or an SQL dump
     QuantumEssex,
 }
 

@@ -43,6 +43,14 @@ pub(crate) fn token(args: &TokenArgs) -> Outcome {
 
 /// Adds an entry to the file of tokens, which must have these rights.
 fn add(path: &Path, rights: Rights, entry: &str) -> anyhow::Result<()> {
+    let directory = path.parent().context("the file of tokens is in no directory")?;
+    if !directory.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    // From reading to replacing alone, or of two that add at once one is lost. The directory is locked, because the file is
+    // another one each time.
+    let alone = File::open(directory).and_then(|directory| directory.lock().map(|()| directory));
+    let _alone = alone.with_context(|| format!("locking {}", directory.display()))?;
     let before = match read(path, rights) {
         Ok(text) => text,
         Err(FileError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => HEAD.to_owned(),
@@ -50,10 +58,6 @@ fn add(path: &Path, rights: Rights, entry: &str) -> anyhow::Result<()> {
     };
     let text = format!("{}\n\n{entry}", before.trim_end());
     check_text_of_file(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
-    let directory = path.parent().context("the file of tokens is in no directory")?;
-    if !directory.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
     // Beside it, so that it can take its place in one step; of a name nobody else uses.
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     let replaced = write(&beside, path, directory, &text);

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -259,8 +260,8 @@ fn a_database_of_the_original_is_taken_over_after_a_look() {
     };
     let (status, said) = import(&["--dry-run"]);
     assert_eq!(status, Some(0), "{said}");
-    let expected =
-        "tenant \"acme\": networks 1, ports 1\nport q is left out: its network gone is gone\nwould write 1 network, ";
+    let expected = "tenant \"acme\": networks 1, ports 1\nport q is left out: its network gone is gone\n\
+        every network stays within one host: segments.default is \"local\"\nwould write 1 network, ";
     assert!(said.starts_with(expected), "{said}");
     assert!(!directory.join("state").exists());
     assert_eq!(import(&[]).0, Some(0));
@@ -272,6 +273,135 @@ fn a_database_of_the_original_is_taken_over_after_a_look() {
         text.contains(r#"{"port":{"id":"p","network":"n","state":"ACTIVE","attachment":"vif","serial":1}}"#),
         "{text}"
     );
+}
+
+/// What a store that is a file gets.
+const HEAD: &str = r#"{"store":{"format":"qvs-store","version":1}}"#;
+/// A TAP that was made by a daemon.
+const TAP: &str = r#"{"plug":{"interface":"vm1","device":{"kind":"tap","name":"tap7","netns":"blue"},"macs":[],"mtu":null,"tenant":null,"is_automatic":false,"made":"there"}}"#;
+
+#[test]
+fn networks_of_the_original_get_the_segments_of_the_settings_and_plugs_stay() {
+    let file = settings(
+        "essex-segments",
+        "state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n[[uplink]]\nphysical_network = \"p\"\ninterface = \"e0\"\n\
+         [segments]\ndefault = \"vlan\"\nvlan = \"p:100-101\"\n",
+    );
+    let directory = file.parent().unwrap();
+    let _ = std::fs::remove_dir_all(directory.join("state"));
+    let store = |args: &[&str]| told(&[&["store"], args, &["--config", file.to_str().unwrap()]].concat());
+    let plugs = directory.join("plugs.jsonl");
+    std::fs::write(&plugs, format!("{HEAD}\n{TAP}\n{{\"end\":{{\"records\":1}}}}\n")).unwrap();
+    let (status, said) = store(&["import", plugs.to_str().unwrap()]);
+    assert_eq!(status, Some(0), "{said}");
+
+    let dump = directory.join("quantum.sql");
+    let rows = |count: usize| (0..count).map(|at| format!("('n{at}','acme')")).collect::<Vec<_>>().join(",");
+    let write = |count| {
+        let text = format!("CREATE TABLE networks (uuid x, tenant_id y); INSERT INTO networks VALUES {};", rows(count));
+        std::fs::write(&dump, text).unwrap();
+    };
+    let import = ["import", "--from", "quantum-essex", dump.to_str().unwrap()];
+    write(3);
+    for more in [&[][..], &["--dry-run"]] {
+        let (status, said) = store(&[&import[..], more].concat());
+        assert!(
+            status == Some(1) && said.contains("has 3 networks and the settings have segments of type vlan for 2"),
+            "{said}"
+        );
+    }
+    write(2);
+    let (status, said) = store(&import);
+    assert!(status == Some(0) && !said.contains("within one host"), "{said}");
+    assert!(said.contains("2 networks, 0 ports (0 attached), 1 plug,"), "{said}");
+    let (status, said) = store(&import);
+    assert!(status == Some(1) && said.contains("the store holds 2 records already"), "{said}");
+    assert_eq!(store(&[&import[..], &["--replace"]].concat()).0, Some(0));
+    let written = directory.join("state/written.jsonl");
+    assert_eq!(store(&["export", written.to_str().unwrap()]).0, Some(0));
+    let text = std::fs::read_to_string(&written).unwrap();
+    for line in [
+        r#"{"network":{"id":"n0","tenant":"acme","name":null,"segment":{"type":"vlan","physical_network":"p","segmentation_id":100},"serial":0}}"#,
+        r#""segmentation_id":101},"serial":1}}"#,
+        TAP,
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+
+    // What a backup has in place of a TAP's record is told with how to remove that.
+    std::fs::write(&plugs, format!("{HEAD}\n{{\"end\":{{\"records\":0}}}}\n")).unwrap();
+    let orphan = "TAP tap7 of \"vm1\" is not in the file: remove it yourself by `ip -n blue link del tap7`\n";
+    for more in [&["--dry-run"][..], &[]] {
+        let (status, said) = store(&[&["import", plugs.to_str().unwrap(), "--replace"], more].concat());
+        assert!(status == Some(0) && said.starts_with(orphan), "{said}");
+    }
+}
+
+#[test]
+fn a_state_in_etcd_is_neither_exported_nor_imported_and_what_to_do_is_said() {
+    let file = settings("store-etcd", "[store]\nurl = \"etcd:http://127.0.0.1:1\"\n[node]\nhost = \"a\"\n");
+    let store = |args: &[&str]| told(&[&["store"], args, &["--config", file.to_str().unwrap()]].concat());
+    for (args, said) in [
+        (&["export", "/no/file"][..], "save it by `etcdctl snapshot save`"),
+        (
+            &["import", "/no/file"],
+            "bring it back by `etcdctl snapshot restore`; a file that `qvs store export` wrote cannot be put there",
+        ),
+        (
+            &["import", "/no/file", "--from", "quantum-essex"],
+            "the original's records cannot be put there, only into a store that is a file",
+        ),
+    ] {
+        assert_eq!(store(args), (Some(1), format!("qvs: the state is in etcd (store.url): {said}\n")));
+    }
+}
+
+#[test]
+fn whatever_becomes_of_a_command_on_a_store_its_files_are_the_owner_s_of_their_directory() {
+    let file = settings("store-owner", "state_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\n");
+    let directory = file.parent().unwrap();
+    let state = directory.join("state");
+    let _ = std::fs::remove_dir_all(&state);
+    std::fs::create_dir(&state).unwrap();
+    // Root works for a daemon that is somebody else; who is not has files of his own only.
+    let owner = match std::fs::metadata(&state).unwrap().uid() {
+        0 => {
+            std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
+            65534
+        }
+        own => own,
+    };
+    let store = |args: &[&str]| told(&[&["store"], args, &["--config", file.to_str().unwrap()]].concat());
+    let backup = directory.join("backup.jsonl");
+    let network = r#"{"network":{"id":"n","tenant":"red","name":null,"serial":0}}"#;
+    std::fs::write(&backup, format!("{HEAD}\n{network}\n{{\"end\":{{\"records\":1}}}}\n")).unwrap();
+    let import = ["import", backup.to_str().unwrap()];
+    let looked = |what: &str, names: &[&str]| {
+        let mut found: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap()).collect();
+        found.sort_by_key(std::fs::DirEntry::file_name);
+        let found: Vec<_> = found
+            .iter()
+            .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().uid()))
+            .collect();
+        let expected: Vec<_> = names.iter().map(|name| ((*name).to_owned(), owner)).collect();
+        assert_eq!(found, expected, "after {what}");
+    };
+    // A name in the way, so that nothing can be made.
+    let fresh = state.join("state.redb.new");
+    std::fs::create_dir(&fresh).unwrap();
+    std::os::unix::fs::chown(&fresh, Some(owner), None).unwrap();
+    assert_eq!(store(&import).0, Some(1));
+    looked("an import that failed", &["state.redb.new", "state.redb.pid"]);
+    std::fs::remove_dir(&fresh).unwrap();
+    let both = ["state.redb", "state.redb.pid"];
+    assert_eq!(store(&import).0, Some(0));
+    looked("an import", &both);
+    assert_eq!(store(&import).0, Some(1));
+    for args in [&["export", directory.join("no/file").to_str().unwrap()][..], &["import", import[1], "--dry-run"]] {
+        std::fs::remove_file(state.join("state.redb.pid")).unwrap();
+        assert_eq!(store(args).0, Some(1));
+        looked(args[0], &both);
+    }
 }
 
 #[test]

@@ -140,6 +140,21 @@ fn tenants_with_tokens_are_kept_apart_and_admin_sees_both() {
 }
 
 #[test]
+fn tokens_that_are_made_at_one_moment_are_all_in_the_file() {
+    let rig = Rig::new("at-once", TOKENS);
+    let tenants: Vec<String> = (0..8).map(|at| format!("t{at}")).collect();
+    std::thread::scope(|scope| {
+        for tenant in &tenants {
+            scope.spawn(|| rig.token(&[tenant]));
+        }
+    });
+    let text = std::fs::read_to_string(rig.tokens()).unwrap();
+    for tenant in &tenants {
+        assert!(text.contains(&format!("\"{tenant}\"")), "{tenant}: {text}");
+    }
+}
+
+#[test]
 fn a_running_daemon_takes_up_new_tokens_and_lets_go_of_revoked_ones() {
     let rig = Rig::new("change", TOKENS);
     let red = rig.token(&["red"]);

@@ -105,6 +105,11 @@ fn what_is_wrong_with_a_text_is_told_with_its_line() {
     assert!(twice.contains("is plugged into ports"), "{twice}");
     let serial = told(&format!("{head}\n{network}\n{}\n{}", port("p", "n", 0), end(2)));
     assert!(serial.contains("serial 0 comes twice"), "{serial}");
+    for high in [u64::MAX, SERIAL_MAX + 1] {
+        let last = network.replace("\"serial\":0", &format!("\"serial\":{high}"));
+        let told = told(&format!("{head}\n{last}\n{}", end(1)));
+        assert!(told.contains(&format!("serial {high} is more than")), "{told}");
+    }
     let other = network.replace("\"serial\":0", "\"serial\":1");
     let same = told(&format!("{head}\n{network}\n{other}\n{}", end(2)));
     assert!(same.contains("network n comes twice"), "{same}");

@@ -1,7 +1,9 @@
 //! Dumps of the original's database: both programs' ways of writing one, and what is not taken over.
 
 use super::*;
+use crate::network_type::VlanRange;
 use proptest::prelude::*;
+use switch::underlay::TunnelKind;
 
 const BY_SQLITE: &str = r#"PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
@@ -51,7 +53,7 @@ INSERT INTO `ports` (`state`, `uuid`, `network_id`, `interface_id`, `op_status`)
 ";
 
 fn read(dump: &str) -> Result<Essex, EssexError> {
-    Essex::read(dump.as_bytes())
+    Essex::read(dump.as_bytes(), &SegmentRules::Local)
 }
 
 #[test]
@@ -85,7 +87,8 @@ fn a_dump_by_sqlite_is_taken_over_with_its_ids_and_what_is_left_out_is_told() {
         [
             "port p3 is left out: its network gone is gone",
             "port p4 has no attachment: \"vif-4(detached)\" was unplugged",
-            "1 VLAN bindings are left out: this switch keeps networks apart by itself",
+            "1 VLAN bindings are left out: networks get segments by the settings ([segments])",
+            "every network stays within one host: segments.default is \"local\"",
         ]
     );
     let counts: Vec<_> = essex.by_tenant().into_iter().collect();
@@ -99,7 +102,23 @@ fn a_dump_by_mysql_is_taken_over_whatever_the_order_of_its_columns() {
     assert_eq!(names, [Some("it's \\ réseau"), None]);
     let port = &essex.backup.ports[0];
     assert_eq!((&*port.id, port.attachment.as_deref(), port.state), ("p1", Some("vif-1"), AdminState::Active));
-    assert!(essex.notes.is_empty());
+    assert_eq!(essex.notes, ["every network stays within one host: segments.default is \"local\""]);
+}
+
+#[test]
+fn networks_that_are_taken_over_get_the_segments_that_new_ones_would_and_too_few_are_told() {
+    let range = VlanRange { physical_network: "p".into(), ids: 7..=8 };
+    for rules in [SegmentRules::Tunnel(TunnelKind::Vxlan, 7..=8), SegmentRules::Vlan(vec![range])] {
+        let essex = Essex::read(BY_SQLITE.as_bytes(), &rules).unwrap();
+        let told = |network: &Network| (network.network_type.name(), network.network_type.segmentation_id());
+        let types: Vec<_> = essex.backup.networks.iter().map(told).collect();
+        assert_eq!(types, [(rules.name(), Some(7)), (rules.name(), Some(8))]);
+        essex.backup.check().unwrap();
+        assert!(!essex.notes.iter().any(|note| note.contains("within one host")), "{:?}", essex.notes);
+    }
+    let told = Essex::read(BY_SQLITE.as_bytes(), &SegmentRules::Tunnel(TunnelKind::Gre, 7..=7)).unwrap_err();
+    let expected = "the database has 2 networks and the settings have segments of type gre for 1 of them: widen the range in [segments]";
+    assert_eq!(told.to_string(), expected);
 }
 
 #[test]
@@ -135,7 +154,7 @@ fn what_wrote_a_dump_is_told_by_its_head_and_not_by_what_a_tenant_named() {
 #[test]
 fn what_cannot_be_taken_over_is_refused_with_its_line() {
     let told = |dump: &str| read(dump).unwrap_err().to_string();
-    assert!(Essex::read(b"\xff").unwrap_err().to_string().starts_with("this is no SQL dump"));
+    assert!(Essex::read(b"\xff", &SegmentRules::Local).unwrap_err().to_string().starts_with("this is no SQL dump"));
     assert!(told("").contains("no row of a table networks"));
     assert!(told("INSERT INTO networks VALUES('a');").starts_with("line 1: the table's columns were not named"));
     for (from, to, why) in [
