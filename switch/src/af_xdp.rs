@@ -21,6 +21,7 @@ mod pool;
 pub(crate) mod port;
 pub mod program;
 pub(crate) mod queue;
+pub(crate) mod queue_watch;
 pub mod raw;
 mod turn;
 mod tx;

@@ -3,7 +3,8 @@
 //! What makes it harder than it looks: it comes and goes as others like. We open it when it is there, follow what becomes of
 //! it ([`crate::link`]), and say that it is gone when it was deleted, renamed or moved away, so that its keeper waits for the
 //! next one of its name. Nothing of it is ours: addresses, MTU and whether it is up are left alone. What was switched on
-//! for us ends with our descriptors, whatever becomes of the process.
+//! for us ends with our descriptors, whatever becomes of the process. Its queues can become more or fewer under a port by AF_XDP;
+//! its keeper then opens it anew ([`HostDevice::is_outdated`]).
 //!
 //! Control side only. Descriptors keep its namespace alive, so that one that loses its name is told too.
 
@@ -12,6 +13,7 @@ mod counting;
 use crate::af_packet::port::PacketPort;
 use crate::af_xdp::port::{XdpConfig, XdpPort};
 use crate::af_xdp::program::Steering;
+use crate::af_xdp::queue_watch::QueueWatch;
 use crate::interface::InterfaceError;
 use crate::link::{LinkStatus, LinkWatch};
 use crate::netns::{self, Origin};
@@ -65,6 +67,8 @@ pub struct HostDevice {
     mode: &'static str,
     /// Whether VLAN tags of received frames are lost.
     are_tags_lost: bool,
+    /// Of a port that has a socket on each.
+    queue_watch: Option<Arc<QueueWatch>>,
     origin: Option<Origin>,
     place: Arc<dyn Place>,
 }
@@ -87,7 +91,6 @@ impl HostDevice {
             if !status.is_ethernet {
                 return Err(InterfaceError::NotEthernet { name: name.clone() });
             }
-            let counting = Counting::open(status.index).map_err(io("asking for the interface's counters"))?;
             let driver = driver.unwrap_or_else(|| suits(&status, &steering));
             let opened = match driver {
                 Driver::AfPacket => {
@@ -96,20 +99,23 @@ impl HostDevice {
                     if port.interface_index() != status.index {
                         return Err(absent());
                     }
-                    Opened { port: Arc::new(port), mtu: None, mode: "", are_tags_lost: false }
+                    Opened { port: Arc::new(port), mtu: None, mode: "", are_tags_lost: false, queue_watch: None }
                 }
                 Driver::AfXdp => {
                     let port = XdpPort::open(&status, &XdpConfig { steering, is_generic: false })?;
                     let (mtu, mode, are_tags_lost) = (Some(port.mtu()), port.mode(), port.are_tags_lost());
-                    Opened { port: Arc::new(port), mtu, mode, are_tags_lost }
+                    let queue_watch = Some(port.queue_watch().clone());
+                    Opened { port: Arc::new(port), mtu, mode, are_tags_lost, queue_watch }
                 }
             };
+            let counting = Counting::open(status.index, opened.queue_watch.clone());
+            let counting = counting.map_err(io("asking for the interface's counters"))?;
             Ok((watch, Arc::new(counting), driver, opened))
         })
         .map_err(io("entering the network namespace (needs CAP_SYS_ADMIN)"))??;
-        let Opened { port, mtu, mode, are_tags_lost } = opened;
+        let Opened { port, mtu, mode, are_tags_lost, queue_watch } = opened;
         place.publish(port);
-        Ok(HostDevice { watch, counting, driver, mtu, mode, are_tags_lost, origin, place })
+        Ok(HostDevice { watch, counting, driver, mtu, mode, are_tags_lost, queue_watch, origin, place })
     }
 
     /// How its frames are moved.
@@ -143,6 +149,16 @@ impl HostDevice {
         &self.counting
     }
 
+    /// Whether it is another than it was opened as, by the last look at [`HostDevice::counting`]: its port misses some of its queues,
+    /// or has some that are no more, until it is opened anew. What [`Device::state`] tells then says more.
+    pub fn is_outdated(&self) -> bool {
+        self.change().is_some()
+    }
+
+    fn change(&self) -> Option<String> {
+        self.queue_watch.as_ref().and_then(|watch| watch.change())
+    }
+
     fn has_namespace(&self) -> bool {
         self.origin.as_ref().is_none_or(Origin::is_there)
     }
@@ -154,6 +170,7 @@ struct Opened {
     mtu: Option<Arc<AtomicU32>>,
     mode: &'static str,
     are_tags_lost: bool,
+    queue_watch: Option<Arc<QueueWatch>>,
 }
 
 /// The driver that suits an interface. One of software hands over checksums that are left to do and TCP uncut, which packet
@@ -172,12 +189,13 @@ impl Drop for HostDevice {
 impl Device for HostDevice {
     fn state(&self) -> DeviceState {
         let down = |is_ready, reason: &str| DeviceState { is_ready, link: Link::Down, reason: reason.to_owned() };
-        match self.watch.status() {
+        match (self.watch.status(), self.change()) {
             _ if !self.has_namespace() => down(false, "the network namespace is gone"),
-            None => down(false, "the device is gone"),
-            Some(status) if !status.is_up => down(false, "the interface is down"),
-            Some(status) if !status.has_carrier => down(true, "the interface has no carrier"),
-            Some(_) => DeviceState { is_ready: true, link: Link::Up, reason: String::new() },
+            (None, _) => down(false, "the device is gone"),
+            (Some(_), Some(change)) => down(false, &change),
+            (Some(status), None) if !status.is_up => down(false, "the interface is down"),
+            (Some(status), None) if !status.has_carrier => down(true, "the interface has no carrier"),
+            (Some(_), None) => DeviceState { is_ready: true, link: Link::Up, reason: String::new() },
         }
     }
 }

@@ -279,7 +279,7 @@ impl Running for Tap {
 
 impl Running for HostDevice {
     fn is_lost(&self) -> bool {
-        self.status().is_none()
+        self.status().is_none() || self.is_outdated()
     }
 
     fn found(&self) -> Option<Found> {

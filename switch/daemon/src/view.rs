@@ -106,7 +106,7 @@ pub(crate) struct PortRow {
     #[serde(default)]
     pub(crate) driver_mode: Option<String>,
     /// What the kernel counted at a `device` since that was made, up to a second ago: also what never came to the switch
-    /// (`rx_missed`, `rx_dropped`, `rx_errors`). Empty: it is not open, of another kind, or a bond, whose `links` tell.
+    /// (`rx_missed`, `rx_dropped`, `rx_errors`; by AF_XDP `rx_unclaimed`, since it was opened). Empty: it is not open, of another kind, or a bond, whose `links` tell.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) device_counters: BTreeMap<String, u64>,
     /// The logical port.

@@ -1,4 +1,5 @@
-//! The few commands of bpf(2) that an XDP program needs: maps, loading, attaching by a link, and running it for a test.
+//! The few commands of bpf(2) that an XDP program needs: maps, loading, attaching by a link and being replaced there, and running it
+//! for a test.
 //!
 //! What makes it harder than it looks: the kernel reads a union whose size grew over the years, in which addresses are
 //! numbers. So each command lays out its own words here, and nothing else in the house speaks to bpf(2). A link is a
@@ -12,10 +13,13 @@ use std::io;
 
 // linux/bpf.h
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 const MAP_TYPE_HASH: u32 = 1;
+const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
@@ -125,6 +129,38 @@ impl KeySet {
     }
 }
 
+/// A number that a program counts up.
+pub(super) struct CountMap(OwnedFd);
+
+impl CountMap {
+    /// One of 64 bits, 0. Needs CAP_BPF.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn new() -> io::Result<CountMap> {
+        make_map(MAP_TYPE_ARRAY, 4, size_of::<u64>(), 1).map(CountMap)
+    }
+
+    /// How far it is.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn get(&self) -> io::Result<u64> {
+        let (key, mut count) = ([0u8; 4], [0u8; size_of::<u64>()]);
+        let attributes = Attributes::new(&[(0, self.0.as_raw_fd() as u32)]).address(2, key.as_ptr());
+        let mut attributes = attributes.address(4, count.as_mut_ptr());
+        // SAFETY: the kernel reads as many bytes of the key and writes as many of the number as the map was made for, in `new`.
+        // Why unsafe: see `bpf`.
+        unsafe { bpf(MAP_LOOKUP_ELEM, &mut attributes)? };
+        Ok(u64::from_ne_bytes(count))
+    }
+
+    /// Its number, for a program.
+    pub(super) fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
 /// A loaded XDP program.
 pub(super) struct Program(OwnedFd);
 
@@ -175,7 +211,7 @@ impl Program {
         // SAFETY: the command reads numbers only.
         // Why unsafe: see `bpf`.
         let link = owned(unsafe { bpf(LINK_CREATE, &mut Attributes::new(&words))? })?;
-        Ok(Link { _link: link, is_native: mode == XDP_FLAGS_DRV_MODE })
+        Ok(Link { link, is_native: mode == XDP_FLAGS_DRV_MODE })
     }
 
     /// Runs it over a frame as if queue 0 had received it; answers its verdict and the frame as it left it.
@@ -196,7 +232,21 @@ impl Program {
 
 /// A program that is attached for as long as this lives.
 pub(super) struct Link {
-    _link: OwnedFd,
+    link: OwnedFd,
     /// Whether the driver runs it, before the kernel makes a packet of what came.
     pub(super) is_native: bool,
+}
+
+impl Link {
+    /// Puts another program into the place of this one, so that each frame is looked at by the one or the other.
+    ///
+    /// # Errors
+    /// The system's; the program that was there goes on.
+    pub(super) fn replace(&self, program: &Program) -> io::Result<()> {
+        let words = [(0, self.link.as_raw_fd() as u32), (1, program.0.as_raw_fd() as u32)];
+        // SAFETY: the command reads numbers only.
+        // Why unsafe: see `bpf`.
+        unsafe { bpf(LINK_UPDATE, &mut Attributes::new(&words))? };
+        Ok(())
+    }
 }

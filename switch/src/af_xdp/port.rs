@@ -22,6 +22,7 @@ use super::frames::RxFrames;
 use super::pool::Seat;
 use super::program::{self, Steered, Steering, Unclaimed};
 use super::queue::Queue;
+use super::queue_watch::QueueWatch;
 use super::tx::Burst;
 use super::{Bound, KERNEL_HEADROOM, PIECES_MAX, RING_LEN, XdpSocket, partial, refill};
 use crate::af_packet::Promiscuity;
@@ -74,6 +75,7 @@ pub(crate) struct XdpPort {
     is_native: bool,
     /// Set for ever once the kernel said that the interface no longer exists.
     is_gone: AtomicBool,
+    queue_watch: Arc<QueueWatch>,
     _steered: Steered,
     _promiscuity: Option<Promiscuity>,
 }
@@ -145,26 +147,32 @@ impl XdpPort {
         let program = &steered.program;
         let link = if config.is_generic { program.attach_generic(status.index) } else { program.attach(status.index) };
         let link = link.map_err(io("attaching the XDP program to the interface"))?;
-        // Frames go to the host until their queue has a socket. Which size they have depends on who runs the program: the kernel's
+        // Frames go to the host until every queue has a socket. Which size they have depends on who runs the program: the kernel's
         // own stack has large ones, which must not fall into more pieces than a packet may have.
         let is_large = !link.is_native
             || status.mtu as usize + ETHERNET_LEN + 2 * TAG_LEN > (SMALL_FRAME - KERNEL_HEADROOM) as usize;
         let frame_size = if is_large { LARGE_FRAME } else { SMALL_FRAME };
         let ethtool = Ethtool::open(&status.name).map_err(io("asking about the interface"))?;
-        let (counts, is_exact) = match ethtool.queues() {
-            Ok(counts) => (counts, true),
-            // As many as it may have; those it has in use are the first of them.
-            Err(_) => (status.queues, false),
-        };
+        let told = ethtool.queues().ok();
+        let is_exact = told.is_some();
+        // Else as many as it may have; those it has in use are the first of them.
+        let counts = told.unwrap_or(status.queues);
         let [rx_queues, tx_queues] = counts.map(|count| count.max(1));
         if is_exact && rx_queues as usize > QUEUES_MAX {
-            // The program would let its frames pass to the host: to lose part of the traffic is worse than none.
+            // To lose the traffic of some queues is worse than none.
             return Err(InterfaceError::TooManyQueues { name: status.name.clone() });
         }
         let queues = open_queues(status, rx_queues, is_exact, frame_size, is_large)?;
         for (queue, number) in queues.iter().zip(0..) {
             sockets.set(number, queue.socket.as_fd()).map_err(io("putting a socket into the map"))?;
         }
+        let queue_watch = Ethtool::open(&status.name).and_then(|ethtool| QueueWatch::new(ethtool, told));
+        let queue_watch = queue_watch.map_err(io("asking about the interface's queues"))?;
+        // A queue that comes from now on has no socket: what it receives for us is nothing that the host may see.
+        let steered = steered
+            .again(&config.steering, &sockets, Unclaimed::Drop(queue_watch.count_map()))
+            .and_then(|steered| link.replace(&steered.program).map(|()| steered))
+            .map_err(io("replacing the XDP program"))?;
         let wants_all = match &config.steering {
             // Frames for the addresses behind the port are wanted, not only the device's own.
             Steering::Everything | Steering::Exclusive(_) => true,
@@ -174,8 +182,9 @@ impl XdpPort {
         let tags = if has_tags { TagsStay::begin(ethtool) } else { None };
         let are_tags_lost = has_tags && tags.is_none();
         let promiscuity = if wants_all { Some(Promiscuity::open(&status.name, status.index)?) } else { None };
+        let is_native = link.is_native;
         Ok(XdpPort {
-            is_native: link.is_native,
+            is_native,
             _link: link,
             tx_queues: queues.len().min(tx_queues as usize) as u16,
             queues: queues.into(),
@@ -187,9 +196,15 @@ impl XdpPort {
             has_tunnels: config.steering.has_tunnels(),
             tunnel_ports: config.steering.tunnel_ports(),
             is_gone: AtomicBool::new(false),
+            queue_watch: Arc::new(queue_watch),
             _steered: steered,
             _promiscuity: promiscuity,
         })
+    }
+
+    /// Whether the interface still has the queues that the port was opened with.
+    pub(crate) fn queue_watch(&self) -> &Arc<QueueWatch> {
+        &self.queue_watch
     }
 
     /// Where the control side writes the interface's MTU, bytes of L3 payload.

@@ -4,12 +4,17 @@
 //! A plugged device gives us [`Steering::Everything`]. An uplink shares its interface with the host: only what was
 //! configured is taken ([`Steering::Only`]), found by one look into a set for the frame's VLAN and one for its tunnel;
 //! all else, ARP and neighbour discovery of the host's addresses among it, goes on to the host. Fragments go there too,
-//! for a later one does not tell its port. A frame of a queue that we have no socket for goes to the host.
+//! for a later one does not tell its port. A frame of ours that comes by a queue without a socket goes to the host only until each
+//! queue has one: a queue that is added later must not show a tenant's frames to the host, so they are dropped and counted.
 //!
 //! What makes it harder than it looks: the kernel's verifier must see that every byte is inside the frame before it is read,
 //! on each way that leads there. The tests run the program in the kernel over frames and hold it against a plain reading.
 
-use super::bpf::{KeySet, Program, SocketMap};
+mod assembler;
+
+use super::bpf::{CountMap, KeySet, Program, SocketMap};
+pub(super) use assembler::Instruction;
+use assembler::{Assembler, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, R10, Register, Size};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -124,85 +129,65 @@ impl Ours {
 }
 
 /// What becomes of a frame that is ours and has no socket (`enum xdp_action`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Unclaimed {
-    /// It is dropped: for tests, which have no socket.
-    #[cfg(test)]
-    Drop,
+#[derive(Clone, Copy)]
+pub(super) enum Unclaimed<'a> {
     /// The host gets it.
     Pass,
+    /// It is dropped, and counted here.
+    Drop(&'a CountMap),
 }
 
-#[cfg(feature = "testing")]
 pub(super) const DROP: i32 = 1;
 pub(super) const PASS: i32 = 2;
-
-impl Unclaimed {
-    fn action(self) -> i32 {
-        match self {
-            #[cfg(test)]
-            Unclaimed::Drop => 1,
-            Unclaimed::Pass => PASS,
-        }
-    }
-}
+const REDIRECT: i32 = 4;
 
 /// A loaded program and the set it looks into.
 pub(super) struct Steered {
     pub(super) program: Program,
-    _keys: Option<KeySet>,
+    keys: Option<KeySet>,
+}
+
+impl Steered {
+    /// A program for the same `steering` and set.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn again(
+        self,
+        steering: &Steering,
+        sockets: &SocketMap,
+        unclaimed: Unclaimed<'_>,
+    ) -> io::Result<Steered> {
+        let program = Program::load(&program(steering, sockets, self.keys.as_ref(), unclaimed))?;
+        Ok(Steered { program, keys: self.keys })
+    }
 }
 
 /// Loads the program for `steering`.
 ///
 /// # Errors
 /// The system's: `EPERM` without CAP_BPF and CAP_NET_ADMIN.
-pub(super) fn load(steering: &Steering, sockets: &SocketMap, unclaimed: Unclaimed) -> io::Result<Steered> {
-    match steering {
-        Steering::Everything => {
-            let program = Program::load(&everything(sockets, unclaimed))?;
-            Ok(Steered { program, _keys: None })
-        }
-        Steering::Exclusive(_) => {
-            let program = Program::load(&exclusive(sockets, unclaimed))?;
-            Ok(Steered { program, _keys: None })
-        }
-        Steering::Only(ours) => {
-            let keys = KeySet::new(&ours.keys())?;
-            let program = Program::load(&only(sockets, &keys, unclaimed))?;
-            Ok(Steered { program, _keys: Some(keys) })
-        }
+pub(super) fn load(steering: &Steering, sockets: &SocketMap, unclaimed: Unclaimed<'_>) -> io::Result<Steered> {
+    let keys = match steering {
+        Steering::Everything | Steering::Exclusive(_) => None,
+        Steering::Only(ours) => Some(KeySet::new(&ours.keys())?),
+    };
+    let program = Program::load(&program(steering, sockets, keys.as_ref(), unclaimed))?;
+    Ok(Steered { program, keys })
+}
+
+fn program(
+    steering: &Steering,
+    sockets: &SocketMap,
+    keys: Option<&KeySet>,
+    unclaimed: Unclaimed<'_>,
+) -> Vec<Instruction> {
+    match (steering, keys) {
+        (Steering::Everything, _) => everything(sockets, unclaimed),
+        (Steering::Exclusive(_), _) => exclusive(sockets, unclaimed),
+        (Steering::Only(_), keys) => only(sockets, keys.expect("`load` made the set"), unclaimed),
     }
 }
-
-/// An instruction as the kernel reads it: operation, registers, offset and number.
-pub(super) type Instruction = u64;
-
-/// A register. R0: what a call answers; R1 to R5: what it is asked; R6 to R9 survive it; R10: the end of the stack.
-type Register = u8;
-const R0: Register = 0;
-const R1: Register = 1;
-const R2: Register = 2;
-const R3: Register = 3;
-const R4: Register = 4;
-const R6: Register = 6;
-const R7: Register = 7;
-const R8: Register = 8;
-const R9: Register = 9;
-const R10: Register = 10;
-
-/// How many bytes are loaded or stored (`BPF_B`, `BPF_H`, `BPF_W`, `BPF_DW`).
-#[derive(Clone, Copy)]
-enum Size {
-    One = 0x10,
-    Two = 0x08,
-    Four = 0x00,
-    Eight = 0x18,
-}
-
-/// A place in the program that is jumped to; where it is may be said later.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Label(usize);
 
 // Offsets in `struct xdp_md`, and functions of the kernel (linux/bpf.h).
 const MD_DATA: i16 = 0;
@@ -213,101 +198,7 @@ const CALL_REDIRECT_MAP: i32 = 51;
 /// Where the key is built, from the end of the stack.
 const KEY: i16 = -(KEY_SIZE as i16);
 
-/// Puts instructions behind each other.
-#[derive(Default)]
-struct Assembler {
-    instructions: Vec<Instruction>,
-    /// By label: the instruction it stands before.
-    labels: Vec<Option<usize>>,
-    jumps: Vec<(usize, Label)>,
-}
-
 impl Assembler {
-    fn put(&mut self, operation: u8, to: Register, from: Register, offset: i16, number: i32) {
-        let registers = from << 4 | to;
-        let low = [operation, registers, offset.to_ne_bytes()[0], offset.to_ne_bytes()[1]];
-        let number = number.to_ne_bytes();
-        let bytes = [low[0], low[1], low[2], low[3], number[0], number[1], number[2], number[3]];
-        self.instructions.push(u64::from_ne_bytes(bytes));
-    }
-
-    fn label(&mut self) -> Label {
-        self.labels.push(None);
-        Label(self.labels.len() - 1)
-    }
-
-    fn here(&mut self, label: Label) {
-        self.labels[label.0] = Some(self.instructions.len());
-    }
-
-    fn set(&mut self, to: Register, number: i32) {
-        self.put(0xb7, to, 0, 0, number);
-    }
-
-    fn copy(&mut self, to: Register, from: Register) {
-        self.put(0xbf, to, from, 0, 0);
-    }
-
-    fn add(&mut self, to: Register, number: i32) {
-        self.put(0x07, to, 0, 0, number);
-    }
-
-    fn and(&mut self, to: Register, number: i32) {
-        self.put(0x57, to, 0, 0, number);
-    }
-
-    /// Makes host byte order of 16 bits in network byte order.
-    fn be16_to_host(&mut self, to: Register) {
-        self.put(0xdc, to, 0, 0, 16);
-    }
-
-    fn load(&mut self, size: Size, to: Register, from: Register, offset: i16) {
-        self.put(0x61 | size as u8, to, from, offset, 0);
-    }
-
-    fn store(&mut self, size: Size, to: Register, offset: i16, from: Register) {
-        self.put(0x63 | size as u8, to, from, offset, 0);
-    }
-
-    fn store_number(&mut self, size: Size, to: Register, offset: i16, number: i32) {
-        self.put(0x62 | size as u8, to, 0, offset, number);
-    }
-
-    /// The address of a map, by its descriptor; takes two instructions.
-    fn map(&mut self, to: Register, descriptor: i32) {
-        const PSEUDO_MAP_FD: u8 = 1;
-        self.put(0x18, to, PSEUDO_MAP_FD, 0, descriptor);
-        self.put(0, 0, 0, 0, 0);
-    }
-
-    fn call(&mut self, function: i32) {
-        self.put(0x85, 0, 0, 0, function);
-    }
-
-    fn exit(&mut self) {
-        self.put(0x95, 0, 0, 0, 0);
-    }
-
-    fn jump(&mut self, label: Label) {
-        self.jumps.push((self.instructions.len(), label));
-        self.put(0x05, 0, 0, 0, 0);
-    }
-
-    fn jump_if_equal(&mut self, register: Register, number: i32, label: Label) {
-        self.jumps.push((self.instructions.len(), label));
-        self.put(0x15, register, 0, 0, number);
-    }
-
-    fn jump_unless_equal(&mut self, register: Register, number: i32, label: Label) {
-        self.jumps.push((self.instructions.len(), label));
-        self.put(0x55, register, 0, 0, number);
-    }
-
-    fn jump_if_above(&mut self, one: Register, other: Register, label: Label) {
-        self.jumps.push((self.instructions.len(), label));
-        self.put(0x2d, one, other, 0, 0);
-    }
-
     /// Goes to `label` unless `len` bytes from `start` on are inside the frame.
     fn need(&mut self, start: Register, len: i32, label: Label) {
         self.copy(R2, start);
@@ -316,16 +207,30 @@ impl Assembler {
     }
 
     /// Gives the frame to the socket of its queue and ends.
-    fn redirect(&mut self, sockets: &SocketMap, unclaimed: Unclaimed) {
+    fn redirect(&mut self, sockets: &SocketMap, unclaimed: Unclaimed<'_>) {
         self.load(Size::Four, R2, R6, MD_RX_QUEUE_INDEX);
         self.map(R1, sockets.number());
-        self.set(R3, unclaimed.action());
+        // What the call answers if the queue has none.
+        self.set(R3, if matches!(unclaimed, Unclaimed::Pass) { PASS } else { DROP });
         self.call(CALL_REDIRECT_MAP);
+        if let Unclaimed::Drop(count) = unclaimed {
+            let end = self.label();
+            self.jump_if_equal(R0, REDIRECT, end);
+            self.store_number(Size::Four, R10, KEY, 0);
+            self.look(count.number());
+            let is_counted = self.label();
+            self.jump_if_equal(R0, 0, is_counted);
+            self.set(R1, 1);
+            self.add_there(R0, R1);
+            self.here(is_counted);
+            self.set(R0, DROP);
+            self.here(end);
+        }
         self.exit();
     }
 
     /// Both ends of a program: here frames are ours, and there the host's.
-    fn end(&mut self, ours: Label, pass: Label, sockets: &SocketMap, unclaimed: Unclaimed) {
+    fn end(&mut self, ours: Label, pass: Label, sockets: &SocketMap, unclaimed: Unclaimed<'_>) {
         self.here(ours);
         self.redirect(sockets, unclaimed);
         self.here(pass);
@@ -333,26 +238,17 @@ impl Assembler {
         self.exit();
     }
 
-    /// Looks for the key; R0 is not zero if it is there.
-    fn look(&mut self, keys: &KeySet) {
-        self.map(R1, keys.number());
+    /// Looks for the key in the map of this number; R0 is where its value lies, or zero.
+    fn look(&mut self, map: i32) {
+        self.map(R1, map);
         self.copy(R2, R10);
         self.add(R2, i32::from(KEY));
         self.call(CALL_MAP_LOOKUP);
     }
-
-    fn finish(mut self) -> Vec<Instruction> {
-        for (at, label) in self.jumps {
-            let to = self.labels[label.0].expect("every label stands somewhere");
-            let offset = i16::try_from(to as i64 - at as i64 - 1).expect("a short program");
-            self.instructions[at] |= u64::from(offset.cast_unsigned()) << 16;
-        }
-        self.instructions
-    }
 }
 
 /// The program that takes every frame.
-fn everything(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
+fn everything(sockets: &SocketMap, unclaimed: Unclaimed<'_>) -> Vec<Instruction> {
     let mut program = Assembler::default();
     program.copy(R6, R1);
     program.redirect(sockets, unclaimed);
@@ -361,7 +257,7 @@ fn everything(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
 
 /// The program that takes every frame but those of the Slow Protocols (IEEE 802.3 annex 57A), which are for whoever speaks LACP on
 /// the interface: our own control side, by a socket of the host's.
-fn exclusive(sockets: &SocketMap, unclaimed: Unclaimed) -> Vec<Instruction> {
+fn exclusive(sockets: &SocketMap, unclaimed: Unclaimed<'_>) -> Vec<Instruction> {
     let mut program = Assembler::default();
     let asm = &mut program;
     let [ours, pass] = std::array::from_fn(|_| asm.label());
@@ -390,7 +286,7 @@ fn wire(number: u16) -> i32 {
 }
 
 /// The program that takes the frames whose key is in the set.
-fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed) -> Vec<Instruction> {
+fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed<'_>) -> Vec<Instruction> {
     let mut program = Assembler::default();
     let asm = &mut program;
     let [tagged, network, ipv4, ipv6, transport, gre, ours, pass] = std::array::from_fn(|_| asm.label());
@@ -416,7 +312,7 @@ fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed) -> Vec<Instruc
     asm.and(R4, 0xfff);
     asm.store(Size::Two, R10, KEY + 2, R4);
     asm.store_number(Size::One, R10, KEY, i32::from(KIND_VLAN));
-    asm.look(keys);
+    asm.look(keys.number());
     asm.jump_unless_equal(R0, 0, ours);
     asm.load(Size::Two, R3, R7, 16);
     asm.copy(R9, R7);
@@ -469,7 +365,7 @@ fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed) -> Vec<Instruc
     asm.store(Size::Two, R10, KEY + 4, R4);
 
     asm.here(gre);
-    asm.look(keys);
+    asm.look(keys.number());
     asm.jump_if_equal(R0, 0, pass);
 
     asm.end(ours, pass, sockets, unclaimed);

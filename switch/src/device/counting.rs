@@ -1,13 +1,14 @@
 //! What the kernel and the driver count at an interface: frames that never came to us, because a ring was full or they were broken,
-//! show nowhere else.
+//! show nowhere else; nor do those of queues that our port has no socket on.
 //!
 //! Asked for by rtnetlink (rtnetlink(7), `RTM_GETSTATS`), which may wait for whoever changes an interface; so one thread looks
 //! once in a while ([`Counting::look`]), and who wants to know reads what it found. Control side only.
 
+use crate::af_xdp::queue_watch::QueueWatch;
 use crate::link::{attributes, u64_at};
 use crate::route::{HEADER_SIZE, INFO_SIZE, Resolver};
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 // linux/rtnetlink.h and linux/if_link.h
 const RTM_NEWSTATS: u16 = 92;
@@ -29,14 +30,22 @@ const COUNTERS: [(&str, usize); 9] = [
     ("tx_dropped", 7),
 ];
 
+/// What the XDP program counts: frames of ours that came by a queue without a socket, which it dropped.
+const UNCLAIMED: &str = "rx_unclaimed";
+
 /// What was counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LinkCounters([u64; COUNTERS.len()]);
+pub struct LinkCounters {
+    kernel: [u64; COUNTERS.len()],
+    /// Since the port was opened; `None`: no program sorts the frames of the interface.
+    unclaimed: Option<u64>,
+}
 
 impl LinkCounters {
     /// Each counter by its name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        std::iter::zip(COUNTERS, self.0).map(|((name, _), count)| (name, count))
+        let kernel = std::iter::zip(COUNTERS, self.kernel).map(|((name, _), count)| (name, count));
+        kernel.chain(self.unclaimed.map(|count| (UNCLAIMED, count)))
     }
 
     /// Reads an answer; `None` if it is cut short or another's.
@@ -47,7 +56,7 @@ impl LinkCounters {
         for (count, (_, place)) in std::iter::zip(&mut counts, COUNTERS) {
             *count = u64_at(stats, place * 8)?;
         }
-        Some(LinkCounters(counts))
+        Some(LinkCounters { kernel: counts, unclaimed: None })
     }
 }
 
@@ -55,16 +64,17 @@ impl LinkCounters {
 pub struct Counting {
     kernel: Mutex<Resolver>,
     index: u32,
+    queues: Option<Arc<QueueWatch>>,
     last: Mutex<Option<LinkCounters>>,
 }
 
 impl Counting {
-    /// Of the interface with this index in the calling thread's namespace; looks once.
+    /// Of the interface with this index in the calling thread's namespace, and of its queues; looks once.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn open(index: u32) -> io::Result<Counting> {
-        let counting = Counting { kernel: Mutex::new(Resolver::open()?), index, last: Mutex::default() };
+    pub(super) fn open(index: u32, queues: Option<Arc<QueueWatch>>) -> io::Result<Counting> {
+        let counting = Counting { kernel: Mutex::new(Resolver::open()?), index, queues, last: Mutex::default() };
         counting.look();
         Ok(counting)
     }
@@ -76,6 +86,11 @@ impl Counting {
         info[8..].copy_from_slice(&FILTER_LINK_64.to_ne_bytes());
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kernel.answer((RTM_GETSTATS, RTM_NEWSTATS), &info, &[]).ok().flatten().and_then(LinkCounters::read);
+        if let Some(queues) = &self.queues {
+            queues.look();
+        }
+        let unclaimed = self.queues.as_ref().map(|queues| queues.unclaimed());
+        let found = found.map(|found| LinkCounters { unclaimed, ..found });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
@@ -99,7 +114,7 @@ mod tests {
         ip(&netns, "link set near up");
         ip(&netns, "link set far up");
         let index = within(&netns, || LinkWatch::open("near")).unwrap().unwrap().status().unwrap().index;
-        let counting = within(&netns, || Counting::open(index)).unwrap();
+        let counting = within(&netns, || Counting::open(index, None)).unwrap();
         let count = |wanted: &str| counting.last().unwrap().iter().find(|(name, _)| *name == wanted).unwrap().1;
         assert_eq!((count("rx_packets"), count("tx_packets"), count("rx_missed")), (0, 0, 0));
         let far = within(&netns, || crate::af_packet::RawSocket::open("far").unwrap());

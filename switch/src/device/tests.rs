@@ -12,6 +12,7 @@ use rustix::fd::OwnedFd;
 use std::time::Duration;
 
 mod beside;
+mod queues;
 mod xdp;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -195,6 +195,32 @@ fn carrier_and_mtu_of_a_device_by_af_xdp_are_followed() {
     expect_over_mtu(&world, &before);
 }
 
+#[test]
+fn a_device_by_af_xdp_whose_queues_become_more_is_opened_anew_and_heard_by_each_of_them() {
+    const FLOWS: u64 = 200;
+    let world = Containers::by(["af_xdp", "af_packet"]);
+    world.ping();
+    output_of("ethtool", &["-L", "veth-one", "rx", "2"]);
+    world.spaces[0].must("ethtool -L eth0 tx 2");
+    wait_until("the change is told", SOON, || {
+        world.daemon.log_tail().contains("1 queues to receive and 1 to send by and has 2 and 1 now")
+    });
+    world.daemon.wait_up(&["one", "two"]);
+    world.ping();
+    let before = Counters::read(&world.daemon);
+    // The sender's kernel chooses a queue by each one's port.
+    let sockets: Vec<_> = world.spaces[0].inside(|| {
+        let sockets = (0..FLOWS).map(|_| std::net::UdpSocket::bind("10.0.0.1:0").unwrap());
+        sockets.inspect(|socket| assert_eq!(socket.send_to(b"flow", "10.0.0.2:9").unwrap(), 4)).collect()
+    });
+    wait_until("every flow came", SOON, || {
+        Counters::read(&world.daemon).grown(&before, "one.rx.packets") >= sockets.len() as u64
+    });
+    let counters = output_of("ethtool", &["-S", "veth-one"]);
+    assert!(counters.contains("rx_queue_1_xdp_redirect: ") && !counters.contains("rx_queue_1_xdp_redirect: 0\n"));
+    assert_eq!(world.daemon.interface("one")["device_counters"]["rx_unclaimed"], 0);
+}
+
 fn expect_over_mtu(world: &Containers, before: &Counters) {
     assert_eq!(Counters::read(&world.daemon).grown(before, "two.tx.drops.over_mtu"), 1);
 }

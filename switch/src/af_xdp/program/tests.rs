@@ -85,9 +85,10 @@ impl Parts {
     }
 }
 
-fn loaded(steering: &Steering) -> (Steered, SocketMap) {
-    let sockets = SocketMap::new(1).expect(NEEDS);
-    (load(steering, &sockets, Unclaimed::Drop).expect(NEEDS), sockets)
+/// A program whose queues have no socket, so that what it takes is dropped and counted.
+fn loaded(steering: &Steering) -> (Steered, CountMap) {
+    let (sockets, count) = (SocketMap::new(1).expect(NEEDS), CountMap::new().expect(NEEDS));
+    (load(steering, &sockets, Unclaimed::Drop(&count)).expect(NEEDS), count)
 }
 
 fn verdict(steered: &Steered, frame: &[u8]) -> u32 {
@@ -137,30 +138,39 @@ fn parts() -> impl Strategy<Value = Parts> {
 
 #[test]
 fn everything_takes_every_frame() {
-    let (steered, _sockets) = loaded(&Steering::Everything);
+    let (steered, _count) = loaded(&Steering::Everything);
     assert_eq!(verdict(&steered, &[0xff; 14]), TAKEN);
     assert_eq!(verdict(&steered, &[0; 1500]), TAKEN);
 }
 
 #[test]
 fn nothing_configured_takes_nothing() {
-    let (steered, _sockets) = loaded(&Steering::Only(Ours::default()));
+    let (steered, _count) = loaded(&Steering::Only(Ours::default()));
     for len in 14..80 {
         assert_eq!(verdict(&steered, &vec![0x45; len]), PASSED);
     }
 }
 
 #[test]
-fn a_frame_of_a_queue_without_a_socket_goes_to_the_host() {
-    let sockets = SocketMap::new(1).expect(NEEDS);
-    let steered = load(&Steering::Everything, &sockets, Unclaimed::Pass).expect(NEEDS);
-    assert_eq!(verdict(&steered, &[0; 60]), PASSED);
+fn a_frame_of_ours_by_a_queue_without_a_socket_goes_to_the_host_until_it_is_to_be_dropped_and_counted() {
+    let (sockets, count) = (SocketMap::new(1).expect(NEEDS), CountMap::new().expect(NEEDS));
+    let (mine, foreign) = ([[2; 12].as_slice(), &[0x81, 0, 0, 100, 8, 0], &[0; 40]].concat(), [2; 60]);
+    for steering in [Steering::Everything, Steering::Exclusive(ours()), Steering::Only(ours())] {
+        let steered = load(&steering, &sockets, Unclaimed::Pass).expect(NEEDS);
+        assert_eq!(verdict(&steered, &mine), PASSED);
+        let steered = steered.again(&steering, &sockets, Unclaimed::Drop(&count)).expect(NEEDS);
+        let before = count.get().unwrap();
+        assert_eq!((verdict(&steered, &mine), verdict(&steered, &mine)), (TAKEN, TAKEN));
+        assert_eq!(count.get().unwrap(), before + 2);
+        let is_shared = matches!(steering, Steering::Only(_));
+        assert_eq!(verdict(&steered, &foreign), if is_shared { PASSED } else { TAKEN });
+    }
 }
 
 #[test]
 fn the_program_in_the_kernel_decides_as_a_plain_reading_of_the_rules_does() {
     let ours = ours();
-    let (steered, _sockets) = loaded(&Steering::Only(ours.clone()));
+    let (steered, _count) = loaded(&Steering::Only(ours.clone()));
     let taken = std::cell::Cell::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(4000));
     let outcome = runner.run(&parts(), |parts| {
