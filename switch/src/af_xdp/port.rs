@@ -191,8 +191,9 @@ impl XdpPort {
             _tags: tags,
             are_tags_lost,
             mtu: Arc::new(AtomicU32::new(status.mtu)),
-            // A driver of hardware tells no kind; it also finishes or checks what it receives.
-            is_software: !status.kind.is_empty(),
+            // A driver of hardware tells no kind; it also finishes or checks what it receives. So does virtio-net, which finishes
+            // what it receives only where it runs the program itself: the kernel's own stack hands it over as it came.
+            is_software: !status.kind.is_empty() || !is_native,
             has_tunnels: config.steering.has_tunnels(),
             tunnel_ports: config.steering.tunnel_ports(),
             is_gone: AtomicBool::new(false),
