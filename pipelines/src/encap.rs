@@ -158,7 +158,7 @@ fn push_tags(packet: &mut Packet, tags: &Tags) -> Result<(), DropReason> {
 
 /// Where a source port of ours begins: "in the dynamic/private port range 49152-65535" (RFC 7348 section 5; RFC 8926 section
 /// 3.3 asks for as much).
-const ENTROPY_FIRST: u16 = 49_152;
+pub(crate) const ENTROPY_FIRST: u16 = 49_152;
 /// What UDP over IPv6 has for a checksum until it is computed: not zero, which means none.
 const TO_BE_COMPUTED: u16 = 0xffff;
 

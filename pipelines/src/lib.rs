@@ -22,6 +22,7 @@ pub mod guard;
 pub mod neighbour;
 mod offload;
 pub mod parse;
+pub mod path_mtu;
 mod runs;
 pub mod stage;
 pub mod tables;

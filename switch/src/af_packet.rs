@@ -13,6 +13,7 @@
 //! because they hand the kernel addresses.
 
 pub(crate) mod port;
+pub mod too_big;
 
 use crate::batch::{BURST, Batch};
 use crate::ids::MacAddr;

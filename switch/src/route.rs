@@ -33,6 +33,11 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_METRICS: u16 = 8;
 const RTAX_MTU: u16 = 2;
+const RTA_CACHEINFO: u16 = 12;
+/// Where `struct rta_cacheinfo` tells how long it holds: exceptions alone end, with IPv4.
+const EXPIRES: usize = 8;
+/// It is an exception, with IPv6.
+const RTM_F_CLONED: u32 = 0x200;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 /// What the tables say, not what becomes of a packet.
@@ -57,6 +62,8 @@ pub struct Route {
     pub next_hop: IpAddr,
     /// Bytes of L3 payload, if the route, or what was heard of the way (an exception), says so.
     pub mtu: Option<u16>,
+    /// That was heard, from whoever said so: no operator did.
+    pub is_mtu_heard: bool,
 }
 
 /// Asks the kernel.
@@ -89,7 +96,8 @@ impl Resolver {
         (info[0], info[1]) = (family(to), (bytes.len() * 8) as u8);
         let answer = self.answer((RTM_GETROUTE, RTM_NEWROUTE), &info, &[(RTA_DST, &bytes)])?;
         let Some(message) = answer.filter(|it| it.get(HEADER_SIZE + 7) == Some(&RTN_UNICAST)) else { return Ok(None) };
-        let mut route = Route { interface: 0, next_hop: to, mtu: None };
+        let is_exception = to.is_ipv6() && u32_at(message, HEADER_SIZE + 8).unwrap_or_default() & RTM_F_CLONED != 0;
+        let mut route = Route { interface: 0, next_hop: to, mtu: None, is_mtu_heard: is_exception };
         for (kind, value) in attributes(message.get(HEADER_SIZE + INFO_SIZE..).unwrap_or_default()) {
             match kind {
                 RTA_OIF => route.interface = u32_at(value, 0).unwrap_or_default(),
@@ -99,6 +107,7 @@ impl Resolver {
                     let mtu = mtu.and_then(|(_, value)| u32_at(value, 0)).filter(|&mtu| mtu > 0);
                     route.mtu = mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
                 }
+                RTA_CACHEINFO if to.is_ipv4() => route.is_mtu_heard = u32_at(value, EXPIRES).is_some_and(|it| it != 0),
                 _ => {}
             }
         }

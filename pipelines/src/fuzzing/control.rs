@@ -35,7 +35,7 @@ pub fn too_big(data: &[u8]) {
     }
     let longer = [message, &[0x5a; 4]].concat();
     let again = TooBig::read(&longer, is_ipv4).expect("it was read with less");
-    assert_eq!(TooBig { port: told.port, ..again }, told);
+    assert_eq!(TooBig { l4: told.l4, ..again }, told);
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
         assert!(matches!(Slow::read(&lacpdu), Ok(Slow::Lacp(_))) && Slow::read(&marker) == Ok(Slow::Marker));
         for (message, is_ipv4) in [(v4, true), (v6, false)] {
             let told = TooBig::read(&message[1..], is_ipv4).unwrap();
-            assert_eq!((told.mtu, told.protocol, told.port), (1400, 7, Some(0x0707)));
+            assert_eq!((told.mtu, told.protocol, told.l4), (1400, 7, Some([0x0707; 2])));
             // What is behind the ports is not looked at, and of what is before them nothing is done without.
             let shortest = (1..message.len()).find(|&len| TooBig::read(&message[1..len], is_ipv4).is_some());
             // As many bytes either way: the outer header and ICMP's with IPv4, ICMP's and a longer header with IPv6.

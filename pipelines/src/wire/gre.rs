@@ -14,7 +14,7 @@ const PROTOCOL_TYPE: usize = 2;
 /// C: a checksum and a reserved word follow (RFC 2784 section 2.1).
 const HAS_CHECKSUM: u16 = 0x8000;
 /// K: a key follows (RFC 2890 section 2.1).
-const HAS_KEY: u16 = 0x2000;
+pub(crate) const HAS_KEY: u16 = 0x2000;
 /// S: a sequence number follows (RFC 2890 section 2.2).
 const HAS_SEQUENCE: u16 = 0x1000;
 /// Bits 1, 4 and 5: "a receiver MUST discard a packet where any of bits 1-5 are non-zero, unless that receiver implements RFC

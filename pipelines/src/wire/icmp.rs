@@ -77,14 +77,15 @@ pub struct TooBig {
     pub to: IpAddr,
     /// Its protocol.
     pub protocol: u8,
-    /// Where UDP has its destination, if that much is quoted.
-    pub port: Option<u16>,
+    /// What it begins with, if that much is quoted: of UDP the source and the destination port.
+    pub l4: Option<[u16; 2]>,
 }
 
 impl TooBig {
     /// Reads a message as a raw socket has it: of IPv4 with its header, of IPv6 without. `None`: it is another, or too short.
     pub fn read(message: &[u8], is_ipv4: bool) -> Option<TooBig> {
         let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        let words = |bytes: &[u8]| Some([word(bytes, 0)?, word(bytes, 2)?]);
         if is_ipv4 {
             let icmp = message.get(usize::from(message.first()? & 0xf) * 4..)?;
             // Destination unreachable, fragmentation needed.
@@ -93,9 +94,9 @@ impl TooBig {
             }
             let ip = icmp.get(8..)?;
             let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<4>()?));
-            let l4 = ip.get(usize::from(ip.first()? & 0xf) * 4..)?;
+            let l4 = words(ip.get(usize::from(ip.first()? & 0xf) * 4..)?);
             let (mtu, protocol) = (word(icmp, 6)?, *ip.get(9)?);
-            Some(TooBig { mtu, from: address(12)?, to: address(16)?, protocol, port: word(l4, 2) })
+            Some(TooBig { mtu, from: address(12)?, to: address(16)?, protocol, l4 })
         } else {
             if *message.first()? != 2 {
                 return None;
@@ -104,8 +105,8 @@ impl TooBig {
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             let ip = message.get(8..)?;
             let address = |at: usize| Some(IpAddr::from(*ip.get(at..)?.first_chunk::<16>()?));
-            let (l4, protocol) = (ip.get(40..)?, *ip.get(6)?);
-            Some(TooBig { mtu, from: address(8)?, to: address(24)?, protocol, port: word(l4, 2) })
+            let (l4, protocol) = (words(ip.get(40..)?), *ip.get(6)?);
+            Some(TooBig { mtu, from: address(8)?, to: address(24)?, protocol, l4 })
         }
     }
 }

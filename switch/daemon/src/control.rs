@@ -20,6 +20,7 @@ mod interfaces;
 mod learnt;
 mod mtu;
 mod path_mtu;
+mod peers;
 pub(crate) mod underlay;
 mod ways;
 
@@ -43,7 +44,6 @@ use switch::ids::{PORTS_MAX, PortIndex};
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
-use underlay::{SeenByThread, Ways};
 
 /// How long a plug waits for the first attempt to open the device, to tell how it went.
 const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ struct State {
     reserved: Option<Plug>,
     is_started: bool,
     /// The ways to other hosts.
-    ways: Ways,
+    ways: underlay::Ways,
     /// What is known of what is plugged there.
     others: Others,
 }
@@ -109,7 +109,7 @@ pub(crate) struct Control<P: Pipeline> {
     /// Told when a device was closed.
     closed: Condvar,
     /// What was seen of the ways to other hosts.
-    seen: SeenByThread,
+    seen: peers::SeenByThread,
     /// Wakes who follows them.
     underlay_changed: Arc<Wake>,
     /// The other hosts, if there are any.
@@ -138,7 +138,7 @@ impl<P: Pipeline> Control<P> {
             no_device: HashMap::new(),
             reserved: None,
             is_started: false,
-            ways: Ways::default(),
+            ways: underlay::Ways::default(),
             others: Others::default(),
         };
         Ok(Arc::new_cyclic(|this| Control {
@@ -150,7 +150,7 @@ impl<P: Pipeline> Control<P> {
             operators: Mutex::default(),
             state: Mutex::new(state),
             closed: Condvar::new(),
-            seen: SeenByThread::default(),
+            seen: peers::SeenByThread::default(),
             underlay_changed: Arc::default(),
             cluster: OnceLock::new(),
             this: this.clone(),

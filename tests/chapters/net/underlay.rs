@@ -6,6 +6,7 @@ mod kernel;
 mod marks;
 mod ovs;
 mod sockets;
+mod word;
 
 use super::SOON;
 use crate::topology::attached_tap;

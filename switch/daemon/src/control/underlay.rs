@@ -8,76 +8,68 @@
 //! Lock order: `seen` (held by [`Control::follow_underlay`] alone) before `state`.
 
 use super::bonds::Links;
-use super::held::Held;
-use super::path_mtu::PathMtus;
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
 use crate::naming::UPLINK_PREFIX;
 use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
 use api::host::{DeviceSpec, Plug, SocketRole};
 use api::model::NetworkId;
-use pipelines::neighbour;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use switch::config::{MTU_MAX, MTU_MIN};
 use switch::ids::{MacAddr, PortIndex};
-use switch::route::Resolver;
 use switch::underlay::{NextHop, PEERS_MAX, PeerConfig, ToldConfig, TunnelConfig, Underlay, UplinkConfig};
 use switch::worker::Pipeline;
 
 /// Pause between two looks while a peer's next hop is not known.
 const PAUSE_MISSING: Duration = Duration::from_millis(100);
 /// Pause between two looks at what is in order.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How often one neighbour is asked for on an uplink where we do the asking.
-const ASK_PAUSE: Duration = Duration::from_secs(1);
-/// How often one that is known is asked again, so that a change of its address is heard.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// UDP port of Geneve (RFC 8926 section 3.3).
-const PORT_GENEVE: u16 = pipelines::wire::geneve::PORT;
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// The ways to other hosts, as the settings have them and as they are.
 #[derive(Default)]
 pub(super) struct Ways {
     pub(super) uplinks: Vec<Uplink>,
-    tunnel: Option<Tunnel>,
+    pub(super) tunnel: Option<Tunnel>,
     /// The uplink whose address our end of tunnels is, if it is known.
     pub(super) local_uplink: Option<PortIndex>,
     /// What lowering was told last.
     pub(super) facts: Underlay,
     /// Networks that cannot leave this host, because of what they would be on the wire.
     kept_in: Vec<NetworkId>,
+    /// Peers that the store tells of and for which there is no room.
+    left_out: usize,
 }
 
 /// An uplink of the settings.
 pub(super) struct Uplink {
     pub(super) index: PortIndex,
-    settings: UplinkSettings,
+    pub(super) settings: UplinkSettings,
     pub(super) plug: Plug,
     pub(super) slot: Option<Arc<Slot>>,
     /// Those of a bond.
     pub(super) links: Option<Links>,
 }
 
-struct Tunnel {
+pub(super) struct Tunnel {
     settings: TunnelSettings,
-    local: IpAddr,
-    port_vxlan: u16,
-    peers: Vec<Peer>,
+    pub(super) local: IpAddr,
+    pub(super) port_vxlan: u16,
+    pub(super) peers: Vec<Peer>,
 }
 
 /// A peer.
 #[derive(Clone)]
-struct Peer {
+pub(super) struct Peer {
     index: PortIndex,
-    address: IpAddr,
-    uplink: Option<PortIndex>,
-    next_hop: Arc<NextHop>,
+    pub(super) address: IpAddr,
+    pub(super) uplink: Option<PortIndex>,
+    pub(super) next_hop: Arc<NextHop>,
     /// As far as it is known to be less than the uplink's.
-    path_mtu: Option<u16>,
+    pub(super) path_mtu: Option<u16>,
     /// The store tells of it, and it goes when that does no more; else the settings name it.
     is_told: bool,
 }
@@ -143,7 +135,7 @@ impl Ways {
     }
 
     /// The uplink that an interface is. Not a bond: the kernel's end is one link's alone, by its MAC too, and would not move with it.
-    fn uplink_at(&self, interface: u32) -> Option<PortIndex> {
+    pub(super) fn uplink_at(&self, interface: u32) -> Option<PortIndex> {
         let found = |uplink: &Uplink| uplink.slot.as_ref().and_then(|slot| slot.found());
         let is_it = |uplink: &&Uplink| found(uplink).is_some_and(|found| found.link_index == interface);
         self.uplinks.iter().find(is_it).map(|uplink| uplink.index)
@@ -175,15 +167,24 @@ impl Ways {
             .map(|peer| peer.index)
             .collect();
         let mut is_changed = !gone.is_empty();
+        let mut left_out = 0;
         for &address in told.difference(&known) {
-            if tunnel.peers.len() >= PEERS_MAX {
-                break;
-            }
-            let Some(index) = reserve() else { break };
+            let index = if tunnel.peers.len() < PEERS_MAX { reserve() } else { None };
+            let Some(index) = index else {
+                left_out += 1;
+                continue;
+            };
             let next_hop = Arc::default();
             tunnel.peers.push(Peer { index, address, uplink: None, next_hop, path_mtu: None, is_told: true });
             is_changed = true;
         }
+        if left_out > 0 && self.left_out == 0 {
+            tracing::warn!(
+                left_out,
+                "there are more other hosts than a host can have peers ({PEERS_MAX}): networks do not reach those beyond"
+            );
+        }
+        self.left_out = left_out;
         if is_changed {
             self.facts = self.look();
         }
@@ -193,7 +194,7 @@ impl Ways {
 
 impl Uplink {
     /// The address there that is ours and not the kernel's.
-    fn own_address(&self) -> Option<IpAddr> {
+    pub(super) fn own_address(&self) -> Option<IpAddr> {
         self.settings.own_end().map(|end| end.address.address)
     }
 
@@ -252,20 +253,6 @@ fn plug_of(settings: &UplinkSettings) -> Plug {
         }
     };
     Plug { mtu, ..Plug::new(format!("{UPLINK_PREFIX}{}", settings.physical_network), device) }
-}
-
-/// What one look leaves for the next; of the thread that looks.
-#[derive(Default)]
-pub(super) struct Seen {
-    resolver: Option<Resolver>,
-    held: Option<Held>,
-    paths: Option<PathMtus>,
-    /// Told already, not to be told again until it is something else.
-    told: HashSet<String>,
-    /// When the peers of uplinks where we do the asking were asked for last.
-    asked: HashMap<IpAddr, Instant>,
-    /// When those were looked at that are in order.
-    all_looked: Option<Instant>,
 }
 
 impl<P: Pipeline> Control<P> {
@@ -346,155 +333,33 @@ impl<P: Pipeline> Control<P> {
         }
         if is_missing { PAUSE_MISSING } else { PAUSE }
     }
-
-    /// Finds out by which uplink each peer is reached and where its next hop is. Answers whether one is not known.
-    fn find_peers(&self, seen: &mut Seen, uplinks: &[UplinkConfig]) -> bool {
-        let (local, port_vxlan, peers, own) = {
-            let state = self.state();
-            let Some(tunnel) = &state.ways.tunnel else { return false };
-            let is_own = |uplink: &&Uplink| uplink.own_address() == Some(tunnel.local);
-            let own = state.ways.uplinks.iter().find(is_own).map(|uplink| uplink.index);
-            (tunnel.local, tunnel.port_vxlan, tunnel.peers.clone(), own)
-        };
-        if let Some(own) = own {
-            self.state().ways.local_uplink = Some(own);
-            match uplinks.iter().find(|uplink| uplink.index == own) {
-                Some(own) => return self.ask_for_peers(seen, own, &peers),
-                // The address is there and nowhere else: while its uplink is away, the kernel's routes lead nobody to it.
-                None => peers.iter().for_each(|peer| self.set_way(peer.address, None, None)),
-            }
-            return true;
-        }
-        let mut is_missing = false;
-        if seen.held.is_none() {
-            match Held::open(local, port_vxlan) {
-                Ok(held) => seen.held = Some(held),
-                Err(error) => {
-                    is_missing = true;
-                    seen.tell(&format!("the ports of tunnels at {local} cannot be held: {error}"));
-                }
-            }
-        }
-        if seen.resolver.is_none() {
-            seen.resolver = Resolver::open().map_err(|error| tracing::warn!(%error, "no answers about routes")).ok();
-        }
-        if seen.paths.is_none() {
-            let ports = [port_vxlan, PORT_GENEVE];
-            match PathMtus::open(local, ports) {
-                Ok(paths) => seen.paths = Some(paths),
-                Err(error) => {
-                    seen.tell(&format!("what routers say of packets that are too long is not heard: {error}"));
-                }
-            }
-        }
-        if let Some(paths) = &mut seen.paths {
-            paths.hear(|address| peers.iter().any(|peer| peer.address == address));
-        }
-        // While some are missing, and looked for often, the others can wait.
-        let is_time_for_all = seen.all_looked.is_none_or(|looked| looked.elapsed() >= PAUSE);
-        if is_time_for_all {
-            seen.all_looked = Some(Instant::now());
-            let has_it = seen.resolver.as_mut().and_then(|resolver| resolver.interface_of(local).ok().flatten());
-            let mut state = self.state();
-            state.ways.local_uplink = has_it.and_then(|interface| state.ways.uplink_at(interface));
-        }
-        for peer in &peers {
-            if !is_time_for_all && peer.uplink.is_some() && peer.next_hop.mac().is_some() {
-                continue;
-            }
-            let found = self.find_peer(seen, peer);
-            is_missing |= found.is_none() || peer.next_hop.mac().is_none();
-            let heard = seen.paths.as_ref().and_then(|paths| paths.to(peer.address));
-            let told = found.and_then(|(_, mtu)| mtu);
-            self.set_way(peer.address, found.map(|(uplink, _)| uplink), heard.into_iter().chain(told).min());
-        }
-        is_missing
-    }
-
-    /// By which of our interfaces the kernel reaches a peer, and what it knows of the MTU on the way; looks its next hop's MAC up.
-    fn find_peer(&self, seen: &mut Seen, peer: &Peer) -> Option<(PortIndex, Option<u16>)> {
-        let (resolver, told) = (seen.resolver.as_mut()?, &mut seen.told);
-        let route = resolver.route(peer.address).ok().flatten();
-        let uplink = route.and_then(|route| self.state().ways.uplink_at(route.interface));
-        let (Some(route), Some(uplink)) = (route, uplink) else {
-            peer.next_hop.set(None);
-            if told.insert(format!("no way to {}", peer.address)) {
-                tracing::warn!(peer = %peer.address, "no route to this peer leads over an uplink of one interface");
-            }
-            return None;
-        };
-        told.remove(&format!("no way to {}", peer.address));
-        // So the kernel also makes sure of one that is known, as for its own traffic.
-        if let Err(error) = resolver.solicit(route.interface, route.next_hop)
-            && told.insert(format!("solicit {}", peer.address))
-        {
-            tracing::warn!(peer = %peer.address, %error, "the kernel does not look for its next hop (needs CAP_NET_ADMIN)");
-        }
-        let mac = resolver.neighbour(route.interface, route.next_hop).ok().flatten();
-        if mac != peer.next_hop.mac() {
-            tracing::info!(peer = %peer.address, next_hop = %route.next_hop, ?mac, "next hop");
-            peer.next_hop.set(mac);
-        }
-        Some((uplink, route.mtu))
-    }
-
-    /// The same where we do the asking: on an uplink whose address is ours alone.
-    fn ask_for_peers(&self, seen: &mut Seen, own: &UplinkConfig, peers: &[Peer]) -> bool {
-        let end = {
-            let state = self.state();
-            let uplink = state.ways.uplinks.iter().find(|uplink| uplink.index == own.index);
-            match uplink.and_then(|uplink| uplink.settings.own_end()) {
-                Some(end) => end.clone(),
-                None => return false,
-            }
-        };
-        seen.asked.retain(|address, _| peers.iter().any(|peer| peer.address == *address));
-        let mut is_missing = false;
-        for peer in peers {
-            if !end.address.contains(peer.address) {
-                seen.tell(&format!(
-                    "{} is not on the network of the uplink of {:?}",
-                    peer.address, own.physical_network
-                ));
-                continue;
-            }
-            self.set_way(peer.address, Some(own.index), None);
-            if let Some(&mac) = end.neighbours.get(&peer.address) {
-                peer.next_hop.set(Some(mac));
-                continue;
-            }
-            let is_known = peer.next_hop.mac().is_some();
-            is_missing |= !is_known;
-            let pause = if is_known { ASK_AGAIN } else { ASK_PAUSE };
-            if seen.asked.get(&peer.address).is_none_or(|asked| asked.elapsed() >= pause) {
-                seen.asked.insert(peer.address, Instant::now());
-                if let Some(frame) = neighbour::question(own.mac, own.tags.underlay, end.address.address, peer.address)
-                {
-                    self.switch.originate(own.index, &frame);
-                }
-            }
-        }
-        is_missing
-    }
-
-    fn set_way(&self, address: IpAddr, uplink: Option<PortIndex>, path_mtu: Option<u16>) {
-        let mut state = self.state();
-        let mut peers = state.ways.tunnel.iter_mut().flat_map(|tunnel| &mut tunnel.peers);
-        if let Some(peer) = peers.find(|peer| peer.address == address) {
-            peer.uplink = uplink;
-            peer.path_mtu = path_mtu;
-        }
-    }
 }
 
-impl Seen {
-    /// Says something once.
-    fn tell(&mut self, what: &str) {
-        if self.told.insert(what.to_owned()) {
-            tracing::warn!("{what}");
-        }
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "test code")]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn of_more_other_hosts_than_there_is_room_for_those_beyond_are_counted_until_others_go() {
+        let text = "[[uplink]]\nphysical_network = \"p\"\ninterface = \"eth1\"\n[tunnel]\nlocal_ip = \"10.0.0.1\"";
+        let settings = Settings::parse(text, "qvs.toml").unwrap();
+        let local = settings.tunnel.local_ip.unwrap();
+        let tunnel = Tunnel { settings: settings.tunnel, local, port_vxlan: 4789, peers: Vec::new() };
+        let mut ways = Ways { tunnel: Some(tunnel), ..Ways::default() };
+        let hosts = |count: u32| (0..count).map(|host| IpAddr::from((0x0a01_0000 + host).to_be_bytes())).collect();
+        let mut last = 0;
+        let mut reserve = || {
+            last += 1;
+            Some(PortIndex(last))
+        };
+        let max = PEERS_MAX as u32;
+        assert!(ways.tell_peers(&hosts(max + 3), &mut reserve).is_empty());
+        assert_eq!((ways.peers().len(), ways.left_out), (PEERS_MAX, 3));
+        ways.tell_peers(&hosts(max + 5), &mut reserve);
+        assert_eq!((ways.peers().len(), ways.left_out), (PEERS_MAX, 5));
+        assert_eq!(ways.tell_peers(&hosts(max - 1), &mut reserve).len(), 1);
+        assert_eq!((ways.peers().len(), ways.left_out), (PEERS_MAX - 1, 0));
     }
 }
-
-/// The thread's own; apart from the state, which others wait for.
-pub(super) type SeenByThread = Mutex<Seen>;

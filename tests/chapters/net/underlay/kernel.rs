@@ -9,7 +9,7 @@ use tests::pcapng;
 use tests::process::{output_of, wait_until};
 
 /// A host whose kernel has VXLAN 5000 on a bridge, and ours with these settings added to the uplink's.
-fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
+pub(super) fn beside_the_kernel(ends: Ends, uplink: &str) -> Beside {
     beside_the_kernel_with(ends, uplink, "")
 }
 
