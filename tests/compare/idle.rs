@@ -117,14 +117,17 @@ fn idle_taps(page: &mut Page, options: &Options) {
         tenant.attached_port(&network, name);
     }
     let mut samples = [Sample::default(), Sample::default()];
-    for _ in 0..options.rounds {
-        for (command, sample) in ["unplug", "plug"].into_iter().zip(&mut samples) {
+    for round in 0..options.rounds {
+        for (is_plugged, sample) in [false, true].into_iter().zip(&mut samples) {
             switch.resume();
             for name in &names {
-                // The first time there is none to unplug.
-                daemon.command(&format!("{command} {name}"));
+                if is_plugged {
+                    daemon.must(&format!("plug {name} --tap {name}"));
+                } else if round > 0 {
+                    daemon.must(&format!("unplug {name}"));
+                }
             }
-            if command == "plug" {
+            if is_plugged {
                 daemon.wait_up(&names.iter().map(String::as_str).collect::<Vec<_>>());
             }
             match generator::measure(&switch, &words) {

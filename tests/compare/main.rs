@@ -31,6 +31,10 @@ mod workers;
 
 use options::{Options, Part};
 use report::Page;
+use tests::process::{repository, target_dir};
+
+/// Where below the target directory the page of the parts done so far lies, whatever was asked for.
+const SO_FAR: &str = "compare";
 
 /// Takes figures and writes them on the page.
 type Measure = fn(&mut Page, &Options);
@@ -60,12 +64,16 @@ fn main() {
     for (part, measure) in PARTS {
         if options.wants(part) {
             measure(&mut page, &options);
+            // What took minutes is kept should a later part fail.
+            page.save(&target_dir().join(SO_FAR), &bars::table(&page), &plot::svg(&page));
         }
     }
     let bars = bars::table(&page);
     println!("\n{bars}");
     // A page of some measurements must not take the place of one of all.
     if options.is_whole() {
-        page.save(&bars, &plot::svg(&page));
+        let dir = repository().join("benches/results");
+        page.save(&dir, &bars, &plot::svg(&page));
+        println!("written to {}", dir.display());
     }
 }

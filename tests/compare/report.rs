@@ -4,7 +4,6 @@ use crate::peers::Peer;
 use std::fmt::{Display, Write as _};
 use std::fs;
 use std::path::Path;
-use tests::process::repository;
 
 /// The figures of one thing, in the order of the repetitions.
 #[derive(Clone, Default, Debug)]
@@ -144,8 +143,8 @@ impl Page {
         self.findings.iter().find(is_it).map(|finding| &finding.sample)
     }
 
-    /// Writes it to `benches/results/latest.md`, with the machine and the bars above, and the plot beside it.
-    pub(crate) fn save(&self, bars: &str, plot: &str) {
+    /// Writes it to `latest.md` in a directory, with the machine and the bars above, and the plot beside it.
+    pub(crate) fn save(&self, dir: &Path, bars: &str, plot: &str) {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
         let model = model.trim_start_matches([' ', '\t', ':']);
@@ -157,14 +156,8 @@ impl Page {
              alternations. Written by `cargo xtask compare`.\n\n![Medians with extremes](latest.svg)\n\n{bars}",
             kernel.trim()
         );
-        let dir = repository().join("benches/results");
-        fs::create_dir_all(&dir).expect("the repository can be written");
-        write(&dir.join("latest.md"), &(head + &self.text));
-        write(&dir.join("latest.svg"), plot);
+        fs::create_dir_all(dir).expect("the directory can be written");
+        fs::write(dir.join("latest.md"), head + &self.text).expect("the directory can be written");
+        fs::write(dir.join("latest.svg"), plot).expect("the directory can be written");
     }
-}
-
-fn write(path: &Path, text: &str) {
-    fs::write(path, text).expect("the repository can be written");
-    println!("written to {}", path.display());
 }
