@@ -9,7 +9,6 @@ use crossbeam_utils::CachePadded;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use switch::batch::BURST;
 
 /// One ring of a port.
 pub struct Queue<L: Layout> {
@@ -30,7 +29,7 @@ struct Moving<L: Layout> {
 }
 
 /// What a ring's lock guards: what moves in it, and a list of entries for the burst under way, so that none has to be made.
-type Locked<L> = (State<L>, [Entry; BURST]);
+type Locked<L> = (State<L>, [Entry; FRAME_CHAINS_MAX]);
 
 /// What moves in a ring.
 pub(super) struct State<L: Layout> {
@@ -89,7 +88,7 @@ impl<L: Layout> Queue<L> {
         ring.refuse_kicks();
         let moving = Moving {
             next: AtomicU16::new(ring.position(&state.place)),
-            state: Mutex::new((state, [Entry::default(); BURST])),
+            state: Mutex::new((state, [Entry::default(); FRAME_CHAINS_MAX])),
         };
         Ok(Queue { ring, index, kick, call: ArcSwapOption::new(call), moving: CachePadded::new(moving) })
     }

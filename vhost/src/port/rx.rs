@@ -31,7 +31,7 @@ impl<L: Layout> RingSet<L> {
     pub(super) fn receive_burst<'r>(
         &self,
         queue: &'r Queue<L>,
-        (state, entries): (&mut State<L>, &mut [Entry; BURST]),
+        (state, entries): (&mut State<L>, &mut [Entry]),
         from: (PortIndex, QueueIndex),
         batch: &mut Batch<'r>,
         tally: &mut Tally,

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use switch::batch::BURST;
 use switch::offload::OffloadClaim;
+use switch::segment::Segment;
 
 /// Bytes of guest memory.
 const LEN: usize = 2 << 20;
@@ -240,4 +241,58 @@ fn a_burst_that_is_shown_in_parts_interrupts_the_guest_once() {
     scene.memory.word(AVAILABLE + 2).store(1, Ordering::Relaxed);
     scene.send(BURST);
     assert_eq!(scene.interrupts(), 0, "it did not ask");
+}
+
+/// A frame into buffers of 256 bytes, of which one may be an indirect table's; answers what they hold, what the ring says was
+/// written to each, and how many descriptors the long way read.
+fn merged(indirect: Option<usize>, count: usize) -> (Vec<u8>, Vec<u32>, Tally, u64) {
+    let scene = Scene::<SplitRing>::new(0, 8, F_VERSION_1 | F_MRG_RXBUF);
+    let buffer = |index: usize| Descriptor { address: (BUFFERS + 256 * index) as u64, len: 256, flags: WRITE, next: 0 };
+    for index in 0..count {
+        let mut entry = buffer(index);
+        if indirect == Some(index) {
+            scene.put(TABLE, entry.to_words());
+            entry = Descriptor { address: TABLE as u64, len: 16, flags: INDIRECT, next: 0 };
+        }
+        scene.put(DESCRIPTORS + 16 * index, entry.to_words());
+        scene.memory.word(AVAILABLE + 4 + 2 * index).store(index as u16, Ordering::Relaxed);
+    }
+    scene.memory.word(AVAILABLE + 2).store(count as u16, Ordering::Release);
+
+    let frame: Vec<u8> = (0..600).map(|at| at as u8).collect();
+    let (mut batch, mut tally) = (Batch::new(), Tally::default());
+    batch.clear(BURST, usize::MAX);
+    let mut packet = batch.start(INGRESS, QUEUE).unwrap();
+    packet.head(128).unwrap().copy_from_slice(&frame[..128]);
+    // In two parts, of which the first ends inside a buffer.
+    packet.tail(Segment::from(&frame[128..300])).unwrap();
+    packet.tail(Segment::from(&frame[300..])).unwrap();
+    packet.commit(OffloadClaim::default());
+    scene.set.tx(QUEUE, &mut batch, &[0], &mut tally);
+
+    let used = usize::from(scene.memory.word(USED_RING + 2).load(Ordering::Acquire));
+    let len = |index: usize| u32::from(scene.memory.word(USED_RING + 8 + 8 * index).load(Ordering::Relaxed));
+    let lens: Vec<u32> = (0..used).map(len).collect();
+    let mut bytes = vec![0; lens.iter().sum::<u32>() as usize];
+    scene.memory.read(BUFFERS, &mut bytes);
+    (bytes, lens, tally, scene.reads())
+}
+
+#[test]
+fn a_frame_fills_several_buffers_by_the_short_way_and_by_the_long_one_alike() {
+    for (indirect, reads) in [(None, 0), (Some(0), 4), (Some(1), 4), (Some(2), 4)] {
+        let (bytes, lens, tally, read) = merged(indirect, 8);
+        assert_eq!(lens, [256, 256, 100], "{indirect:?}");
+        assert_eq!(bytes[10..12], [3, 0], "buffers, as the header tells");
+        assert!(bytes[12..].iter().copied().eq((0..600).map(|at| at as u8)), "{indirect:?}");
+        assert_eq!((tally.packets, tally.bytes), (1, 600));
+        assert_eq!(read, reads, "descriptors by the long way, {indirect:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_finds_too_few_buffers_leaves_them_as_they_were() {
+    let (_, lens, tally, _) = merged(None, 2);
+    assert!(lens.is_empty(), "{lens:?}");
+    assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::RxRingFull, 1)]);
 }

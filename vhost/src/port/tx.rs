@@ -26,7 +26,7 @@ impl<L: Layout> RingSet<L> {
     pub(super) fn send_burst(
         &self,
         queue: &Queue<L>,
-        (state, entries): (&mut State<L>, &mut [Entry; BURST]),
+        (state, entries): (&mut State<L>, &mut [Entry]),
         batch: &mut Batch<'_>,
         mut picks: &[u8],
         tally: &mut Tally,
@@ -41,22 +41,19 @@ impl<L: Layout> RingSet<L> {
                 tally.drop_many(DropReason::RxRingFull, picks.len() as u32);
                 return Ok(());
             }
-            let entries = &mut entries[..count];
+            let seen = &mut entries[..count];
             let finder = Finder::new(queue.ring.memory(), &mut state.hint);
             let Run { done, pause } = if self.dialect.header_len == VNET_HEADER_MRG_LEN {
-                self.send_run::<VNET_HEADER_MRG_LEN>(finder, entries, batch, picks)
+                self.send_run::<VNET_HEADER_MRG_LEN>(finder, seen, batch, picks)
             } else {
-                self.send_run::<VNET_HEADER_LEN>(finder, entries, batch, picks)
+                self.send_run::<VNET_HEADER_LEN>(finder, seen, batch, picks)
             };
-            if let Some(log) = &self.log {
-                entries[..done].iter().for_each(|entry| log.mark(entry.address, entry.len.into()));
-            }
-            queue.ring.take_all::<false>(&mut state.place, &entries[..done]);
-            let written: usize = entries[..done].iter().map(|entry| entry.len as usize).sum();
+            self.give(queue, state, &seen[..done]);
+            let written: usize = seen[..done].iter().map(|entry| entry.len as usize).sum();
             tally.moved_many(done, written - done * self.dialect.header_len);
             picks = &picks[done..];
             if let Some(fit) = pause {
-                picks = self.send_otherwise(queue, state, batch, picks, fit, tally)?;
+                picks = self.send_otherwise(queue, (&mut *state, &mut *entries), batch, picks, fit, tally)?;
                 // There may be more like it, and what was looked at behind it was in vain.
                 reach = AHEAD;
             }
@@ -145,7 +142,7 @@ impl<L: Layout> RingSet<L> {
     fn send_otherwise<'p>(
         &self,
         queue: &Queue<L>,
-        state: &mut State<L>,
+        (state, entries): (&mut State<L>, &mut [Entry]),
         batch: &mut Batch<'_>,
         picks: &'p [u8],
         fit: Fit,
@@ -159,6 +156,10 @@ impl<L: Layout> RingSet<L> {
             Fit::Drop(reason) => tally.drop(reason),
             Fit::AsIs => {
                 let (packet, tail) = batch.frame(pick);
+                if self.send_merged(queue, (&mut *state, entries), packet, tail)? {
+                    tally.moved(packet.len());
+                    return Ok(others);
+                }
                 match self.send_slowly(queue, state, packet, tail)? {
                     Ok(()) => tally.moved(packet.len()),
                     Err(why) => {
@@ -173,6 +174,66 @@ impl<L: Layout> RingSet<L> {
         }
         tally.drop_many(reason, others.len() as u32);
         Ok(&[])
+    }
+
+    /// Gives back the first chains that were looked at, each of which holds the bytes that its entry tells.
+    #[inline]
+    fn give(&self, queue: &Queue<L>, state: &mut State<L>, entries: &[Entry]) {
+        if let Some(log) = &self.log {
+            entries.iter().for_each(|entry| log.mark(entry.address, entry.len.into()));
+        }
+        queue.ring.take_all::<false>(&mut state.place, entries);
+    }
+
+    /// A frame that takes several buffers, each of one descriptor and in one region: what drivers that merge buffers post. False if
+    /// it does not go so, and nothing was done.
+    ///
+    /// All its descriptors are looked at in one go, for each four of them are a trip to the guest's core. As one buffer is filled,
+    /// what goes into the next is sent for: so much data lies in no cache near, and the copy would wait for it.
+    #[inline(never)]
+    fn send_merged(
+        &self,
+        queue: &Queue<L>,
+        (state, entries): (&mut State<L>, &mut [Entry]),
+        packet: &Packet,
+        tail: &[Segment<'_>],
+    ) -> Result<bool, Overrun> {
+        if !self.dialect.is_mergeable {
+            return Ok(false);
+        }
+        let wanted = VNET_HEADER_MRG_LEN + packet.len();
+        // Drivers post buffers of one length. What very short ones may cost is bounded on the long way.
+        let first = queue.ring.peek(&state.place).filter(|entry| entry.len as usize >= BYTES_PER_READ);
+        let count = first.map_or(usize::MAX, |entry| wanted.div_ceil(entry.len as usize));
+        let Some(entries) = entries.get_mut(..count) else { return Ok(false) };
+        let count = queue.ring.look(&mut state.place, entries)?;
+        let entries = &mut entries[..count];
+        let mut finder = Finder::new(queue.ring.memory(), &mut state.hint);
+        let mut left = wanted as u32;
+        for entry in &mut *entries {
+            let is_alone = entry.flags & (NEXT | INDIRECT | WRITE) == WRITE;
+            if !is_alone || entry.len == 0 || finder.writable(entry).len() != entry.len {
+                return Ok(false);
+            }
+            entry.len = entry.len.min(left);
+            left -= entry.len;
+        }
+        if left > 0 {
+            return Ok(false);
+        }
+        let mut header = self.dialect.header(&packet.offload);
+        header[VNET_HEADER_LEN..].copy_from_slice(&(count as u16).to_le_bytes());
+        let mut source = FrameSource { front: [&header, packet.head()], tail, skip: 0 };
+        source.send_for(0, entries[0].len);
+        for at in 0..count {
+            if let Some(next) = entries.get(at + 1) {
+                source.send_for(entries[at].len, next.len);
+                finder.send_for_writable(next);
+            }
+            source.fill(&mut finder.writable(&entries[at]));
+        }
+        self.give(queue, state, entries);
+        Ok(true)
     }
 
     /// Shows the guest what was given back, if else one more frame could not be. It is interrupted at the burst's end only.
@@ -345,6 +406,20 @@ struct FrameSource<'a> {
 }
 
 impl FrameSource<'_> {
+    /// Sends for `len` bytes of the tail, from `offset` bytes behind where it stands.
+    fn send_for(&self, offset: u32, mut len: u32) {
+        let mut skip = self.skip + offset;
+        for segment in self.tail {
+            let wanted = segment.skip(skip).take(len);
+            wanted.prefetch();
+            len -= wanted.len();
+            if len == 0 {
+                return;
+            }
+            skip = skip.saturating_sub(segment.len());
+        }
+    }
+
     /// Writes as much of the rest as `room` takes.
     fn fill(&mut self, room: &mut SegmentMut<'_>) {
         for part in &mut self.front {
