@@ -24,9 +24,10 @@ pub trait Host: Send + Sync {
     /// The op-status of a logical port by the contract's table; asked on every read, never stored.
     fn op_status(&self, model: &Model, port: &PortId) -> OpStatus;
 
-    /// What the interface of a logical port has passed; zeros if none of this host is attached to it.
-    fn port_stats(&self, _model: &Model, _port: &PortId) -> PortStats {
-        PortStats::default()
+    /// What the interface of a logical port has passed; zeros if none is plugged. `None`: it is plugged on another host, which
+    /// alone knows.
+    fn port_stats(&self, _model: &Model, _port: &PortId) -> Option<PortStats> {
+        Some(PortStats::default())
     }
 
     /// By what the device of a logical port's interface is known: a name or a path, empty where none can be made. `None`: this

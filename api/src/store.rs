@@ -15,6 +15,7 @@ pub(crate) mod records;
 mod schema;
 mod unfollowed;
 
+use crate::etcd::EtcdError;
 use crate::host::Plug;
 use crate::model::{Change, Inconsistent, InterfaceId, Model};
 pub use backup::{BACKUP_VERSION, Backup, BackupError};
@@ -78,7 +79,7 @@ pub enum StoreError {
     },
     /// etcd failed, or is away.
     #[error(transparent)]
-    Etcd(#[from] crate::etcd::EtcdError),
+    Etcd(#[from] EtcdError),
     /// Another API server wrote first, and nothing was done: to be planned anew.
     #[error("other writers were faster again and again")]
     Outrun,
@@ -96,6 +97,19 @@ pub enum StoreError {
     /// redb failed, most often because the disk did.
     #[error("the store failed: {0}")]
     Database(Box<redb::Error>),
+}
+
+impl StoreError {
+    /// What a tenant may be told of it: no path, no address and nobody's id.
+    pub(crate) fn in_public(&self) -> &'static str {
+        match self {
+            StoreError::Etcd(EtcdError::Unreachable(_) | EtcdError::Unanswered(_)) => "the store does not answer",
+            StoreError::Outrun => "other writers were faster again and again",
+            StoreError::Behind => "the service does not hear what others write",
+            StoreError::TooLarge { .. } => "the write is more than the store takes at once",
+            _ => "the store failed",
+        }
+    }
 }
 
 impl<E: Into<redb::Error>> From<E> for StoreError {

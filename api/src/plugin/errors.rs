@@ -91,9 +91,10 @@ facts! {
         /// The type of networks.
         kind: Text,
     }
-    /// The change could not be made durable and is not in force.
-    StoreFailed: "the change could not be stored: {why}" {
-        /// What the store said.
+    /// The store did not confirm the change: it may have been made all the same, where a disk failed after it was written or
+    /// an answer was lost.
+    StoreFailed: "the store did not confirm the change: {why}" {
+        /// Of which kind the failure was, in words for everybody; what the store said is in the log.
         why: Text,
     }
     /// What the plugin drives does not answer, so that the call could not be done now. A plugin that records first and

@@ -145,7 +145,7 @@ impl Backing for NativeBacking {
         true
     }
 
-    fn port_stats(&self, model: &Model, port: &LogicalPort) -> PortStats {
+    fn port_stats(&self, model: &Model, port: &LogicalPort) -> Option<PortStats> {
         self.host.port_stats(model, &port.id)
     }
 

@@ -16,10 +16,11 @@ use crate::model::{
 };
 use crate::network_type::NetworkType;
 use crate::plugin::{
-    AlreadyAttached, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError, GetAllNetworksError,
-    GetAllPortsError, GetNetworkError, GetPortError, ListSize, NetworkDetails, NetworkFilter, NetworkInUse,
-    NetworkNotFound, NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter, PortInUse,
-    PortNotFound, PortRow, PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError, UpdatePortError,
+    AlreadyAttached, BackendUnavailable, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError,
+    GetAllNetworksError, GetAllPortsError, GetNetworkError, GetPortError, ListSize, NetworkDetails, NetworkFilter,
+    NetworkInUse, NetworkNotFound, NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter,
+    PortInUse, PortNotFound, PortRow, PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError,
+    UpdatePortError,
 };
 use crate::quota::{Quota, Quotas, Resource};
 use crate::store::StoreError;
@@ -104,9 +105,9 @@ pub trait Backing: Send + Sync {
         false
     }
 
-    /// What passed a port.
-    fn port_stats(&self, _model: &Model, _port: &LogicalPort) -> PortStats {
-        PortStats::default()
+    /// What passed a port; `None`: only another host knows.
+    fn port_stats(&self, _model: &Model, _port: &LogicalPort) -> Option<PortStats> {
+        Some(PortStats::default())
     }
 
     /// By what the device of a port's interface is known ([`crate::host::Host::port_device`]).
@@ -402,7 +403,11 @@ impl<B: Backing> Plugin for Recorded<B> {
 
     fn get_port_stats(&self, tenant: &str, network: &str, port: &str) -> Result<PortStats, GetPortError> {
         let model = self.snapshot();
-        Ok(self.writes.backing.port_stats(&model, own_port(&model, tenant, network, port)?))
+        let stats = self.writes.backing.port_stats(&model, own_port(&model, tenant, network, port)?);
+        stats.ok_or_else(|| {
+            let why = "the interface is plugged on another host, which alone counts what passes it".into();
+            BackendUnavailable { why }.into()
+        })
     }
 
     fn get_port_device(&self, tenant: &str, network: &str, port: &str) -> Result<Option<Text>, GetPortError> {

@@ -243,6 +243,22 @@ fn a_record_of_another_version_is_named_not_guessed_at() {
 }
 
 #[test]
+fn what_a_tenant_is_told_of_a_failure_names_no_path_address_or_record() {
+    let io = || io::Error::other("secret");
+    for error in [
+        StoreError::File { path: "secret".into(), source: io() },
+        StoreError::BadRecord { table: "ports", key: "secret".to_owned(), why: "secret".to_owned() },
+        StoreError::Inconsistent(Inconsistent::NetworkTwice { network: "secret".into() }),
+        StoreError::Etcd(EtcdError::Unreachable("secret".to_owned())),
+        StoreError::Etcd(EtcdError::Refused { code: 7, message: "secret".to_owned() }),
+        StoreError::from(redb::StorageError::Io(io())),
+    ] {
+        assert!(error.to_string().contains("secret"));
+        assert!(!error.in_public().contains("secret"), "{error}");
+    }
+}
+
+#[test]
 fn a_half_made_store_of_a_killed_process_is_made_anew() {
     let scratch = Scratch::new();
     std::fs::create_dir(&scratch.0).unwrap();

@@ -88,7 +88,7 @@ const OVER_QUOTA: FaultRow = FaultRow {
 const STORE_FAILED: FaultRow = FaultRow {
     v1_0: (503, "serviceUnavailable"),
     v1_1: (503, "ServiceUnavailable"),
-    message: "The change could not be stored and is not in force.",
+    message: "The store did not confirm the change, which may have been made or not: look before asking again.",
 };
 /// What the original's plugins raised to a 500 where their VLANs were used up; later versions of it answer 503.
 const NO_SEGMENT_FREE: FaultRow = FaultRow {

@@ -3,7 +3,7 @@
 use crate::rig::{DRIVERS, Driver, ReadyHost, Scratch, Server, open_store};
 use api::host::{Host, Scope};
 use api::model::{Model, OpStatus, PortId};
-use api::plugin::{Plugin, PortRow};
+use api::plugin::{GetPortError, Plugin, PortRow, PortStats};
 use api::plugins::NativePlugin;
 use api::server::{ServeError, ServerConfig, serve};
 use api::v1::Dialect;
@@ -267,6 +267,32 @@ fn a_native_plugin_finds_everything_again_and_puts_each_change_in_force_before_i
     let (plugin, _host) = open();
     assert_eq!(plugin.get_port_details("red", &network, &port).unwrap(), before);
     assert_eq!(before.op_status, OpStatus::Up);
+}
+
+/// One of many hosts, on which nothing is plugged.
+struct OneOfMany;
+
+impl Host for OneOfMany {
+    fn put_in_force(&self, _model: &Model, _scope: Scope<'_>) {}
+
+    fn op_status(&self, _model: &Model, _port: &PortId) -> OpStatus {
+        OpStatus::Up
+    }
+
+    fn port_stats(&self, _model: &Model, _port: &PortId) -> Option<PortStats> {
+        None
+    }
+}
+
+#[test]
+fn the_counters_of_a_port_that_is_plugged_on_another_host_are_told_by_nobody_else() {
+    let scratch = Scratch::new();
+    let plugin = NativePlugin::new(open_store(&scratch.store()), Arc::new(OneOfMany)).unwrap();
+    let network = plugin.create_network("red", None).unwrap();
+    let port = plugin.create_port("red", &network, "ACTIVE").unwrap();
+    let told = plugin.get_port_stats("red", &network, &port);
+    assert!(matches!(told, Err(GetPortError::BackendUnavailable(_))), "{told:?}");
+    assert!(matches!(plugin.get_port_stats("blue", &network, &port), Err(GetPortError::NetworkNotFound(_))));
 }
 
 /// A host that tells whatever it is told to.

@@ -8,7 +8,9 @@
 //! the group gets half, so that root is always heard; [`IDLE_MAX`] for a request to come and for an answer to be taken.
 
 use crate::capture::serve::CaptureRequest;
+use crate::cli::What;
 use crate::protocol::{self, Answer, Envelope, LINE_MAX, Request};
+use crate::timed::Timed;
 use api::audit;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -25,6 +27,8 @@ const CONNECTIONS_MAX: usize = 32;
 const GROUP_CONNECTIONS_MAX: usize = CONNECTIONS_MAX / 2;
 /// How long one read or write of a connection may take.
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long an answer may take to be taken, whatever its size: meanwhile it holds the state that it tells of.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes of one line of an HTTP request.
 pub(crate) const HTTP_LINE_MAX: usize = 8 * 1024;
 /// Lines of headers an HTTP request may have.
@@ -57,6 +61,12 @@ struct Client {
 pub(crate) trait Service: Send + Sync {
     /// Does a request that the peer may make.
     fn answer(&self, request: Request) -> Answer;
+
+    /// Writes the answer to `show what`, a list row by row.
+    ///
+    /// # Errors
+    /// If the peer went away.
+    fn show(&self, what: What, to: &mut dyn Write) -> io::Result<()>;
 
     /// Does a capture that the peer may make, its frames to `stream`; answers before and returns at its end.
     ///
@@ -287,19 +297,20 @@ fn admit(stream: UnixStream, gate: &Arc<Gate>, service: &Arc<dyn Service>) {
 /// Serves one connection: any number of JSON requests, or one HTTP request.
 fn talk(stream: &UnixStream, client: Client, service: &dyn Service) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
-    stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut reader = BufReader::new(stream);
-    let mut writer = BufWriter::new(stream);
     loop {
         let line = match protocol::read_line(&mut reader, LINE_MAX) {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let mut writer = Timed::over(stream, ANSWER_TIME_MAX, IDLE_MAX);
                 return write_answer(&mut writer, &Answer::Error(error.to_string()));
             }
             Err(error) => return Err(error),
         };
+        let timed = || BufWriter::new(Timed::over(stream, ANSWER_TIME_MAX, IDLE_MAX));
         if line.starts_with(b"GET ") {
+            let mut writer = timed();
             return serve_http(&line, &mut reader, &mut writer, service);
         }
         let answer = match understand(&line) {
@@ -307,11 +318,19 @@ fn talk(stream: &UnixStream, client: Client, service: &dyn Service) -> io::Resul
                 let refusal = Answer::Error("only root and the daemon's own user may do this".into());
                 audited(client, request, |_| refusal)
             }
-            Ok(Request::Capture(request)) => return service.capture(request, stream),
+            Ok(Request::Capture(request)) => {
+                stream.set_write_timeout(Some(IDLE_MAX))?;
+                return service.capture(request, stream);
+            }
+            Ok(Request::Show { what }) => {
+                service.show(what, &mut timed())?;
+                continue;
+            }
             Ok(request) => audited(client, request, |request| service.answer(request)),
             Err(refusal) => Answer::Error(refusal),
         };
-        write_answer(&mut writer, &answer)?;
+        // What was asked may have taken its time; being told of it has its own.
+        write_answer(&mut timed(), &answer)?;
     }
 }
 
@@ -349,7 +368,7 @@ fn understand(line: &[u8]) -> Result<Request, String> {
 }
 
 /// Writes an answer as a line.
-pub(crate) fn write_answer(writer: &mut impl Write, answer: &Answer) -> io::Result<()> {
+pub(crate) fn write_answer(writer: &mut (impl Write + ?Sized), answer: &Answer) -> io::Result<()> {
     serde_json::to_writer(&mut *writer, answer)?;
     writer.write_all(b"\n")?;
     writer.flush()

@@ -3,6 +3,7 @@
 use crate::cli::Daemon;
 use crate::protocol::{self, ANSWER_MAX, Answer, Envelope, Request};
 use crate::settings::{Settings, SettingsError};
+use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ pub(crate) enum ClientError {
         /// What the system said.
         source: io::Error,
     },
+    /// What it told is not what it should be.
+    #[error("the daemon's answer is of another version: {0}")]
+    Form(serde_json::Error),
     /// The daemon said no.
     #[error("{0}")]
     Refused(String),
@@ -68,6 +72,29 @@ pub(crate) fn begin(path: &Path, request: Request) -> Result<(serde_json::Value,
 /// [`ClientError`]: nobody there, or the answer was no.
 pub(crate) fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
     read_answer(path, &mut BufReader::new(&send(path, request)?))
+}
+
+/// Asks for a list, and hands on its rows as they come; `visit` says whether it wants more.
+///
+/// # Errors
+/// [`ClientError`]: nobody there, the answer was no, or it was of another form.
+pub(crate) fn ask_rows<T: DeserializeOwned>(
+    path: &Path,
+    request: Request,
+    visit: &mut dyn FnMut(T) -> bool,
+) -> Result<(), ClientError> {
+    let mut wants_more = true;
+    let answer = protocol::each_row(BufReader::new(&send(path, request)?), &mut |row| {
+        wants_more = visit(row);
+        wants_more
+    });
+    match answer {
+        Ok(None) => Ok(()),
+        Ok(Some(message)) => Err(ClientError::Refused(message)),
+        Err(_) if !wants_more => Ok(()),
+        Err(error) if error.is_data() => Err(ClientError::Form(error)),
+        Err(error) => Err(ClientError::HungUp { path: path.to_owned(), source: error.into() }),
+    }
 }
 
 fn send(path: &Path, request: Request) -> Result<UnixStream, ClientError> {

@@ -8,8 +8,10 @@
 //! among the plugs, off every network, until the supervisor has closed its device; then it is struck out, the config
 //! without it is published and its place forgotten.
 //!
-//! Lock order: `operators` -> the plugin's turn -> its lock of what is put in force -> `state` -> store, switch, a slot's condition. `operators` is held for a
-//! whole plug or unplug, waits for devices included; none of the others is held while waiting for a device.
+//! Lock order: `operators` -> the plugin's turn -> its lock of what is put in force -> `records` -> store; `records` -> `state` -> switch, a slot's
+//! condition. `operators` is held for a whole plug or unplug, waits for devices included; none of the others is held while waiting
+//! for a device. A disk is waited for under `records`, never under `state`, which every read of the API takes: so plugs go to the
+//! store first and become part of the state then, and `records` keeps the two in one order.
 
 mod automatic;
 mod bonds;
@@ -21,26 +23,28 @@ mod learnt;
 mod mtu;
 mod path_mtu;
 mod peers;
+mod records;
 pub(crate) mod underlay;
 mod ways;
 
 use crate::devices::{Slot, Supervisor, is_same_device, must_be_remade};
 use crate::naming::NoDevice;
-use crate::opener::{MadeBook, check_is_free};
+use crate::opener::check_is_free;
 use crate::plugs::{self, PlugError, PlugRequest};
 use crate::settings::{Auto, Role};
 use api::cluster::Cluster;
 use api::host::{DeviceSpec, Host, Plug, Scope};
 use api::lowering::{Indices, Lowered, Unbound, lower_among};
 use api::model::{InterfaceId, Model, OpStatus, PortId, Touched};
-use api::store::{Store, StoreError};
+use api::store::StoreError;
 use cluster::{Others, Wake};
 pub(crate) use interfaces::InterfaceView;
+pub(crate) use records::PlugStore;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
-use switch::ids::{PORTS_MAX, PortIndex};
+use switch::ids::PortIndex;
 use switch::port::DeviceState;
 use switch::switch::Switch;
 use switch::worker::Pipeline;
@@ -100,11 +104,13 @@ struct State {
 /// The owner of this host's desired state.
 pub(crate) struct Control<P: Pipeline> {
     switch: Arc<Switch<P>>,
-    store: Arc<Store>,
+    store: Arc<dyn PlugStore>,
     supervisor: Supervisor,
     rules: DeviceRules,
     tenants: OnceLock<Arc<dyn Tenants>>,
     operators: Mutex<()>,
+    /// Held from looking at a plug's record to having changed it in the store and in the state.
+    records: Mutex<()>,
     state: Mutex<State>,
     /// Told when a device was closed.
     closed: Condvar,
@@ -124,7 +130,7 @@ impl<P: Pipeline> Control<P> {
     /// What the store said.
     pub(crate) fn new(
         switch: Arc<Switch<P>>,
-        store: Arc<Store>,
+        store: Arc<dyn PlugStore>,
         supervisor: Supervisor,
         rules: DeviceRules,
     ) -> Result<Arc<Control<P>>, StoreError> {
@@ -148,6 +154,7 @@ impl<P: Pipeline> Control<P> {
             rules,
             tenants: OnceLock::new(),
             operators: Mutex::default(),
+            records: Mutex::default(),
             state: Mutex::new(state),
             closed: Condvar::new(),
             seen: peers::SeenByThread::default(),
@@ -289,47 +296,6 @@ impl<P: Pipeline> Control<P> {
         Ok(())
     }
 
-    /// Makes a new plug durable and part of the state.
-    fn put(&self, plug: &Plug) -> Result<(), PlugError> {
-        let mut state = self.state();
-        if state.plugs.len() >= PORTS_MAX {
-            return Err(PlugError::TooManyPorts);
-        }
-        self.store.put_plug(plug)?;
-        state.plugs.insert(plug.interface.clone(), plug.clone());
-        Ok(())
-    }
-
-    /// Makes plug `before` into `wanted`, which has the same id. The device is closed only if it is another or must be set
-    /// up anew, and removed if it `is_remade`.
-    fn change(&self, before: &Plug, wanted: &Plug, is_remade: bool) -> Result<(), PlugError> {
-        if plugs::is_same_request(before, wanted) && !before.is_automatic {
-            return Ok(());
-        }
-        let is_reopened = before.mtu != wanted.mtu || before.device != wanted.device;
-        if is_reopened {
-            self.close(&before.interface, is_remade)?;
-        }
-        let mut state = self.state();
-        state.closing.remove(&wanted.interface);
-        let known = state.plugs.get(&wanted.interface).unwrap_or(before);
-        let made = if is_remade { None } else { known.made.clone() };
-        let plug = Plug { made, ..wanted.clone() };
-        // On failure the old plug stands, in the store and here; with its slot gone it is started again.
-        let stored = self.store.put_plug(&plug);
-        if stored.is_ok() {
-            if let Some(slot) = state.slots.get(&plug.interface) {
-                slot.set_plug(plug.clone());
-            }
-            state.plugs.insert(plug.interface.clone(), plug);
-        }
-        drop(state);
-        if stored.is_err() {
-            self.put_in_force_again();
-        }
-        Ok(stored?)
-    }
-
     /// Closes an interface's device and waits for it; the slot is gone then, and none is made while it is `closing`.
     fn close(&self, interface: &str, is_removal: bool) -> Result<(), PlugError> {
         let Some(slot) = ({
@@ -388,37 +354,6 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
-    /// The device of `interface` is closed: forgets the plug, durably, and frees its index.
-    fn strike_out(&self, interface: &InterfaceId) {
-        {
-            let mut state = self.state();
-            match self.store.remove_plug(interface) {
-                Ok(_) => {
-                    state.plugs.remove(interface);
-                }
-                // It stays plugged: what the operator was told is what holds after a restart.
-                Err(error) => {
-                    tracing::error!(interface = &**interface, %error, "the plug could not be removed from the store");
-                }
-            }
-            if !state.plugs.contains_key(interface) {
-                tracing::info!(interface = &**interface, "unplugged");
-            }
-        }
-        // Only when its index is free does the operator hear that it is gone.
-        self.put_in_force_again();
-        let is_there_again = {
-            let mut state = self.state();
-            state.closing.remove(interface);
-            state.plugs.contains_key(interface)
-        };
-        if is_there_again {
-            // Attached anew meanwhile, or never gone: now a slot may be made for it.
-            self.put_in_force_again();
-        }
-        self.closed.notify_all();
-    }
-
     fn wait_closed(&self, interface: &str) -> Result<(), PlugError> {
         let waited =
             self.closed.wait_timeout_while(self.state(), CLOSE_WAIT, |state| state.closing.contains(interface));
@@ -430,18 +365,20 @@ impl<P: Pipeline> Control<P> {
 
     /// Brings this host in line with the model and the plugs. Costs as much as there are plugs, unless nothing in `scope`
     /// is plugged here or to be plugged: most of what tenants do, on most hosts, is of that kind.
-    fn enforce(&self, state: &mut State, model: &Model, scope: Scope<'_>) {
+    ///
+    /// `made` are the automatic plugs that were stored for it; answers those of them that cannot be any more.
+    fn enforce(&self, state: &mut State, model: &Model, scope: Scope<'_>, made: Vec<Plug>) -> Vec<Plug> {
         if !state.is_started {
-            return;
+            return made;
         }
         if let Scope::Parts(Touched { interfaces, .. }) = scope {
             let is_ours = |interface: &InterfaceId| state.plugs.contains_key(interface);
             let is_here = interfaces.iter().any(is_ours) || (self.rules.auto != Auto::None && !interfaces.is_empty());
             if !is_here && !self.is_of_others(state, model, scope) {
-                return;
+                return made;
             }
         }
-        self.follow_attachments(state, model, scope);
+        let unused = self.follow_attachments(state, model, scope, made);
         let departed: Vec<PortIndex> = state
             .indices
             .ports
@@ -479,20 +416,7 @@ impl<P: Pipeline> Control<P> {
             self.supervisor.start(slot);
         }
         self.tell_mtus(state, model);
-    }
-}
-
-impl<P: Pipeline> MadeBook for Control<P> {
-    fn note_made(&self, interface: &InterfaceId, made: Option<String>) -> Result<(), String> {
-        let mut state = self.state();
-        let plug = state.plugs.get(interface).cloned().ok_or("it is being unplugged")?;
-        let plug = Plug { made, ..plug };
-        self.store.put_plug(&plug).map_err(|error| error.to_string())?;
-        if let Some(slot) = state.slots.get(interface) {
-            slot.set_plug(plug.clone());
-        }
-        state.plugs.insert(interface.clone(), plug);
-        Ok(())
+        unused
     }
 }
 

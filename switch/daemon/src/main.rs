@@ -35,6 +35,7 @@ mod show;
 mod steering;
 mod table;
 mod tenant;
+mod timed;
 mod tls;
 mod token;
 mod view;
@@ -43,13 +44,16 @@ use api::host::DeviceDriver;
 use clap::Parser;
 use cli::{
     Cli, Command, Daemon, DeviceArgs, DriverArg, PlugArgs, RebalanceArgs, RoleArg, ShowArgs, TraceArgs, UnplugArgs,
+    What,
 };
 use client::ClientError;
 use plugs::{DeviceRequest, PlugRequest};
 use protocol::Request;
 use run::RunError;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Refused or failed.
@@ -160,10 +164,30 @@ fn unplug(args: UnplugArgs) -> Outcome {
     ask(&args.daemon, Request::Unplug { interface: args.id }).map(|_| "unplugged\n".into())
 }
 
+/// A daemon that is asked to show something.
+struct Shown<'a> {
+    socket: &'a Path,
+    what: What,
+}
+
+impl show::Source for Shown<'_> {
+    fn rows<T: DeserializeOwned>(self, visit: &mut dyn FnMut(T) -> bool) -> Result<(), ClientError> {
+        client::ask_rows(self.socket, Request::Show { what: self.what }, visit)
+    }
+}
+
 fn show(args: &ShowArgs) -> Outcome {
-    let answer = ask(&args.daemon, Request::Show { what: args.what })?;
-    show::render(args.what, answer, args.json)
-        .map_err(|error| (FAILED, format!("the daemon's answer is of another version: {error}")))
+    let what = args.what;
+    if what == What::Config {
+        let answer = ask(&args.daemon, Request::Show { what })?;
+        return show::told_config(&answer, args.json).map_err(|error| (FAILED, error.to_string()));
+    }
+    let socket = client::socket(&args.daemon).map_err(|error| (WRONG, error.to_string()))?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    show::list(what, Shown { socket: &socket, what }, args.json, &mut out)
+        .map_err(|error| (FAILED, error.to_string()))?;
+    let _ = out.flush();
+    Ok(String::new())
 }
 
 fn rebalance(args: &RebalanceArgs) -> Outcome {

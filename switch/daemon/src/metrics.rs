@@ -1,7 +1,7 @@
 //! The metrics: what the ledgers say at the moment of scraping, in Prometheus' text format (version 0.0.4).
 //!
 //! Nothing is counted here; a scrape sums the workers' counters, as `show` does. Interface ids are tenants' text and are
-//! escaped. Bounds: about two kilobytes a port, and one scrape at a time on each thread that serves them.
+//! escaped. Bounds: about two kilobytes a port that has an interface on this host, and one scrape at a time on each thread that serves them.
 
 use crate::view::{FlowRow, PortRow, WorkerRow};
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use switch::switch::WorkerReport;
 
 /// Everything a scrape tells.
 pub(crate) struct Metrics {
-    /// The rows of `show ports`.
+    /// The rows of `show ports` that have an interface here, or are ways to other hosts.
     pub(crate) ports: Vec<PortRow>,
     /// The rows of `show workers`.
     pub(crate) workers: Vec<WorkerRow>,
@@ -48,7 +48,7 @@ impl Metrics {
     }
 
     fn render_ports(&self, page: &mut Page) {
-        page.family("qvs_port_up", "gauge", "1 if the logical port's op-status is UP.");
+        page.family("qvs_port_up", "gauge", "1 if the op-status of the logical port of an interface is UP.");
         self.each_port(|labels, port| {
             if let Some(status) = &port.op_status {
                 page.sample("qvs_port_up", labels, u8::from(status == "UP"));

@@ -7,15 +7,18 @@
 use crate::capture::serve::CaptureRequest;
 use crate::cli::What;
 use crate::plugs::PlugRequest;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::io::{self, BufRead, Read};
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::marker::PhantomData;
 
 /// The version of this language.
 pub(crate) const VERSION: u32 = 1;
 /// Bytes of a request or of the headers of an HTTP request: a whole frame of 64 KiB in hexadecimal fits.
 pub(crate) const LINE_MAX: usize = 256 * 1024;
-/// Bytes of an answer that a client takes: 4,096 ports with all their counters fit.
-pub(crate) const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of an answer that a client takes at once. Lists have no bound: both ends take them row by row ([`Rows`], [`each_row`]).
+pub(crate) const ANSWER_MAX: usize = 1024 * 1024;
 
 /// A request with its version.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +93,113 @@ pub(crate) enum Answer {
     Error(String),
 }
 
+/// The answer that is a list, written as its rows are found, so that nobody has all of it in memory.
+pub(crate) struct Rows<'a> {
+    to: &'a mut dyn Write,
+    is_first: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// Begins the answer.
+    ///
+    /// # Errors
+    /// What the writer said.
+    pub(crate) fn begin(to: &'a mut dyn Write) -> io::Result<Rows<'a>> {
+        to.write_all(br#"{"ok":["#)?;
+        Ok(Rows { to, is_first: true })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// What the writer said.
+    pub(crate) fn row(&mut self, row: &impl Serialize) -> io::Result<()> {
+        if !std::mem::take(&mut self.is_first) {
+            self.to.write_all(b",")?;
+        }
+        Ok(serde_json::to_writer(&mut *self.to, row)?)
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What the writer said.
+    pub(crate) fn end(self) -> io::Result<()> {
+        self.to.write_all(b"]}\n")?;
+        self.to.flush()
+    }
+}
+
+/// Reads an answer that is a list and hands on its rows; `visit` says whether it wants more. The refusal, if it is one.
+///
+/// # Errors
+/// What the reader said, or how it is no such answer; also if `visit` wanted no more.
+pub(crate) fn each_row<T: DeserializeOwned>(
+    from: impl BufRead,
+    visit: &mut dyn FnMut(T) -> bool,
+) -> Result<Option<String>, serde_json::Error> {
+    Answering(visit).deserialize(&mut serde_json::Deserializer::from_reader(from))
+}
+
+/// The answer, around its rows.
+struct Answering<'a, T>(&'a mut dyn FnMut(T) -> bool);
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Answering<'_, T> {
+    type Value = Option<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Option<String>, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Answering<'_, T> {
+    type Value = Option<String>;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an answer")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
+        let refusal = match map.next_key::<String>()?.as_deref() {
+            Some("ok") => map.next_value_seed(List(self.0, PhantomData)).map(|()| None)?,
+            Some("error") => Some(map.next_value()?),
+            _ => return Err(A::Error::custom("it is neither ok nor an error")),
+        };
+        match map.next_key::<String>()? {
+            None => Ok(refusal),
+            Some(key) => Err(A::Error::custom(format!("{key:?} comes after the answer"))),
+        }
+    }
+}
+
+/// The rows of an answer.
+struct List<'a, T>(&'a mut dyn FnMut(T) -> bool, PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for List<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for List<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<(), A::Error> {
+        while let Some(row) = rows.next_element()? {
+            if !(self.0)(row) {
+                return Err(A::Error::custom("no more is wanted"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads one line of at most `max` bytes, without its newline; `None` at the end of the stream.
 ///
 /// # Errors
@@ -127,6 +237,36 @@ pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rows(answer: &[u8], most: usize) -> Result<(Option<String>, Vec<u32>), serde_json::Error> {
+        let mut rows = Vec::new();
+        let refusal = each_row(answer, &mut |row: u32| {
+            rows.push(row);
+            rows.len() < most
+        });
+        refusal.map(|refusal| (refusal, rows))
+    }
+
+    #[test]
+    fn a_list_is_read_row_by_row_as_it_was_written() {
+        for list in [vec![], vec![7], (0..1000).collect::<Vec<u32>>()] {
+            let mut text = Vec::new();
+            let mut writing = Rows::begin(&mut text).unwrap();
+            for row in &list {
+                writing.row(row).unwrap();
+            }
+            writing.end().unwrap();
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["ok"], serde_json::json!(list));
+            assert_eq!(rows(&text, usize::MAX).unwrap(), (None, list));
+        }
+        assert_eq!(rows(br#"{"error":"no"}"#, 9).unwrap(), (Some("no".into()), Vec::new()));
+        for wrong in
+            ["", "{}", "[]", r#"{"ok":{}}"#, r#"{"ok":["a"]}"#, r#"{"ok":[1"#, r#"{"yes":[]}"#, r#"{"ok":[],"x":1}"#]
+        {
+            assert!(rows(wrong.as_bytes(), 9).is_err(), "{wrong}");
+        }
+        assert!(rows(br#"{"ok":[1,2,3]}"#, 2).is_err());
+    }
 
     #[test]
     fn lines_are_bounded_and_must_be_whole() {

@@ -1,6 +1,7 @@
 //! The metrics over TCP, where the settings ask for them: each scrape on a thread of its own, some at a time.
 
 use crate::admin::{self, Service};
+use crate::timed::Timed;
 use std::io::{BufReader, BufWriter};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use std::time::Duration;
 const SCRAPES_MAX: usize = 8;
 /// How long one read or write of a scrape may take.
 const SCRAPE_IDLE_MAX: Duration = Duration::from_secs(5);
+/// How long a scrape may take in all: Prometheus gives up after ten seconds by itself.
+const SCRAPE_MAX: Duration = Duration::from_secs(10);
 
 /// Serves `GET /metrics` over TCP.
 pub(crate) fn serve(listener: TcpListener, service: Arc<dyn Service>) -> std::io::Result<()> {
@@ -42,12 +45,11 @@ pub(crate) fn serve(listener: TcpListener, service: Arc<dyn Service>) -> std::io
 }
 
 fn scrape(stream: &TcpStream, service: &dyn Service) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(SCRAPE_IDLE_MAX))?;
-    stream.set_write_timeout(Some(SCRAPE_IDLE_MAX))?;
-    let mut reader = BufReader::new(stream);
+    let timed = || Timed::over(stream, SCRAPE_MAX, SCRAPE_IDLE_MAX);
+    let mut reader = BufReader::new(timed());
     match crate::protocol::read_line(&mut reader, admin::HTTP_LINE_MAX)? {
         Some(line) if line.starts_with(b"GET ") => {
-            admin::serve_http(&line, &mut reader, &mut BufWriter::new(stream), service)
+            admin::serve_http(&line, &mut reader, &mut BufWriter::new(timed()), service)
         }
         _ => Ok(()),
     }

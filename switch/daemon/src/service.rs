@@ -6,7 +6,7 @@ use crate::cli::What;
 use crate::control::Control;
 use crate::load::Load;
 use crate::metrics::Metrics;
-use crate::protocol::{Answer, Request, parse_hex};
+use crate::protocol::{Answer, Request, Rows, parse_hex};
 use crate::rebalance::Rebalancer;
 use crate::settings::Settings;
 use crate::view;
@@ -14,7 +14,7 @@ use api::host::DeviceSpec;
 use api::model::InterfaceId;
 use api::quota::Quotas;
 use serde_json::{Value, json};
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -45,24 +45,15 @@ pub(crate) struct Daemon<P: Pipeline> {
 }
 
 impl<P: Pipeline> Daemon<P> {
-    fn show(&self, what: What) -> Result<Value, serde_json::Error> {
-        match what {
-            What::Ports => serde_json::to_value(view::ports(&self.control)),
-            What::Networks => serde_json::to_value(view::networks(&self.control)),
-            What::Macs => serde_json::to_value(view::macs(&self.control)),
-            What::Workers => serde_json::to_value(self.workers()),
-            What::Drops => serde_json::to_value(view::drops(view::ports(&self.control))),
-            What::Nodes => serde_json::to_value(view::nodes(&self.control)),
-            What::Quotas => serde_json::to_value(view::quotas(&self.control.model(), &self.quotas)),
-            What::Config => Ok(json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "pid": std::process::id(),
-                "generation": self.control.switch().snapshot().generation,
-                "api_listen": self.api_address.map(|address| address.to_string()),
-                "metrics_listen": self.metrics_address.map(|address| address.to_string()),
-                "settings": serde_json::to_value(&self.settings)?,
-            })),
-        }
+    fn config(&self) -> Result<Value, serde_json::Error> {
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "generation": self.control.switch().snapshot().generation,
+            "api_listen": self.api_address.map(|address| address.to_string()),
+            "metrics_listen": self.metrics_address.map(|address| address.to_string()),
+            "settings": serde_json::to_value(&self.settings)?,
+        }))
     }
 
     fn workers(&self) -> Vec<view::WorkerRow> {
@@ -122,7 +113,6 @@ impl<P: Pipeline> Service for Daemon<P> {
                 Ok(()) => Answer::Ok(Value::Null),
                 Err(error) => Answer::Error(error.to_string()),
             },
-            Request::Show { what } => self.show(what).map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok),
             Request::Trace { port, frame } => match self.trace(&port, &frame) {
                 Ok(lines) => Answer::Ok(json!(lines)),
                 Err(error) => Answer::Error(error),
@@ -131,9 +121,29 @@ impl<P: Pipeline> Service for Daemon<P> {
                 let told = self.rebalancer.ask(self.control.switch(), &self.load, dry_run);
                 serde_json::to_value(told).map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
             }
-            // It needs the connection: see `capture`.
-            Request::Capture(_) => Answer::Error("a capture is more than an answer".into()),
+            // These need the connection: see `show` and `capture`.
+            Request::Show { .. } | Request::Capture(_) => Answer::Error("this is more than an answer".into()),
         }
+    }
+
+    fn show(&self, what: What, to: &mut dyn Write) -> io::Result<()> {
+        if what == What::Config {
+            let config = self.config().map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
+            return admin::write_answer(to, &config);
+        }
+        let control = &self.control;
+        let mut rows = Rows::begin(to)?;
+        match what {
+            What::Ports => view::each_port(control, |row| rows.row(&row))?,
+            What::Networks => view::each_network(control, |row| rows.row(&row))?,
+            What::Macs => view::macs(control).iter().try_for_each(|row| rows.row(row))?,
+            What::Workers => self.workers().iter().try_for_each(|row| rows.row(row))?,
+            What::Drops => view::drops(view::interfaces(control)).iter().try_for_each(|row| rows.row(row))?,
+            What::Nodes => view::nodes(control).iter().try_for_each(|row| rows.row(row))?,
+            What::Quotas => view::quotas(&control.model(), &self.quotas).iter().try_for_each(|row| rows.row(row))?,
+            What::Config => unreachable!("it is told above and is no list"),
+        }
+        rows.end()
     }
 
     fn capture(&self, request: CaptureRequest, mut stream: &UnixStream) -> io::Result<()> {
@@ -152,7 +162,7 @@ impl<P: Pipeline> Service for Daemon<P> {
     fn metrics(&self) -> String {
         let switch = self.control.switch();
         let metrics = Metrics {
-            ports: view::ports(&self.control),
+            ports: view::interfaces(&self.control),
             workers: self.workers(),
             reports: switch.worker_reports(),
             balance: switch.balance(),

@@ -1,102 +1,134 @@
 //! Printing what the daemon tells: tables for people, JSON for programs.
 
 use crate::cli::What;
+use crate::client::ClientError;
 use crate::rebalance::{QueueMove, Rebalance};
 use crate::table::{NOTHING, Table, or_nothing};
 use crate::view::{DropRow, FlowRow, MacRow, NetworkRow, NodeRow, PortRow, QueueRow, QuotaRow, WorkerRow};
 use api::quota::Limit;
 use serde::de::DeserializeOwned;
+use serde::ser::{SerializeSeq, Serializer};
 use serde_json::Value;
+use std::io::Write;
 
-/// The text of `answer`, which the daemon gave for `show what`.
+/// Where rows come from: [`crate::client::ask_rows`], of the daemon that was asked.
+pub(crate) trait Source {
+    /// Hands on the rows; `visit` says whether it wants more.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    fn rows<T: DeserializeOwned>(self, visit: &mut dyn FnMut(T) -> bool) -> Result<(), ClientError>;
+}
+
+/// Writes what `show what` tells, which is no list only of `config`, to `to`. That may be closed: it then gets no more.
 ///
 /// # Errors
-/// If the answer has not the form it should have: the daemon is of another version.
-pub(crate) fn render(what: What, answer: Value, is_json: bool) -> Result<String, serde_json::Error> {
+/// [`ClientError`]
+pub(crate) fn list(what: What, source: impl Source, is_json: bool, to: &mut dyn Write) -> Result<(), ClientError> {
     if is_json {
-        return Ok(serde_json::to_string_pretty(&answer)? + "\n");
+        return json(source, to);
     }
-    Ok(match what {
-        What::Ports => ports(&rows(answer)?),
-        What::Networks => networks(&rows(answer)?),
-        What::Macs => macs(&rows(answer)?),
-        What::Workers => workers(&rows(answer)?),
-        What::Drops => drops(&rows(answer)?),
-        What::Nodes => nodes(&rows(answer)?),
-        What::Quotas => quotas(&rows(answer)?),
-        What::Config => config(&answer),
-    })
+    let text = match what {
+        What::Ports => table(source, PORTS, port)?,
+        What::Networks => table(source, NETWORKS, network)?,
+        What::Macs => table(source, MACS, mac)?,
+        What::Drops => table(source, DROPS, counted)?,
+        What::Nodes => table(source, NODES, node)?,
+        What::Quotas => table(source, QUOTAS, quota)?,
+        What::Workers => {
+            let mut rows = Vec::new();
+            source.rows(&mut |row| {
+                rows.push(row);
+                true
+            })?;
+            workers(&rows)
+        }
+        What::Config => unreachable!("it is no list"),
+    };
+    let _ = to.write_all(text.as_bytes());
+    Ok(())
 }
 
-fn rows<T: DeserializeOwned>(answer: Value) -> Result<Vec<T>, serde_json::Error> {
-    serde_json::from_value(answer)
+/// The rows as a list of objects, as they come.
+fn json(source: impl Source, to: &mut dyn Write) -> Result<(), ClientError> {
+    let mut printer = serde_json::Serializer::pretty(&mut *to);
+    // Nothing is said of a closed output: whoever closed it knows.
+    let Ok(mut list) = printer.serialize_seq(None) else { return Ok(()) };
+    source.rows(&mut |row: Value| list.serialize_element(&row).is_ok())?;
+    let _ = list.end();
+    let _ = to.write_all(b"\n");
+    Ok(())
 }
 
-fn ports(rows: &[PortRow]) -> String {
-    let mut table = Table::new(&[
-        "INTERFACE",
-        "KIND",
-        "PATH",
-        "PORT",
-        "TENANT",
-        "STATE",
-        "OP-STATUS",
-        "LINK",
-        "RX",
-        "TX",
-        "DROPS",
-        "REASON",
-    ]);
-    for row in rows {
-        let drops = |flow: &FlowRow| flow.drops.values().sum::<u64>();
-        table.row(&[
-            or_nothing(&row.interface),
-            or_nothing(&row.kind),
-            or_nothing(&row.path),
-            or_nothing(&row.port),
-            or_nothing(&row.tenant),
-            or_nothing(&row.state),
-            or_nothing(&row.op_status),
-            row.link.clone(),
-            row.rx.packets.to_string(),
-            row.tx.packets.to_string(),
-            (drops(&row.rx) + drops(&row.tx)).to_string(),
-            if row.reason.is_empty() { NOTHING.into() } else { row.reason.clone() },
-        ]);
-    }
-    table.text()
+/// The rows as a table: what is kept of them is their cells.
+fn table<T: DeserializeOwned>(
+    source: impl Source,
+    head: &[&str],
+    cells: impl Fn(&T) -> Vec<String>,
+) -> Result<String, ClientError> {
+    let mut table = Table::new(head);
+    source.rows(&mut |row: T| {
+        table.row(&cells(&row));
+        true
+    })?;
+    Ok(table.text())
 }
 
-fn networks(rows: &[NetworkRow]) -> String {
-    let mut table = Table::new(&["ID", "NAME", "TENANT", "TYPE", "PHYSICAL", "SEGMENT", "MTU", "PORTS"]);
-    for row in rows {
-        table.row(&[
-            row.id.clone(),
-            or_nothing(&row.name),
-            row.tenant.clone(),
-            row.kind.clone(),
-            or_nothing(&row.physical_network),
-            row.segmentation_id.map_or_else(|| NOTHING.into(), |id| id.to_string()),
-            row.mtu.map_or_else(|| NOTHING.into(), |mtu| mtu.to_string()),
-            row.ports.len().to_string(),
-        ]);
-    }
-    table.text()
+/// What `show config` tells.
+///
+/// # Errors
+/// None that is known: an object can be written.
+pub(crate) fn told_config(answer: &Value, is_json: bool) -> Result<String, serde_json::Error> {
+    if is_json { Ok(serde_json::to_string_pretty(answer)? + "\n") } else { Ok(config(answer)) }
 }
 
-fn macs(rows: &[MacRow]) -> String {
-    let mut table = Table::new(&["NETWORK", "MAC", "INTERFACE", "STATIC", "AGE"]);
-    for row in rows {
-        let interface = row.interface.as_ref().or(row.remote.as_ref());
-        table.row(&[
-            or_nothing(&row.network),
-            row.mac.clone(),
-            interface.cloned().unwrap_or_else(|| NOTHING.into()),
-            if row.is_static { "yes" } else { "no" }.into(),
-            if row.is_static { NOTHING.into() } else { format!("{} s", row.age_s) },
-        ]);
-    }
-    table.text()
+const PORTS: &[&str] =
+    &["INTERFACE", "KIND", "PATH", "PORT", "TENANT", "STATE", "OP-STATUS", "LINK", "RX", "TX", "DROPS", "REASON"];
+
+fn port(row: &PortRow) -> Vec<String> {
+    let drops = |flow: &FlowRow| flow.drops.values().sum::<u64>();
+    vec![
+        or_nothing(&row.interface),
+        or_nothing(&row.kind),
+        or_nothing(&row.path),
+        or_nothing(&row.port),
+        or_nothing(&row.tenant),
+        or_nothing(&row.state),
+        or_nothing(&row.op_status),
+        row.link.clone(),
+        row.rx.packets.to_string(),
+        row.tx.packets.to_string(),
+        (drops(&row.rx) + drops(&row.tx)).to_string(),
+        if row.reason.is_empty() { NOTHING.into() } else { row.reason.clone() },
+    ]
+}
+
+const NETWORKS: &[&str] = &["ID", "NAME", "TENANT", "TYPE", "PHYSICAL", "SEGMENT", "MTU", "PORTS"];
+
+fn network(row: &NetworkRow) -> Vec<String> {
+    vec![
+        row.id.clone(),
+        or_nothing(&row.name),
+        row.tenant.clone(),
+        row.kind.clone(),
+        or_nothing(&row.physical_network),
+        row.segmentation_id.map_or_else(|| NOTHING.into(), |id| id.to_string()),
+        row.mtu.map_or_else(|| NOTHING.into(), |mtu| mtu.to_string()),
+        row.ports.len().to_string(),
+    ]
+}
+
+const MACS: &[&str] = &["NETWORK", "MAC", "INTERFACE", "STATIC", "AGE"];
+
+fn mac(row: &MacRow) -> Vec<String> {
+    let interface = row.interface.as_ref().or(row.remote.as_ref());
+    vec![
+        or_nothing(&row.network),
+        row.mac.clone(),
+        interface.cloned().unwrap_or_else(|| NOTHING.into()),
+        if row.is_static { "yes" } else { "no" }.into(),
+        if row.is_static { NOTHING.into() } else { format!("{} s", row.age_s) },
+    ]
 }
 
 /// The workers, and below them their queues, the busiest first.
@@ -131,30 +163,26 @@ fn workers(rows: &[WorkerRow]) -> String {
     text
 }
 
-fn nodes(rows: &[NodeRow]) -> String {
-    let mut table = Table::new(&["HOST", "ROLES", "TUNNEL", "PHYSICAL", "INTERFACES", "UP"]);
-    for row in rows {
-        let list = |texts: &[String]| if texts.is_empty() { NOTHING.into() } else { texts.join(",") };
-        table.row(&[
-            if row.is_self { format!("{} *", row.host) } else { row.host.clone() },
-            list(&row.roles),
-            or_nothing(&row.tunnel),
-            list(&row.physical_networks),
-            row.interfaces.to_string(),
-            row.up.to_string(),
-        ]);
-    }
-    table.text()
+const NODES: &[&str] = &["HOST", "ROLES", "TUNNEL", "PHYSICAL", "INTERFACES", "UP"];
+
+fn node(row: &NodeRow) -> Vec<String> {
+    let list = |texts: &[String]| if texts.is_empty() { NOTHING.into() } else { texts.join(",") };
+    vec![
+        if row.is_self { format!("{} *", row.host) } else { row.host.clone() },
+        list(&row.roles),
+        or_nothing(&row.tunnel),
+        list(&row.physical_networks),
+        row.interfaces.to_string(),
+        row.up.to_string(),
+    ]
 }
 
-fn quotas(rows: &[QuotaRow]) -> String {
-    let mut table = Table::new(&["TENANT", "NETWORKS", "AT MOST", "PORTS", "AT MOST"]);
-    for row in rows {
-        let most = |limit: Limit| limit.count().map_or_else(|| "any".into(), |count| count.to_string());
-        let (networks, ports) = (row.networks.to_string(), row.ports.to_string());
-        table.row(&[row.tenant.clone(), networks, most(row.networks_max), ports, most(row.ports_max)]);
-    }
-    table.text()
+const QUOTAS: &[&str] = &["TENANT", "NETWORKS", "AT MOST", "PORTS", "AT MOST"];
+
+fn quota(row: &QuotaRow) -> Vec<String> {
+    let most = |limit: Limit| limit.count().map_or_else(|| "any".into(), |count| count.to_string());
+    let (networks, ports) = (row.networks.to_string(), row.ports.to_string());
+    vec![row.tenant.clone(), networks, most(row.networks_max), ports, most(row.ports_max)]
 }
 
 fn percent(share: f64) -> String {
@@ -190,12 +218,10 @@ pub(crate) fn rebalance(answer: Value, is_json: bool) -> Result<String, serde_js
     Ok(text)
 }
 
-fn drops(rows: &[DropRow]) -> String {
-    let mut table = Table::new(&["INTERFACE", "DIRECTION", "REASON", "COUNT"]);
-    for row in rows {
-        table.row(&[row.interface.clone(), row.direction.clone(), row.reason.clone(), row.count.to_string()]);
-    }
-    table.text()
+const DROPS: &[&str] = &["INTERFACE", "DIRECTION", "REASON", "COUNT"];
+
+fn counted(row: &DropRow) -> Vec<String> {
+    vec![row.interface.clone(), row.direction.clone(), row.reason.clone(), row.count.to_string()]
 }
 
 /// `section.key = value`, one a line, in the order of the answer.
@@ -225,7 +251,21 @@ fn flatten(name: &str, value: &Value, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::each_row;
     use serde_json::json;
+
+    impl Source for &Value {
+        fn rows<T: DeserializeOwned>(self, visit: &mut dyn FnMut(T) -> bool) -> Result<(), ClientError> {
+            let text = json!({ "ok": self }).to_string();
+            each_row(text.as_bytes(), visit).map(drop).map_err(ClientError::Form)
+        }
+    }
+
+    fn render(what: What, answer: &Value, is_json: bool) -> Result<String, ClientError> {
+        let mut text = Vec::new();
+        list(what, answer, is_json, &mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
 
     #[test]
     fn columns_line_up_and_hostile_text_cannot_move_the_cursor() {
@@ -233,7 +273,7 @@ mod tests {
             {"network": "n1", "mac": "02:00:00:00:00:01", "port": null, "interface": "a\u{1b}[2J\nb", "remote": null, "static": true, "age_s": 0},
             {"network": null, "mac": "02:00:00:00:00:02", "port": null, "interface": null, "remote": null, "static": false, "age_s": 7},
         ]);
-        let text = render(What::Macs, answer, false).unwrap();
+        let text = render(What::Macs, &answer, false).unwrap();
         assert_eq!(
             text,
             "NETWORK  MAC                INTERFACE      STATIC  AGE\n\
@@ -246,7 +286,7 @@ mod tests {
     fn quotas_are_told_beside_what_is_used() {
         let answer = json!([{"tenant": "acme", "networks": 2, "networks_max": 20, "ports": 7, "ports_max": -1}]);
         assert_eq!(
-            render(What::Quotas, answer, false).unwrap(),
+            render(What::Quotas, &answer, false).unwrap(),
             "TENANT  NETWORKS  AT MOST  PORTS  AT MOST\n\
              acme    2         20       7      any\n"
         );
@@ -254,7 +294,7 @@ mod tests {
 
     #[test]
     fn config_is_one_key_a_line() {
-        let text = render(What::Config, json!({"generation": 3, "settings": {"api": {"hosts": []}}}), false).unwrap();
+        let text = told_config(&json!({"generation": 3, "settings": {"api": {"hosts": []}}}), false).unwrap();
         assert_eq!(text, "generation = 3\nsettings.api.hosts = []\n");
     }
 
@@ -269,7 +309,7 @@ mod tests {
         let queue = |queue: u16, busy: f64| json!({"interface": "a", "queue": queue, "busy": busy});
         let answer = json!([row(0, json!([queue(0, 0.01), queue(2, 0.49)])), row(1, json!([queue(1, 0.5)]))]);
         assert_eq!(
-            render(What::Workers, answer, false).unwrap(),
+            render(What::Workers, &answer, false).unwrap(),
             "WORKER  CPU  BUSY    CYCLES/PACKET  PACKETS  BATCH  SLEEPS  QUEUES\n\
              0       0    50.0 %  61             9        32.0   0       2\n\
              1       1    50.0 %  61             9        32.0   0       1\n\
@@ -301,7 +341,9 @@ mod tests {
     #[test]
     fn json_is_passed_on_as_it_came() {
         let answer = json!([{"anything": 1}]);
-        let text = render(What::Ports, answer.clone(), true).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), answer);
+        let text = render(What::Ports, &answer, true).unwrap();
+        assert_eq!(text, serde_json::to_string_pretty(&answer).unwrap() + "\n");
+        assert_eq!(render(What::Ports, &json!([]), true).unwrap(), "[]\n");
+        assert!(matches!(render(What::Ports, &answer, false), Err(ClientError::Form(_))));
     }
 }

@@ -9,10 +9,11 @@ use crate::devices::device_name;
 use api::address_pair::AddressPair;
 use api::cluster::Directory;
 use api::host::{DeviceSpec, SocketRole};
-use api::model::{AdminState, LogicalPort, Model, Text};
+use api::model::{AdminState, InterfaceId, LogicalPort, Model, Text};
 use api::quota::{Limit, Quotas};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use switch::config::{MTU_DEFAULT, MTU_MAX};
 use switch::device::LinkCounters;
@@ -301,54 +302,66 @@ pub(crate) struct QuotaRow {
     pub(crate) ports_max: Limit,
 }
 
-/// The rows of `show ports`: interfaces in the order of their ids, then logical ports that have none, then ways to other hosts.
-pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
+/// Hands on the rows of `show ports`, one by one because a cloud may have any number: interfaces in the order of their ids, then
+/// logical ports that have none, then ways to other hosts.
+///
+/// # Errors
+/// What `visit` said.
+pub(crate) fn each_port<P: Pipeline>(
+    control: &Control<P>,
+    mut visit: impl FnMut(PortRow) -> io::Result<()>,
+) -> io::Result<()> {
     let model = control.model();
     let view = control.view();
-    let snapshot = control.switch().snapshot();
-    let flows = |index: Option<PortIndex>| {
-        let ledger = index.and_then(|index| snapshot.place(index)).map(|place| &place.ledger);
-        ledger.map_or_else(Default::default, |ledger| (ledger.rx().into(), ledger.tx().into()))
-    };
-    let mut rows: Vec<PortRow> = view
-        .interfaces
-        .values()
-        .map(|interface| {
-            let port = model.port_by_attachment(&interface.plug.interface);
-            interface_row(control, &model, interface, port, flows(interface.index))
-        })
-        .collect();
-    let mut absent: Vec<&LogicalPort> = model
-        .ports
-        .values()
-        .filter(|port| port.attachment.as_ref().is_none_or(|interface| !view.interfaces.contains_key(interface)))
-        .collect();
+    let flows = flows(control);
+    for interface in view.interfaces.values() {
+        let port = model.port_by_attachment(&interface.plug.interface);
+        visit(interface_row(control, &model, interface, port, flows(interface.index)))?;
+    }
+    let is_absent = |interface: &InterfaceId| !view.interfaces.contains_key(interface);
+    let mut absent: Vec<&LogicalPort> =
+        model.ports.values().filter(|port| port.attachment.as_ref().is_none_or(is_absent)).collect();
     absent.sort_unstable_by_key(|port| port.serial);
-    rows.extend(absent.into_iter().map(|port| {
+    for port in absent {
         let reason = match &port.attachment {
             None => "no-attachment",
             Some(interface) => view.no_device.get(interface).map_or("not-plugged", |reason| reason.reason()),
         };
-        PortRow {
+        visit(PortRow {
             interface: port.attachment.as_deref().map(str::to_owned),
-            kind: None,
-            path: None,
-            role: None,
-            netns: None,
-            driver: None,
-            driver_mode: None,
-            device_counters: BTreeMap::new(),
-            link: "down".into(),
             reason: reason.into(),
-            macs: Vec::new(),
-            mtu: None,
-            automatic: false,
-            rx: FlowRow::default(),
-            tx: FlowRow::default(),
             ..logical(control, &model, Some(port))
-        }
-    }));
-    rows.extend(control.ways().into_iter().map(|way| {
+        })?;
+    }
+    ways(control).try_for_each(visit)
+}
+
+/// The rows of `show ports` that have an interface here, and the ways to other hosts: as many as a host carries.
+pub(crate) fn interfaces<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
+    let model = control.model();
+    let view = control.view();
+    let flows = flows(control);
+    let row = |interface: &InterfaceView| {
+        let port = model.port_by_attachment(&interface.plug.interface);
+        interface_row(control, &model, interface, port, flows(interface.index))
+    };
+    view.interfaces.values().map(row).chain(ways(control)).collect()
+}
+
+/// What the ledgers say of a port, as of now.
+fn flows<P: Pipeline>(control: &Control<P>) -> impl Fn(Option<PortIndex>) -> (FlowRow, FlowRow) + use<P> {
+    let snapshot = control.switch().snapshot();
+    move |index| {
+        let ledger = index.and_then(|index| snapshot.place(index)).map(|place| &place.ledger);
+        ledger.map_or_else(Default::default, |ledger| (ledger.rx().into(), ledger.tx().into()))
+    }
+}
+
+/// The ways to other hosts.
+fn ways<P: Pipeline>(control: &Control<P>) -> impl Iterator<Item = PortRow> {
+    let flows = flows(control);
+    let model = control.model();
+    control.ways().into_iter().map(move |way| {
         let (rx, tx) = flows(Some(way.index));
         PortRow {
             interface: Some(way.name),
@@ -364,8 +377,7 @@ pub(crate) fn ports<P: Pipeline>(control: &Control<P>) -> Vec<PortRow> {
             tx,
             ..logical(control, &model, None)
         }
-    }));
-    rows
+    })
 }
 
 fn interface_row<P: Pipeline>(
@@ -459,8 +471,14 @@ fn allowed_macs(port: &LogicalPort) -> Vec<String> {
     macs.iter().map(ToString::to_string).collect()
 }
 
-/// The rows of `show networks`, in creation order.
-pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
+/// Hands on the rows of `show networks`, in creation order.
+///
+/// # Errors
+/// What `visit` said.
+pub(crate) fn each_network<P: Pipeline>(
+    control: &Control<P>,
+    visit: impl FnMut(NetworkRow) -> io::Result<()>,
+) -> io::Result<()> {
     let model = control.model();
     let mut networks: Vec<_> = model.networks.values().collect();
     networks.sort_unstable_by_key(|network| network.serial);
@@ -475,7 +493,7 @@ pub(crate) fn networks<P: Pipeline>(control: &Control<P>) -> Vec<NetworkRow> {
         mtu: mtus.of(network),
         ports: model.ports_of(&network.id).map(|port| port.id.to_string()).collect(),
     };
-    networks.into_iter().map(row).collect()
+    networks.into_iter().map(row).try_for_each(visit)
 }
 
 /// The rows of `show quotas`: the tenants that have anything and those that have a quota of their own, by name.

@@ -353,6 +353,44 @@ fn logical_ports_without_an_interface_are_shown_with_the_reason() {
 }
 
 #[test]
+fn any_number_of_logical_ports_is_shown_and_metrics_tell_of_those_that_have_an_interface_here() {
+    let mut rig = Rig::start("many", "");
+    rig.kill();
+    let (count, long) = (4_000, "x".repeat(1_000));
+    let mut backup = "{\"store\":{\"format\":\"qvs-store\",\"version\":1}}\n\
+        {\"network\":{\"id\":\"n\",\"tenant\":\"red\",\"name\":null,\"serial\":0}}\n"
+        .to_owned();
+    for at in 1..=count {
+        let attachment = if at == 1 { "vm1".to_owned() } else { format!("{long}{at}") };
+        let port =
+            json!({"id": format!("p{at}"), "network": "n", "state": "ACTIVE", "attachment": attachment, "serial": at});
+        backup += &format!("{}\n", json!({ "port": port }));
+    }
+    backup += &format!("{}\n", json!({"end": {"records": count + 1}}));
+    let file = rig.directory.join("backup.jsonl");
+    std::fs::write(&file, backup).unwrap();
+    rig.ok(&["store", "import", file.to_str().unwrap()]);
+    rig.run();
+    rig.ok(&["plug", "vm1", "--vhost-user", rig.directory.join("vm.sock").to_str().unwrap()]);
+
+    let rows = rig.show("ports");
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), count);
+    assert_eq!((&rows[0]["interface"], &rows[0]["op_status"]), (&json!("vm1"), &json!("UP")));
+    assert_eq!(
+        (&rows[count - 1]["port"], &rows[count - 1]["reason"]),
+        (&json!(format!("p{count}")), &json!("not-plugged"))
+    );
+    let table = rig.ok(&["show", "ports"]);
+    assert_eq!(table.lines().count(), count + 1);
+    assert_eq!(rig.show("networks")[0]["ports"].as_array().unwrap().len(), count);
+    assert_eq!(rig.show("drops"), json!([]));
+    let metrics = String::from_utf8(rig.say(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).unwrap();
+    let told: Vec<&str> = metrics.lines().filter(|line| line.starts_with("qvs_port_up{")).collect();
+    assert_eq!(told, ["qvs_port_up{interface=\"vm1\",port=\"p1\",network=\"n\",tenant=\"red\"} 1"]);
+}
+
+#[test]
 fn rows_have_the_fields_that_other_programs_rely_on() {
     let rig = Rig::start("fields", "");
     rig.ok(&[

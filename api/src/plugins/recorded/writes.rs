@@ -415,7 +415,8 @@ impl Queue {
 }
 
 fn store_failed(error: &StoreError) -> StoreFailed {
-    StoreFailed { why: error.to_string().into() }
+    tracing::warn!(%error, "a write was not confirmed");
+    StoreFailed { why: error.in_public().into() }
 }
 
 #[cfg(test)]

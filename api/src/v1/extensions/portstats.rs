@@ -1,7 +1,8 @@
 //! `portstats`: what passed a port, by the counters of the switch.
 //!
 //! As in `qvs show ports`, *rx* is what the switch received from the port's interface and *tx* what it sent to it; errors
-//! are frames that were dropped on that way. A port without an interface on this host has passed nothing.
+//! are frames that were dropped on that way. A port without an interface has passed nothing. Of one whose interface is plugged on
+//! another host only that host can tell: the version's 503.
 
 use super::{Extension, legacy};
 use crate::document::Value;

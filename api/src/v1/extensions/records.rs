@@ -13,7 +13,8 @@ use crate::plugins::native::Keeper;
 use crate::store::StoreError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Records of one kind that a tenant may have.
@@ -47,10 +48,14 @@ pub(super) struct Records<T> {
     turn: Mutex<()>,
     /// Held by the one who reads all again.
     reading: Mutex<()>,
+    /// A write to our own store failed: what is in memory may differ from what is there.
+    is_stale: AtomicBool,
 }
 
 struct All<T> {
     by_id: BTreeMap<Text, Record<T>>,
+    /// Whose they are, in creation order: tenant, serial, id.
+    by_tenant: BTreeSet<(Text, u64, Text)>,
     /// How much each tenant has that has any.
     held: HashMap<Text, Held>,
     next_serial: u64,
@@ -60,7 +65,7 @@ struct All<T> {
 
 impl<T> Default for All<T> {
     fn default() -> All<T> {
-        All { by_id: BTreeMap::new(), held: HashMap::new(), next_serial: 0, changed: 0 }
+        All { by_id: BTreeMap::new(), by_tenant: BTreeSet::new(), held: HashMap::new(), next_serial: 0, changed: 0 }
     }
 }
 
@@ -78,11 +83,13 @@ impl<T> All<T> {
         let held = self.held.entry(record.tenant.clone()).or_default();
         held.records += 1;
         held.bytes += record.bytes;
+        self.by_tenant.insert((record.tenant.clone(), record.serial, id.clone()));
         self.by_id.insert(id, record);
     }
 
     fn remove(&mut self, id: &str) {
-        let Some(record) = self.by_id.remove(id) else { return };
+        let Some((id, record)) = self.by_id.remove_entry(id) else { return };
+        self.by_tenant.remove(&(record.tenant.clone(), record.serial, id));
         let Some(held) = self.held.get_mut(&record.tenant) else { return };
         held.records -= 1;
         held.bytes -= record.bytes;
@@ -115,7 +122,14 @@ pub(super) enum NotKept {
 impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// None, kept in memory only.
     pub(super) fn none(kind: &'static str) -> Records<T> {
-        Records { kind, keeper: None, all: RwLock::default(), turn: Mutex::default(), reading: Mutex::default() }
+        Records {
+            kind,
+            keeper: None,
+            all: RwLock::default(),
+            turn: Mutex::default(),
+            reading: Mutex::default(),
+            is_stale: AtomicBool::new(false),
+        }
     }
 
     /// The records of a kind as they are kept; without a keeper none, and they are in memory only.
@@ -159,9 +173,9 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
     /// A tenant's, in creation order.
     pub(super) fn of(&self, tenant: &str) -> Vec<(Text, T)> {
         let all = self.all();
-        let mut found: Vec<_> = all.by_id.iter().filter(|(_, record)| &*record.tenant == tenant).collect();
-        found.sort_unstable_by_key(|(_, record)| record.serial);
-        found.into_iter().map(|(id, record)| (id.clone(), record.it.clone())).collect()
+        let first = (Text::from(tenant), 0, Text::from(""));
+        let own = all.by_tenant.range(first..).take_while(|(of, ..)| &**of == tenant);
+        own.filter_map(|(_, _, id)| Some((id.clone(), all.by_id.get(id)?.it.clone()))).collect()
     }
 
     /// The tenant's record of this id; nobody else's.
@@ -201,7 +215,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         let revision = self.all().of(tenant, id).map(|record| record.revision).ok_or(NotKept::NotFound)?;
         match &self.keeper {
             None => {}
-            Some(Keeper::Store(store)) => drop(store.remove_extra(self.kind, id).map_err(|error| failed(&error))?),
+            Some(Keeper::Store(store)) => drop(store.remove_extra(self.kind, id).map_err(|error| self.unsure(&error))?),
             // The next who reads finds it so.
             Some(Keeper::Cluster(cluster)) => {
                 return cluster.put_extra(self.kind, id, None, revision).map_err(|error| failed(&error));
@@ -226,7 +240,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         match &self.keeper {
             None => {}
             Some(Keeper::Store(store)) => {
-                store.put_extra(self.kind, &id, &value).map_err(|error| failed(&error))?;
+                store.put_extra(self.kind, &id, &value).map_err(|error| self.unsure(&error))?;
             }
             // The next who reads finds it so.
             Some(Keeper::Cluster(cluster)) => {
@@ -238,7 +252,13 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         Ok(())
     }
 
-    /// All there are; read again if another host has changed something.
+    /// A write to our own store failed, and may be there all the same: who comes next reads.
+    fn unsure(&self, error: &StoreError) -> NotKept {
+        self.is_stale.store(true, Ordering::Release);
+        failed(error)
+    }
+
+    /// All there are; read again if another host has changed something, or nobody knows whether a write of ours is there.
     fn all(&self) -> RwLockReadGuard<'_, All<T>> {
         if let Some(all) = self.newest() {
             return all;
@@ -248,9 +268,13 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         if let Some(all) = self.newest() {
             return all;
         }
+        let was_stale = self.is_stale.swap(false, Ordering::Acquire);
         match self.read_all() {
             Ok(now) => *self.all.write().unwrap_or_else(PoisonError::into_inner) = now,
-            Err(error) => tracing::error!(%error, "what another host keeps cannot be read"),
+            Err(error) => {
+                tracing::error!(%error, "what extensions keep cannot be read again");
+                self.is_stale.fetch_or(was_stale, Ordering::Release);
+            }
         }
         self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -260,7 +284,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let is_newest = match &self.keeper {
             Some(Keeper::Cluster(cluster)) => all.changed == cluster.extras_changed(self.kind),
-            _ => true,
+            _ => !self.is_stale.load(Ordering::Acquire),
         };
         is_newest.then_some(all)
     }
@@ -271,7 +295,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
 }
 
 fn failed(error: &StoreError) -> NotKept {
-    NotKept::StoreFailed(StoreFailed { why: error.to_string().into() })
+    tracing::warn!(%error, "a write of an extension was not confirmed");
+    NotKept::StoreFailed(StoreFailed { why: error.in_public().into() })
 }
 
 #[cfg(test)]
@@ -308,6 +333,25 @@ mod tests {
         assert_eq!(records.update("blue", &id, |it| it.name.push('y')), Ok(named("xy")));
         assert_eq!(records.remove("blue", &id), Ok(()));
         assert_eq!(records.get("blue", &id), None);
+    }
+
+    #[test]
+    fn after_a_write_of_which_nobody_knows_whether_it_is_there_the_store_is_asked() {
+        let directory = std::env::temp_dir().join(format!("qvs-records-{}", uuid::Uuid::new_v4()));
+        let store = std::sync::Arc::new(crate::store::Store::open(&directory.join("state.redb")).unwrap());
+        let records: Records<Named> = Records::load("names", Some(&Keeper::Store(store.clone()))).unwrap();
+        let id = records.create("red", |_| named("a")).unwrap();
+        let written = store.extras("names").unwrap()[&*id].clone();
+        store
+            .put_extra("names", "another", &String::from_utf8(written).unwrap().replace("\"a\"", "\"b\"").into_bytes())
+            .unwrap();
+        assert_eq!(names(&records, "red"), ["a"]);
+        let told = records.unsure(&StoreError::Outrun);
+        assert!(matches!(told, NotKept::StoreFailed(_)), "{told:?}");
+        let mut found = names(&records, "red");
+        found.sort();
+        assert_eq!(found, ["a", "b"]);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

@@ -105,7 +105,8 @@ const OF_PORT: &[&FaultDoc] = &[&NETWORK_NOT_FOUND, &PORT_NOT_FOUND, &BACKEND];
 
 pub(super) const PORT_STATS: Chapter = Chapter {
     title: "Port statistics",
-    about: "The counters of the switch. A port without an interface on this host has passed nothing.",
+    about: "The counters of the switch. A port without an interface has passed nothing. In a cloud of many hosts a port is \
+            asked of the host that its interface is plugged on; others answer 503.",
     extension: Some("portstats"),
     operations: &[
         Operation {

@@ -164,16 +164,16 @@ pub(super) static NOT_ALLOWED: FaultDoc = FaultDoc {
 };
 pub(super) static STORE: FaultDoc = FaultDoc {
     name: "ServiceUnavailable",
-    about: "The change could not be made durable and is not in force, or every VLAN or VNI for new networks is in use; a header Retry-After says when to try again.",
+    about: "The store did not confirm the change, which may have been made all the same: look before asking again. Or every VLAN or VNI for new networks is in use. A header Retry-After says when to try again.",
     examples: &[
-        |version, format| core(version, format, StoreFailed { why: "No space left on device".into() }),
+        |version, format| core(version, format, StoreFailed { why: "the store failed".into() }),
         |version, format| core(version, format, NoSegmentFree { kind: "vlan".into() }),
     ],
     provocation: None,
 };
 pub(super) static BACKEND: FaultDoc = FaultDoc {
     name: "PluginFault",
-    about: "What the plugin drives does not answer, or would not do what was asked. Not with `native` and `fake`.",
+    about: "What the plugin drives does not answer, or would not do what was asked. With `native` and `fake` only for the counters of a port whose interface is plugged on another host.",
     examples: &[
         |version, format| core(version, format, BackendFailed { why: "refused".into() }),
         |version, format| core(version, format, BackendUnavailable { why: "timed out".into() }),

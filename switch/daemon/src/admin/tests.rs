@@ -10,6 +10,10 @@ impl Service for Echo {
         Answer::Ok(serde_json::Value::String(format!("{request:?}")))
     }
 
+    fn show(&self, what: What, to: &mut dyn Write) -> io::Result<()> {
+        write_answer(to, &Answer::Ok(format!("{what:?}").into()))
+    }
+
     fn capture(&self, request: CaptureRequest, mut stream: &UnixStream) -> io::Result<()> {
         writeln!(stream, "captured at {}", request.port)
     }

@@ -1,7 +1,8 @@
 //! Automatic devices (`attach.auto`): made for attachments that nobody plugged, gone with their attachment.
 //!
-//! Their plugs are durable like an operator's, so a restart brings the same devices back and knows which are ours. All of
-//! this runs under the control's state lock, as part of putting a change in force.
+//! Their plugs are durable like an operator's, so a restart brings the same devices back and knows which are ours. This is part
+//! of putting a change in force: first what is missing is stored, then it becomes part of the state, by the same rules looked at
+//! once more, because an operator may have come in between. No device is opened before its plug is stored.
 
 use super::{Control, State};
 use crate::devices::do_clash;
@@ -27,9 +28,83 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
-    /// Makes automatic devices for attachments nobody plugged and lets those go whose attachment went. Looks at the
-    /// interfaces in `scope` only.
-    pub(super) fn follow_attachments(&self, state: &mut State, model: &Model, scope: Scope<'_>) {
+    /// The attachments in `scope` that nobody plugged and that are to have a device, in order, so that of two ids with one name
+    /// always the same one gets it.
+    fn unplugged(&self, state: &State, model: &Model, scope: Scope<'_>) -> Vec<InterfaceId> {
+        if self.rules.auto == Auto::None || !state.is_started {
+            return Vec::new();
+        }
+        let mut unplugged: Vec<InterfaceId> = match scope {
+            Scope::All => model.by_attachment.keys().cloned().collect(),
+            Scope::Parts(Touched { interfaces, .. }) => {
+                interfaces.iter().filter(|interface| model.by_attachment.contains_key(*interface)).cloned().collect()
+            }
+        };
+        unplugged.retain(|interface| !is_spoken_for(state, interface));
+        unplugged.sort_unstable();
+        unplugged.dedup();
+        unplugged
+    }
+
+    /// Stores the automatic plugs that `follow_attachments` will make part of the state.
+    pub(super) fn store_automatic(&self, model: &Model, scope: Scope<'_>) -> Vec<Plug> {
+        let mut made: Vec<Plug> = Vec::new();
+        {
+            let state = self.state();
+            for interface in self.unplugged(&state, model, scope) {
+                // As much as there is room for; which of them it is that gets none is found when they are entered.
+                if state.plugs.len() + made.len() >= PORTS_MAX {
+                    break;
+                }
+                if let Ok(plug) = self.automatic_plug(&state, &interface)
+                    && !made.iter().any(|other| do_clash(&other.device, &plug.device))
+                {
+                    made.push(plug);
+                }
+            }
+        }
+        if made.is_empty() {
+            return made;
+        }
+        let _records = self.records();
+        // Over what an operator stored meanwhile it must not be written; what he stores later goes over it.
+        made.retain(|plug| !is_spoken_for(&self.state(), &plug.interface));
+        for plug in &made {
+            // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
+            // next start, and no device is lost, because `MadeBook` refuses to make one that is not stored.
+            if let Err(error) = self.store.put_plug(plug) {
+                tracing::error!(interface = &*plug.interface, %error, "an automatic plug could not be stored");
+            }
+        }
+        made
+    }
+
+    /// Takes plugs that were stored and became no part of the state out of the store again.
+    pub(super) fn forget_unused(&self, unused: Vec<Plug>) {
+        if unused.is_empty() {
+            return;
+        }
+        let _records = self.records();
+        for plug in unused {
+            if self.state().plugs.contains_key(&plug.interface) {
+                continue;
+            }
+            if let Err(error) = self.store.remove_plug(&plug.interface) {
+                // It is as at a start: gone if nothing is attached, and made if something is.
+                tracing::error!(interface = &*plug.interface, %error, "an automatic plug could not be removed from the store");
+            }
+        }
+    }
+
+    /// Makes automatic devices for attachments nobody plugged, whose plugs are among `made`, and lets those go whose attachment
+    /// went. Looks at the interfaces in `scope` only. Answers those of `made` that cannot be any more.
+    pub(super) fn follow_attachments(
+        &self,
+        state: &mut State,
+        model: &Model,
+        scope: Scope<'_>,
+        mut made: Vec<Plug>,
+    ) -> Vec<Plug> {
         let reserved = state.reserved.as_ref().map(|plug| plug.interface.clone());
         let is_reserved = |interface: &InterfaceId| reserved.as_ref() == Some(interface);
         let is_gone = |plug: &&Plug| {
@@ -51,35 +126,16 @@ impl<P: Pipeline> Control<P> {
                 state.no_device.remove(interface);
             }),
         }
-        if self.rules.auto == Auto::None {
-            return;
-        }
-        let mut unplugged: Vec<InterfaceId> = match scope {
-            Scope::All => model.by_attachment.keys().cloned().collect(),
-            Scope::Parts(Touched { interfaces, .. }) => {
-                interfaces.iter().filter(|interface| model.by_attachment.contains_key(*interface)).cloned().collect()
-            }
-        };
-        unplugged.retain(|interface| !state.plugs.contains_key(interface) && !is_reserved(interface));
-        // In order, so that of two ids with one name always the same one gets it.
-        unplugged.sort_unstable();
-        unplugged.dedup();
-        for interface in &unplugged {
-            if let Err(reason) = self.make_automatic(state, interface) {
-                state.no_device.insert(interface.clone(), reason);
+        for interface in self.unplugged(state, model, scope) {
+            let stored = made.iter().position(|plug| plug.interface == interface);
+            // What became free in between has to be stored first: see `housekeep`.
+            let plug = self.automatic_plug(state, &interface).and_then(|_| stored.ok_or(NoDevice::NameTaken));
+            match plug {
+                Ok(at) => drop(state.plugs.insert(interface, made.swap_remove(at))),
+                Err(reason) => drop(state.no_device.insert(interface, reason)),
             }
         }
-    }
-
-    fn make_automatic(&self, state: &mut State, interface: &InterfaceId) -> Result<(), NoDevice> {
-        let plug = self.automatic_plug(state, interface)?;
-        // The API's write is durable already and this follows from it: if it cannot be stored it is made again at the
-        // next start, and no device is lost, because `MadeBook` refuses to make one that is not stored.
-        if let Err(error) = self.store.put_plug(&plug) {
-            tracing::error!(interface = &**interface, %error, "an automatic plug could not be stored");
-        }
-        state.plugs.insert(interface.clone(), plug);
-        Ok(())
+        made
     }
 
     /// The plug that the settings ask for, if there is a name and a port for it.
@@ -107,6 +163,12 @@ impl<P: Pipeline> Control<P> {
         }
         Ok(plug)
     }
+}
+
+/// Whether an interface is plugged, or an operator is at it.
+fn is_spoken_for(state: &State, interface: &InterfaceId) -> bool {
+    let is_reserved = state.reserved.as_ref().is_some_and(|plug| plug.interface == *interface);
+    is_reserved || state.plugs.contains_key(interface)
 }
 
 /// Whether a file or interface has the name of an automatic device.

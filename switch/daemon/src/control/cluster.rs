@@ -198,6 +198,13 @@ impl<P: Pipeline> Control<P> {
         }
     }
 
+    /// Whether an interface is plugged on another host.
+    pub(super) fn is_plugged_elsewhere(&self, interface: &str) -> bool {
+        self.cluster().is_some_and(|cluster| {
+            cluster.look(|directory| directory.plug(interface).is_some_and(|plug| plug.record.host != *cluster.host()))
+        })
+    }
+
     /// Whether an interface is carried by another host.
     pub(super) fn is_carried_elsewhere(&self, interface: &str) -> bool {
         self.cluster().is_some_and(|cluster| {

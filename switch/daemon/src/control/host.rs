@@ -14,10 +14,13 @@ use switch::worker::Pipeline;
 impl<P: Pipeline> Host for Control<P> {
     fn put_in_force(&self, model: &Model, scope: Scope<'_>) {
         let start = Instant::now();
+        let made = self.store_automatic(model, scope);
         let mut state = self.state();
-        self.enforce(&mut state, model, scope);
+        let unused = self.enforce(&mut state, model, scope, made);
         let elapsed_us = start.elapsed().as_micros() as u64;
         tracing::debug!(elapsed_us, plugs = state.plugs.len(), "config is in force");
+        drop(state);
+        self.forget_unused(unused);
     }
 
     fn op_status(&self, model: &Model, port: &PortId) -> OpStatus {
@@ -34,10 +37,9 @@ impl<P: Pipeline> Host for Control<P> {
         if is_carried { OpStatus::Up } else { OpStatus::Down }
     }
 
-    fn port_stats(&self, model: &Model, port: &PortId) -> PortStats {
-        let Some(interface) = model.ports.get(port).and_then(|port| port.attachment.as_ref()) else {
-            return PortStats::default();
-        };
+    fn port_stats(&self, model: &Model, port: &PortId) -> Option<PortStats> {
+        let nothing = Some(PortStats::default());
+        let Some(interface) = model.ports.get(port).and_then(|port| port.attachment.as_ref()) else { return nothing };
         let index = {
             let state = self.state();
             // Of an interface that is kept off the network the tenant may know nothing: it may be another's.
@@ -45,8 +47,11 @@ impl<P: Pipeline> Host for Control<P> {
             state.indices.ports.get(interface).copied().filter(|_| !is_kept_off)
         };
         let snapshot = self.switch().snapshot();
-        let Some(place) = index.and_then(|index| snapshot.place(index)) else { return PortStats::default() };
-        PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }
+        match index.and_then(|index| snapshot.place(index)) {
+            Some(place) => Some(PortStats { rx: flow(&place.ledger.rx()), tx: flow(&place.ledger.tx()) }),
+            None if self.is_plugged_elsewhere(interface) => None,
+            None => nothing,
+        }
     }
 
     fn port_device(&self, model: &Model, port: &PortId) -> Option<Text> {

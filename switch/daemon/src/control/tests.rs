@@ -1,11 +1,16 @@
 //! The control with pretend devices, a real store and a switch whose workers stand still.
 
+mod disk;
+
 use super::*;
 use crate::devices::device_name;
 use crate::devices::testing::FakeOpener;
+use crate::opener::MadeBook;
 use crate::plugs::DeviceRequest;
 use api::model::{AdminState, Change, LogicalPort, Network, Touched};
 use api::plugin::{Flow, PortStats};
+use api::store::Store;
+use disk::SlowStore;
 use pipelines::Standard;
 use std::time::Instant;
 use switch::ids::WorkerIndex;
@@ -66,6 +71,7 @@ struct Rig {
     opener: Arc<FakeOpener>,
     control: Arc<Control<Standard>>,
     tenants: Arc<FakeTenants>,
+    store: Arc<SlowStore>,
 }
 
 impl Rig {
@@ -84,7 +90,8 @@ impl Rig {
             mac_age_s: 300,
         };
         let switch = Switch::new(&config).unwrap();
-        let store = Arc::new(Store::open(&directory.join("state.redb")).unwrap());
+        let store = Store::open(&directory.join("state.redb")).unwrap();
+        let store = Arc::new(SlowStore::over(store));
         let opener = Arc::new(FakeOpener::default());
         let supervisor = Supervisor::spawn(opener.clone()).unwrap();
         let rules = DeviceRules {
@@ -94,10 +101,10 @@ impl Rig {
             has_arp_suppression: true,
             carries: true,
         };
-        let control = Control::new(switch, store, supervisor, rules).unwrap();
+        let control = Control::new(switch, store.clone(), supervisor, rules).unwrap();
         let tenants = Arc::new(FakeTenants { model: Mutex::default(), control: Arc::downgrade(&control) });
         control.start(tenants.clone(), || {});
-        Rig { directory, opener, control, tenants }
+        Rig { directory, opener, control, tenants, store }
     }
 
     /// The same host after a restart; the tenants' state is empty.
@@ -262,7 +269,7 @@ fn port_stats_are_the_ledgers_and_those_of_an_interface_kept_off_the_network_are
     tally.moved(60);
     tally.drop(DropReason::SpoofedMac);
     rig.control.switch().snapshot().place(index).unwrap().ledger.of(WorkerIndex(0)).rx.add(&tally);
-    let stats = |port: &str| rig.control.port_stats(&rig.tenants.snapshot(), &port.into());
+    let stats = |port: &str| rig.control.port_stats(&rig.tenants.snapshot(), &port.into()).unwrap();
     let rx = Flow { packets: 2, bytes: 160, drops: 1 };
     assert_eq!(stats("vm"), PortStats { rx, tx: Flow::default() });
     assert_eq!(stats("absent"), PortStats::default());
