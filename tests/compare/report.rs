@@ -56,6 +56,15 @@ impl Sample {
         let [least, median, most] = [0.0, 0.5, 1.0].map(|part| self.quantile(part));
         format!("**{median:.digits$}** ({least:.digits$}–{most:.digits$})")
     }
+
+    /// Median and quartiles, as one cell of a table; a dash where there is nothing.
+    pub(crate) fn middle(&self, digits: usize) -> String {
+        if self.is_empty() {
+            return "–".to_owned();
+        }
+        let [low, median, high] = [0.25, 0.5, 0.75].map(|part| self.quantile(part));
+        format!("**{median:.digits$}** ({low:.digits$}–{high:.digits$}, n={})", self.0.len())
+    }
 }
 
 impl FromIterator<f64> for Sample {
@@ -77,9 +86,9 @@ pub(crate) enum Figure {
     P99,
     /// Part of the frames lost.
     Loss,
-    /// Cycles that a frame costs the worker.
-    Cycles,
-    /// How many times as fast as one worker.
+    /// Part of the frames lost, less what a control lost.
+    MoreLoss,
+    /// How many times as fast as one worker, or as many cycles as a control.
     Times,
     /// Kinds of drops at the switch besides those where the receiver's ring was full.
     OtherDrops,

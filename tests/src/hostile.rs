@@ -202,7 +202,7 @@ impl Guest {
                     self.talk(driver);
                 }
                 Class::MemoryRemoved => self.remove_memory(driver)?,
-                Class::Scribbling => self.scribble(driver),
+                Class::Scribbling => self.scribble(driver)?,
             }
             if class == Class::Scribbling && self.deeds.turns.is_multiple_of(64) {
                 // Its rings have stopped by now.
@@ -333,7 +333,7 @@ impl Guest {
     }
 
     /// Random words where the rings are, now and then in an index.
-    fn scribble(&mut self, driver: &mut Driver) {
+    fn scribble(&mut self, driver: &mut Driver) -> Result<(), DriverError> {
         let rings = driver.receiver.ring.buffer_at(0).min(driver.sender.ring.buffer_at(0));
         let memory = driver.memory().clone();
         for _ in 0..WORDS {
@@ -342,18 +342,31 @@ impl Guest {
             memory.word(at).store(value, Ordering::Relaxed);
         }
         if self.is_packed() {
-            // Among them some that look available.
-            for _ in 0..8 {
-                let (ring, index) =
-                    (&driver.sender.ring, self.chance.below(usize::from(driver.sender.ring.size())) as u16);
-                let entry = ring.packed().entry(index);
-                ring.packed().put(index, PackedDescriptor { flags: entry.flags ^ AVAIL, ..entry });
-            }
+            self.scribble_entries(&mut driver.sender.ring);
         } else {
             let next = driver.sender.ring.next();
             driver.sender.ring.set_available_index(next.wrapping_add(8));
         }
         driver.receiver.ring.kick();
+        // A packed ring that was stopped by one of them would be read no more.
+        if self.is_packed() && self.deeds.turns.is_multiple_of(4) { restart(driver) } else { Ok(()) }
+    }
+
+    /// Random words in the entries of a packed ring that the switch looks at next, which show as available: it reads no others.
+    /// The first word is the address' lowest part or all of it, so that some lie in memory.
+    fn scribble_entries(&mut self, ring: &mut Ring) {
+        for left in (0..8).rev() {
+            let (at, size) = (ring.packed().next(), ring.size());
+            let here = ring.buffer_address(at.index);
+            let address =
+                if self.chance.below(2) == 0 { here ^ self.chance.bits() & 0xffff } else { self.chance.bits() };
+            let len = (self.chance.bits() >> self.chance.below(64)) as u32;
+            // The last ends its chain, or where the next turn's begin would be anybody's guess.
+            let none = AVAIL | USED | if left == 0 { NEXT } else { 0 };
+            let flags = self.chance.bits() as u16 & self.chance.bits() as u16 & !none | available(at.wrap);
+            ring.packed().put(at.index, PackedDescriptor { address, len, id: self.chance.bits() as u16, flags });
+            ring.packed_mut().set_next(at.plus(1, size));
+        }
     }
 }
 
