@@ -11,6 +11,7 @@
 //! out from its place.
 
 use crate::backoff::{Backoff, PAUSE_MIN};
+use crate::diary::Diary;
 use crate::listen::{Listener, Ownership, SocketFile, check_path, connect_to, peer_uid};
 use crate::session::{Outgoing, Session};
 use crate::socket::{Stream, Wake};
@@ -194,8 +195,7 @@ impl Backend {
         let file = listener.as_ref().map(Listener::file);
         let state_file = config.state_file.clone();
         let gate = Gate::new(place);
-        let mut thread =
-            Thread { config, place: gate.clone(), listener, shared: shared.clone(), backoff: Backoff::new() };
+        let mut thread = Thread::new(config, gate.clone(), listener, shared.clone());
         let (ends, end) = channel();
         let thread = std::thread::Builder::new()
             .name("vhost-session".into())
@@ -274,6 +274,7 @@ struct Thread {
     listener: Option<Listener>,
     shared: Arc<Shared>,
     backoff: Backoff,
+    diary: Diary,
 }
 
 /// What poll found, besides reasons to look at everything anyway.
@@ -284,6 +285,10 @@ struct Ready {
 }
 
 impl Thread {
+    fn new(config: BackendConfig, place: Arc<Gate>, listener: Option<Listener>, shared: Arc<Shared>) -> Thread {
+        Thread { config, place, listener, shared, backoff: Backoff::new(), diary: Diary::default() }
+    }
+
     fn run(&mut self) {
         while !self.shared.is_stopping() {
             match self.next_peer() {
@@ -337,13 +342,13 @@ impl Thread {
             self.config.state_file.clone(),
         );
         let mut stream = Stream::new(socket);
-        tracing::info!(path = %self.config.path.display(), "a vhost-user peer is connected");
+        self.diary.begin(&self.config.path);
         let reason = self.converse(&mut session, &mut stream);
         let had_features = session.view().has_read_features;
         session.close();
         drop(stream);
         self.shared.is_serving.store(false, Ordering::Relaxed);
-        tracing::info!(path = %self.config.path.display(), reason, "the vhost-user session ended");
+        self.diary.end(&self.config.path, &reason);
         let mut status = self.shared.status();
         status.state.link = Link::Down;
         status.state.is_ready = self.listener.is_some();

@@ -12,6 +12,7 @@
 pub mod backend;
 mod backoff;
 pub mod chain;
+mod diary;
 #[cfg(feature = "driver")]
 pub mod driver;
 #[cfg(all(any(test, fuzzing), feature = "driver"))]

@@ -367,6 +367,11 @@ impl<L: Layout> Port for RingSet<L> {
         Some(self.send(index.as_usize())?.kick.as_ref()?.as_fd())
     }
 
+    /// A ring that is not there has nothing under way; a publication tells of one that comes.
+    fn is_blind(&self, index: QueueIndex) -> bool {
+        self.send(index.as_usize()).is_some_and(|queue| queue.kick.is_none())
+    }
+
     fn arm(&self, index: QueueIndex) -> bool {
         let Some(queue) = self.send(index.as_usize()) else { return false };
         let (state, _) = &mut *queue.lock();

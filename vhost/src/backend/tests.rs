@@ -78,8 +78,7 @@ impl Stepped {
     fn new(name: &str) -> Stepped {
         let shared = Arc::new(Shared::new(Wake::new().unwrap(), false, 1500));
         let place = Gate::new(Arc::new(CountingPlace::default()));
-        let (config, backoff) = (client(name), Backoff::new());
-        Stepped { thread: Thread { config, place, listener: None, shared, backoff } }
+        Stepped { thread: Thread::new(client(name), place, None, shared) }
     }
 
     fn path(&self) -> &Path {

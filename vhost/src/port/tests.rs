@@ -1,8 +1,8 @@
 //! What a guest's chains may cost a call, counted in descriptors that were read for it; and how often a call interrupts.
 
 use super::*;
-use crate::chain::{CHAIN_MAX, Descriptor, INDIRECT, NEXT, WRITE};
-use crate::memory::{DriverMemory, GuestMemory};
+use crate::chain::{CHAIN_MAX, Chain, Descriptor, Direction, INDIRECT, NEXT, WRITE};
+use crate::memory::{DriverMemory, GuestMemory, RegionHint};
 use crate::message::{RegionInfo, RingAddresses};
 use crate::net::{F_MRG_RXBUF, F_VERSION_1};
 use crate::ring::{QUEUE_SIZE_MAX, Terms};
@@ -295,4 +295,30 @@ fn a_frame_that_finds_too_few_buffers_leaves_them_as_they_were() {
     let (_, lens, tally, _) = merged(None, 2);
     assert!(lens.is_empty(), "{lens:?}");
     assert_eq!(tally.drops().collect::<Vec<_>>(), [(DropReason::RxRingFull, 1)]);
+}
+
+#[test]
+fn an_index_that_goes_back_behind_what_a_frame_was_to_take_stops_the_ring() {
+    let scene = Scene::<SplitRing>::new(0, 256, F_VERSION_1 | F_MRG_RXBUF);
+    scene.tables(256, &[Descriptor { address: BUFFERS as u64, len: 60, flags: WRITE, next: 0 }]);
+    let offer = |index: u16| scene.memory.word(AVAILABLE + 2).store(index, Ordering::Relaxed);
+    let ring = scene.set.bare(0).unwrap();
+    // A frame that is put together of one buffer after the other: three are there, then none, then two.
+    let (mut place, mut hint, mut chain) = (ring.resume(0).unwrap(), RegionHint::default(), Chain::default());
+    let mut cursor = ring.cursor(&place);
+    let mut walk = || ring.walk(&mut place, &mut cursor, &mut hint, Direction::ToGuest, &mut chain);
+    offer(2);
+    assert!(matches!(walk(), Ok(Some(_))) && matches!(walk(), Ok(Some(_))) && matches!(walk(), Ok(None)));
+    offer(3);
+    assert!(matches!(walk(), Ok(Some(_))) && matches!(walk(), Ok(None)));
+    offer(2);
+    assert!(walk().is_err(), "a buffer that was given away is not there any more");
+}
+
+#[test]
+fn only_a_send_ring_that_is_there_and_has_no_kick_is_looked_at_again_and_again() {
+    let sender = Scene::<SplitRing>::new(1, 256, F_VERSION_1);
+    assert!(sender.set.is_blind(QUEUE));
+    let receiver = Scene::<SplitRing>::new(0, 256, F_VERSION_1);
+    assert!(!receiver.set.is_blind(QUEUE), "it has nothing to send by");
 }

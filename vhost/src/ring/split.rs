@@ -321,11 +321,14 @@ impl Layout for SplitRing {
         chain: &mut Chain,
     ) -> Result<Option<Walked>, Overrun> {
         if *cursor == place.end {
-            place.end = self.available_index();
-            if place.end.wrapping_sub(place.next) > self.size() {
+            let (end, walked) = (self.available_index(), cursor.wrapping_sub(place.next));
+            let ready = end.wrapping_sub(place.next);
+            // Nor may it have gone back behind what was walked of it.
+            if ready > self.size() || ready < walked {
                 return Err(Overrun);
             }
-            if *cursor == place.end {
+            place.end = end;
+            if *cursor == end {
                 return Ok(None);
             }
         }
