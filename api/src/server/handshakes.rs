@@ -1,7 +1,7 @@
 //! TLS handshakes in turn, so that those who begin many leave time for others.
 //!
 //! A handshake is the dearest thing that a stranger can make us do: a signature and a key agreement, half a millisecond or
-//! so, for the bytes of one hello. So the reckoning of all handshakes is done one after another, on one thread at a time, and
+//! so, for the bytes of one hello, and at his wish only after a second hello (HelloRetryRequest). So the reckoning of all handshakes is done one after another, on one thread at a time, and
 //! the peers take turns: of each one at most is in the queue. Who is slow to send his half has no turn meanwhile; his
 //! connection is bounded like all others, and by [`super::Limits::handshake_time`].
 
@@ -31,17 +31,19 @@ impl Handshakes {
         Arc::new(Handshakes { turn: Semaphore::new(1), queues: Mutex::default() })
     }
 
-    /// Does the first step of a handshake, which is the dear one, when it is the peer's turn, and the others as they come.
+    /// Does a handshake, each step of it when it is the peer's turn: which of them is the dear one the peer chooses.
     pub(super) async fn take<F: Future + Unpin>(&self, peer: Peer, mut handshake: F) -> F::Output {
-        let first = {
-            let queued = self.queue(peer);
-            let _own = queued.queue.acquire().await.expect("the semaphore is never closed");
-            let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
-            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await
-        };
-        match first {
-            Poll::Ready(output) => output,
-            Poll::Pending => handshake.await,
+        loop {
+            let step = {
+                let queued = self.queue(peer);
+                let _own = queued.queue.acquire().await.expect("the semaphore is never closed");
+                let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
+                std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await
+            };
+            match step {
+                Poll::Ready(output) => return output,
+                Poll::Pending => until_woken().await,
+            }
         }
     }
 
@@ -55,6 +57,13 @@ impl Handshakes {
     fn queues(&self) -> MutexGuard<'_, HashMap<Peer, (usize, Arc<Semaphore>)>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends when the task is woken, which it is by what was polled before in it.
+async fn until_woken() {
+    let mut is_woken = false;
+    std::future::poll_fn(|_| if std::mem::replace(&mut is_woken, true) { Poll::Ready(()) } else { Poll::Pending })
+        .await;
 }
 
 impl Drop for Queued<'_> {
@@ -102,6 +111,28 @@ mod tests {
         });
         assert_eq!(*order.borrow(), ["10.0.0.1", "10.0.0.2"]);
         assert!(handshakes.queues().is_empty(), "who is gone has no queue");
+    }
+
+    #[test]
+    fn a_later_step_of_a_handshake_waits_for_its_turn_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handshakes = Handshakes::new();
+        let steps = Cell::new(0);
+        let two_steps = std::future::poll_fn(|_| {
+            steps.set(steps.get() + 1);
+            if steps.get() == 1 { Poll::Pending } else { Poll::Ready(()) }
+        });
+        runtime.block_on(async {
+            let mut one = Box::pin(handshakes.take(peer("10.0.0.1"), two_steps));
+            assert!(is_pending(&mut one).await);
+            assert_eq!(steps.get(), 1);
+            let turn = handshakes.turn.acquire().await.unwrap();
+            assert!(is_pending(&mut one).await);
+            assert_eq!(steps.get(), 1, "another has the turn");
+            drop(turn);
+            one.await;
+            assert_eq!(steps.get(), 2);
+        });
     }
 
     #[test]
