@@ -6,7 +6,9 @@
 //! that do not. Built with the other tables, immutable; a next hop's MAC alone changes by itself.
 
 use crate::flow_hash;
+use crate::path_mtu::is_of_tunnels;
 use crate::uplink::quick::Shape;
+use crate::wire::icmp::TooBig;
 use crate::wire::{ethernet, geneve, gre, ipv4, ipv6, udp, vxlan};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use switch::config::{Config, MTU_MAX, SubportConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex};
-use switch::underlay::{NextHop, PeerConfig, TunnelKind, UplinkConfig, VlanId, Vni};
+use switch::underlay::{GatewayConfig, NextHop, PeerConfig, SaidMtu, TunnelKind, UplinkConfig, VlanId, Vni};
 
 /// Bytes of the longest template: Ethernet and IPv6.
 const IP_TEMPLATE_MAX: usize = ethernet::LEN + ethernet::TAG_LEN + ipv6::LEN;
@@ -142,8 +144,10 @@ pub struct Peer {
     pub uplink: Option<PortIndex>,
     /// Where its next hop is.
     pub next_hop: Arc<NextHop>,
-    /// That is as the settings have it, whatever is heard.
+    /// Whatever is heard of its address says nothing of that.
     is_next_hop_fixed: bool,
+    /// What is said to get there.
+    said_mtu: Arc<SaidMtu>,
     /// Bytes of L3 payload on the way there; 0 if nothing leads there.
     pub mtu: u16,
     /// Bytes of the Ethernet header with its tag.
@@ -177,6 +181,8 @@ pub struct TunnelEntry {
     pub port_vxlan: u16,
     /// Whether keys of GRE have a FlowID in their last 8 bits.
     pub is_nvgre: bool,
+    /// The router whose MAC is heard.
+    gateway: Option<GatewayConfig>,
     networks: HashMap<(TunnelKind, u32), NetworkIndex, Hashing>,
     peers: HashMap<IpAddr, Sender, Hashing>,
 }
@@ -338,6 +344,7 @@ impl UnderlayTables {
                     uplink: peer.uplink,
                     next_hop: peer.next_hop.clone(),
                     is_next_hop_fixed: peer.is_next_hop_fixed,
+                    said_mtu: peer.said_mtu.clone(),
                     mtu: underlay.mtu_to(peer),
                     ip_offset: ethernet::LEN + tag.map_or(0, |_| ethernet::TAG_LEN),
                     template: template(source, tag, (tunnel.local, peer.address), tunnel.ttl, tunnel.dscp),
@@ -350,7 +357,7 @@ impl UnderlayTables {
             let sender = |peer: &PeerConfig| Sender { index: peer.index, uplink: peer.uplink };
             let peers = tunnel.peers.iter().map(|peer| (peer.address, sender(peer))).collect();
             let (local, port_vxlan, is_nvgre) = (tunnel.local, tunnel.port_vxlan, tunnel.is_nvgre);
-            TunnelEntry { local, port_vxlan, is_nvgre, networks, peers }
+            TunnelEntry { local, port_vxlan, is_nvgre, gateway: tunnel.gateway.clone(), networks, peers }
         });
         UnderlayTables { uplinks, trunks: trunks(config.subports()), far_ends, tunnelled, tunnel }
     }
@@ -390,6 +397,10 @@ impl UnderlayTables {
     /// Notes where a neighbour is, if it is one that we send to directly.
     pub fn heard_neighbour(&self, uplink: PortIndex, address: IpAddr, mac: MacAddr) {
         let is_station = !mac.is_group() && !mac.is_zero();
+        let gateway = self.tunnel.as_ref().and_then(|tunnel| tunnel.gateway.as_ref());
+        if let Some(gateway) = gateway.filter(|it| (it.address, it.uplink) == (address, uplink) && is_station) {
+            gateway.next_hop.set(Some(mac));
+        }
         let peer = self.tunnel.as_ref().and_then(|tunnel| tunnel.peer(address));
         if let Some(FarEnd::Peer(peer)) = peer.and_then(|peer| self.far_end(peer.index))
             && peer.uplink == Some(uplink)
@@ -398,6 +409,20 @@ impl UnderlayTables {
         {
             peer.next_hop.set(Some(mac));
         }
+    }
+}
+
+impl UnderlayTables {
+    /// Notes what was said on an uplink of a packet that was too long, if it may have been one of ours to a peer; answers whether.
+    pub(crate) fn heard_too_big(&self, uplink: PortIndex, told: &TooBig) -> bool {
+        let tunnel = self.tunnel.as_ref();
+        let is_ours = |tunnel: &&TunnelEntry| is_of_tunnels(told, tunnel.local, tunnel.port_vxlan);
+        let peer = tunnel.filter(is_ours).and_then(|tunnel| tunnel.peer(told.to));
+        match peer.filter(|peer| peer.uplink == Some(uplink)).and_then(|peer| self.far_end(peer.index)) {
+            Some(FarEnd::Peer(peer)) => peer.said_mtu.note(told.mtu),
+            _ => return false,
+        }
+        true
     }
 }
 

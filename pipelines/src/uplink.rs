@@ -56,6 +56,8 @@ pub enum Found {
         /// Bytes of Ethernet header and tag.
         header_len: usize,
     },
+    /// ICMP to an address that is ours alone, behind as many bytes.
+    Icmp(usize),
     /// Nothing of ours.
     Other,
 }
@@ -182,7 +184,7 @@ fn open_underlay(
     let Some(tunnel) = tunnel else { return Ok(Found::Other) };
     let is_to_us = window.head[..6] == uplink.mac.0;
     match ethertype {
-        ethernet::TYPE_IPV4 if is_to_us => open_ipv4(tunnel, window, header_len),
+        ethernet::TYPE_IPV4 if is_to_us => open_ipv4(uplink, tunnel, window, header_len),
         ethernet::TYPE_IPV6 if is_to_us || window.head[0] == 0x33 => {
             open_ipv6(uplink, tunnel, window, header_len, is_to_us)
         }
@@ -190,7 +192,7 @@ fn open_underlay(
     }
 }
 
-fn open_ipv4(tunnel: &TunnelEntry, window: Window<'_>, at: usize) -> Result<Found, Stop> {
+fn open_ipv4(uplink: &UplinkEntry, tunnel: &TunnelEntry, window: Window<'_>, at: usize) -> Result<Found, Stop> {
     let IpAddr::V4(local) = tunnel.local else { return Ok(Found::Other) };
     let bytes = window.head.get(at..).unwrap_or_default();
     let ip = match Ipv4::new(bytes) {
@@ -199,7 +201,8 @@ fn open_ipv4(tunnel: &TunnelEntry, window: Window<'_>, at: usize) -> Result<Foun
         Err(WireError::Malformed) => return Ok(Found::Other),
     };
     if ip.destination() != local || !matches!(ip.protocol(), udp::PROTOCOL | gre::PROTOCOL) {
-        return Ok(Found::Other);
+        let is_heard = crate::path_mtu::is_heard(uplink, tunnel.local, ip.protocol()) && !ip.is_fragment();
+        return Ok(if is_heard && ip.destination() == local { Found::Icmp(at) } else { Found::Other });
     }
     let end = at + ip.total_len();
     // A host "MUST verify the IP header checksum on every received datagram" (RFC 1122 section 3.2.1.2).
@@ -242,6 +245,7 @@ fn open_ipv6(
     let source = IpAddr::V6(ip.source());
     let protocol = match ip.next_header() {
         protocol @ (udp::PROTOCOL | gre::PROTOCOL) => protocol,
+        icmp if crate::path_mtu::is_heard(uplink, tunnel.local, icmp) => return Ok(Found::Icmp(at)),
         // No tunnel of ours sends extension headers; a fragment is nothing that a tunnel's end has to take (RFC 7348 section
         // 4.3). But they say who sent them, and what a peer sends so is counted.
         ipv6::FRAGMENT if tunnel.peer(source).is_some() => return Err(Stop::Drop(DropReason::TunnelFragment)),
@@ -400,13 +404,14 @@ fn take(
     let opened = match found {
         Found::Vlan { far_end, tags_len } => return of_vlan(tables, far_end, batch, index, tags_len),
         Found::Tunnel(opened) => opened,
-        Found::Neighbour { header_len } => {
+        Found::Neighbour { header_len } | Found::Icmp(header_len) => {
             if let Err(reason) = batch.pull(index, HEAD_MAX) {
                 return Arrival::Refused(reason);
             }
             return match neighbour::answer(known, uplink, batch, index, header_len) {
                 Reply::Answered => Arrival::Answered,
                 Reply::Heard => Arrival::Taken,
+                Reply::Nothing if crate::path_mtu::hear(known, uplink, batch, index, header_len) => Arrival::Taken,
                 Reply::Nothing => other(uplink),
             };
         }
@@ -474,6 +479,7 @@ pub fn trace(
             format!("{} {} from {}, {} bytes of outer headers", it.kind.name(), it.number, it.source, it.header_len)
         }
         Ok(Found::Neighbour { .. }) => "about neighbours".to_owned(),
+        Ok(Found::Icmp(_)) => "ICMP to us".to_owned(),
         Ok(Found::Other) | Err(_) => "nothing of ours".to_owned(),
     };
     // Nothing is noted of what it says: where a peer's next hop is all workers read.

@@ -8,7 +8,7 @@
 //! where the next hop is ([`NextHop`]): one word, written by whoever resolves neighbours and read by workers.
 
 use crate::ids::{MacAddr, NetworkIndex, PortIndex};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -125,6 +125,39 @@ impl fmt::Debug for NextHop {
     }
 }
 
+/// What was said to get to a peer, bytes of L3 payload, where workers are who hear it: an address that is ours alone.
+///
+/// Workers note the least; the control side takes it and judges it.
+pub struct SaidMtu(AtomicU32);
+
+impl SaidMtu {
+    /// Nobody said anything.
+    const NOTHING: u32 = u32::MAX;
+
+    /// Notes that somebody said so.
+    pub fn note(&self, mtu: u16) {
+        // Relaxed: the word is all there is to it.
+        self.0.fetch_min(mtu.into(), Ordering::Relaxed);
+    }
+
+    /// The least that was said since it was asked last.
+    pub fn take(&self) -> Option<u16> {
+        u16::try_from(self.0.swap(Self::NOTHING, Ordering::Relaxed)).ok()
+    }
+}
+
+impl Default for SaidMtu {
+    fn default() -> SaidMtu {
+        SaidMtu(AtomicU32::new(Self::NOTHING))
+    }
+}
+
+impl fmt::Debug for SaidMtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.load(Ordering::Relaxed).fmt(f)
+    }
+}
+
 /// Tags of an uplink's frames besides those of its VLANs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UplinkTags {
@@ -191,27 +224,51 @@ pub struct PeerConfig {
     pub uplink: Option<PortIndex>,
     /// The next hop on the way.
     pub next_hop: Arc<NextHop>,
-    /// An operator said where the next hop is: whatever is heard of it changes nothing.
+    /// The next hop is where an operator said, or a gateway: whatever is heard of this address changes nothing.
     pub is_next_hop_fixed: bool,
     /// Bytes of L3 payload that get there, where less than the uplink takes is known to.
     pub path_mtu: Option<u16>,
+    /// What is said of it besides, to an address of ours.
+    pub said_mtu: Arc<SaidMtu>,
 }
 
 impl PeerConfig {
     /// A far end whose next hop is not known.
     pub fn new(index: PortIndex, address: IpAddr, uplink: Option<PortIndex>) -> PeerConfig {
-        PeerConfig { index, address, uplink, next_hop: Arc::default(), is_next_hop_fixed: false, path_mtu: None }
+        let (next_hop, said_mtu) = (Arc::default(), Arc::default());
+        PeerConfig { index, address, uplink, next_hop, is_next_hop_fixed: false, path_mtu: None, said_mtu }
     }
 }
 
 impl PartialEq for PeerConfig {
     fn eq(&self, other: &PeerConfig) -> bool {
         let facts = |it: &PeerConfig| (it.index, it.address, it.uplink, it.path_mtu, it.is_next_hop_fixed);
-        facts(self) == facts(other) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
+        facts(self) == facts(other)
+            && Arc::ptr_eq(&self.next_hop, &other.next_hop)
+            && Arc::ptr_eq(&self.said_mtu, &other.said_mtu)
     }
 }
 
 impl Eq for PeerConfig {}
+
+/// The router to peers beyond the network of our address, where nobody but we look for it.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// Its address.
+    pub address: IpAddr,
+    /// The uplink it is on.
+    pub uplink: PortIndex,
+    /// Where it is; the next hop of all those peers too.
+    pub next_hop: Arc<NextHop>,
+}
+
+impl PartialEq for GatewayConfig {
+    fn eq(&self, other: &GatewayConfig) -> bool {
+        (self.address, self.uplink) == (other.address, other.uplink) && Arc::ptr_eq(&self.next_hop, &other.next_hop)
+    }
+}
+
+impl Eq for GatewayConfig {}
 
 /// A network that is carried by tunnels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,6 +294,8 @@ pub struct TunnelConfig {
     pub dscp: u8,
     /// Whether a GRE key is a VSID of 24 bits and a FlowID of 8 (NVGRE, RFC 7637 section 3.2), and not the number as it is.
     pub is_nvgre: bool,
+    /// The router that has to be looked for; `None`: there is none, or it is known where it is.
+    pub gateway: Option<GatewayConfig>,
     /// The other ends.
     pub peers: Vec<PeerConfig>,
     /// The networks.
@@ -246,7 +305,8 @@ pub struct TunnelConfig {
 impl TunnelConfig {
     /// These ends, as settings that say nothing else have it, without a network.
     pub fn new(local: IpAddr, peers: Vec<PeerConfig>) -> TunnelConfig {
-        TunnelConfig { local, port_vxlan: 4789, ttl: 64, dscp: 0, is_nvgre: false, peers, networks: Vec::new() }
+        let networks = Vec::new();
+        TunnelConfig { local, port_vxlan: 4789, ttl: 64, dscp: 0, is_nvgre: false, gateway: None, peers, networks }
     }
 }
 
@@ -319,6 +379,16 @@ mod tests {
         assert_eq!([1, 4094].map(|id| VlanId::new(id).map(VlanId::get)), [Some(1), Some(4094)]);
         assert!(Vni::new(0).is_none() && Vni::new(1 << 24).is_none());
         assert_eq!(Vni::new(0xff_ffff).map(Vni::get), Some(0xff_ffff));
+    }
+
+    #[test]
+    fn of_what_is_said_of_a_way_the_least_is_kept_until_it_is_taken() {
+        let said = SaidMtu::default();
+        assert_eq!(said.take(), None);
+        [1400, 0, 1300].into_iter().for_each(|mtu| said.note(mtu));
+        assert_eq!((said.take(), said.take()), (Some(0), None));
+        said.note(u16::MAX);
+        assert_eq!(said.take(), Some(u16::MAX));
     }
 
     #[test]

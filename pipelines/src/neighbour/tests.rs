@@ -73,6 +73,27 @@ fn what_is_heard_of_a_next_hop_that_an_operator_told_changes_nothing() {
 }
 
 #[test]
+fn where_the_gateway_is_is_heard_on_its_uplink_and_whoever_claims_to_be_one_behind_it_is_not_believed() {
+    let near = config(false);
+    let mut underlay = near.underlay().clone();
+    let next_hop: std::sync::Arc<switch::underlay::NextHop> = std::sync::Arc::default();
+    let tunnel = underlay.tunnel.as_mut().unwrap();
+    tunnel.peers.iter_mut().for_each(|peer| {
+        (peer.next_hop, peer.is_next_hop_fixed) = (next_hop.clone(), true);
+    });
+    let address = "192.0.2.254".parse().unwrap();
+    tunnel.gateway = Some(switch::underlay::GatewayConfig { address, uplink: UPLINK, next_hop: next_hop.clone() });
+    let config = Config::with_underlay(near.networks().to_vec(), near.ports().to_vec(), underlay).unwrap();
+    receive(&config, arp(arp::REPLY, (mac(0x66), REMOTE[0]), LOCAL[0]));
+    assert_eq!(next_hop.mac(), None);
+    receive(&config, arp(arp::REPLY, (mac(0xfe), "192.0.2.254"), LOCAL[0]));
+    assert_eq!(next_hop.mac(), Some(mac(0xfe)));
+    // It may be another router by now, which says so unasked.
+    receive(&config, arp(arp::REQUEST, (mac(0xfd), "192.0.2.254"), "192.0.2.254"));
+    assert_eq!(next_hop.mac(), Some(mac(0xfd)));
+}
+
+#[test]
 fn a_trace_tells_that_a_question_is_answered_and_believes_nothing_of_it() {
     for (is_ipv6, question) in [(false, arp(arp::REQUEST, (mac(0x66), REMOTE[0]), LOCAL[0])), (true, hex(SOLICIT))] {
         let config = config(is_ipv6);

@@ -223,7 +223,9 @@ fn of_two_links_the_backup_takes_over_under_traffic_both_ways_and_is_announced()
 }
 
 /// Our end of tunnels, in a VLAN of the underlay, and the other one.
-const ENDS: [&str; 2] = ["172.31.78.1", "172.31.78.2"];
+const ENDS: [&str; 2] = ["172.31.78.1", "172.31.79.2"];
+/// The router to that one, which it is itself.
+const GATEWAY: &str = "172.31.78.254";
 
 #[test]
 fn native_vlans_service_tags_and_tunnels_of_an_address_of_its_own_move_with_the_bond() {
@@ -244,13 +246,17 @@ fn native_vlans_service_tags_and_tunnels_of_an_address_of_its_own_move_with_the_
             VLANS,
         ),
         (
-            format!("underlay_vlan = 50\naddress = \"{own}/24\"\n[tunnel]\nlocal_ip = \"{own}\"\npeers = [\"{peer}\"]"),
+            format!(
+                "underlay_vlan = 50\naddress = \"{own}/24\"\ngateway = \"{GATEWAY}\"\n[tunnel]\nlocal_ip = \"{own}\"\npeers = [\"{peer}\"]"
+            ),
             format!(
                 "add-port wire eth0 trunks=50 -- add-port wire eth1 trunks=50 -- set port wire tag=50 -- add-port br0 \
                  tun0 -- set Interface tun0 type=vxlan options:remote_ip={own} options:local_ip={peer} \
                  options:key=5000 -- add-port br0 int0 -- set Interface int0 type=internal"
             ),
-            format!("{ON_INT0} && ip link set wire up && ip addr add {peer}/24 dev wire"),
+            format!(
+                "{ON_INT0} && ip link set wire up && ip addr add {peer}/32 dev wire && ip addr add {GATEWAY}/24 dev wire"
+            ),
             "default = \"vxlan\"",
         ),
     ] {

@@ -5,6 +5,7 @@ mod isolation;
 mod kernel;
 mod marks;
 mod ovs;
+mod routed;
 mod sockets;
 mod word;
 

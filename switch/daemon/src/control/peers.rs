@@ -7,7 +7,7 @@
 use super::Control;
 use super::held::Held;
 use super::path_mtu::{Ear, PathMtus};
-use super::underlay::{PAUSE, Peer, Uplink};
+use super::underlay::{PAUSE, Peer};
 use pipelines::neighbour;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -45,8 +45,7 @@ impl<P: Pipeline> Control<P> {
         let (local, port_vxlan, peers, own) = {
             let state = self.state();
             let Some(tunnel) = &state.ways.tunnel else { return false };
-            let is_own = |uplink: &&Uplink| uplink.own_address() == Some(tunnel.local);
-            let own = state.ways.uplinks.iter().find(is_own).map(|uplink| uplink.index);
+            let own = state.ways.own_uplink().map(|uplink| uplink.index);
             (tunnel.local, tunnel.port_vxlan, tunnel.peers.clone(), own)
         };
         if let Some(own) = own {
@@ -118,7 +117,7 @@ impl<P: Pipeline> Control<P> {
         let (Some(route), Some(uplink)) = (route, uplink) else {
             peer.next_hop.set(None);
             if seen.told.insert(format!("no way to {}", peer.address)) {
-                tracing::warn!(peer = %peer.address, "no route to this peer leads over an uplink of one interface");
+                tracing::warn!(peer = %peer.address, "no route to this peer leads over an uplink of one interface (a bond needs an address of its own)");
             }
             return Some(None);
         };
@@ -150,28 +149,32 @@ impl<P: Pipeline> Control<P> {
                 None => return false,
             }
         };
-        seen.asked.retain(|address, _| peers.iter().any(|peer| peer.address == *address));
+        let is_hop = |address: &IpAddr| peers.iter().any(|peer| end.next_hop(peer.address) == Some(*address));
+        seen.asked.retain(|address, _| is_hop(address));
+        seen.paths.forget();
         let mut is_missing = false;
         for peer in peers {
-            if !end.address.contains(peer.address) {
+            if let Some(mtu) = peer.said_mtu.take() {
+                seen.paths.note(peer.address, mtu);
+            }
+            let Some(hop) = end.next_hop(peer.address) else {
                 seen.tell(&format!(
-                    "{} is not on the network of the uplink of {:?}",
+                    "{} is not on the network of the uplink of {:?}: the way there needs a gateway",
                     peer.address, own.physical_network
                 ));
                 continue;
-            }
-            self.set_way(peer.address, Some(own.index), None);
-            if let Some(&mac) = end.neighbours.get(&peer.address) {
+            };
+            self.set_way(peer.address, Some(own.index), seen.paths.to(peer.address));
+            if let Some(&mac) = end.neighbours.get(&hop) {
                 peer.next_hop.set(Some(mac));
                 continue;
             }
             let is_known = peer.next_hop.mac().is_some();
             is_missing |= !is_known;
             let pause = if is_known { ASK_AGAIN } else { ASK_PAUSE };
-            if seen.asked.get(&peer.address).is_none_or(|asked| asked.elapsed() >= pause) {
-                seen.asked.insert(peer.address, Instant::now());
-                if let Some(frame) = neighbour::question(own.mac, own.tags.underlay, end.address.address, peer.address)
-                {
+            if seen.asked.get(&hop).is_none_or(|asked| asked.elapsed() >= pause) {
+                seen.asked.insert(hop, Instant::now());
+                if let Some(frame) = neighbour::question(own.mac, own.tags.underlay, end.address.address, hop) {
                     self.switch.originate(own.index, &frame);
                 }
             }

@@ -11,7 +11,7 @@ use super::bonds::Links;
 use super::{Control, State};
 use crate::devices::{Slot, do_clash};
 use crate::naming::UPLINK_PREFIX;
-use crate::settings::{GreKeys, SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
+use crate::settings::{GreKeys, OwnEnd, SegmentsSettings, TunnelSettings, UplinkDevice, UplinkSettings};
 use api::host::{DeviceSpec, Plug, SocketRole};
 use api::model::NetworkId;
 use std::collections::{BTreeSet, HashMap};
@@ -21,7 +21,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use switch::config::{MTU_MAX, MTU_MIN};
 use switch::ids::{MacAddr, PortIndex};
-use switch::underlay::{NextHop, PEERS_MAX, PeerConfig, ToldConfig, TunnelConfig, Underlay, UplinkConfig};
+use switch::underlay::{
+    GatewayConfig, NextHop, PEERS_MAX, PeerConfig, SaidMtu, ToldConfig, TunnelConfig, Underlay, UplinkConfig,
+};
 use switch::worker::Pipeline;
 
 /// Pause between two looks while a peer's next hop is not known.
@@ -58,6 +60,8 @@ pub(super) struct Tunnel {
     settings: TunnelSettings,
     pub(super) local: IpAddr,
     pub(super) port_vxlan: u16,
+    /// Where the router is, to peers beyond the network of an address of our own.
+    gateway: Arc<NextHop>,
     pub(super) peers: Vec<Peer>,
 }
 
@@ -70,8 +74,24 @@ pub(super) struct Peer {
     pub(super) next_hop: Arc<NextHop>,
     /// As far as it is known to be less than the uplink's.
     pub(super) path_mtu: Option<u16>,
+    /// What workers heard of that.
+    pub(super) said_mtu: Arc<SaidMtu>,
     /// The store tells of it, and it goes when that does no more; else the settings name it.
     is_told: bool,
+}
+
+impl Peer {
+    fn new(index: PortIndex, address: IpAddr, next_hop: Arc<NextHop>, is_told: bool) -> Peer {
+        Peer { index, address, uplink: None, next_hop, path_mtu: None, said_mtu: Arc::default(), is_told }
+    }
+}
+
+impl Tunnel {
+    /// Where packets for a peer go first: there, or to the gateway of our own end.
+    fn next_hop(&self, end: Option<&OwnEnd>, peer: IpAddr) -> Arc<NextHop> {
+        let is_beyond = end.is_some_and(|end| end.next_hop(peer).is_some_and(|hop| hop != peer));
+        if is_beyond { self.gateway.clone() } else { Arc::default() }
+    }
 }
 
 impl Ways {
@@ -105,9 +125,14 @@ impl Ways {
         let is_there = |index: &PortIndex| uplinks.iter().any(|uplink| uplink.index == *index);
         let told = |peer: &Peer| {
             let uplink = self.uplinks.iter().find(|uplink| Some(uplink.index) == peer.uplink);
-            uplink
-                .and_then(|uplink| uplink.settings.own_end())
-                .is_some_and(|end| end.neighbours.contains_key(&peer.address))
+            let hop = uplink.and_then(|uplink| uplink.settings.own_end()).map(|end| (end, end.next_hop(peer.address)));
+            hop.is_some_and(|(end, hop)| hop != Some(peer.address) || end.neighbours.contains_key(&peer.address))
+        };
+        let gateway = |tunnel: &Tunnel| {
+            let own = self.own_uplink().filter(|own| is_there(&own.index))?;
+            let end = own.settings.own_end()?;
+            let address = end.gateway.filter(|gateway| !end.neighbours.contains_key(gateway))?;
+            Some(GatewayConfig { address, uplink: own.index, next_hop: tunnel.gateway.clone() })
         };
         let tunnel = self.tunnel.as_ref().map(|tunnel| TunnelConfig {
             local: tunnel.local,
@@ -115,6 +140,7 @@ impl Ways {
             ttl: tunnel.settings.ttl,
             dscp: tunnel.settings.dscp,
             is_nvgre: tunnel.settings.gre == GreKeys::Nvgre,
+            gateway: gateway(tunnel),
             peers: tunnel
                 .peers
                 .iter()
@@ -125,6 +151,7 @@ impl Ways {
                     next_hop: peer.next_hop.clone(),
                     is_next_hop_fixed: told(peer),
                     path_mtu: peer.path_mtu,
+                    said_mtu: peer.said_mtu.clone(),
                 })
                 .collect(),
             networks: Vec::new(),
@@ -139,6 +166,12 @@ impl Ways {
         let found = |uplink: &Uplink| uplink.slot.as_ref().and_then(|slot| slot.found());
         let is_it = |uplink: &&Uplink| found(uplink).is_some_and(|found| found.link_index == interface);
         self.uplinks.iter().find(is_it).map(|uplink| uplink.index)
+    }
+
+    /// The uplink whose own address, none of the kernel's, our end of tunnels is.
+    pub(super) fn own_uplink(&self) -> Option<&Uplink> {
+        let local = self.local()?;
+        self.uplinks.iter().find(|uplink| uplink.own_address() == Some(local))
     }
 
     /// Our end of tunnels.
@@ -159,6 +192,7 @@ impl Ways {
         told: &BTreeSet<IpAddr>,
         mut reserve: impl FnMut() -> Option<PortIndex>,
     ) -> Vec<PortIndex> {
+        let end = self.own_uplink().and_then(|own| own.settings.own_end()).cloned();
         let Some(tunnel) = &mut self.tunnel else { return Vec::new() };
         let known: BTreeSet<IpAddr> = tunnel.peers.iter().map(|peer| peer.address).collect();
         let gone: Vec<PortIndex> = tunnel
@@ -174,8 +208,8 @@ impl Ways {
                 left_out += 1;
                 continue;
             };
-            let next_hop = Arc::default();
-            tunnel.peers.push(Peer { index, address, uplink: None, next_hop, path_mtu: None, is_told: true });
+            let next_hop = tunnel.next_hop(end.as_ref(), address);
+            tunnel.peers.push(Peer::new(index, address, next_hop, true));
             is_changed = true;
         }
         if left_out > 0 && self.left_out == 0 {
@@ -276,19 +310,14 @@ impl<P: Pipeline> Control<P> {
             settings: tunnel.clone(),
             local,
             port_vxlan: segments.port_vxlan,
-            peers: tunnel
-                .peers
-                .iter()
-                .map(|&address| Peer {
-                    index: reserve(),
-                    address,
-                    uplink: None,
-                    next_hop: Arc::default(),
-                    path_mtu: None,
-                    is_told: false,
-                })
-                .collect(),
+            gateway: Arc::default(),
+            peers: Vec::new(),
         });
+        let end = ways.own_uplink().and_then(|own| own.settings.own_end()).cloned();
+        if let Some(own) = &mut ways.tunnel {
+            let peer = |&address| Peer::new(reserve(), address, own.next_hop(end.as_ref(), address), false);
+            own.peers = tunnel.peers.iter().map(peer).collect();
+        }
         ways.facts = ways.look();
     }
 
@@ -346,7 +375,8 @@ mod tests {
         let text = "[[uplink]]\nphysical_network = \"p\"\ninterface = \"eth1\"\n[tunnel]\nlocal_ip = \"10.0.0.1\"";
         let settings = Settings::parse(text, "qvs.toml").unwrap();
         let local = settings.tunnel.local_ip.unwrap();
-        let tunnel = Tunnel { settings: settings.tunnel, local, port_vxlan: 4789, peers: Vec::new() };
+        let tunnel =
+            Tunnel { settings: settings.tunnel, local, port_vxlan: 4789, gateway: Arc::default(), peers: Vec::new() };
         let mut ways = Ways { tunnel: Some(tunnel), ..Ways::default() };
         let hosts = |count: u32| (0..count).map(|host| IpAddr::from((0x0a01_0000 + host).to_be_bytes())).collect();
         let mut last = 0;

@@ -151,7 +151,9 @@ pub(super) fn resolve_tunnel(
     if let Some(local) = local_ip
         && uplinks.iter().all(|uplink| matches!(uplink.device, UplinkDevice::Bond(_)) && !uplink.has_address(local))
     {
-        let message = format!("the kernel routes from {local} by one interface: give the bond this address (address)");
+        let message = format!(
+            "the kernel routes from {local} by one interface: give the bond this address (address, and gateway if peers are beyond its network; exclusive = true)"
+        );
         return Err(fault("local_ip", message));
     }
     let mut peers = BTreeSet::new();

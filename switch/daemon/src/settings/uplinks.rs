@@ -36,6 +36,7 @@ pub(super) struct RawUplink {
     address: Option<String>,
     mac: Option<String>,
     mtu: Option<u64>,
+    gateway: Option<String>,
     neighbours: Option<BTreeMap<String, String>>,
 }
 
@@ -127,9 +128,19 @@ impl UplinkSettings {
 pub(crate) struct OwnEnd {
     /// The address, with its network's prefix.
     pub(crate) address: Prefix,
+    /// The router to peers beyond that network; `None`: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gateway: Option<IpAddr>,
     /// Who is known to be where; others are asked for.
     #[serde(serialize_with = "serialize_neighbours")]
     pub(crate) neighbours: BTreeMap<IpAddr, MacAddr>,
+}
+
+impl OwnEnd {
+    /// Where packets for an address go first; `None`: nowhere, for it is beyond and there is no gateway.
+    pub(crate) fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
+        if self.address.contains(to) { Some(to) } else { self.gateway }
+    }
 }
 
 /// What carries an uplink's frames.
@@ -231,7 +242,7 @@ fn resolve_uplink(raw: RawUplink, fault: Faults<'_>) -> Result<UplinkSettings, S
         let message = format!("must be a name of 1 to {PHYSICAL_NETWORK_MAX} letters, digits, dots and hyphens");
         return Err(fault("physical_network", message));
     }
-    let end = resolve_end(raw.address, raw.neighbours, fault)?;
+    let end = resolve_end(raw.address, raw.gateway, raw.neighbours, fault)?;
     let device = match (raw.interface, raw.vhost_user) {
         (Some(interface), None) => {
             let others = [("role", raw.role.is_some()), ("mac", raw.mac.is_some()), ("mtu", raw.mtu.is_some())];
@@ -321,24 +332,37 @@ fn resolve_tags(raw: &RawUplink, fault: Faults<'_>) -> Result<[Option<u16>; 3], 
 /// Our own end on an uplink, if it has one.
 fn resolve_end(
     address: Option<String>,
+    gateway: Option<String>,
     neighbours: Option<BTreeMap<String, String>>,
     fault: Faults<'_>,
 ) -> Result<Option<OwnEnd>, SettingsError> {
     let Some(text) = address else {
         return match neighbours {
+            _ if gateway.is_some() => Err(fault("gateway", "needs address: the kernel has routes for its own".into())),
             Some(_) => Err(fault("neighbours", "needs address: without it none of them is asked for".into())),
             None => Ok(None),
         };
     };
-    let address =
+    let address: Prefix =
         text.parse().map_err(|()| fault("address", format!("{text:?} must be like 172.16.0.1/24 or fd00::1/64")))?;
+    let gateway = gateway.map(|text| {
+        let gateway: IpAddr = text.parse().map_err(|_| fault("gateway", format!("{text:?} is no IP address")))?;
+        // A router's address of the link alone is on every network of IPv6 (RFC 4861 section 6.1.2).
+        let is_near = address.contains(gateway)
+            || matches!(gateway, IpAddr::V6(it) if it.is_unicast_link_local() && address.address.is_ipv6());
+        let is_it = is_near && gateway != address.address;
+        is_it
+            .then_some(gateway)
+            .ok_or_else(|| fault("gateway", format!("{text} is no other host on the network of {address}")))
+    });
+    let gateway = gateway.transpose()?;
     let mut known = BTreeMap::new();
     for (address, mac) in neighbours.unwrap_or_default() {
         let parsed: IpAddr =
             address.parse().map_err(|_| fault("neighbours", format!("{address:?} is no IP address")))?;
         known.insert(parsed, parse_station(&mac).map_err(|message| fault("neighbours", message))?);
     }
-    Ok(Some(OwnEnd { address, neighbours: known }))
+    Ok(Some(OwnEnd { address, gateway, neighbours: known }))
 }
 
 fn parse_station(text: &str) -> Result<MacAddr, String> {

@@ -70,7 +70,7 @@ pub(super) fn framed(to: &str, from: &str, tag: &[u8], packet: &[u8]) -> Vec<u8>
     [&mac(to), &mac(from), tag, ethertype, packet].concat()
 }
 
-fn mac_here(interface: &str) -> String {
+pub(super) fn mac_here(interface: &str) -> String {
     let told = output_of("ip", &["-o", "link", "show", "dev", interface]);
     let (_, rest) = told.split_once("link/ether ").expect("it speaks Ethernet");
     rest.split(' ').next().unwrap_or_default().to_owned()

@@ -36,6 +36,7 @@ fn every_key_of_the_contract_is_known() {
         vhost_user = "/run/nic"
         role = "client"
         address = "172.16.0.1/24"
+        gateway = "172.16.0.254"
         mac = "02:00:00:00:00:09"
         mtu = 9000
         neighbours = { "172.16.0.2" = "02:00:00:00:00:02" }
@@ -68,6 +69,7 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!(settings.segments.rules(), SegmentRules::Tunnel(TunnelKind::Vxlan, 6000..=6009));
     let json = serde_json::to_value(&settings).unwrap();
     assert_eq!(json["uplink"][1]["address"], "172.16.0.1/24");
+    assert_eq!((&json["uplink"][1]["gateway"], &json["uplink"][0]["gateway"]), (&"172.16.0.254".into(), &().into()));
     assert_eq!(json["uplink"][0]["interface"], "eth1");
 }
 
@@ -86,6 +88,20 @@ fn faults_name_the_line_of_the_item_they_are_in() {
         (with("exclusive = true\nservice_vlan = 4095"), "qvs.toml:5: uplink.service_vlan: 4095 must be 1 to 4094"),
         (with("exclusive = true\nunderlay_vlan = 7"), "qvs.toml:5: uplink.underlay_vlan: needs address"),
         (with("exclusive = true\nneighbours = {}"), "qvs.toml:5: uplink.neighbours: needs address"),
+        (with("exclusive = true\ngateway = \"10.0.0.9\""), "qvs.toml:5: uplink.gateway: needs address"),
+        (
+            with("exclusive = true\naddress = \"10.0.0.1/24\"\ngateway = \"10.0.1.9\""),
+            "qvs.toml:6: uplink.gateway: 10.0.1.9 is no other host on the network of 10.0.0.1/24",
+        ),
+        (
+            with("exclusive = true\naddress = \"10.0.0.1/24\"\ngateway = \"10.0.0.1\""),
+            "qvs.toml:6: uplink.gateway: 10.0.0.1 is no other host",
+        ),
+        (
+            with("exclusive = true\naddress = \"10.0.0.1/24\"\ngateway = \"fe80::1\""),
+            "qvs.toml:6: uplink.gateway: fe80::1 is no other host",
+        ),
+        (with("exclusive = true\naddress = \"fd00::1/64\"\ngateway = \"f\""), "qvs.toml:6: uplink.gateway: \"f\" is no IP address"),
         (with("[tunnel]\ngre = \"flow\""), "qvs.toml:5: unknown variant `flow`"),
         (with("speed = 5"), "qvs.toml:4: unknown field `speed`"),
         ("[[uplink]]\nphysical_network = \"p\"\ninterface = \"0123456789abcdef\"".into(), "qvs.toml:3: uplink.interface: "),
