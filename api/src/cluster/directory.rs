@@ -98,6 +98,8 @@ pub struct Directory {
     nodes: HashMap<Text, (NodeRecord, Revision)>,
     plugs: HashMap<InterfaceId, Plugged>,
     by_host: HashMap<Text, BTreeSet<InterfaceId>>,
+    /// All that happened up to this revision is in it, for the watch told it or it was read.
+    told: Revision,
 }
 
 impl Directory {
@@ -141,6 +143,26 @@ impl Directory {
         self.plugs.len()
     }
 
+    /// All up to this revision is in it.
+    pub(super) fn told_up_to(&mut self, revision: Revision) {
+        self.told = self.told.max(revision);
+    }
+
+    /// What etcd answered us that we said of ourselves: news only before the watch has told it, for what the watch told since may be that
+    /// it is gone again.
+    pub(super) fn put_own_node(&mut self, host: &str, node: NodeRecord, revision: Revision) {
+        if revision > self.told {
+            self.enter_node(host, Some(node), revision, &mut Vec::new());
+        }
+    }
+
+    /// The same of a plug of ours.
+    pub(super) fn put_own_plug(&mut self, interface: &str, record: Option<PlugRecord>, revision: Revision) {
+        if revision > self.told {
+            self.enter_plug(interface, record, revision, &mut Vec::new());
+        }
+    }
+
     /// A host said something else of itself, or is gone. Adds the interfaces that this concerns to `touched`.
     pub(super) fn put_node(
         &mut self,
@@ -149,6 +171,11 @@ impl Directory {
         revision: Revision,
         touched: &mut Vec<InterfaceId>,
     ) {
+        self.told_up_to(revision);
+        self.enter_node(host, node, revision, touched);
+    }
+
+    fn enter_node(&mut self, host: &str, node: Option<NodeRecord>, revision: Revision, touched: &mut Vec<InterfaceId>) {
         if self.nodes.get(host).is_some_and(|(_, known)| *known > revision) {
             return;
         }
@@ -169,6 +196,17 @@ impl Directory {
 
     /// A plug is another, or gone. Adds the interface to `touched` if that makes a difference to other hosts.
     pub(super) fn put_plug(
+        &mut self,
+        interface: &str,
+        record: Option<PlugRecord>,
+        revision: Revision,
+        touched: &mut Vec<InterfaceId>,
+    ) {
+        self.told_up_to(revision);
+        self.enter_plug(interface, record, revision, touched);
+    }
+
+    fn enter_plug(
         &mut self,
         interface: &str,
         record: Option<PlugRecord>,
@@ -295,6 +333,26 @@ mod tests {
         assert_eq!((directory.plugs_of("a").count(), directory.plugs_of("b").count()), (0, 1));
         directory.put_plug("vm", None, 8, &mut touched);
         assert_eq!((touched.len(), directory.plug_count(), directory.plugs_of("b").count()), (2, 0, 0));
+    }
+
+    #[test]
+    fn an_answer_to_what_we_said_does_not_bring_back_what_the_watch_told_as_gone() {
+        let mut directory = Directory::default();
+        let mut touched = Vec::new();
+        directory.put_own_node("a", NodeRecord::default(), 5);
+        directory.put_own_plug("vm", Some(plug("a")), 6);
+        assert!(directory.node("a").is_some() && directory.plug("vm").is_some(), "before the watch tells it");
+        directory.put_own_plug("vm", None, 7);
+        assert!(directory.plug("vm").is_none());
+        // The lease ended, which the watch told before we heard the answer of what we had said under it.
+        directory.put_node("a", None, 10, &mut touched);
+        directory.put_plug("vm", None, 10, &mut touched);
+        directory.put_own_node("a", NodeRecord::default(), 9);
+        directory.put_own_plug("vm", Some(plug("a")), 8);
+        assert!(directory.node("a").is_none() && directory.plug("vm").is_none(), "what is gone came back");
+        assert_eq!(directory.plugs_of("a").count(), 0);
+        directory.put_own_plug("vm", Some(plug("a")), 11);
+        assert!(directory.plug("vm").is_some(), "what came after that is news");
     }
 
     #[test]

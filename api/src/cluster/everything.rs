@@ -94,12 +94,13 @@ impl Gathering<'_> {
     /// # Errors
     /// [`StoreError`]: a record cannot be read, or they contradict each other.
     pub(super) fn finish(self, revision: Revision) -> Result<Everything, StoreError> {
-        let Gathering { networks, ports, extras, directory, freed, head, last, bad, .. } = self;
+        let Gathering { networks, ports, extras, mut directory, freed, head, last, bad, .. } = self;
         if let Some(error) = bad {
             return Err(error);
         }
         let model = Arc::new(Model::from_records(networks, ports)?);
-        Ok(Everything { model, extras: Extras::new(extras), directory, freed, head, last, revision })
+        directory.told_up_to(revision);
+        Ok(Everything { model, extras: Extras::new(extras, revision), directory, freed, head, last, revision })
     }
 }
 

@@ -114,7 +114,7 @@ impl Cluster {
         }
         // As if the watch had told it, which it will.
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-        directory.put_node(&self.host, Some(node.clone()), answer.revision(), &mut Vec::new());
+        directory.put_own_node(&self.host, node.clone(), answer.revision());
         drop(directory);
         self.copying.note_change();
         registration.said = Some(node);
@@ -313,7 +313,7 @@ impl Cluster {
             let Some(within) = answer.within(at) else { continue };
             if within.succeeded {
                 // As if the watch had told it, which it will. What others said is the watch's alone to tell: it is news.
-                directory.put_plug(interface, record.clone(), answer.revision(), &mut Vec::new());
+                directory.put_own_plug(interface, record.clone(), answer.revision());
                 continue;
             }
             let found = within.found(0).and_then(|found| serde_json::from_slice::<PlugRecord>(&found.value.0).ok());

@@ -131,11 +131,14 @@ pub(crate) struct Extras {
     all: BTreeMap<(String, String), Extra>,
     /// Another number whenever something of a kind has changed.
     changes: BTreeMap<String, u64>,
+    /// All that happened up to this revision is in it, for the watch told it or it was read.
+    told: Revision,
 }
 
 impl Extras {
-    pub(super) fn new(all: BTreeMap<(String, String), Extra>) -> Extras {
-        Extras { all, changes: BTreeMap::new() }
+    /// All there is, as of this revision.
+    pub(super) fn new(all: BTreeMap<(String, String), Extra>, told: Revision) -> Extras {
+        Extras { all, changes: BTreeMap::new(), told }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&(String, String), &Extra)> {
@@ -145,11 +148,25 @@ impl Extras {
     /// Takes what is there now for what was; every kind may be another.
     pub(super) fn replace(&mut self, now: Extras) {
         let kinds: Vec<String> = self.all.keys().chain(now.all.keys()).map(|(kind, _)| kind.clone()).collect();
-        self.all = now.all;
+        (self.all, self.told) = (now.all, now.told);
         kinds.into_iter().for_each(|kind| *self.changes.entry(kind).or_default() += 1);
     }
 
+    /// The watch told what is kept now.
     pub(super) fn put(&mut self, kind: &str, id: &str, value: Option<&[u8]>, revision: Revision) {
+        self.told = self.told.max(revision);
+        self.enter(kind, id, value, revision);
+    }
+
+    /// What etcd answered to a write of ours: news only before the watch has told it, for what the watch told since may be that it is
+    /// gone again.
+    fn put_own(&mut self, kind: &str, id: &str, value: Option<&[u8]>, revision: Revision) {
+        if revision > self.told {
+            self.enter(kind, id, value, revision);
+        }
+    }
+
+    fn enter(&mut self, kind: &str, id: &str, value: Option<&[u8]>, revision: Revision) {
         let key = (kind.to_owned(), id.to_owned());
         if self.all.get(&key).is_some_and(|known| known.revision >= revision) {
             return;
@@ -453,7 +470,7 @@ impl Cluster {
             _ => return Err(StoreError::Outrun),
         };
         let mut extras = self.extras.write().unwrap_or_else(PoisonError::into_inner);
-        extras.put(kind, id, value, revision);
+        extras.put_own(kind, id, value, revision);
         drop(extras);
         self.copying.note_change();
         Ok(())
@@ -531,6 +548,20 @@ mod tests {
 
     fn head(revision: Revision) -> Head {
         Head { revision, value: format!("{revision}").into_bytes() }
+    }
+
+    #[test]
+    fn an_answer_to_a_write_of_ours_does_not_bring_back_what_the_watch_told_as_gone() {
+        let mut extras = Extras::new(BTreeMap::new(), 4);
+        extras.put_own("qos", "a", Some(b"early"), 4);
+        assert_eq!(extras.iter().count(), 0, "it was read later than that");
+        extras.put_own("qos", "a", Some(b"ours"), 5);
+        assert_eq!(extras.iter().count(), 1, "before the watch tells it");
+        extras.put("qos", "a", None, 8);
+        extras.put_own("qos", "a", Some(b"ours"), 7);
+        assert_eq!(extras.iter().count(), 0, "what is gone came back");
+        extras.put_own("qos", "a", Some(b"again"), 9);
+        assert_eq!(extras.iter().count(), 1, "what came after that is news");
     }
 
     #[test]
