@@ -19,6 +19,7 @@ mod follow;
 mod freed;
 mod key;
 mod node;
+mod refusals;
 mod tenants;
 
 #[cfg(any(test, fuzzing))]
@@ -108,6 +109,8 @@ pub struct Cluster {
     is_namesake_told: AtomicBool,
     /// Whether etcd answered when it was asked last.
     is_there: AtomicBool,
+    /// What it refuses.
+    refusals: refusals::Refusals,
     /// When it did not answer last.
     failed_at: Mutex<Option<Instant>>,
     /// It was found that etcd is not what it was: all is to be read again.
@@ -160,6 +163,7 @@ impl Cluster {
             node: Mutex::default(),
             is_namesake_told: AtomicBool::new(false),
             is_there: AtomicBool::new(false),
+            refusals: refusals::Refusals::default(),
             failed_at: Mutex::default(),
             is_set_back: AtomicBool::new(false),
             followed: Mutex::default(),
@@ -183,6 +187,11 @@ impl Cluster {
     /// Whether etcd answered when it was asked last.
     pub fn is_there(&self) -> bool {
         self.is_there.load(Ordering::Relaxed)
+    }
+
+    /// What etcd refuses this host now, one line each: it answers, but following or saying goes not on.
+    pub fn refusals(&self) -> Vec<String> {
+        self.refusals.now()
     }
 
     /// The revision up to which this host knows everything.
@@ -221,8 +230,11 @@ impl Cluster {
         }
         if self.is_there.swap(is_there, Ordering::Relaxed) != is_there {
             match &outcome {
-                Err(error) => tracing::warn!(%error, "etcd is away; this host goes on with what it knows"),
-                Ok(_) => tracing::info!("etcd is there"),
+                Err(error) if !is_there => {
+                    tracing::warn!(%error, "etcd is away; this host goes on with what it knows");
+                }
+                // Also if it refuses.
+                _ => tracing::info!("etcd is there"),
             }
         }
         outcome

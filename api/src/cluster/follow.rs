@@ -13,6 +13,7 @@
 use super::directory::Directory;
 use super::everything::Everything;
 use super::key::Key;
+use super::refusals::Part;
 use super::tenants::{Head, TenantsNews, check_head};
 use super::{Cluster, Followed, RETRY_MAX, RETRY_MIN, lock};
 use crate::etcd::message::Revision;
@@ -137,7 +138,12 @@ impl Cluster {
                     bad_pause = (bad_pause * 2).min(BAD_RECORD_PAUSE_MAX);
                     continue;
                 }
-                Err(error) => tracing::debug!(%error, "following ended; it begins anew"),
+                Err(error) => {
+                    if let StoreError::Etcd(error) = &error {
+                        self.refusals.met(Part::Following, error);
+                    }
+                    tracing::debug!(%error, "following ended; it begins anew");
+                }
             }
             pause = if went_well { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
             std::thread::sleep(pause / 2 + by_luck(pause / 2));
@@ -169,8 +175,10 @@ impl Cluster {
                 if let Some(told) = told {
                     silent_since = Instant::now();
                     self.take(told, &mut watch, follower)?;
+                    self.refusals.ended(Part::Following);
                 }
             }
+            self.refusals.ended(Part::Following);
             from = self.revision();
         }
     }

@@ -13,6 +13,7 @@
 
 use super::directory::{Directory, NodeRecord, PlugRecord, Plugged};
 use super::key::Key;
+use super::refusals::Part;
 use super::{Cluster, END_PAUSE, lock};
 use crate::etcd::message::{Compare, KeyValue, LeaseId, Step, Txn};
 use crate::etcd::{EtcdError, message::Revision};
@@ -120,6 +121,15 @@ impl Cluster {
         registration.said = Some(node);
         self.is_namesake_told.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes how an attempt to say what there is to say ended, for [`Cluster::refusals`].
+    pub fn note_said(&self, error: Option<&NotSaid>) {
+        match error {
+            None => self.refusals.ended(Part::Saying),
+            Some(NotSaid::Etcd(error)) => self.refusals.met(Part::Saying, error),
+            Some(_) => {}
+        }
     }
 
     /// Whether it is said that we live, and by ourselves.

@@ -33,20 +33,23 @@ pub(crate) fn list(what: What, source: impl Source, is_json: bool, to: &mut dyn 
         What::Networks => table(source, NETWORKS, network)?,
         What::Macs => table(source, MACS, mac)?,
         What::Drops => table(source, DROPS, counted)?,
-        What::Nodes => table(source, NODES, node)?,
+        What::Nodes => nodes(&all(source)?),
         What::Quotas => table(source, QUOTAS, quota)?,
-        What::Workers => {
-            let mut rows = Vec::new();
-            source.rows(&mut |row| {
-                rows.push(row);
-                true
-            })?;
-            workers(&rows)
-        }
+        What::Workers => workers(&all(source)?),
         What::Config => unreachable!("it is no list"),
     };
     let _ = to.write_all(text.as_bytes());
     Ok(())
+}
+
+/// The rows of a list that is short.
+fn all<T: DeserializeOwned>(source: impl Source) -> Result<Vec<T>, ClientError> {
+    let mut rows = Vec::new();
+    source.rows(&mut |row| {
+        rows.push(row);
+        true
+    })?;
+    Ok(rows)
 }
 
 /// The rows as a list of objects, as they come.
@@ -164,6 +167,16 @@ fn workers(rows: &[WorkerRow]) -> String {
 }
 
 const NODES: &[&str] = &["HOST", "ROLES", "TUNNEL", "PHYSICAL", "INTERFACES", "UP"];
+
+/// The hosts, and below them what etcd refuses the one that was asked.
+fn nodes(rows: &[NodeRow]) -> String {
+    let mut table = Table::new(NODES);
+    for row in rows {
+        table.row(&node(row));
+    }
+    let refusals = rows.iter().flat_map(|row| &row.refusals).map(|refusal| format!("{refusal}\n"));
+    table.text() + &refusals.collect::<String>()
+}
 
 fn node(row: &NodeRow) -> Vec<String> {
     let list = |texts: &[String]| if texts.is_empty() { NOTHING.into() } else { texts.join(",") };

@@ -39,6 +39,9 @@ pub(crate) struct NodeRow {
     pub(crate) up: usize,
     /// Whether this is the one that was asked.
     pub(crate) is_self: bool,
+    /// What etcd refuses the one that was asked, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refusals: Vec<String>,
 }
 
 /// The hosts that share the state, by name; none without etcd.
@@ -55,10 +58,26 @@ pub(crate) fn nodes<P: Pipeline>(control: &Control<P>) -> Vec<NodeRow> {
             interfaces: plugs().count(),
             up: plugs().filter(|plug| plug.record.is_up).count(),
             is_self: host == cluster.host(),
+            refusals: if host == cluster.host() { cluster.refusals() } else { Vec::new() },
         })
     };
     let mut rows: Vec<NodeRow> =
         cluster.look(|directory| directory.nodes().filter_map(|(host, _)| row(directory, host)).collect());
+    let (host, refusals) = (cluster.host().to_string(), cluster.refusals());
+    if !refusals.is_empty() && !rows.iter().any(|row| row.is_self) {
+        // Who may not say that he lives is none of those that do, and is to be told of all the same.
+        let (roles, physical_networks) = (Vec::new(), Vec::new());
+        rows.push(NodeRow {
+            host,
+            roles,
+            tunnel: None,
+            physical_networks,
+            interfaces: 0,
+            up: 0,
+            is_self: true,
+            refusals,
+        });
+    }
     rows.sort_by(|a, b| a.host.cmp(&b.host));
     rows
 }

@@ -46,6 +46,23 @@ fn an_interface_is_on_one_host_until_that_unplugs_it_or_dies() {
 }
 
 #[test]
+fn a_host_that_etcd_refuses_warns_of_it_once_and_tells_it_as_long_as_it_goes_on() {
+    let server = Server::start();
+    let a = daemon(&server.url(), "a", "");
+    wait_until("it lives", SOON, || a.show("nodes").as_array().unwrap().len() == 1);
+    // From now on etcd asks who is there. It does not ask whom it tells already; but a watch that is silent is begun anew.
+    super::want_users(&server);
+    let why = "following what changes: etcd refuses: etcdserver: user name is empty (code 3)";
+    let refusals = || a.show("nodes")[0]["refusals"].clone();
+    wait_until("it is told", SOON, || refusals() == json!([why]));
+    let text = a.must("show nodes");
+    assert!(text.lines().any(|line| line == why), "{text}");
+    let count = |what: &str| a.log_tail().matches(what).count();
+    wait_until("it is refused again and again", SOON, || count("it begins anew error=etcd refuses") > 3);
+    assert_eq!(count(why), 1, "{}", a.log_tail());
+}
+
+#[test]
 fn a_node_of_one_role_serves_no_api_or_carries_nothing() {
     let server = Server::start();
     let api = daemon(&server.url(), "a", "");

@@ -129,6 +129,7 @@ impl<P: Pipeline> Control<P> {
         let Some(cluster) = self.cluster() else { return };
         self.look_at_macs();
         let said = cluster.live(node).and_then(|()| cluster.say(|| self.wanted()));
+        cluster.note_said(said.as_ref().err());
         match said {
             Ok(held) => {
                 let is_changed = {
