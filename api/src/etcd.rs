@@ -45,12 +45,16 @@ const PAGE_TRIES: u32 = 3;
 /// Connections kept open while nothing is asked.
 const IDLE_MAX: usize = 4;
 /// gRPC's codes that tell what is no fault of the request (`google.golang.org/grpc/codes`).
+const CANCELLED: u32 = 1;
 const DEADLINE_EXCEEDED: u32 = 4;
 const OUT_OF_RANGE: u32 = 11;
 const UNAVAILABLE: u32 = 14;
 const UNAUTHENTICATED: u32 = 16;
 /// What etcd says of a range of a revision that it forgot.
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+/// What a member that shuts down says of a request that it took and gave to nobody: its gateway speaks to it by a connection that is
+/// closed first. One that was given on and is cut off is told otherwise (`UNAVAILABLE`).
+const CLOSING: &str = "grpc: the client connection is closing";
 /// What it says, with code 3, to who shows no token where users are wanted, and to who shows one from before its users or
 /// their rights were changed.
 const NO_USER: [&str; 2] = ["etcdserver: user name is empty", "etcdserver: revision of auth store is old"];
@@ -493,6 +497,8 @@ fn refusal(body: &[u8], status: u16) -> EtcdError {
     match refusal.code {
         // It has no leader, or lost it on the way.
         UNAVAILABLE | DEADLINE_EXCEEDED => EtcdError::Unanswered(message),
+        // Another member may do it.
+        CANCELLED if message == CLOSING => EtcdError::Unreachable(message),
         OUT_OF_RANGE if message == COMPACTED => EtcdError::Compacted,
         // A status without a code is a proxy's, or that of a gateway without this path.
         0 => EtcdError::Unanswered(format!("it answered with status {status}")),
@@ -531,6 +537,13 @@ mod tests {
         assert!(of("<html>").is_unknown() && of("{}").is_unknown());
         let refused = of(r#"{"error":"etcdserver: too many operations in txn request","code":3}"#);
         assert!(!refused.is_unknown() && refused.to_string().contains("too many operations"), "{refused}");
+        let ending = refusal(br#"{"error":"x","message":"grpc: the client connection is closing","code":1}"#, 408);
+        assert!(
+            matches!(&ending, EtcdError::Unreachable(_)) && !ending.is_unknown(),
+            "another member is asked: {ending}"
+        );
+        let cancelled = refusal(br#"{"error":"x","message":"context canceled","code":1}"#, 408);
+        assert!(matches!(cancelled, EtcdError::Refused { code: 1, .. }));
         let compacted = format!(r#"{{"message":"{COMPACTED}","code":11}}"#);
         assert!(matches!(refusal(compacted.as_bytes(), 400), EtcdError::Compacted));
     }
