@@ -60,7 +60,8 @@ impl Steering {
 /// What of an interface is ours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ours {
-    /// VLANs, by the outermost tag (IEEE 802.1Q or 802.1ad). Frames with a priority tag (VLAN 0) are untagged.
+    /// VLANs, by the outermost tag if that is one of IEEE 802.1Q; the numbers of service tags (802.1ad) are others. Frames with a
+    /// priority tag (VLAN 0) are untagged.
     pub vlans: BTreeSet<u16>,
     /// Ends of tunnels.
     pub tunnels: BTreeSet<TunnelEnd>,
@@ -302,7 +303,6 @@ fn only(sockets: &SocketMap, keys: &KeySet, unclaimed: Unclaimed<'_>) -> Vec<Ins
     asm.copy(R9, R7);
     asm.add(R9, 14);
     asm.jump_if_equal(R3, wire(0x8100), tagged);
-    asm.jump_if_equal(R3, wire(0x88a8), tagged);
     asm.jump(network);
 
     asm.here(tagged);

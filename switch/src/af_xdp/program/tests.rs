@@ -54,7 +54,8 @@ impl Parts {
 
     /// Whether the frame is ours: by the rules, from the parts.
     fn is_ours(&self, ours: &Ours) -> bool {
-        let is_tag = |&(tpid, _): &(u16, u16)| tpid == 0x8100 || tpid == 0x88a8;
+        // A service tag's numbers are others than those of the set: what it is before is the host's.
+        let is_tag = |&(tpid, _): &(u16, u16)| tpid == 0x8100;
         let tag = self.tags.first().filter(|tag| is_tag(tag));
         if tag.is_some() && self.len < 18 {
             return false;
