@@ -9,6 +9,7 @@ mod cycles;
 mod effect;
 mod etcd;
 mod host;
+mod locks;
 mod paths;
 mod ratchet;
 mod results;

@@ -3,6 +3,7 @@
 //! A path that grew by more than [`TOLERANCE`] fails. One that shrank by as much is told, so that the gain is not lost
 //! again. What a path may cost stands in `benches/ratchet.txt`; a new compiler may move all of it.
 
+use crate::locks;
 use crate::paths::PATHS;
 use anyhow::{Context, Result, bail, ensure};
 use benches::callgrind;
@@ -26,6 +27,7 @@ const HEADING: &str = "\
 
 /// Counts and compares.
 pub(crate) fn run() -> Result<()> {
+    locks::check(&std::env::current_exe().context("this program's path")?)?;
     let mut counted = count()?;
     if std::env::var_os("QVS_BLESS").is_some_and(|value| value == "1") {
         let mut text = HEADING.to_owned();

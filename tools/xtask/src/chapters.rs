@@ -58,7 +58,7 @@ fn packages(chapter: Chapter) -> &'static [&'static str] {
             &["busybox-static", "dpdk-dev", "ethtool", "iproute2", "openvswitch-switch", "python3", "tcpdump"]
         }
         Chapter::Etcd => &["busybox-static", "etcd-server", "ethtool", "iproute2"],
-        Chapter::Ratchet => &["valgrind"],
+        Chapter::Ratchet => &["binutils", "valgrind"],
         Chapter::Keystone | Chapter::Openapi => &["iproute2", "python3-venv"],
         Chapter::Vm => &["busybox-static", "ethtool", "iperf3", "iproute2", "qemu-system-x86", "xz-utils"],
     }
