@@ -246,8 +246,17 @@ fn a_burst_that_is_shown_in_parts_interrupts_the_guest_once() {
 /// A frame into buffers of 256 bytes, of which one may be an indirect table's; answers what they hold, what the ring says was
 /// written to each, and how many descriptors the long way read.
 fn merged(indirect: Option<usize>, count: usize) -> (Vec<u8>, Vec<u32>, Tally, u64) {
+    merged_into(indirect, &vec![256; count])
+}
+
+/// The same into buffers of these bytes, one behind the other.
+fn merged_into(indirect: Option<usize>, buffers: &[u32]) -> (Vec<u8>, Vec<u32>, Tally, u64) {
+    let count = buffers.len();
     let scene = Scene::<SplitRing>::new(0, 8, F_VERSION_1 | F_MRG_RXBUF);
-    let buffer = |index: usize| Descriptor { address: (BUFFERS + 256 * index) as u64, len: 256, flags: WRITE, next: 0 };
+    let buffer = |index: usize| {
+        let before = buffers[..index].iter().sum::<u32>() as usize;
+        Descriptor { address: (BUFFERS + before) as u64, len: buffers[index], flags: WRITE, next: 0 }
+    };
     for index in 0..count {
         let mut entry = buffer(index);
         if indirect == Some(index) {
@@ -288,6 +297,35 @@ fn a_frame_fills_several_buffers_by_the_short_way_and_by_the_long_one_alike() {
         assert_eq!((tally.packets, tally.bytes), (1, 600));
         assert_eq!(read, reads, "descriptors by the long way, {indirect:?}");
     }
+}
+
+#[test]
+fn a_frame_takes_no_buffer_more_than_it_fills() {
+    let (bytes, lens, tally, read) = merged_into(None, &[256, 512, 256]);
+    assert_eq!(lens, [256, 356]);
+    assert_eq!(bytes[10..12], [2, 0], "buffers, as the header tells");
+    assert_eq!((tally.packets, read), (1, 0));
+}
+
+/// Together they take more chains than can be held back before the guest is shown some.
+#[test]
+fn large_frames_around_a_short_one_are_shown_in_parts() {
+    let scene = Scene::<PackedRing>::new(0, 1024, F_VERSION_1 | F_MRG_RXBUF);
+    scene.chains(1, 1024, 512, WRITE);
+    let large = vec![7; 65_226 - 128];
+    let (mut batch, mut tally) = (Batch::new(), Tally::default());
+    batch.clear(BURST, usize::MAX);
+    for tail in [&large[..], &[], &large[..]] {
+        let mut packet = batch.start(INGRESS, QUEUE).unwrap();
+        packet.head(if tail.is_empty() { 60 } else { 128 }).unwrap().fill(7);
+        if !tail.is_empty() {
+            packet.tail(Segment::from(tail)).unwrap();
+        }
+        packet.commit(OffloadClaim::default());
+    }
+    scene.set.tx(QUEUE, &mut batch, &[0, 1, 2], &mut tally);
+    assert_eq!((tally.packets, tally.dropped), (3, 0));
+    assert_eq!((scene.reads(), scene.interrupts()), (0, 1));
 }
 
 #[test]

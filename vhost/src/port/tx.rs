@@ -201,26 +201,32 @@ impl<L: Layout> RingSet<L> {
         if !self.dialect.is_mergeable {
             return Ok(false);
         }
+        self.make_room(queue, state);
         let wanted = VNET_HEADER_MRG_LEN + packet.len();
-        // Drivers post buffers of one length. What very short ones may cost is bounded on the long way.
+        // Most are as long as the first, and none is needed that is not looked at if they are longer. What very short ones may
+        // cost is bounded on the long way.
         let first = queue.ring.peek(&state.place).filter(|entry| entry.len as usize >= BYTES_PER_READ);
         let count = first.map_or(usize::MAX, |entry| wanted.div_ceil(entry.len as usize));
         let Some(entries) = entries.get_mut(..count) else { return Ok(false) };
-        let count = queue.ring.look(&mut state.place, entries)?;
-        let entries = &mut entries[..count];
+        let found = queue.ring.look(&mut state.place, entries)?;
         let mut finder = Finder::new(queue.ring.memory(), &mut state.hint);
-        let mut left = wanted as u32;
-        for entry in &mut *entries {
+        let (mut count, mut left) = (0, wanted as u32);
+        for entry in &mut entries[..found] {
             let is_alone = entry.flags & (NEXT | INDIRECT | WRITE) == WRITE;
             if !is_alone || entry.len == 0 || finder.writable(entry).len() != entry.len {
                 return Ok(false);
             }
             entry.len = entry.len.min(left);
             left -= entry.len;
+            count += 1;
+            if left == 0 {
+                break;
+            }
         }
         if left > 0 {
             return Ok(false);
         }
+        let entries = &entries[..count];
         let mut header = self.dialect.header(&packet.offload);
         header[VNET_HEADER_LEN..].copy_from_slice(&(count as u16).to_le_bytes());
         let mut source = FrameSource { front: [&header, packet.head()], tail, skip: 0 };
