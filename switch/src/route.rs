@@ -205,7 +205,10 @@ impl Resolver {
                 return Ok(Some(len));
             }
             return match Errno::from_raw_os_error(code) {
-                Errno::NOENT | Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NODEV | Errno::ACCESS => Ok(None),
+                // EINVAL is what a route of kind `blackhole` answers.
+                Errno::NOENT | Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NODEV | Errno::ACCESS | Errno::INVAL => {
+                    Ok(None)
+                }
                 error => Err(error.into()),
             };
         }

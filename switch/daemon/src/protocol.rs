@@ -18,7 +18,7 @@ pub(crate) const VERSION: u32 = 1;
 /// Bytes of a request or of the headers of an HTTP request: a whole frame of 64 KiB in hexadecimal fits.
 pub(crate) const LINE_MAX: usize = 256 * 1024;
 /// Bytes of an answer that a client takes at once. Lists have no bound: both ends take them row by row ([`Rows`], [`each_row`]).
-pub(crate) const ANSWER_MAX: usize = 1024 * 1024;
+pub(crate) const ANSWER_MAX: usize = 32 * 1024 * 1024;
 
 /// A request with its version.
 #[derive(Debug, Serialize, Deserialize)]

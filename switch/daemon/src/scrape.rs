@@ -46,11 +46,10 @@ pub(crate) fn serve(listener: TcpListener, service: Arc<dyn Service>) -> std::io
 
 fn scrape(stream: &TcpStream, service: &dyn Service) -> std::io::Result<()> {
     let timed = || Timed::over(stream, SCRAPE_MAX, SCRAPE_IDLE_MAX);
-    let mut reader = BufReader::new(timed());
+    // Both clocks start now: it is one time for all.
+    let (mut reader, mut writer) = (BufReader::new(timed()), BufWriter::new(timed()));
     match crate::protocol::read_line(&mut reader, admin::HTTP_LINE_MAX)? {
-        Some(line) if line.starts_with(b"GET ") => {
-            admin::serve_http(&line, &mut reader, &mut BufWriter::new(timed()), service)
-        }
+        Some(line) if line.starts_with(b"GET ") => admin::serve_http(&line, &mut reader, &mut writer, service),
         _ => Ok(()),
     }
 }

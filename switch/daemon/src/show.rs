@@ -52,14 +52,16 @@ fn all<T: DeserializeOwned>(source: impl Source) -> Result<Vec<T>, ClientError> 
     Ok(rows)
 }
 
-/// The rows as a list of objects, as they come.
+/// The rows as a list of objects. All are taken before one is printed: the daemon does not wait for a pager.
 fn json(source: impl Source, to: &mut dyn Write) -> Result<(), ClientError> {
-    let mut printer = serde_json::Serializer::pretty(&mut *to);
-    // Nothing is said of a closed output: whoever closed it knows.
+    let mut text = Vec::new();
+    let mut printer = serde_json::Serializer::pretty(&mut text);
     let Ok(mut list) = printer.serialize_seq(None) else { return Ok(()) };
     source.rows(&mut |row: Value| list.serialize_element(&row).is_ok())?;
     let _ = list.end();
-    let _ = to.write_all(b"\n");
+    text.push(b'\n');
+    // Nothing is said of a closed output: whoever closed it knows.
+    let _ = to.write_all(&text);
     Ok(())
 }
 

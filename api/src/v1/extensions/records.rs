@@ -268,14 +268,18 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         if let Some(all) = self.newest() {
             return all;
         }
+        // Held while they are read: a writer whose record is in the store waits with putting it here, so that what is read before
+        // that is never put over it.
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let was_stale = self.is_stale.swap(false, Ordering::Acquire);
         match self.read_all() {
-            Ok(now) => *self.all.write().unwrap_or_else(PoisonError::into_inner) = now,
+            Ok(now) => *all = now,
             Err(error) => {
                 tracing::error!(%error, "what extensions keep cannot be read again");
                 self.is_stale.fetch_or(was_stale, Ordering::Release);
             }
         }
+        drop(all);
         self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
 
