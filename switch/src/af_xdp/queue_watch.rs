@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 /// Follows the queues of one interface.
 pub(crate) struct QueueWatch {
     ethtool: Ethtool,
-    /// To receive and to send by, when the port was opened; `None`: its driver does not tell, nor lets them be changed.
+    /// To receive and to send by, when the port was opened; `None`: it did not tell, and then changes are not seen.
     opened: Option<[u32; 2]>,
     /// Frames of ours that came by a queue without a socket.
     unclaimed: CountMap,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes that the peers of all sessions together may have us map: 64 TiB, half of what a process has on x86-64.
 pub const MAPPED_BYTES_TOTAL_MAX: u64 = 1 << 46;
 const _: () =
-    assert!(super::MAPPED_BYTES_MAX <= MAPPED_BYTES_TOTAL_MAX / 64, "64 sessions have room whatever they map");
+    assert!(super::MAPPED_BYTES_MAX <= MAPPED_BYTES_TOTAL_MAX / 64, "64 tables of the largest size have room");
 
 /// Bytes taken.
 static MAPPED: AtomicU64 = AtomicU64::new(0);

@@ -203,8 +203,8 @@ impl<L: Layout> RingSet<L> {
         }
         self.make_room(queue, state);
         let wanted = VNET_HEADER_MRG_LEN + packet.len();
-        // Most are as long as the first, and none is needed that is not looked at if they are longer. What very short ones may
-        // cost is bounded on the long way.
+        // Drivers post buffers of one length, or some longer ones between them: then fewer are needed than looked at. What very
+        // short ones may cost is bounded on the long way.
         let first = queue.ring.peek(&state.place).filter(|entry| entry.len as usize >= BYTES_PER_READ);
         let count = first.map_or(usize::MAX, |entry| wanted.div_ceil(entry.len as usize));
         let Some(entries) = entries.get_mut(..count) else { return Ok(false) };
