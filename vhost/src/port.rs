@@ -52,8 +52,12 @@ const FRAME_MIN: u32 = 14;
 const SPARE_READS: u64 = WIDTH_MAX as u64;
 /// Bytes of a frame for which one more descriptor may be read: buffers of a quarter of what [`FRAME_CHAINS_MAX`] is made for.
 const BYTES_PER_READ: usize = 128;
-/// How often tx tries for a ring that another worker holds: some 40 microseconds, longer than nearly every call takes. Only a
-/// worker that lost its CPU with the ring in hand is not waited for.
+/// Descriptors that each segment of a large frame may cost beyond its length, while the frame as a whole may cost one longest chain:
+/// a frame may become thousands of segments, and guests that do not take it whole post chains of one or two, or of nineteen (Linux, for
+/// frames over 1,500 bytes).
+const READS_PER_SEGMENT: usize = 16;
+/// How often tx tries for a ring that another worker holds: some 40 to 100 microseconds, as long as the processor pauses, which is
+/// longer than nearly every call takes. Only a worker that lost its CPU with the ring in hand is not waited for.
 const LOCK_SPINS: u32 = 2_000;
 
 /// What a worker found out about a guest, told to its session.

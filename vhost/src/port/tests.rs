@@ -9,7 +9,8 @@ use crate::ring::{QUEUE_SIZE_MAX, Terms};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use switch::batch::BURST;
-use switch::offload::OffloadClaim;
+use switch::offload::{Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
+use switch::packet::{Headers, L3};
 use switch::segment::Segment;
 
 /// Bytes of guest memory.
@@ -227,6 +228,55 @@ fn the_longest_chains_that_are_good_carry_a_whole_burst() {
     assert_eq!(tally.packets as usize, BURST);
     assert_eq!(reads, (CHAIN_MAX * BURST) as u64);
     assert_eq!(packed.interrupts(), 1);
+}
+
+/// 17 buffers of as much as any frame has, of which a short one fills a part of the first.
+#[test]
+fn of_a_chain_no_more_is_looked_up_than_a_frame_fills() {
+    let scene = Scene::<SplitRing>::new(0, 256, F_VERSION_1);
+    scene.tables(256, &linked((0..17).map(|_| FRAME_MAX as u32), WRITE));
+    let (tally, _) = scene.send(1);
+    assert_eq!((tally.packets, tally.dropped), (1, 0));
+    assert_eq!(scene.set.ring(0).unwrap().lock().0.pieces.len(), 1);
+}
+
+/// A TCP frame of so many bytes of payload, to be cut into segments of `size`; answers the outcome and the descriptors read.
+fn cut(scene: &Scene<SplitRing>, payload: usize, size: u16) -> (Tally, u64) {
+    let mut head = [0; 54];
+    head[12..14].copy_from_slice(&[8, 0]);
+    head[14] = 0x45;
+    head[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+    (head[22], head[23], head[46]) = (64, 6, 0x50);
+    let payload = vec![7; payload];
+    let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), scene.reads());
+    batch.clear(BURST, usize::MAX);
+    let mut packet = batch.start(INGRESS, QUEUE).unwrap();
+    packet.head(head.len()).unwrap().copy_from_slice(&head);
+    packet.tail(Segment::from(&payload[..])).unwrap();
+    packet.commit(OffloadClaim::default());
+    let packet = &mut batch.packets_mut()[0];
+    packet.headers = Headers { l3: L3::Ipv4, l3_offset: 14, l4_offset: 34, l4_protocol: 6, ..Headers::default() };
+    packet.offload = Offload {
+        checksum: Some(PartialChecksum { start: 34, offset: 16 }),
+        gso: Some(Gso { kind: GsoKind::Tcp4, size, header_len: 54, ecn: false }),
+        checksum_valid: false,
+    };
+    scene.set.tx(QUEUE, &mut batch, &[0], &mut tally);
+    (tally, scene.reads() - before)
+}
+
+#[test]
+fn segments_go_into_the_chains_that_drivers_post_and_many_tiny_ones_into_long_chains_end_at_a_bound() {
+    let scene = Scene::<SplitRing>::new(0, 4096, F_VERSION_1);
+    scene.tables(4096, &linked((0..19).map(|_| 1500), WRITE));
+    assert_eq!((cut(&scene, 45 * 1448, 1448).0.packets, cut(&scene, 100 * 536, 536).0.packets), (45, 100));
+
+    let scene = Scene::<SplitRing>::new(0, 4096, F_VERSION_1);
+    scene.tables(4096, &linked((0..39).map(|_| 2), WRITE));
+    let (tally, reads) = cut(&scene, 8000, 8);
+    assert_eq!(tally.packets + tally.dropped, 1000);
+    let bound = SPARE_READS + (CHAIN_MAX + 1000 * READS_PER_SEGMENT) as u64;
+    assert!(reads < bound && tally.dropped > 0, "{reads} descriptors were read for {} segments", tally.packets);
 }
 
 /// Eight buffers of 10 bytes a frame: more of them than can be held back.

@@ -2,7 +2,7 @@
 
 use super::ahead::{AHEAD, Finder};
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, RingSet, SPARE_READS};
+use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, READS_PER_SEGMENT, RingSet, SPARE_READS};
 use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
@@ -160,7 +160,7 @@ impl<L: Layout> RingSet<L> {
                     tally.moved(packet.len());
                     return Ok(others);
                 }
-                match self.send_slowly(queue, state, packet, tail)? {
+                match self.send_slowly(queue, state, packet, tail, CHAIN_MAX)? {
                     Ok(()) => tally.moved(packet.len()),
                     Err(why) => {
                         tally.drop(why);
@@ -262,8 +262,9 @@ impl<L: Layout> RingSet<L> {
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
         tally.cut_into(cut.count());
+        state.reads_left += CHAIN_MAX as u64;
         while let Some((packet, tail)) = cut.next_segment() {
-            match self.send_slowly(queue, state, packet, tail)? {
+            match self.send_slowly(queue, state, packet, tail, READS_PER_SEGMENT)? {
                 Ok(()) => tally.moved(packet.len()),
                 Err(reason) => {
                     // What the guest has no use for now it will have none for in a moment: to try thousands of segments one
@@ -285,8 +286,7 @@ impl<L: Layout> RingSet<L> {
     /// Reserves first and copies then, so that a frame that does not fit leaves nothing behind. A chain that is broken
     /// is given back empty, with those reserved before it: the guest made it, and it must not stand in the way for ever.
     ///
-    /// A frame may cost one longest chain's descriptors and some by its length. Every burst looks at one chain at least, so
-    /// broken ones go.
+    /// A frame may cost `reads` descriptors and some by its length. Every burst looks at one chain at least, so broken ones go.
     #[cold]
     #[inline(never)]
     fn send_slowly(
@@ -295,11 +295,12 @@ impl<L: Layout> RingSet<L> {
         state: &mut State<L>,
         packet: &Packet,
         tail: &[Segment<'_>],
+        reads: usize,
     ) -> Result<Result<(), DropReason>, Overrun> {
         self.make_room(queue, state);
         let ring = &queue.ring;
         let wanted = self.dialect.header_len + packet.len();
-        state.reads_left += (CHAIN_MAX + wanted / BYTES_PER_READ) as u64;
+        state.reads_left += (reads + wanted / BYTES_PER_READ) as u64;
         let mut capacity = 0usize;
         let mut cursor = ring.cursor(&state.place);
         state.reserved.clear();
@@ -316,7 +317,8 @@ impl<L: Layout> RingSet<L> {
             let Some((taken, walked)) = found else {
                 return Ok(Err(DropReason::RxRingFull));
             };
-            let reserved = walked.map_err(ChainError::drop_reason).and_then(|()| reserve(ring, state));
+            let reserved =
+                walked.map_err(ChainError::drop_reason).and_then(|()| reserve(ring, state, wanted - capacity));
             match reserved {
                 Ok(0) | Err(DropReason::BadDescriptor | DropReason::TooManySegments) => {
                     state.reserved.push(Reserved { taken, capacity: 0 });
@@ -383,12 +385,14 @@ fn send_shortly<const HEADER: usize>(
     true
 }
 
-/// Puts the pieces of the chain that was just walked behind those reserved; answers its capacity, bytes.
-fn reserve<L: Layout>(ring: &L, state: &mut State<L>) -> Result<u32, DropReason> {
+/// Puts the pieces of the chain that was just walked behind those reserved, as far as a frame that lacks `wanted` bytes fills
+/// them; answers how many bytes that is. What it does not fill is not looked at: a chain may name far more memory than any frame.
+fn reserve<L: Layout>(ring: &L, state: &mut State<L>, wanted: usize) -> Result<u32, DropReason> {
+    const { assert!(FRAME_MAX + VNET_HEADER_MRG_LEN <= u32::MAX as usize, "no frame's length overflows") };
+    let wanted = wanted as u32;
     let mut capacity = 0u32;
     for buffer in state.chain.buffers() {
-        // No frame needs more, and so no sum overflows.
-        let (mut address, mut left) = (buffer.address, buffer.len.min(2 * FRAME_MAX as u32));
+        let (mut address, mut left) = (buffer.address, buffer.len.min(wanted - capacity));
         while left > 0 {
             let piece = ring.memory().writable(&mut state.hint, address, left).ok_or(DropReason::BadDescriptor)?;
             if state.pieces.len() == PIECES_MAX {
