@@ -17,7 +17,7 @@
 use crate::clock::Clock;
 use crate::port::Port;
 use crate::publish::{RxQueue, Snapshot};
-use crate::worker::{Pipeline, Worker};
+use crate::worker::{LONG_ROUND_NS, Pipeline, Worker};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::fd::OwnedFd;
@@ -116,6 +116,9 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         if taken > 0 {
             ledger.busy_rounds.add(1);
             ledger.busy_ns.add(after.ns - now.ns);
+            if after.ns - now.ns > LONG_ROUND_NS {
+                worker.note_long_round();
+            }
             idle_since = after;
         } else if let Some(idle) = idle
             && u128::from(after.ns - idle_since.ns) >= spin.as_nanos()

@@ -8,6 +8,8 @@
 //! Fairness: a burst ends at [`BURST`] frames or [`ROUND_BYTES`] bytes; every copy a burst causes (a flood makes many)
 //! is charged to its queue, and a queue in debt sits out until rounds have repaid it. Floods of one burst are bounded by
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
+//! What takes time without moving bytes (memory of a guest that the kernel has yet to find pages for) shows in rounds that
+//! take long ([`LONG_ROUND_NS`]): in those after them every queue is timed, and time that its bytes do not explain is charged too.
 
 mod send;
 
@@ -37,6 +39,13 @@ const COPY_COST_BYTES_MIN: usize = 64;
 /// side which queue costs what; in every round the readings would be a tenth of the work at low load, and at one in 31 they
 /// showed in the 99th percentile of delays. A prime, so that no rhythm of a sender falls in with it.
 const TIMED_ROUNDS: u64 = 127;
+
+/// Time, ns, after which a round was long: what some ten queues' bursts of large frames take.
+pub const LONG_ROUND_NS: u64 = 250_000;
+/// Rounds after a long one in which queues are timed, so that whoever made it long is found.
+const WATCHED_ROUNDS: u32 = 64;
+/// Bytes that a nanosecond of a burst counts for when it is charged: about what a copy moves in it.
+const BYTES_PER_NS: u64 = 8;
 
 /// A moment of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -295,6 +304,8 @@ pub struct Worker<P: Pipeline> {
     clock: Option<Clock>,
     /// Rounds since the queues were last timed.
     rounds: u64,
+    /// Rounds that are still timed since a long one.
+    watched: u32,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -316,12 +327,19 @@ impl<P: Pipeline> Worker<P> {
             debts_generation: u64::MAX,
             clock: None,
             rounds: 0,
+            watched: 0,
         }
     }
 
     /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_ns`]).
     pub fn time_queues(&mut self, clock: Clock) {
         self.clock = Some(clock);
+    }
+
+    /// Tells the worker that its last round took longer than [`LONG_ROUND_NS`].
+    #[cold]
+    pub fn note_long_round(&mut self) {
+        self.watched = WATCHED_ROUNDS;
     }
 
     /// Which worker this is.
@@ -353,7 +371,10 @@ impl<P: Pipeline> Worker<P> {
         let mut batch = self.batch.take().expect("step puts the batch back").recycle();
         let mut taken = 0;
         self.rounds = (self.rounds + 1) % TIMED_ROUNDS;
-        let mut stopwatch = self.clock.filter(|_| self.rounds == 0).map(Stopwatch::start);
+        let is_sample = self.rounds == 0;
+        let is_watched = self.watched > 0;
+        let mut stopwatch = self.clock.filter(|_| is_sample || is_watched).map(Stopwatch::start);
+        self.watched = self.watched.saturating_sub(1);
         for debt in &mut self.debts {
             if debt.bytes >= ROUND_BYTES {
                 debt.bytes -= ROUND_BYTES;
@@ -378,6 +399,7 @@ impl<P: Pipeline> Worker<P> {
             self.ledger.add_drops(&self.tally);
             self.ledger.batches.add(1);
             taken += self.tally.packets as usize;
+            let mut moved_bytes = self.tally.bytes as usize;
 
             if !batch.is_empty() {
                 let captured = place.captures.as_deref();
@@ -399,10 +421,17 @@ impl<P: Pipeline> Worker<P> {
                 let cut =
                     send::send::<P>(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
                 debt.bytes += cut as usize * CUT_COST_BYTES;
+                moved_bytes = moved_bytes.max(cost_bytes) + cut as usize * CUT_COST_BYTES;
             }
             port.rx_done(debt.queue);
             if let Some(stopwatch) = &mut stopwatch {
-                stopwatch.charge(counters, debt.queue);
+                let ns = stopwatch.lap();
+                if is_sample {
+                    charge(counters, debt.queue, ns);
+                }
+                if is_watched {
+                    debt.bytes += unexplained(ns, moved_bytes);
+                }
             }
         }
         self.batch = Some(batch.recycle());
@@ -428,14 +457,21 @@ impl Stopwatch {
         let since = std::mem::replace(&mut self.since, self.clock.now());
         self.since.ns - since.ns
     }
+}
 
-    /// Charges the time to a queue, for the rounds that are not timed as well.
-    #[cold]
-    fn charge(&mut self, counters: &PortCounters, queue: QueueIndex) {
-        if let Some(sum) = counters.queue_ns.get(queue.as_usize()) {
-            sum.add(self.lap() * TIMED_ROUNDS);
-        }
+/// Charges a sample of time to a queue, for the rounds that are not timed as well.
+#[cold]
+fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64) {
+    if let Some(sum) = counters.queue_ns.get(queue.as_usize()) {
+        sum.add(ns * TIMED_ROUNDS);
     }
+}
+
+/// What a burst that took so long is charged beyond the bytes that it moved; nothing unless it alone makes a round long.
+#[cold]
+fn unexplained(ns: u64, moved_bytes: usize) -> usize {
+    let bytes = ns.saturating_sub(LONG_ROUND_NS).saturating_mul(BYTES_PER_NS);
+    usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(moved_bytes)
 }
 
 /// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::batch::{BURST, Batch};
+use switch::clock::Clock;
 use switch::config::{Config, MTU_DEFAULT, NetworkConfig, PortConfig};
 use switch::ids::{MacAddr, NetworkIndex, PortIndex, WorkerIndex};
 use switch::ledger::DropReason;
@@ -17,10 +18,14 @@ use switch::switch::{Switch, SwitchConfig, WorkerSpec};
 use switch::testing::{Limits, MemoryPort};
 use switch::worker::{Context, Egress, Pipeline, ROUND_BYTES, Worker};
 
-/// Sends every frame to all other ports; a frame that starts with 0xdd is dropped, one with 0xcc consumed. The second
+/// Sends every frame to all other ports; a frame that starts with 0xdd is dropped, one with 0xcc consumed, and one with 0xee takes
+/// [`SLOW`] before. The second
 /// byte, if 1, asks for a partial checksum at bytes 16..18; from 2 on it asks for a cut of TCP over IPv4 into segments of
 /// that size.
 struct Hub;
+
+/// Time that a slow frame takes.
+const SLOW: Duration = Duration::from_millis(2);
 
 impl Pipeline for Hub {
     type Tables = Vec<PortIndex>;
@@ -31,6 +36,10 @@ impl Pipeline for Hub {
 
     fn run(tables: &Vec<PortIndex>, _context: &Context<'_>, batch: &mut Batch<'_>, egress: &mut Egress<'_>) {
         for (at, packet) in batch.packets_mut().iter_mut().enumerate() {
+            if packet.head()[0] == 0xee {
+                let begun = Instant::now();
+                while begun.elapsed() < SLOW {}
+            }
             match packet.head()[..2] {
                 [0xdd, _] => egress.drop_ingress(packet.ingress, DropReason::SpoofedMac),
                 [0xcc, _] => egress.consume(),
@@ -299,6 +308,38 @@ fn a_burst_of_large_frames_ends_at_the_round_budget_and_a_flood_puts_its_queue_i
     }
     assert!((10..=12).contains(&rounds), "{rounds}");
     assert!(ports[2].collect().iter().filter(|frame| frame.bytes[0] == 2).count() > 10, "the neighbour went on");
+}
+
+#[test]
+fn a_queue_whose_frames_take_long_for_their_bytes_sits_out_rounds_in_which_its_neighbour_goes_on() {
+    let (switch, mut worker, ports) = by_hand(3);
+    worker.time_queues(Clock::default());
+    let both = |worker: &mut Worker<Hub>| {
+        ports[0].inject(&frame(0xee, 0, 64));
+        ports[1].inject(&frame(2, 0, 64));
+        step(&switch, worker)
+    };
+    assert_eq!(both(&mut worker), 2);
+    assert_eq!(both(&mut worker), 2, "as long as nobody looks at the time");
+    worker.note_long_round();
+    assert_eq!(both(&mut worker), 2, "now somebody does");
+    let mut rounds = 0;
+    loop {
+        ports[1].inject(&frame(2, 0, 64));
+        ports[0].inject(&frame(1, 0, 64));
+        rounds += 1;
+        match step(&switch, &mut worker) {
+            1 => {}
+            taken => {
+                assert!(taken > 10, "all that has waited");
+                break;
+            }
+        }
+    }
+    assert!(
+        rounds > 50,
+        "two milliseconds less a quarter, at 8 bytes a nanosecond and {ROUND_BYTES} a round: {rounds}"
+    );
 }
 
 #[test]
