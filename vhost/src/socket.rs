@@ -4,8 +4,8 @@
 //! half message waiting and nobody else. The eventfds are shared with a peer that can do anything to them, also clear
 //! O_NONBLOCK and fill the counter to its brim, after which a plain write blocks for ever. So [`Call`] signals through
 //! Linux AIO: the kernel adds to an eventfd named in `aio_resfd` when a request completes, and that addition saturates
-//! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, each
-//! ring has a helper thread of its own that may block in its peer's stead. AIO requests are bounded for the whole host
+//! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, or a peer has so many
+//! wait for its eventfd that telling them takes long, a ring has a helper thread of its own that may block in its peer's stead. AIO requests are bounded for the whole host
 //! (`fs.aio-max-nr`, 65,536), so only workers have a context each; all session threads share one.
 
 use crate::message::{FDS_MAX, HEADER_LEN, Header, MessageError};
@@ -19,8 +19,9 @@ use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes of a control message that holds [`FDS_MAX`] file descriptors.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
@@ -217,12 +218,20 @@ impl AsFd for Wake {
 pub struct Call {
     fd: OwnedFd,
     helper: OnceLock<Option<Helper>>,
+    /// Signals in a row that took long.
+    slow: AtomicU8,
 }
+
+/// A signal that takes longer is slow: nearly all take less than ten microseconds.
+const SLOW_SIGNAL: Duration = Duration::from_micros(100);
+/// Slow signals in a row after which they are left to a helper thread. The kernel tells all who wait for an eventfd, and the peer may
+/// have any number of them wait; a worker that lost its CPU in the call a few times is no peer's doing.
+const SLOW_SIGNALS_MAX: u8 = 4;
 
 impl Call {
     /// Takes over a file descriptor that [`is_eventfd`].
     pub fn new(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new() };
+        let call = Call { fd, helper: OnceLock::new(), slow: AtomicU8::new(0) };
         if !Aio::is_available() {
             // Made here, on the session's thread, so that no worker has to.
             call.helper();
@@ -237,20 +246,39 @@ impl Call {
     /// Interrupts the guest. Costs about a write, never blocks, and may be called from any thread.
     #[inline]
     pub fn signal(&self) {
-        let has_helper = self.helper.get().is_some();
-        if has_helper || !Aio::signal(self.fd.as_fd()) {
-            self.signal_slowly();
+        self.signal_by(|| Aio::signal(self.fd.as_fd()));
+    }
+
+    #[inline]
+    fn signal_by(&self, submit: impl FnOnce() -> bool) {
+        if let Some(Some(helper)) = self.helper.get() {
+            return helper.wake.wake();
+        }
+        let begun = Instant::now();
+        if !submit() {
+            return self.signal_slowly();
+        }
+        self.note(begun.elapsed());
+    }
+
+    /// A signal took so long.
+    #[inline]
+    fn note(&self, took: Duration) {
+        // Nobody minds if one of two workers' counts is lost.
+        let slow = if took > SLOW_SIGNAL { self.slow.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.slow.store(slow, Ordering::Relaxed);
+        if slow >= SLOW_SIGNALS_MAX {
+            // If there is none to be had it goes on as it is: slowly, but the guest is interrupted.
+            self.helper();
         }
     }
 
     /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
     pub fn signal_from_control(&self) {
-        if self.helper.get().is_some() || !Aio::with_control(|aio| aio.submit(self.fd.as_fd())).unwrap_or(false) {
-            self.signal_slowly();
-        }
+        self.signal_by(|| Aio::with_control(|aio| aio.submit(self.fd.as_fd())).unwrap_or(false));
     }
 
-    /// By a helper thread, where the kernel refuses this thread a context of its own.
+    /// By a helper thread: the kernel refuses this thread a context of its own.
     #[cold]
     fn signal_slowly(&self) {
         if let Some(helper) = self.helper() {
@@ -472,7 +500,6 @@ mod tests {
     use super::*;
     use crate::message::{Request, protocol};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use std::time::{Duration, Instant};
 
     fn pair() -> (Stream, Stream) {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -531,7 +558,7 @@ mod tests {
     }
 
     fn with_helper(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new() };
+        let call = Call { fd, helper: OnceLock::new(), slow: AtomicU8::new(0) };
         assert!(call.helper().is_some());
         call
     }
@@ -558,6 +585,23 @@ mod tests {
             });
         });
         assert_eq!(count_of(&fd), 1000);
+    }
+
+    #[test]
+    fn a_peer_whose_signals_take_long_again_and_again_is_left_to_a_helper_which_signals_it() {
+        let fd = blocking_eventfd(0);
+        let call = Call::new(fd.try_clone().unwrap());
+        let long = SLOW_SIGNAL + Duration::from_nanos(1);
+        for took in [long, long, long, SLOW_SIGNAL, long, long, long] {
+            call.note(took);
+        }
+        assert!(call.helper.get().is_none(), "a worker loses its CPU now and then");
+        call.note(long);
+        assert!(matches!(call.helper.get(), Some(Some(_))));
+        call.signal();
+        assert_eq!(count_of(&fd), 1, "waits for it");
+        call.signal_from_control();
+        assert_eq!(count_of(&fd), 1);
     }
 
     #[test]
