@@ -153,9 +153,9 @@ impl<P: Pipeline> Control<P> {
     pub(super) fn wanted(&self) -> BTreeMap<InterfaceId, Wanted> {
         let model = self.model();
         let state = self.state();
-        let config = &self.switch.snapshot().config;
+        let config = self.switch.snapshot().config.clone();
         let plugs = state.plugs.values().chain(&state.reserved);
-        plugs.map(|plug| (plug.interface.clone(), wanted(&state, config, &model, plug))).collect()
+        plugs.map(|plug| (plug.interface.clone(), wanted(&state, &config, &model, plug))).collect()
     }
 
     /// Notes which addresses were learnt on which port, once in a while.
@@ -182,8 +182,9 @@ impl<P: Pipeline> Control<P> {
     /// [`PlugError::Elsewhere`]. While etcd is away nobody knows, and it may be plugged.
     pub(super) fn claim(&self, plug: &Plug) -> Result<(), PlugError> {
         let Some(cluster) = self.cluster() else { return Ok(()) };
-        let (config, model) = (&self.switch.snapshot().config, self.model());
-        let wanted = wanted(&self.state(), config, &model, plug);
+        // No snapshot is held while etcd is asked: devices that leave wait until nobody has one.
+        let config = self.switch.snapshot().config.clone();
+        let wanted = wanted(&self.state(), &config, &self.model(), plug);
         match cluster.claim(&plug.interface, &wanted) {
             Claim::HeldBy(host) => {
                 Err(PlugError::Elsewhere { interface: plug.interface.clone(), host: host.to_string() })
