@@ -155,7 +155,8 @@ pub fn backend_config(path: PathBuf) -> BackendConfig {
     }
 }
 
-/// A worker and the pair of guests it serves.
+/// A worker and the pair of guests it serves. On cache lines of its own, as a worker that runs in its own thread is.
+#[repr(align(128))]
 pub struct Half {
     /// The worker.
     pub worker: Worker<Standard>,

@@ -322,8 +322,9 @@ impl PortLedger {
     }
 }
 
-/// One worker's own books.
+/// One worker's own books, on cache lines of their own and of no other worker's: two lines, for processors fetch them in pairs.
 #[derive(Default)]
+#[repr(align(128))]
 pub struct WorkerLedger {
     /// Frames taken from devices, bad ones included.
     pub received: Counter,
