@@ -183,7 +183,8 @@ fn measure_once(daemon: &Daemon, class: Class, layout: Layout, load: Load, secon
     });
     let cpu_permille = deeds.cpu_permille + (session_share * 1e3) as u64;
     let figure = |name: &str| report[name].as_f64().expect("a report has it");
-    let load = Load { cpu_permille, frames: beside };
+    let boots = deeds.sessions.saturating_sub(1) as f64 / begun.elapsed().as_secs_f64();
+    let load = Load { cpu_permille, frames: beside, boots };
     Found { cycles, fill, loss: figure("loss"), offered_mpps: figure("offered_mpps"), deeds, load }
 }
 
@@ -194,7 +195,8 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
         "The pair sends 0.5 million frames a second each way in trains of 32, one worker, one network; cycles of the nominal clock that \
          the worker spends on a frame of the pair, and the pair's loss, where generator and sink were on their CPU. The \
          polite guest sends as many frames a second as the switch took from the other, and burns as much of the generator's \
-         CPU as that guest and the switch's thread for its socket took. Of each alternation the cycles are held against those of its own \
+         CPU as that guest and the switch's thread for its socket took; as often as that one connects anew, it makes a guest's memory that \
+         the switch does not see. Of each alternation the cycles are held against those of its own \
          control, which follows at once: what the machine does to cycles from minute to minute is in both; the ratio is the \
          median of these, with its quartiles. At most 10 % more cycles and no additional loss are aimed at. Frames a batch are those of all three.",
         "| class | rings | polite: cycles | loss | misbehaving: cycles | loss | ratio | frames a batch, polite | misbehaving | frames a second from that guest, thousands, polite | misbehaving | CPU, %, polite | misbehaving | turns, polite and not | offered Mpps | load |",

@@ -22,8 +22,10 @@ use vhost::net::{F_MRG_RXBUF, F_RING_PACKED};
 const TURN: Duration = Duration::from_micros(200);
 /// Chains posted, or frames sent, in a turn.
 const BURST: u16 = 32;
-/// Bursts that a polite guest whose ring was full may be behind, so that none of them follow each other for long.
+/// Bursts that a polite guest may be behind, whose ring was full or whose thread had no CPU.
 const OWED_MAX: f64 = 8.0;
+/// Bursts that it sends in one turn at most, so that they do not follow each other for long.
+const CATCH_UP: usize = 4;
 /// Kicks of a storm in a turn.
 const KICKS: usize = 200;
 /// Pause before a new connection: a guest takes longer to boot, and making its memory should not be most of its work.
@@ -69,13 +71,16 @@ pub struct Load {
     pub cpu_permille: u64,
     /// Frames a second that a polite guest sends, in bursts, as far as turns allow.
     pub frames: f64,
+    /// Times a second that a polite guest makes memory for a guest, touches it as a driver does and gives it back, without a switch
+    /// that would know of it: what a guest that connects anew does to the caches by itself.
+    pub boots: f64,
 }
 
 impl Load {
     /// No more CPU time than it needs, and a burst in every turn.
-    pub const FULL: Load = Load { cpu_permille: 0, frames: f64::INFINITY };
+    pub const FULL: Load = Load { cpu_permille: 0, frames: f64::INFINITY, boots: 0.0 };
 
-    /// Bursts of a polite guest by turn; one at most.
+    /// Bursts of a polite guest in the time of a turn; one at most.
     fn bursts(self) -> f64 {
         (self.frames * TURN.as_secs_f64() / f64::from(BURST)).min(1.0)
     }
@@ -107,7 +112,8 @@ pub fn misbehave(path: &Path, class: Class, features: u64, load: Load, is_over: 
     let share = load.cpu_permille as f64 / 1000.0;
     let burner = Burner { begun, cpu_before, share };
     let (path, chance, deeds) = (path.to_owned(), Chance::new(1), Deeds::default());
-    let mut guest = Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0 };
+    let boots = load.boots * TURN.as_secs_f64();
+    let mut guest = Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0, boots, due: 0.0 };
     while !is_over.load(Ordering::Relaxed) {
         let mut driver = guest.driver();
         let begun = driver.start();
@@ -147,9 +153,12 @@ struct Guest {
     chance: Chance,
     deeds: Deeds,
     burner: Burner,
-    /// Bursts of a polite guest by turn, and what it owes of one.
+    /// Bursts of a polite guest in the time of a turn, and how many it owes.
     bursts: f64,
     owed: f64,
+    /// How often it makes memory in the time of a turn, and how often it owes that.
+    boots: f64,
+    due: f64,
 }
 
 impl Guest {
@@ -175,7 +184,7 @@ impl Guest {
             driver.sender.ring.set_interrupts(true);
             driver.receiver.ring.set_interrupts(true);
         }
-        let mut due = Instant::now();
+        let (mut due, mut counted) = (Instant::now(), Instant::now());
         while !is_over.load(Ordering::Relaxed) {
             let left = due.saturating_duration_since(Instant::now());
             std::thread::sleep(left);
@@ -184,10 +193,19 @@ impl Guest {
             self.burner.burn();
             match class {
                 Class::Polite => {
-                    // What its ring had no room for it sends later.
-                    self.owed = (self.owed + self.bursts).min(OWED_MAX);
-                    if self.owed >= 1.0 {
-                        self.owed -= self.talk(driver) as f64 / f64::from(BURST);
+                    // Turns come late where its thread shares a CPU, and what its ring had no room for it sends later.
+                    let turns = counted.elapsed().as_secs_f64() / TURN.as_secs_f64();
+                    counted = Instant::now();
+                    self.owed = (self.owed + self.bursts * turns).min(OWED_MAX);
+                    for _ in 0..CATCH_UP {
+                        if self.owed >= 1.0 {
+                            self.owed -= self.talk(driver) as f64 / f64::from(BURST);
+                        }
+                    }
+                    self.due += self.boots * turns;
+                    if self.due >= 1.0 {
+                        self.due = 0.0;
+                        self.driver().receiver.post_all();
                     }
                 }
                 Class::BadDescriptors if self.is_packed() => self.post_bad_packed(driver)?,

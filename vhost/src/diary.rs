@@ -29,8 +29,14 @@ impl Diary {
     pub(crate) fn begin(&mut self, path: &Path) {
         let untold = self.take(self.clock.now().ns);
         self.is_told = untold.is_some();
-        if let Some(untold) = untold {
-            tracing::info!(path = %path.display(), untold, "a vhost-user peer is connected");
+        match untold {
+            Some(untold) => tracing::info!(path = %path.display(), untold, "a vhost-user peer is connected"),
+            // The last word must not be that a session ended, for the peer may be here for good now.
+            None if self.untold == 1 => tracing::info!(
+                path = %path.display(),
+                "a vhost-user peer is connected again, as often before; for the rest of a minute its sessions are not told of"
+            ),
+            None => {}
         }
     }
 

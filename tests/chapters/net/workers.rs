@@ -86,8 +86,9 @@ fn queues_move_to_an_idle_worker_when_asked_and_no_frame_is_lost_or_overtaken() 
 #[test]
 fn a_load_that_stays_uneven_is_evened_out_where_the_settings_want_it() {
     let (daemon, sockets) = two_workers("rebalance = true");
-    // As much as goes, in frames that cost the worker more than the sender.
-    let mut pktgen = Running::start(&format!("{sockets} --one-way --macs 20 --frame-sizes 1518 --seconds 12"));
+    // As much as goes, in frames of which the worker copies 64 KB each and the sender writes only the heads: it is busy even
+    // where it has half a CPU.
+    let mut pktgen = Running::start(&format!("{sockets} --one-way --macs 20 --tso --seconds 12"));
     wait_until("a sender is with each worker", 2 * SOON, || {
         assert!(!pktgen.has_ended(), "{:#}\n{}", daemon.show("workers"), daemon.log_tail());
         let workers = [worker_of(&daemon, "a"), worker_of(&daemon, "c")];
