@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of the longest path of a UNIX socket: `sun_path` less its NUL (unix(7)).
@@ -46,6 +47,16 @@ pub enum StartError {
 
 fn io(what: &str, path: &Path) -> impl FnOnce(Errno) -> StartError {
     let what = format!("{what} {}", path.display());
+    move |source| StartError::Io { what, source: source.into() }
+}
+
+/// What giving a file to another owner or group needs is said, for it is the operator's to mend.
+fn give_away_failed(path: &Path) -> impl FnOnce(Errno) -> StartError {
+    let needs = match rustix::process::geteuid().is_root() {
+        true => "",
+        false => " (another owner needs CAP_CHOWN; so does a group that this process is not in)",
+    };
+    let what = format!("give {} its owner and group{needs}", path.display());
     move |source| StartError::Io { what, source: source.into() }
 }
 
@@ -106,12 +117,13 @@ impl Listener {
             return Err(StartError::InTheWay { path: path.to_owned(), what: "no socket" });
         }
         let listener = Listener { socket, path: path.to_owned(), file: (status.st_dev, status.st_ino) };
-        let (uid, gid) = (ownership.uid.map(Uid::from_raw), ownership.gid.map(Gid::from_raw));
-        if uid.is_some() || gid.is_some() {
-            chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(io("give away", path))?;
-        }
+        // The mode first: once it is another user's, only CAP_FOWNER would let us set it.
         let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         rustix::fs::chmod(by_descriptor, mode).map_err(io("set the mode of", path))?;
+        let (uid, gid) = (ownership.uid.map(Uid::from_raw), ownership.gid.map(Gid::from_raw));
+        if uid.is_some() || gid.is_some() {
+            chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(give_away_failed(path))?;
+        }
         listen(&listener.socket, BACKLOG).map_err(io("listen at", path))?;
         Ok(listener)
     }
@@ -160,8 +172,8 @@ impl Drop for Listener {
     }
 }
 
-/// Removes a dead socket of ours; anything else that is there is an error. Whether a socket of our own user is one that
-/// we made, the caller knows.
+/// Removes a dead socket of ours; anything else that is there is an error. Whether a socket of our own user, or of the one
+/// that we give them to, is one that we made, the caller knows.
 fn make_way(path: &Path, address: &SocketAddrUnix, owner: Option<u32>) -> Result<(), StartError> {
     let status = match lstat(path) {
         Ok(status) => status,
@@ -177,9 +189,34 @@ fn make_way(path: &Path, address: &SocketAddrUnix, owner: Option<u32>) -> Result
     }
     match connect(socket(path)?, address) {
         Err(Errno::CONNREFUSED) => {}
+        // We gave it away, and its mode lets its owner or group connect, not us: so that must be found out another way.
+        Err(Errno::ACCESS) if is_ours_alone(path) && !is_bound(path) => {}
+        Err(Errno::ACCESS) => {
+            return in_the_way("a socket that we may not connect to, and perhaps somebody listens on");
+        }
         _ => return in_the_way("a socket that somebody listens on"),
     }
     rustix::fs::unlinkat(CWD, path, AtFlags::empty()).map_err(io("remove the dead socket", path))
+}
+
+/// Whether nobody but us, and root, can have put into its directory what is at this path. Access control lists are in the
+/// group's bits (acl(5)).
+fn is_ours_alone(path: &Path) -> bool {
+    let directory = path.parent().and_then(|directory| lstat(directory).ok());
+    directory.is_some_and(|status| {
+        FileType::from_raw_mode(status.st_mode) == FileType::Directory
+            && status.st_uid == rustix::process::geteuid().as_raw()
+            && status.st_mode & 0o022 == 0
+    })
+}
+
+/// Whether some process has a socket that was bound to this path, by the kernel's list (`/proc/net/unix`). That has those
+/// of our network namespace only, and paths as they were said; it does where only we can have made the socket.
+fn is_bound(path: &Path) -> bool {
+    let Ok(list) = std::fs::read("/proc/net/unix") else { return true };
+    // The path is the last word of its line; what it has in it, spaces or line ends, stands there as it is.
+    let end = [b" ", path.as_os_str().as_bytes(), b"\n"].concat();
+    list.windows(end.len()).any(|window| window == end)
 }
 
 /// Connects to a socket that a peer listens on.
@@ -257,6 +294,59 @@ mod tests {
         let _listener = Listener::bind(&directory.path(), ownership).unwrap();
         let status = directory.path().metadata().unwrap();
         assert_eq!((status.uid(), status.gid(), status.mode() & 0o777), (4711, 4712, 0o600));
+    }
+
+    /// Runs `work` as a user who may give files away and nothing else that others may not; false: nobody may become one here.
+    fn as_giver(directory: &Directory, work: impl FnOnce() + Send) -> bool {
+        use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities};
+        const GIVER: u32 = 4710;
+        if !rustix::process::geteuid().is_root() || std::os::unix::fs::chown(&directory.0, Some(GIVER), None).is_err() {
+            return false;
+        }
+        std::thread::scope(|scope| {
+            // All of this is a thread's own, and ends with it.
+            let thread = scope.spawn(|| {
+                let (uid, gid) = (Uid::from_raw(GIVER), Gid::from_raw(GIVER));
+                set_keep_capabilities(true).unwrap();
+                rustix::thread::set_thread_groups(&[]).unwrap();
+                rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+                let held = CapabilitySet::CHOWN;
+                let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
+                set_capabilities(None, sets).unwrap();
+                work();
+            });
+            thread.join().unwrap();
+        });
+        true
+    }
+
+    const GIVEN: Ownership = Ownership { uid: Some(4711), gid: Some(4712), mode: 0o600 };
+
+    #[test]
+    fn who_may_give_files_away_and_nothing_else_gives_a_socket_its_owner_group_and_mode() {
+        let directory = Directory::new();
+        as_giver(&directory, || {
+            let _listener = Listener::bind(&directory.path(), GIVEN).unwrap();
+            let status = directory.path().metadata().unwrap();
+            assert_eq!((status.uid(), status.gid(), status.mode() & 0o7777), (4711, 4712, 0o600));
+        });
+    }
+
+    #[test]
+    fn a_dead_socket_that_we_gave_away_and_may_not_connect_to_is_replaced_and_a_live_one_is_not() {
+        let directory = Directory::new();
+        as_giver(&directory, || {
+            let live = Listener::bind(&directory.path(), GIVEN).unwrap();
+            assert_eq!(connect(socket(&live.path).unwrap(), &address(&live.path).unwrap()), Err(Errno::ACCESS));
+            assert!(matches!(Listener::bind(&directory.path(), GIVEN), Err(StartError::InTheWay { .. })));
+            // As after kill -9: nobody has the socket any more, and its file is still there.
+            let aside = directory.0.join("aside");
+            std::fs::rename(directory.path(), &aside).unwrap();
+            drop(live);
+            std::fs::rename(&aside, directory.path()).unwrap();
+            assert!(Listener::bind(&directory.path(), GIVEN).is_ok());
+        });
     }
 
     #[test]
