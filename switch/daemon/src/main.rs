@@ -19,6 +19,7 @@ mod demo;
 mod devices;
 mod identity;
 mod load;
+mod listener;
 mod logs;
 mod metrics;
 mod naming;

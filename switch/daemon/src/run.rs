@@ -13,6 +13,7 @@ use crate::cluster;
 use crate::control::{Control, DeviceRules, Tenants};
 use crate::devices::Supervisor;
 use crate::identity;
+use crate::listener;
 use crate::load::Load;
 use crate::logs;
 use crate::notify::notify;
@@ -23,7 +24,7 @@ use crate::service::Daemon;
 use crate::settings::{Driver, NodeRole, PollMode, Settings, SettingsError};
 use crate::steering;
 use crate::tls;
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use api::cluster::Follower;
 use api::host::{Host, Scope};
 use api::model::Model;
@@ -38,7 +39,7 @@ use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use api::watched::Rights;
 use pipelines::Standard;
 use std::fs::DirBuilder;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -137,9 +138,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
     let cluster = cluster::of(&settings, Rights::OwnerOnly, &store)?;
-    let api = settings.node.is(NodeRole::Api).then(|| listen(settings.api.listen, "the API")).transpose()?;
+    let api = settings.node.is(NodeRole::Api).then(|| listener::open(settings.api.listen, "the API")).transpose()?;
     let api_address = api.as_ref().map(TcpListener::local_addr).transpose().context("the API's listener")?;
-    let metrics = settings.metrics.listen.map(|address| listen(address, "metrics")).transpose()?;
+    let metrics = settings.metrics.listen.map(|address| listener::open(address, "metrics")).transpose()?;
     let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose().context("the metrics' listener")?;
 
     let switch: Arc<Switch<Standard>> = Switch::new(&SwitchConfig {
@@ -397,10 +398,6 @@ fn make_directory(path: &Path, mode: u32, group: Option<u32>) -> anyhow::Result<
     // The umask may have taken the group's rights away.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("giving {} its mode", path.display()))
-}
-
-fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| anyhow!("{what} cannot listen on {address}: {error}"))
 }
 
 /// Ready when SIGTERM or SIGINT came.
