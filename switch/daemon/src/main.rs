@@ -17,6 +17,7 @@ mod completions;
 mod control;
 mod demo;
 mod devices;
+mod directories;
 mod identity;
 mod load;
 mod listener;

@@ -12,6 +12,7 @@ use crate::cli::RunArgs;
 use crate::cluster;
 use crate::control::{Control, DeviceRules, Tenants};
 use crate::devices::Supervisor;
+use crate::directories;
 use crate::identity;
 use crate::listener;
 use crate::load::Load;
@@ -38,10 +39,7 @@ use api::store::Store;
 use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use api::watched::Rights;
 use pipelines::Standard;
-use std::fs::DirBuilder;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use switch::affinity;
@@ -133,7 +131,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         tracing::warn!(path = %settings.api.certificate.display(), "{}", tls::AUTHORITY);
     }
     let quotas = Arc::new(settings.quotas()?);
-    make_directories(&settings, admin_group, rights.owner.1)?;
+    directories::make(&settings, admin_group, rights.owner.1)?;
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
@@ -155,7 +153,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     .context("making the switch")?;
     let (bytes, pages) = switch.mac_table().memory();
     tracing::info!(mib = bytes >> 20, pages = pages.name(), "the MAC table has its memory");
-    let opener = Arc::new(HostOpener::new(rights, rings_dir(&settings)));
+    let opener = Arc::new(HostOpener::new(rights, directories::rings_dir(&settings)));
     let supervisor = Supervisor::spawn(opener.clone()).context("starting a thread")?;
     let rules = DeviceRules {
         auto: settings.attach.auto,
@@ -358,46 +356,6 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-}
-
-/// Where ports write down where packed rings stand. On tmpfs, as is fit for what means nothing after a boot.
-fn rings_dir(settings: &Settings) -> PathBuf {
-    settings.run_dir.join("rings")
-}
-
-/// Makes the directories that are missing: state 0700, sockets 0750 and of the group that must reach into them.
-fn make_directories(settings: &Settings, admin: Option<u32>, vhost: Option<u32>) -> anyhow::Result<()> {
-    make_directory(&settings.state_dir, 0o700, None)?;
-    make_directory(&settings.run_dir, 0o750, admin.or(vhost))?;
-    if admin.is_some() && vhost.is_some() && admin != vhost {
-        tracing::warn!(
-            run_dir = %settings.run_dir.display(),
-            "admin.group and vhost.group differ: only one group can reach into run_dir; set vhost.dir or admin.socket elsewhere"
-        );
-    }
-    make_directory(&settings.vhost.dir, 0o750, vhost)?;
-    make_directory(&rings_dir(settings), 0o700, None)?;
-    if let Some(parent) = settings.admin.socket.parent() {
-        make_directory(parent, 0o750, admin)?;
-    }
-    Ok(())
-}
-
-fn make_directory(path: &Path, mode: u32, group: Option<u32>) -> anyhow::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        DirBuilder::new().recursive(true).create(parent).with_context(|| format!("making {}", parent.display()))?;
-    }
-    let made = DirBuilder::new().mode(mode).create(path);
-    made.with_context(|| format!("making {}", path.display()))?;
-    if group.is_some() {
-        std::os::unix::fs::chown(path, None, group).with_context(|| format!("giving {} its group", path.display()))?;
-    }
-    // The umask may have taken the group's rights away.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("giving {} its mode", path.display()))
 }
 
 /// Ready when SIGTERM or SIGINT came.

@@ -13,6 +13,7 @@ use std::process::Command;
 /// Files of the package: source in the repository, place, permissions.
 const FILES: &[(&str, &str, u32)] = &[
     ("tools/packaging/qvs.service", "usr/lib/systemd/system/qvs.service", 0o644),
+    ("tools/packaging/qvs.tmpfiles", "usr/lib/tmpfiles.d/qvs.conf", 0o644),
     ("tools/packaging/qvs.toml", "etc/qvs/qvs.toml", 0o644),
     ("tools/packaging/copyright", "usr/share/doc/qvs/copyright", 0o644),
     ("README.md", "usr/share/doc/qvs/README.md", 0o644),
