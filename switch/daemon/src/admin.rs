@@ -7,6 +7,8 @@
 //! A thread a connection, because answers may wait for devices and disks. Bounds: [`CONNECTIONS_MAX`] at once, of which
 //! the group gets half, so that root is always heard; [`IDLE_MAX`] for a request to come and for an answer to be taken.
 
+pub(crate) mod door;
+
 use crate::capture::serve::CaptureRequest;
 use crate::cli::What;
 use crate::protocol::{self, Answer, Envelope, LINE_MAX, Request};

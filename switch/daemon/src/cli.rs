@@ -101,7 +101,8 @@ pub(crate) enum ShellArg {
 #[command(
     after_help = "Without a settings file it keeps its state in /var/lib/qvs, its sockets in /run/qvs and serves the \
     API on 127.0.0.1:9696. SIGTERM and SIGINT answer the requests in flight and exit 0 within 5 seconds. Under systemd \
-    it says READY when every port that can be back is back."
+    it says READY when every port that can be back is back, or after 15 seconds in which etcd was not there for a host that \
+    knows nothing yet."
 )]
 pub(crate) struct RunArgs {
     /// Settings file [default: /etc/qvs/qvs.toml if it exists]

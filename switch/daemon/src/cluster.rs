@@ -1,7 +1,9 @@
 //! Taking part in a cloud of several hosts, as the settings have it.
 
+use crate::admin::door::Door;
 use crate::control::Control;
 use crate::control::cluster::SAY_PAUSE;
+use crate::notify::notify;
 use crate::service::Daemon;
 use crate::settings::{NodeRole, Settings};
 use anyhow::Context;
@@ -14,11 +16,14 @@ use api::watched::Rights;
 use pipelines::Standard;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Pause between two tries to read what there is, at the start.
 const READ_PAUSE: Duration = Duration::from_millis(500);
+/// How long what follows us at boot waits with us for etcd: longer than one that starts with this host takes. Then READY is
+/// said, for nothing that can be back is missing: the guests that libvirt starts after us may be those that etcd runs in.
+const READY_AFTER: Duration = Duration::from_secs(15);
 
 /// Earlier starts of this host that its own store names: of those since one ended in order, only some can seem to live.
 const BOOTS_MAX: usize = 16;
@@ -80,7 +85,7 @@ fn boots(own: &Store) -> Result<Vec<Text>, StoreError> {
 }
 
 /// Waits until what there is can be read, or, if etcd is away, takes what this host knew last; false: we are asked to end
-/// meanwhile. What is wrong with it is told, and once more looked at: it may be mended.
+/// meanwhile. What is wrong with it is told, to who asks at the `door` too, and once more looked at: it may be mended.
 ///
 /// # Errors
 /// If there is no thread to be had.
@@ -88,7 +93,9 @@ pub(crate) fn wait(
     runtime: &Runtime,
     cluster: &Arc<Cluster>,
     asked_to_end: &mut (impl Future<Output = ()> + Unpin),
+    door: &mut Door,
 ) -> anyhow::Result<bool> {
+    let (begin, mut is_ready) = (Instant::now(), false);
     let (mut told, mut has_tried_copy) = (String::new(), false);
     loop {
         let reader = cluster.clone();
@@ -109,10 +116,18 @@ pub(crate) fn wait(
                 return Ok(true);
             }
             Err(error) => {
-                let error = error.to_string();
+                // On one line, whatever etcd said.
+                let error = error.to_string().replace('\n', " ");
                 if error != told {
                     tracing::error!(error, "the state cannot be read from etcd; trying again");
+                    door.answer_meanwhile(format!("the daemon waits for etcd: {error}"))
+                        .context("serving the admin socket")?;
+                    notify(&format!("STATUS=waiting for etcd: {error}"));
                     told = error;
+                }
+                if !is_ready && begin.elapsed() >= READY_AFTER {
+                    is_ready = true;
+                    notify("READY=1");
                 }
             }
         }

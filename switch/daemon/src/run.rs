@@ -7,6 +7,7 @@
 
 use crate::accounts;
 use crate::admin::AdminSocket;
+use crate::admin::door::Door;
 use crate::capture::serve::Captures;
 use crate::cli::RunArgs;
 use crate::cluster;
@@ -134,6 +135,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
     directories::make(&settings, admin_group, rights.owner.1)?;
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
+    let mut door = Door::new(admin_socket);
     let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
     let cluster = cluster::of(&settings, Rights::OwnerOnly, &store)?;
     let api = settings.node.is(NodeRole::Api).then(|| listener::open(settings.api.listen, "the API")).transpose()?;
@@ -170,7 +172,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         None => Keeper::Store(store),
         Some(cluster) => {
             control.join(cluster.clone());
-            if !cluster::wait(&runtime, cluster, &mut asked_to_end)? {
+            if !cluster::wait(&runtime, cluster, &mut asked_to_end, &mut door)? {
                 return Ok(());
             }
             Keeper::Cluster(cluster.clone())
@@ -227,7 +229,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         api_address,
         metrics_address,
     });
-    let served = admin_socket.serve(daemon.clone()).context("serving the admin socket")?;
+    let served = door.open(daemon.clone()).context("serving the admin socket")?;
     if let Some(listener) = metrics {
         scrape::serve(listener, daemon.clone()).context("serving metrics")?;
     }

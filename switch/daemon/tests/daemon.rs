@@ -563,6 +563,36 @@ fn the_fake_plugin_keeps_records_and_says_up() {
 }
 
 #[test]
+#[test]
+fn a_first_start_without_etcd_tells_what_it_waits_for_and_holds_up_nobody_for_long() {
+    let mut rig = Rig::start("wait", "");
+    rig.kill();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = std::fs::read_to_string(rig.directory.join("qvs.toml")).unwrap();
+    let settings = settings + &format!("[store]\nurl = \"etcd:http://{nobody}\"\n");
+    std::fs::write(rig.directory.join("qvs.toml"), settings).unwrap();
+    let path = rig.directory.join("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(25))).unwrap();
+    rig.daemon = Some(rig.command().env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn().unwrap());
+    let hear = || {
+        let mut buffer = [0; 512];
+        let count = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    };
+    let status = hear();
+    assert!(status.starts_with("STATUS=waiting for etcd: "), "{status}");
+    let begin = Instant::now();
+    for command in [&["show", "ports"][..], &["unplug", "a"], &["trace", "a", "00"], &["capture", "a"]] {
+        assert!(rig.refused(command).contains("the daemon waits for etcd: "), "{command:?}");
+    }
+    assert!(begin.elapsed() < SOON);
+    // Long before systemd's start timeout (DefaultTimeoutStartSec=90s).
+    assert_eq!(hear(), "READY=1");
+    rig.terminate();
+    assert_eq!(rig.wait().0, Some(0));
+}
+
 fn a_tenant_gets_what_its_quota_says_also_after_a_restart_and_quotas_are_shown() {
     let mut rig = Rig::start("quota", "[quota]\nnetworks = 2\nports = 1\n");
     let network = json!({"network": {"name": "n"}});

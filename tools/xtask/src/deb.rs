@@ -187,3 +187,41 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn the_package_has_every_document_that_its_readme_names() {
+        let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+        let named = readme.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_document = |word: &&str| {
+            let endings = [".md", ".toml", ".svg", ".json"];
+            !word.starts_with('/') && word.contains('/') && endings.iter().any(|ending| word.ends_with(ending))
+        };
+        for word in named.filter(is_document) {
+            let place = format!("usr/share/doc/qvs/{word}");
+            assert!(FILES.iter().any(|&(source, at, _)| source == word && at == place), "{word}");
+        }
+    }
+
+    /// What a key of a section of the unit says, all times.
+    fn of_the_unit(section: &str, key: &str) -> Vec<String> {
+        let unit = fs::read_to_string(repository().join("tools/packaging/qvs.service")).unwrap();
+        let section = unit.split("\n[").find_map(|text| text.strip_prefix(section)?.strip_prefix("]\n")).unwrap();
+        let values = section.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        values.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_switch_is_started_however_often_it_ends_and_what_others_have_in_run_stays() {
+        assert_eq!(of_the_unit("Unit", "StartLimitIntervalSec"), ["0"]);
+        assert_eq!(of_the_unit("Service", "Restart"), ["always"]);
+        assert_eq!(of_the_unit("Service", "RuntimeDirectoryPreserve"), ["yes"]);
+    }
+
+    #[test]
+    fn a_switch_that_does_not_come_up_leaves_no_package_half_configured() {
+        for script in ["postinst", "prerm", "postrm"] {
+            let text = fs::read_to_string(repository().join("tools/packaging").join(script)).unwrap();
+            let calls: Vec<_> = text.lines().map(str::trim).filter(|line| line.starts_with("systemctl")).collect();
+            assert!(!calls.is_empty() && calls.iter().all(|call| call.ends_with("|| true")), "{script}: {calls:?}");
+        }
+    }
+
