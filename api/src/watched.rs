@@ -26,8 +26,9 @@ pub enum Rights {
     NotOthers,
     /// Ours or root's, and only the owner may read or write it: mode 0600.
     OwnerOnly,
-    /// The same, or this user's: for root, who looks after the files of a daemon that runs as another.
-    OwnerOnlyOr(u32),
+    /// This user's, and only he may read or write it: for root, who looks after the files of a daemon that runs as another
+    /// and cannot read what is root's.
+    OwnerOnlyOf(u32),
 }
 
 impl Rights {
@@ -36,13 +37,17 @@ impl Rights {
         match self {
             Rights::Any => (0o002, "not writable for others"),
             Rights::NotOthers => (0o037, "ours or root's, mode 0600 or 0640"),
-            Rights::OwnerOnly | Rights::OwnerOnlyOr(_) => (0o077, "ours or root's, mode 0600"),
+            Rights::OwnerOnly => (0o077, "ours or root's, mode 0600"),
+            Rights::OwnerOnlyOf(_) => (0o077, "of the user that the switch runs as, mode 0600"),
         }
     }
 
     fn allows_owner(self, owner: u32) -> bool {
-        let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&owner);
-        is_ours || self == Rights::Any || self == Rights::OwnerOnlyOr(owner)
+        match self {
+            Rights::Any => true,
+            Rights::NotOthers | Rights::OwnerOnly => [0, rustix::process::geteuid().as_raw()].contains(&owner),
+            Rights::OwnerOnlyOf(user) => owner == user,
+        }
     }
 }
 
@@ -340,13 +345,17 @@ mod tests {
     #[test]
     fn a_file_of_another_user_is_refused_unless_it_is_the_user_that_is_looked_after() {
         let file = TestFile::new("1");
+        if rustix::process::geteuid().is_root() {
+            let error = read(file.path(), Rights::OwnerOnlyOf(4711)).unwrap_err().to_string();
+            assert!(error.contains("owner 0; it must be of the user that the switch runs as"), "{error}");
+        }
         let Ok(()) = std::os::unix::fs::chown(file.path(), Some(4711), None) else { return };
-        for rights in [Rights::NotOthers, Rights::OwnerOnly, Rights::OwnerOnlyOr(4712)] {
+        for rights in [Rights::NotOthers, Rights::OwnerOnly, Rights::OwnerOnlyOf(4712)] {
             let error = read(file.path(), rights).unwrap_err().to_string();
             assert!(error.contains("owner 4711"), "{rights:?}: {error}");
         }
-        assert_eq!(read(file.path(), Rights::OwnerOnlyOr(4711)).unwrap(), "1");
+        assert_eq!(read(file.path(), Rights::OwnerOnlyOf(4711)).unwrap(), "1");
         file.set_mode(0o640);
-        assert!(read(file.path(), Rights::OwnerOnlyOr(4711)).is_err());
+        assert!(read(file.path(), Rights::OwnerOnlyOf(4711)).is_err());
     }
 }

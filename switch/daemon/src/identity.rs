@@ -18,12 +18,12 @@ pub(crate) fn wall_clock() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The rights that secrets must have where a command looks after the files of a daemon: root's commands take those of the
-/// user whose the state is, which is the user that the daemon runs as.
+/// The rights that secrets must have where a command looks after the files of a daemon: root's commands want them to be of
+/// the user whose the state is, which is the user that the daemon runs as.
 pub(crate) fn rights_of_secrets(settings: &Settings) -> Rights {
     match owner_of_secrets(settings) {
         owner if owner == rustix::process::geteuid().as_raw() => Rights::OwnerOnly,
-        owner => Rights::OwnerOnlyOr(owner),
+        owner => Rights::OwnerOnlyOf(owner),
     }
 }
 

@@ -192,6 +192,24 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_the_daemons_user_cannot_read_is_told_to_root() {
+        let (dir, settings) = with_files("owner", "[api]\ncertificate = \"DIR/api.pem\"\nkey = \"DIR/api.key\"");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        fs::write(dir.join("api.pem"), certificate.pem()).unwrap();
+        write_secret(&dir.join("api.key"), &key.serialize_pem());
+        let daemons = |path: &Path| std::os::unix::fs::chown(path, Some(4711), None);
+        if rustix::process::geteuid().is_root() && daemons(&dir).is_ok() {
+            let finding = tls(&settings, 0);
+            assert!(finding.grade == Grade::Fail && finding.found.contains("owner 0"), "{finding:?}");
+            daemons(&dir.join("api.key")).unwrap();
+        }
+        assert_eq!(tls(&settings, 0).grade, Grade::Ok);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn a_seal_key_that_is_missing_beside_a_store_or_open_to_others_is_told() {
         let (dir, settings) = with_files("seal", "");
         let key = &settings.store.seal_key;
