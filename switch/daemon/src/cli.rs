@@ -143,8 +143,8 @@ pub(crate) enum LogLevel {
 /// How a command finds the daemon.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Daemon {
-    /// Admin socket of the daemon [default: as the settings say]
-    #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
+    /// Admin socket of the daemon, whatever --config says [default: as the settings say]
+    #[arg(long, value_name = "SOCKET")]
     pub(crate) admin: Option<PathBuf>,
     /// Settings file that names the admin socket [default: /etc/qvs/qvs.toml if it exists]
     #[arg(long, value_name = "FILE")]

@@ -158,6 +158,8 @@ fn plug(args: PlugArgs) -> Outcome {
     Ok(match (answer["ready"].as_bool(), reason) {
         (Some(true), _) => "plugged\n".into(),
         (_, "") => "plugged; waiting for the device\n".into(),
+    // What is wrong with the words is wrong usage, whatever the daemon would say; the role that sockets have by default is not.
+    plugs::check(request.clone(), settings::Role::Server).map_err(|error| (WRONG, error.to_string()))?;
         (_, reason) => format!("plugged; waiting for the device: {reason}\n"),
     })
 }
@@ -203,3 +205,4 @@ fn trace(args: TraceArgs) -> Outcome {
     let lines = answer.as_array().into_iter().flatten().filter_map(Value::as_str);
     Ok(lines.map(|line| format!("{line}\n")).collect())
 }
+    protocol::parse_hex(&args.frame).map_err(|error| (WRONG, error))?;

@@ -105,9 +105,13 @@ impl Rig {
 
     /// The one line with which a command was refused.
     fn refused(&self, args: &[&str]) -> String {
+        self.refused_with(args, 1)
+    }
+
+    fn refused_with(&self, args: &[&str], status: i32) -> String {
         let output = self.qvs(args);
         let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
         message
     }
@@ -318,21 +322,27 @@ fn wrong_plugs_are_refused_with_one_line() {
     let file = rig.directory.join("file");
     std::fs::write(&file, "precious").unwrap();
     let long = format!("/{}", "x".repeat(107));
-    for (args, expected) in [
-        (&["plug", "", "--tap", "t"][..], "the interface id is empty"),
-        (&["plug", "vm", "--tap", "sixteen-bytes-xx"], "is no interface name"),
-        (&["plug", "vm", "--vhost-user", "relative"], "must be an absolute path"),
-        (&["plug", "vm", "--vhost-user", &long], "at most 107"),
-        (&["plug", "vm", "--vhost-user", file.to_str().unwrap()], "is no socket"),
-        (&["plug", "vm", "--tap", "t", "--mac", "ff:ff:ff:ff:ff:ff"], "is no station's address"),
-        (&["plug", "vm", "--tap", "t", "--mtu", "67"], "MTU 67 must be"),
-        (&["plug", "vm", "--tap", "t", "--netns", "../x"], "is no name of a namespace"),
-        (&["trace", "nobody", "ff"], "is not plugged here"),
-        (&["trace", "nobody", "0xff"], "must be hexadecimal"),
+    // 2: the words are wrong, 1: they are not, and cannot be done here.
+    for (status, args, expected) in [
+        (2, &["plug", "", "--tap", "t"][..], "the interface id is empty"),
+        (2, &["plug", "vm", "--tap", "sixteen-bytes-xx"], "is no interface name"),
+        (2, &["plug", "vm", "--vhost-user", "relative"], "must be an absolute path"),
+        (2, &["plug", "vm", "--vhost-user", &long], "at most 107"),
+        (1, &["plug", "vm", "--vhost-user", file.to_str().unwrap()], "is no socket"),
+        (2, &["plug", "vm", "--tap", "t", "--mac", "ff:ff:ff:ff:ff:ff"], "is no station's address"),
+        (2, &["plug", "vm", "--tap", "t", "--mac", "bad"], "is no MAC address"),
+        (2, &["plug", "vm", "--tap", "t", "--mtu", "67"], "MTU 67 must be"),
+        (2, &["plug", "vm", "--tap", "t", "--netns", "../x"], "is no name of a namespace"),
+        (1, &["trace", "nobody", "ff"], "is not plugged here"),
+        (2, &["trace", "nobody", "0xff"], "must be hexadecimal"),
     ] {
-        let message = rig.refused(args);
+        let message = rig.refused_with(args, status);
         assert!(message.contains(expected), "{message}");
     }
+    // Whoever asks the daemon itself is refused by it.
+    let request = json!({"version": 1, "request": {"plug": {"interface": "vm", "device": {"kind": "tap", "name": "t"}, "mtu": 67}}});
+    let answer = String::from_utf8(rig.say(format!("{request}\n").as_bytes())).unwrap();
+    assert!(answer.contains("MTU 67 must be"), "{answer}");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
     assert_eq!(rig.show("ports"), json!([]));
 }
@@ -554,16 +564,6 @@ fn the_service_manager_is_told_when_ports_are_back_and_when_it_ends() {
 }
 
 #[test]
-fn the_fake_plugin_keeps_records_and_says_up() {
-    let rig = Rig::start("fake", "[plugin]\ndriver = \"fake\"\n");
-    let ports = rig.attach("red", &["vm1"]);
-    let (status, answer) = rig.api("GET", &ports[0], &Value::Null);
-    assert_eq!((status, &answer["port"]["op-status"]), (200, &json!("UP")));
-    assert_eq!(rig.port("vm1").unwrap()["op_status"], "UP", "show says what the API says");
-}
-
-#[test]
-#[test]
 fn a_first_start_without_etcd_tells_what_it_waits_for_and_holds_up_nobody_for_long() {
     let mut rig = Rig::start("wait", "");
     rig.kill();
@@ -593,6 +593,16 @@ fn a_first_start_without_etcd_tells_what_it_waits_for_and_holds_up_nobody_for_lo
     assert_eq!(rig.wait().0, Some(0));
 }
 
+#[test]
+fn the_fake_plugin_keeps_records_and_says_up() {
+    let rig = Rig::start("fake", "[plugin]\ndriver = \"fake\"\n");
+    let ports = rig.attach("red", &["vm1"]);
+    let (status, answer) = rig.api("GET", &ports[0], &Value::Null);
+    assert_eq!((status, &answer["port"]["op-status"]), (200, &json!("UP")));
+    assert_eq!(rig.port("vm1").unwrap()["op_status"], "UP", "show says what the API says");
+}
+
+#[test]
 fn a_tenant_gets_what_its_quota_says_also_after_a_restart_and_quotas_are_shown() {
     let mut rig = Rig::start("quota", "[quota]\nnetworks = 2\nports = 1\n");
     let network = json!({"network": {"name": "n"}});
@@ -749,7 +759,7 @@ fn a_tap_has_the_queues_it_was_plugged_with_also_after_a_restart() {
     rig.ok(&plug("1"));
     assert!(rig.refused(&plug("4")).contains("--replace changes it"));
     for wrong in ["0", "17"] {
-        assert_eq!(rig.refused(&plug(wrong)), format!("qvs: {wrong} queues; a TAP has 1 to 16\n"));
+        assert_eq!(rig.refused_with(&plug(wrong), 2), format!("qvs: {wrong} queues; a TAP has 1 to 16\n"));
     }
     rig.ok(&[&plug("4")[..], &["--replace"]].concat());
     rig.until("four queues", || queues(&rig) == [0, 1, 2, 3]);

@@ -43,16 +43,16 @@ pub(crate) struct PlugArgs {
     #[arg(long, value_name = "N", requires = "parent")]
     pub(crate) vlan: Option<u16>,
     /// The switch's role on the socket [default: vhost.role of the settings]
-    #[arg(long, value_enum, conflicts_with_all = ["tap", "device"])]
+    #[arg(long, value_enum, conflicts_with_all = ["tap", "device", "parent"])]
     pub(crate) role: Option<RoleArg>,
-    /// Namespace of the TAP or device: a name of `ip netns`, or a path [default: the daemon's own]
-    #[arg(long, value_name = "NAME|PATH", conflicts_with = "vhost_user")]
+    /// Namespace of the TAP or device: a name of `ip netns`, or a path, which the daemon's user must be able to open [default: the daemon's own]
+    #[arg(long, value_name = "NAME|PATH", conflicts_with_all = ["vhost_user", "parent"])]
     pub(crate) netns: Option<String>,
     /// Queues of the TAP each way, 1 to 16: the kernel spreads its flows over them, the switch its workers [default: 1]
-    #[arg(long, value_name = "N", conflicts_with_all = ["vhost_user", "device"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["vhost_user", "device", "parent"])]
     pub(crate) queues: Option<u16>,
     /// How the frames of the device are moved [default: af_packet]
-    #[arg(long, value_enum, conflicts_with_all = ["vhost_user", "tap"])]
+    #[arg(long, value_enum, conflicts_with_all = ["vhost_user", "tap", "parent"])]
     pub(crate) driver: Option<DriverArg>,
     /// A source MAC the interface may use; may be repeated [default: any, learnt]
     #[arg(long, value_name = "MAC")]

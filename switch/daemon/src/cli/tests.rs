@@ -28,7 +28,10 @@ fn wrong_usage_exits_with_2() {
         "plug vm1 --device e --role client",
         "plug vm1 --device e --driver mystery",
         "plug vm1 --tap t --mtu 70000",
-        "plug vm1 --tap t --admin /a --config /c",
+        "plug vm1 --parent x --vlan 5 --role client",
+        "plug vm1 --parent x --vlan 5 --netns n",
+        "plug vm1 --parent x --vlan 5 --queues 2",
+        "plug vm1 --parent x --vlan 5 --driver af_xdp",
         "show",
         "show cats",
         "trace vm1",
@@ -65,4 +68,12 @@ fn a_plug_takes_one_device_and_many_macs() {
     };
     assert_eq!(args.device.tap.as_deref(), Some("t1"));
     assert_eq!((args.netns.as_deref(), args.mac.len(), args.replace), (Some("red"), 2, true));
+}
+
+#[test]
+fn the_admin_socket_goes_before_the_settings() {
+    let Command::Unplug(args) = parse("unplug vm1 --admin /a --config /nonexistent").unwrap().command else {
+        panic!("not an unplug");
+    };
+    assert_eq!(crate::client::socket(&args.daemon).unwrap(), PathBuf::from("/a"));
 }
