@@ -220,8 +220,7 @@ mod tests {
         assert_eq!(page.text, "m{a=\"x\\\"} 1\\nm 2 \\\\\",b=\"é\"} 7\n");
     }
 
-    #[test]
-    fn a_page_has_every_family_once_and_no_line_without_form() {
+    fn page() -> String {
         let balance = Balance { received: 5, sent: 4, dropped: 1, ..Balance::default() };
         let metrics = Metrics {
             ports: Vec::new(),
@@ -233,7 +232,31 @@ mod tests {
             networks: 2,
             macs: 9,
         };
-        let text = metrics.render();
+        metrics.render()
+    }
+
+    /// The first words of the rows of a table of `switch/COUNTERS.md`, and what stands beside them.
+    fn documented(heading: &str) -> Vec<(String, String)> {
+        let text = include_str!("../../COUNTERS.md");
+        let section = text.split("\n## ").find(|section| section.starts_with(heading)).unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        rows.map(|(name, rest)| (name.to_owned(), rest.split(" | ").next().unwrap().to_owned())).collect()
+    }
+
+    #[test]
+    fn every_drop_reason_and_every_metric_is_documented_and_nothing_else() {
+        let reasons: Vec<String> = documented("Why frames are dropped").into_iter().map(|(name, _)| name).collect();
+        let all: Vec<&str> = switch::ledger::DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(reasons, all);
+        let page = page();
+        let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let types: Vec<_> = types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        assert_eq!(documented("Metrics"), types);
+    }
+
+    #[test]
+    fn a_page_has_every_family_once_and_no_line_without_form() {
+        let text = page();
         assert!(text.contains("\nqvs_frames_received_total 5\n") && text.contains("\nqvs_config_generation 3\n"));
         let mut families: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
         let count = families.len();
