@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Attach(AttachCommand),
     /// Print what makes a shell complete `qvs` commands
     Completions(CompletionsArgs),
+    /// Write the pages that man(1) shows to a directory
+    Manual(ManualArgs),
 }
 
 /// What the tenants' commands have in common.
@@ -86,6 +88,17 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum, value_name = "SHELL")]
     pub(crate) shell: ShellArg,
+}
+
+/// `qvs manual`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The Debian package has them installed: man qvs, man qvs-plug. By hand:
+  mkdir -p /usr/local/share/man/man1 && qvs manual /usr/local/share/man/man1")]
+pub(crate) struct ManualArgs {
+    /// The directory, which is there
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
 }
 
 /// A shell that completes.

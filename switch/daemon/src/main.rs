@@ -19,9 +19,10 @@ mod demo;
 mod devices;
 mod directories;
 mod identity;
-mod load;
 mod listener;
+mod load;
 mod logs;
+mod manual;
 mod metrics;
 mod naming;
 mod notify;
@@ -95,6 +96,10 @@ fn main() -> ExitCode {
         Command::Port(command) => tenant::port(command),
         Command::Attach(command) => tenant::attach(command),
         Command::Completions(args) => Ok(completions::script(args.shell)),
+        Command::Manual(args) => match manual::write(&args.directory) {
+            Ok(()) => Ok(String::new()),
+            Err(error) => Err((FAILED, format!("{}: {error}", args.directory.display()))),
+        },
     };
     match outcome {
         Ok(text) => {
@@ -153,13 +158,13 @@ fn plug(args: PlugArgs) -> Outcome {
         tenant: args.tenant,
         replace: args.replace,
     };
+    // What is wrong with the words is wrong usage, whatever the daemon would say; the role that sockets have by default is not.
+    plugs::check(request.clone(), settings::Role::Server).map_err(|error| (WRONG, error.to_string()))?;
     let answer = ask(&args.daemon, Request::Plug(request))?;
     let reason = answer["reason"].as_str().unwrap_or_default();
     Ok(match (answer["ready"].as_bool(), reason) {
         (Some(true), _) => "plugged\n".into(),
         (_, "") => "plugged; waiting for the device\n".into(),
-    // What is wrong with the words is wrong usage, whatever the daemon would say; the role that sockets have by default is not.
-    plugs::check(request.clone(), settings::Role::Server).map_err(|error| (WRONG, error.to_string()))?;
         (_, reason) => format!("plugged; waiting for the device: {reason}\n"),
     })
 }
@@ -201,8 +206,8 @@ fn rebalance(args: &RebalanceArgs) -> Outcome {
 }
 
 fn trace(args: TraceArgs) -> Outcome {
+    protocol::parse_hex(&args.frame).map_err(|error| (WRONG, error))?;
     let answer = ask(&args.daemon, Request::Trace { port: args.port, frame: args.frame })?;
     let lines = answer.as_array().into_iter().flatten().filter_map(Value::as_str);
     Ok(lines.map(|line| format!("{line}\n")).collect())
 }
-    protocol::parse_hex(&args.frame).map_err(|error| (WRONG, error))?;

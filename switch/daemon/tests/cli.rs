@@ -63,6 +63,7 @@ fn the_help_of_every_command_is_as_written_down() {
         "attach plug",
         "attach unplug",
         "completions",
+        "manual",
     ] {
         let args: Vec<&str> = command.split(' ').chain(["--help"]).filter(|arg| !arg.is_empty()).collect();
         let output = qvs(&args);
@@ -171,6 +172,18 @@ fn completions_know_every_command() {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let directory = settings("manual", "").with_file_name("pages");
+    std::fs::create_dir_all(&directory).unwrap();
+    assert_eq!(told(&["manual", directory.to_str().unwrap()]), (Some(0), String::new()));
+    for (page, word) in [("qvs.1", "capture"), ("qvs-plug.1", "vhost"), ("qvs-port-create.1", "attach")] {
+        let text = std::fs::read_to_string(directory.join(page)).unwrap();
+        assert!(text.contains(".TH") && text.contains(word), "{page}: {text}");
+    }
+    assert_eq!(told(&["manual", "/nonexistent"]).0, Some(1));
 }
 
 #[test]

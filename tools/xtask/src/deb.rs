@@ -20,6 +20,20 @@ const FILES: &[(&str, &str, u32)] = &[
     ("ARCHITECTURE.md", "usr/share/doc/qvs/ARCHITECTURE.md", 0o644),
     ("CHANGELOG.md", "usr/share/doc/qvs/CHANGELOG.md", 0o644),
     ("CONTRIBUTING.md", "usr/share/doc/qvs/CONTRIBUTING.md", 0o644),
+    // What these refer to, where they say it is.
+    ("api/REFERENCE.md", "usr/share/doc/qvs/api/REFERENCE.md", 0o644),
+    ("api/DEVIATIONS.md", "usr/share/doc/qvs/api/DEVIATIONS.md", 0o644),
+    ("api/openapi.json", "usr/share/doc/qvs/api/openapi.json", 0o644),
+    ("api/src/policy/default.toml", "usr/share/doc/qvs/api/src/policy/default.toml", 0o644),
+    ("switch/COUNTERS.md", "usr/share/doc/qvs/switch/COUNTERS.md", 0o644),
+    ("tools/packaging/qvs.toml", "usr/share/doc/qvs/tools/packaging/qvs.toml", 0o644),
+    ("benches/results/apart.md", "usr/share/doc/qvs/benches/results/apart.md", 0o644),
+    ("benches/results/cloud.md", "usr/share/doc/qvs/benches/results/cloud.md", 0o644),
+    ("benches/results/cycles.md", "usr/share/doc/qvs/benches/results/cycles.md", 0o644),
+    ("benches/results/latest.md", "usr/share/doc/qvs/benches/results/latest.md", 0o644),
+    ("benches/results/latest.svg", "usr/share/doc/qvs/benches/results/latest.svg", 0o644),
+    ("benches/results/store.md", "usr/share/doc/qvs/benches/results/store.md", 0o644),
+    ("benches/results/uplink.md", "usr/share/doc/qvs/benches/results/uplink.md", 0o644),
     ("tools/packaging/postinst", "DEBIAN/postinst", 0o755),
     ("tools/packaging/prerm", "DEBIAN/prerm", 0o755),
     ("tools/packaging/postrm", "DEBIAN/postrm", 0o755),
@@ -31,6 +45,9 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("zsh", "usr/share/zsh/vendor-completions/_qvs"),
     ("fish", "usr/share/fish/vendor_completions.d/qvs.fish"),
 ];
+
+/// Where the program writes the pages that man(1) shows.
+const MANUAL: &str = "usr/share/man/man1";
 
 /// Debian's name of the architecture that programs are built for here.
 fn architecture() -> Result<&'static str> {
@@ -61,6 +78,11 @@ pub(crate) fn build() -> Result<PathBuf> {
         let script = output(Command::new(&program).args(["completions", shell]))?;
         make_parents(&stage.join(place))?;
         write(&stage.join(place), &script)?;
+    }
+    make_parents(&stage.join(MANUAL).join("qvs.1"))?;
+    output(Command::new(&program).arg("manual").arg(stage.join(MANUAL)))?;
+    for page in fs::read_dir(stage.join(MANUAL))? {
+        fs::set_permissions(page?.path(), fs::Permissions::from_mode(0o644))?;
     }
     let size_kib = size_of(&stage)?.div_ceil(1024);
     let libc = newest_glibc(&fs::read(&program)?);
@@ -103,6 +125,9 @@ pub(crate) fn build_and_check() -> Result<()> {
         let script = fs::read_to_string(unpacked.join(place)).with_context(|| format!("the package lacks {place}"))?;
         ensure!(script.contains("token-file"), "{place} of the package completes no command of ours for {shell}");
     }
+    let page =
+        fs::read_to_string(unpacked.join(MANUAL).join("qvs-plug.1")).context("the package lacks man qvs-plug")?;
+    ensure!(page.contains(".TH"), "man qvs-plug is no page");
     run(Command::new("bash").arg("-n").arg(unpacked.join(COMPLETIONS[0].1)))?;
     for field in ["Package", "Depends", "Installed-Size"] {
         let value = output(Command::new("dpkg-deb").arg("--field").arg(&package).arg(field))?;
@@ -181,19 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn every_packaged_file_is_in_the_repository() {
-        for (source, ..) in FILES {
-            assert!(repository().join(source).exists(), "{source}");
-        }
-    }
-}
-    #[test]
     fn the_package_has_every_document_that_its_readme_names() {
         let readme = fs::read_to_string(repository().join("README.md")).unwrap();
         let named = readme.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
         let is_document = |word: &&str| {
             let endings = [".md", ".toml", ".svg", ".json"];
-            !word.starts_with('/') && word.contains('/') && endings.iter().any(|ending| word.ends_with(ending))
+            word.contains('/')
+                && !word.starts_with('/')
+                && !word.contains(' ')
+                && endings.iter().any(|ending| word.ends_with(ending))
         };
         for word in named.filter(is_document) {
             let place = format!("usr/share/doc/qvs/{word}");
@@ -225,3 +246,10 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_packaged_file_is_in_the_repository() {
+        for (source, ..) in FILES {
+            assert!(repository().join(source).exists(), "{source}");
+        }
+    }
+}
