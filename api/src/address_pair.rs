@@ -1,4 +1,4 @@
-//! `allowed_address_pairs`: which addresses a port may send from, as Nova tells on its creation (specification section 16).
+//! `allowed_address_pairs`: which addresses a port may send from, as Nova of that time tells on its creation.
 //!
 //! The MACs are enforced by the data plane: a port with pairs sends from their MACs and those of its plug, and from no
 //! other. The IP addresses are kept for the day when senders' addresses are checked too. Pure.

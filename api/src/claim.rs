@@ -1,4 +1,4 @@
-//! Whose an interface id is (contract: API input). It belongs to whoever operates the host, so with identity on a tenant
+//! Whose an interface id is. It belongs to whoever operates the host, so with identity on a tenant
 //! plugs only what an operator plugged for it: else anybody could take another's interface by guessing its id first.
 //!
 //! The refusal is the version's AlreadyAttached, the same for an id that nobody plugged as for one of another tenant, and

@@ -1,4 +1,4 @@
-//! What an answer says, and how JSON and XML say it (specification section 4). Pure.
+//! What an answer says, and how JSON and XML say it. Pure.
 //!
 //! The two formats differ in more than brackets: XML makes some texts attributes, names the items of a list, puts its
 //! attributes in alphabetical order and has a namespace on the root. So a document says of each text which of the two it

@@ -1,4 +1,4 @@
-//! JSON or XML, decided once for both directions (specification section 3). Pure.
+//! JSON or XML, decided once for both directions. Pure.
 
 use crate::accept::ranges;
 

@@ -21,7 +21,7 @@ pub trait Host: Send + Sync {
     /// after it.
     fn put_in_force(&self, model: &Model, scope: Scope<'_>);
 
-    /// The op-status of a logical port by the contract's table; asked on every read, never stored.
+    /// The op-status of a logical port: UP where its state is ACTIVE and the device it is attached to stands ready; asked on every read, never stored.
     fn op_status(&self, model: &Model, port: &PortId) -> OpStatus;
 
     /// What the interface of a logical port has passed; zeros if none is plugged. `None`: it is plugged on another host, which
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn automatic_names_follow_the_contract() {
+    fn automatic_names_are_the_id_s_beginning_where_that_is_safe() {
         for (id, expected) in [
             ("f3a1c2d4-5566-7788-99aa-bbccddeeff00", Some("tapf3a1c2d4-55")),
             ("vm1", Some("tapvm1")),

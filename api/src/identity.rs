@@ -1,8 +1,8 @@
-//! Who asks: decided once, at the border, before anything else looks at a request (contract: API input).
+//! Who asks: decided once, at the border, before anything else looks at a request.
 //!
 //! In mode `noauth` everybody is believed who gets as far as the listener, and [`Hosts`] keeps web pages out. Otherwise a
 //! request carries a token, a [`Verifier`] tells whose it is, and the tenant of the URL must be the token's project: 401
-//! without a valid token, 403 below another tenant's URL whatever exists there (specification section 11 leaves both
+//! without a valid token, 403 below another tenant's URL whatever exists there (the original left both
 //! to the middleware in front of the API, so their bodies are framework pages). The version list is for everybody.
 //!
 //! What makes it hard is what a stranger may make us do: each token not seen before costs a verification. Verifiers
@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// Longest token looked at, bytes. A Fernet one has about 250; a longer one than this would not get past the limits that
 /// web servers in front of Keystone have for a header.
 pub const TOKEN_BYTES_MAX: usize = 4 << 10;
-/// The headers that carry a token; the second is of the original middleware's time (specification section 11).
+/// The headers that carry a token; the second is of the original middleware's time.
 const TOKEN_HEADERS: [&str; 2] = ["x-auth-token", "x-storage-token"];
 
 /// Somebody whose token is valid.

@@ -19,7 +19,7 @@ pub use inconsistent::Inconsistent;
 use std::sync::Arc;
 use switch::underlay::VlanId;
 
-/// Longest name, tenant or attachment id, bytes (contract: API input).
+/// Longest name, tenant or attachment id, bytes; `api/DEVIATIONS.md` tells clients.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// The highest serial of a record that comes from elsewhere. A thousand records a second fill what is left in ages.
@@ -44,7 +44,7 @@ pub struct ListSize {
     pub text_bytes: usize,
 }
 
-/// Administrative state of a logical port (specification section 7).
+/// Administrative state of a logical port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AdminState {

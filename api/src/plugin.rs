@@ -1,4 +1,4 @@
-//! The contract of a Quantum plugin: twelve methods, typed (specification section 12). `api/PLUGINS.md` leads through
+//! The contract of a Quantum plugin: the twelve methods of Quantum 2012.1, typed. `api/PLUGINS.md` leads through
 //! writing one.
 //!
 //! What makes it hard is the world behind a plugin: a switch in this process is done when the call returns, a controller
@@ -181,7 +181,7 @@ pub trait Plugin: Send + Sync {
     /// [`CreatePortError`].
     fn create_port(&self, tenant: &str, network: &str, state: &str) -> Result<PortId, CreatePortError>;
 
-    /// Makes a port that may send from these addresses and those of its plug only (specification section 16). A plugin
+    /// Makes a port that may send from these addresses and those of its plug only. A plugin
     /// that cannot see to that need not have it: it makes a port as any, which is what the original's did.
     ///
     /// # Errors

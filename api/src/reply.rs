@@ -1,8 +1,8 @@
 //! An answer before it becomes HTTP: status, media type, bytes. And the bodies that no API version owns: errors of the
 //! border and the pages of what is not there.
 //!
-//! JSON is written as the original did: `", "` and `": "` between, everything outside ASCII escaped (specification
-//! section 4). Pure.
+//! JSON is written as the original did: `", "` and `": "` between, everything outside ASCII
+//! escaped. Pure.
 
 use crate::accept::{PageForm, page_form};
 use crate::document::{Document, Value};
@@ -43,7 +43,7 @@ impl Reply {
         Reply::new(status, format.media_type(), document.write(format))
     }
 
-    /// The 404 page of what is not served here (specification section 6.4).
+    /// The 404 page of what is not served here, in the original's forms.
     pub fn not_found(accept: Option<&str>, is_head: bool, detail: &str) -> Reply {
         Reply::page(StatusCode::NOT_FOUND, accept, is_head, "The resource could not be found.", detail)
     }

@@ -51,9 +51,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Bytes of a request's body (contract: API input).
+/// Bytes of a request's body; more is 413.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a request's head, request line included (contract: API input).
+/// Bytes of a request's head, request line included; more is 431.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Connections that may wait for one of the others to be no longer busy.
 const WAITING_MAX: usize = 64;

@@ -1,4 +1,4 @@
-//! What a URL says: the decoded path, where it leads, and the pairs of a query (specification sections 1, 2 and 8). Pure.
+//! What a URL says: the decoded path, where it leads, and the pairs of a query. Pure.
 
 use crate::v1::{Dialect, Version, reference};
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ pub(crate) enum Target<'a> {
     Nowhere,
 }
 
-/// Where a path leads. In the original's dialect everything outside the versions is the list (specification section 1).
+/// Where a path leads. In the original's dialect everything outside the versions is the list.
 pub(crate) fn target(path: &str, dialect: Dialect) -> Target<'_> {
     let Some(name) = path.strip_prefix('/') else { return Target::Nowhere };
     for version in Version::ALL {

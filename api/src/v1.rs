@@ -1,4 +1,5 @@
-//! The Quantum API of the Essex release, `/v1.0` and `/v1.1` (specification sections 2 to 9).
+//! The Quantum API of the Essex release, `/v1.0` and `/v1.1`. "The original" here is Quantum 2012.1; `api/REFERENCE.md`
+//! has every operation and fault, `api/DEVIATIONS.md` where we differ from it.
 //!
 //! What the versions share is here: routes ([`route`] and the rows in [`networks`] and [`ports`]), bodies, filters. What
 //! differs between them is in [`version`] and in the views beside the rows. A request has become text and bytes within

@@ -1,4 +1,4 @@
-//! The version list at `/` (specification section 1). Pure.
+//! The version list at `/`. Pure.
 
 use crate::document::{Document, Value};
 use crate::format::Format;

@@ -1,4 +1,4 @@
-//! XML bodies, as values like JSON's (specification section 4). Pure.
+//! XML bodies, as values like JSON's. Pure.
 //!
 //! An attribute and a child element of the same name mean the same, and the child wins; namespaces are not interpreted,
 //! but a name keeps its prefix. Clients are hostile, so what XML can do beyond that is refused before it costs anything:

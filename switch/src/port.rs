@@ -83,7 +83,7 @@ pub enum Link {
 /// A device's condition at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceState {
-    /// The backend stands: op-status UP by the contract's table, whatever the guest's driver does.
+    /// The backend stands: op-status may be UP, whatever the guest's driver does.
     pub is_ready: bool,
     /// Whether the far side runs.
     pub link: Link,

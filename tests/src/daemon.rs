@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Longest start on an idle machine with a loaded neighbour.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// SIGTERM is answered within 5 s (contract); one more for the machine.
+/// SIGTERM is answered within 5 s, as `qvs run --help` promises; one more for the machine.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
 
 /// The daemon's program: `QVS_BIN`, or built now.

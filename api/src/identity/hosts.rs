@@ -1,4 +1,4 @@
-//! Who may ask: the `noauth` mode (contract: API input). Pure.
+//! Who may ask: the `noauth` mode. Pure.
 //!
 //! Without tokens the only fence is that the API is on loopback. A browser on the same machine is inside that fence and
 //! obeys any web page, by a name that resolves to 127.0.0.1 or by a cross-site form. So the request must name a host of

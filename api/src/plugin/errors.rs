@@ -1,6 +1,6 @@
 //! What a plugin's methods may refuse, one enum a method, and [`Fault`], the union that API versions map.
 //!
-//! They tell facts and know no HTTP. Each enum lists exactly what the specification's section 12 allows that method,
+//! They tell facts and know no HTTP. Each enum lists exactly what Quantum 2012.1 let a plugin's method raise,
 //! what a backend may fail with, and where it writes [`StoreFailed`] and [`Forbidden`].
 
 use crate::model::{InterfaceId, NetworkId, PortId, Text};

@@ -1,4 +1,4 @@
-//! Which networks and ports a list is to hold (specification section 8). Pure; part of what a plugin is asked, so that
+//! Which networks and ports a list is to hold. Pure; part of what a plugin is asked, so that
 //! it filters within the one state it looks at.
 //!
 //! Every condition given must hold; each asks for itself whether *some* port of a network has the property.

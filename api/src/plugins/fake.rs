@@ -1,9 +1,8 @@
 //! The plugin that keeps records in memory and drives nothing: every op-status is UP. For trying the API and for tests.
 //!
 //! It answers in the order of the original sample plugin: the port must be there, then an attachment is looked for among
-//! the ports of the same network, then the port must be vacant, then the attachment must be nowhere else (specification
-//! section 5).
-//! It copies the sample's update across tenants only for `api.strict_essex` (section 19).
+//! the ports of the same network, then the port must be vacant, then the attachment must be nowhere else.
+//! It copies the sample's update across tenants only for `api.strict_essex`.
 
 use super::recorded::{Backing, Recorded, check_vacant, port_on};
 use crate::host::Scope;

@@ -1,8 +1,7 @@
 //! The plugin of this switch: records in the [`Store`] or shared with other hosts by a [`Cluster`], traffic by the [`Host`].
 //!
-//! It answers in the order of the original openvswitch plugin: a full port is told before an attachment used elsewhere
-//! (specification section 5). Unlike it, unplugging stores null, so that `has-attachment` is true to the state
-//! (section 19). Op-status is asked of the host on every read and never stored.
+//! It answers in the order of the original openvswitch plugin: a full port is told before an attachment used elsewhere.
+//! Unlike it, unplugging stores null, so that `has-attachment` is true to the state (`api/DEVIATIONS.md`). Op-status is asked of the host on every read and never stored.
 
 use super::recorded::{Backing, Recorded, check_plug_vacant_first};
 use crate::cluster::{self, Cluster, Follower, News};
@@ -134,7 +133,7 @@ impl Backing for NativeBacking {
     }
 
     fn op_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {
-        // The contract's first row needs no host: these ports are DOWN whatever the devices do.
+        // This needs no host: these ports are DOWN whatever the devices do.
         if port.state == AdminState::Down || port.attachment.is_none() {
             return OpStatus::Down;
         }

@@ -1,4 +1,4 @@
-//! The rules of networks, ports and attachments over a [`Model`] (specification sections 5, 7 and 12), apart from what a
+//! The rules of networks, ports and attachments over a [`Model`], apart from what a
 //! [`Backing`] decides.
 //!
 //! A write goes: check, commit, change the model, put in force, answer; writers who come together are committed together
@@ -34,7 +34,7 @@ pub trait Backing: Send + Sync {
     const LETS_STRANGERS_RENAME: bool = false;
 
     /// Whether an op-status that was written over a port stays when it is unplugged. The original's sample plugin did not look at it,
-    /// its openvswitch plugin set it anew (specification section 7).
+    /// its openvswitch plugin set it anew.
     const KEEPS_STATUS_UNPLUGGED: bool = false;
 
     /// Bytes that may be committed together, as [`Backing::size_of`] counts them.
@@ -472,7 +472,7 @@ pub(super) fn check_vacant(port: &LogicalPort) -> Result<(), PortInUse> {
 }
 
 /// Whether `attachment` may be plugged, in the order of the original openvswitch plugin: a full port is told before an
-/// attachment used elsewhere (specification section 5).
+/// attachment used elsewhere.
 pub(super) fn check_plug_vacant_first<'a>(
     model: &'a Model,
     network: &Network,

@@ -1,6 +1,6 @@
 //! What the Essex release's Quantum kept in its database, taken over: tenants' networks, ports and attachments, with their ids.
 //!
-//! It reads an SQL dump of the tables that all its plugins had (specification section 13). What only its agents needed, VLANs
+//! It reads an SQL dump of the tables that all its plugins had. What only its agents needed, VLANs
 //! and the like, is left out: networks get their segments here, by the same rules as one that a tenant makes. What a tenant would
 //! notice to be missing is refused; what nobody could see, like ports of a network that is gone, is left out and told. Pure.
 

@@ -1,4 +1,4 @@
-//! What a request's body says (specification sections 5, 6.3 and 9; contract: API input). Pure.
+//! What a request's body says. Pure.
 //!
 //! JSON and XML become the same object, so everything after the parser is said once. Attributes nobody knows are
 //! ignored, because Nova sends them. Texts are checked here, once: after this they are strings without NUL of at most
@@ -176,7 +176,7 @@ fn resource<'a>(body: &'a Object, name: &'static str) -> Result<&'a Object, BadR
     body.get(name).and_then(Value::as_object).ok_or(BadRequest::NoResource(name))
 }
 
-/// The text of an attribute; absent and null are `None`. Numbers and booleans are refused (contract: API input); the
+/// The text of an attribute; absent and null are `None`. Numbers and booleans are refused (`api/DEVIATIONS.md`); the
 /// original made them texts, and in its dialect `as_text` does.
 fn text<'a>(
     call: &Call<'_>,

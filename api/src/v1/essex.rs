@@ -1,5 +1,5 @@
-//! What only `api.strict_essex` does: the original's recorded oddities that a client could be hurt by (specification
-//! sections 2, 5 and 9). Pure. Here are those of requests; [`super::version`] has the fault that is no XML, and plugins
+//! What only `api.strict_essex` does: the original's recorded oddities that a client could be hurt by
+//! (`api/DEVIATIONS.md`). Pure. Here are those of requests; [`super::version`] has the fault that is no XML, and plugins
 //! have [`Plugin::overwrite_network`](crate::plugin::Plugin::overwrite_network).
 
 use super::Request;

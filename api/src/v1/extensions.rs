@@ -1,4 +1,4 @@
-//! Extensions of the API (specification section 10): `/extensions`, and what each extension brings.
+//! Extensions of the API, as Quantum 2012.1 had them: `/extensions`, and what each extension brings.
 //!
 //! An extension is one module with its [`Extension`]: what it tells of itself, its rows (*resource* extension), what it
 //! does to things of others by name (*action* extension), and what it adds to the core's answers (*request* extension).

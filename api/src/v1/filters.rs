@@ -1,4 +1,4 @@
-//! A query as a filter (specification section 8). Pure.
+//! A query as a filter, as Quantum 2012.1 reads it. Pure.
 //!
 //! A key given twice counts by its last value. Keys nobody knows are ignored beside a known one; alone they let nothing
 //! pass.

@@ -1,4 +1,4 @@
-//! Which row of the route tables a method and a path are (specification section 2). Pure.
+//! Which row of the route tables a method and a path are. Pure.
 //!
 //! A table is a list of rows in one module: the operations of one resource, or an extension. Harder than a router: every
 //! path also exists with a suffix, and a dot in the last segment is a suffix's wherever it can be one, so that ids there

@@ -1,5 +1,5 @@
-//! What differs between v1.0 and v1.1: names, the status of a creation, op-status in views, and faults (specification
-//! sections 4 to 6). Everything else the versions share.
+//! What differs between v1.0 and v1.1: names, the status of a creation, op-status in views, and faults, each as Quantum
+//! 2012.1 had it. Everything else the versions share.
 
 use super::body::{BadRequest, PAIRS};
 use crate::document::{Document, Value};
@@ -18,13 +18,13 @@ pub enum Version {
     V1_1,
 }
 
-/// How closely the original is followed where it was odd (contract: API input).
+/// How closely the original is followed where it was odd: `api/DEVIATIONS.md` has the list.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Dialect {
     /// As specified.
     #[default]
     Plain,
-    /// `api.strict_essex`: its recorded oddities too (specification sections 9 and 19).
+    /// `api.strict_essex`: its recorded oddities too.
     StrictEssex,
 }
 
@@ -196,7 +196,7 @@ impl Version {
         }
     }
 
-    /// The answer to a refusal (specification section 6.2). Pages of the border depend on the Accept header.
+    /// The answer to a refusal, as `api/REFERENCE.md` lists them. Pages of the border depend on the Accept header.
     pub(super) fn fault(self, fault: &Fault, format: Format, accept: Option<&str>) -> Reply {
         let Some((row, detail)) = describe(fault) else {
             let why = "The roles of the token do not allow this.";
@@ -214,7 +214,7 @@ impl Version {
         }
     }
 
-    /// The answer to a request whose text is wrong (specification section 6.3).
+    /// The answer to a request whose text is wrong.
     pub(super) fn bad_request(self, bad: BadRequest, format: Format, dialect: Dialect) -> Reply {
         let not_parsed = |name: &str, why: &str| format!("Failed to parse request. Parameter: {name} {why}");
         let detail = match bad {

@@ -1,5 +1,5 @@
-//! The calls of the clients of that time: the original client library in its two formats (specification section 15), and
-//! Nova's QuantumManager (section 16).
+//! The calls of the clients of that time: the original client library in its two formats, and
+//! Nova's QuantumManager.
 
 use crate::rig::{Answer, DRIVERS, Format, Server, Version};
 use crate::tree;

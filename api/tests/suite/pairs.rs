@@ -24,7 +24,7 @@ fn kept(plugin: &NativePlugin, port: &str) -> Value {
     serde_json::to_value(&plugin.snapshot().ports[port].pairs).unwrap()
 }
 
-/// What Nova's QuantumManager sends (specification section 16).
+/// What Nova's QuantumManager of that time sends.
 fn novas_port(pairs: &Value) -> Value {
     json!({"port": {"state": "ACTIVE", "vm_id": "v", "rxtx_factor": "1.0", "nova_id": "nova", "allowed_address_pairs": pairs}})
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Bytes of a body (contract: API input).
+/// Bytes of a body that the API takes.
 const BODY: usize = 64 << 10;
 /// Stack of a client's thread.
 const STACK: usize = 256 << 10;

@@ -47,7 +47,7 @@ use switch::affinity;
 use switch::poll::Poll;
 use switch::switch::{Switch, SwitchConfig, WorkerSpec};
 
-/// The whole time from SIGTERM to the end, with some to spare of the contract's 5 s.
+/// The whole time from SIGTERM to the end, with some to spare of the 5 s that `qvs run --help` promises.
 const SHUTDOWN_MAX: Duration = Duration::from_millis(4500);
 /// Of that, how long requests in flight may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -373,7 +373,7 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The contract promises an end within 5 s, whatever hangs.
+/// `qvs run --help` promises an end within 5 s, whatever hangs.
 fn start_watchdog() {
     let spawned = std::thread::Builder::new().name("watchdog".into()).spawn(|| {
         std::thread::sleep(SHUTDOWN_MAX);

@@ -1,6 +1,6 @@
 //! What `qvs show` tells, as rows: the one form that the daemon sends, `--json` prints and tables are made from.
 //!
-//! Field names are the contract's; fields are only ever added. Everything is read at the moment of asking; nothing here
+//! Programs rely on the names of fields; fields are only ever added. Everything is read at the moment of asking; nothing here
 //! is kept.
 
 use crate::bond::LinkStatus;

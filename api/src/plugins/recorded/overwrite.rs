@@ -1,4 +1,4 @@
-//! Writing over a network's or port's row as the original did (specification section 5): id, op-status, a port's network
+//! Writing over a network's or port's row as the original did: id, op-status, a port's network
 //! and attachment too. For replaying recordings with `api.strict_essex`; nothing else comes here.
 //!
 //! What the records cannot hold is not written: an id or an attachment that is taken, a network that is not there. A new

@@ -1,4 +1,4 @@
-//! The older format that extensions speak (specification section 10): no namespaces, a body only with its Content-Type,
+//! The older format that the original's extensions speak: no namespaces, a body only with its Content-Type,
 //! faults without detail, framework pages as success. Pure.
 
 use super::records::NotKept;

@@ -27,7 +27,7 @@ fn create(call: &Call<'_>) -> Result<Answer, Refusal> {
     let required = ["net_id_list", "status", "ports_desc"];
     let params = Params::read(call, BodyFormat::Declared, "multiport", &required)?;
     let networks = params.texts("net_id_list", call)?;
-    // As with a port alone, none is DOWN (specification section 5).
+    // As with a port alone, none is DOWN.
     let state = Some(params.text("status", call)?).filter(|state| !state.is_empty()).unwrap_or_else(|| "DOWN".into());
     if networks.len() > PORTS_MAX {
         return Err(legacy::refuse(legacy::MALFORMED, call));

@@ -49,7 +49,7 @@ fn schedule_host(call: &Call<'_>) -> Result<Answer, Refusal> {
 }
 
 /// The device of the instance's interface, `vif_id` in its description, and the profile of the port it is plugged into. A
-/// device that is not known has the name that Nova gives one (specification section 16), none is an empty one.
+/// device that is not known has the name that Nova of the time gives one, none is an empty one.
 fn associate_port(call: &Call<'_>) -> Result<Answer, Refusal> {
     let params = read(call)?;
     let not_found = || legacy::refuse(legacy::PORT_NOT_FOUND, call);

@@ -1,4 +1,4 @@
-//! The operations on networks, ports and attachments (specification section 5).
+//! The operations on networks, ports and attachments.
 
 use super::faults::{
     ALREADY_ATTACHED, BACKEND, BAD_REQUEST, FaultDoc, MALFORMED, NETWORK_IN_USE, NETWORK_NOT_FOUND, NOT_ALLOWED,

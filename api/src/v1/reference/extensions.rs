@@ -1,4 +1,4 @@
-//! The operations of the extensions (specification section 10).
+//! The operations of the extensions.
 
 use super::faults::{
     BACKEND, CREDENTIAL_NOT_FOUND, FaultDoc, LEGACY_MALFORMED, LEGACY_PORT_NOT_FOUND, LEGACY_TOO_MANY,

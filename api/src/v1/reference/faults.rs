@@ -1,4 +1,4 @@
-//! The faults of operations (specification section 6), by the replies that the versions make of them, and how a client
+//! The faults of operations, by the replies that the versions make of them, and how a client
 //! comes to get each.
 
 use super::super::Version;

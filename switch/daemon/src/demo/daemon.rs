@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const OURSELVES: &str = "/proc/self/exe";
 /// How long the daemon may take to serve. It takes about a tenth of a second.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take to end after SIGTERM, by contract.
+/// How long it may take to end after SIGTERM, as `qvs run --help` promises.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two looks at something that is about to happen.
 pub(super) const GLANCE: Duration = Duration::from_millis(10);

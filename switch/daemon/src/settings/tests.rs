@@ -7,7 +7,7 @@ fn fault(text: &str) -> String {
 }
 
 #[test]
-fn an_empty_file_gives_the_contract_s_defaults() {
+fn an_empty_file_gives_the_defaults() {
     let settings = Settings::parse("", "qvs.toml").unwrap();
     assert_eq!(settings.api.listen.to_string(), "127.0.0.1:9696");
     assert_eq!(settings.api.peer_connections, 128);
@@ -51,7 +51,7 @@ fn tenants_who_are_known_are_bounded_where_nothing_is_said() {
 }
 
 #[test]
-fn every_key_of_the_contract_is_known() {
+fn every_key_is_known() {
     let text = r#"
         state_dir = "/s"
         run_dir = "/r"

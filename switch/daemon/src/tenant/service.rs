@@ -243,7 +243,7 @@ fn refusal(status: StatusCode, body: &[u8], has_token: bool) -> String {
         (message, detail) => detail.or(message).map(str::to_owned),
     };
     let said = fault.or_else(|| text("/Error/message").or(text("/message")).map(|page| page.replace("<br />", " ")));
-    // To the API an interface that is another's and one that nobody plugged for the tenant are one (contract: API input).
+    // To the API an interface that is another's and one that nobody plugged for the tenant are one (`api/src/claim.rs`).
     let said = said.map(|said| match said.ends_with(&format!(" {UNKNOWN}")) {
         true => said + ", or not plugged for this tenant",
         false => said,
@@ -268,8 +268,8 @@ pub(super) fn encode(text: &str) -> String {
     encoded
 }
 
-/// Whether a word may be the id of a network or port: a server makes UUIDs, and `detail` and `new` are never ids
-/// (specification section 2).
+/// Whether a word may be the id of a network or port: a server makes UUIDs, and `detail` and `new` are words
+/// of the API's paths.
 pub(super) fn is_id(word: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     !word.is_empty() && word.len() <= TEXT_BYTES_MAX && word.bytes().all(is_plain) && !["detail", "new"].contains(&word)

@@ -19,7 +19,7 @@ fn without_settings_networks_are_local_and_nothing_leads_anywhere() {
 }
 
 #[test]
-fn every_key_of_the_contract_is_known() {
+fn every_key_is_known() {
     let settings = parse(
         r#"
         [[uplink]]
