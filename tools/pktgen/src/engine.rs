@@ -21,7 +21,7 @@ mod windows;
 /// Measurements are cut into windows of this length, each with or without an interruption.
 const WINDOW_NS: u64 = 1_000_000;
 /// After the last frame was sent: how long nothing may come before the rest counts as lost, and how long to wait at most.
-const QUIET_NS: u64 = 200_000_000;
+const QUIET_NS: u64 = 500_000_000;
 const DRAIN_NS_MAX: u64 = 2_000_000_000;
 /// Time between two lines of progress.
 const PROGRESS_NS: u64 = 1_000_000_000;
