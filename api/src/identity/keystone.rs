@@ -2,21 +2,24 @@
 //!
 //! We ask as a service user, whose own token is got by password and got again when Keystone no longer takes it. A valid
 //! token is not asked about again for `cache`, which therefore bounds how long a revoked one still opens; past that it is,
-//! and holds on until its own expiry only if Keystone does not answer. While Keystone is away it is asked at most every
-//! two seconds, so that those who are known do not wait for time-outs of those who are not. A token is a stranger's text:
-//! what Keystone says to it, or to its length, is about that token and never about Keystone. So when a question for a
-//! token fails without a verdict, the same question for our own token tells which of both it is. Answers are bounded in
-//! size, questions in time. Redirects are not followed: the service token goes to the configured host only.
+//! and holds on until its own expiry only if Keystone does not answer. While Keystone is away ([`away`]) it is asked one
+//! question at a time, two seconds after the last one failed, and nobody waits for that whose token is known. A token is
+//! a stranger's text: what Keystone says to it, or to its length, is about that token and never about Keystone. So when a
+//! question for a token ends without a verdict, the same question for our own token tells which of both it is. Answers are
+//! bounded in size, questions in time. Redirects are not followed: the service token goes to the configured host only.
 //!
 //! Roles count where they were given: those of a token for a domain are about that domain and open nothing here, and
 //! where Keystone says that a project is not the admin project, roles in it open no other tenant.
 
-use super::remembered::{FOR_EVER, Good, NotGood, Remembered};
+mod away;
+
+use super::remembered::{FOR_EVER, Good, NotGood, Remembered, Turn};
 use super::wall::{WallClock, parse_utc};
 use super::{Denied, Identity, Verified, Verifier};
 use crate::http_client::{Endpoint, EndpointError};
 use crate::peer::Peer;
 use crate::watched::{FileError, Rights, read};
+use away::{Away, Leave};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -29,10 +32,13 @@ use tokio::time::timeout;
 
 /// Questions to Keystone at a time.
 const TURNS: usize = 8;
-/// Pause after Keystone did not answer.
-const AWAY_PAUSE: Duration = Duration::from_secs(2);
-/// When clients are told to ask again then, seconds.
+/// When clients are told to ask again who cannot be let in, seconds.
 const RETRY_AFTER_S: u32 = 5;
+/// What they are told while Keystone is away.
+const AWAY: Denied = Denied::Unavailable { why: "Keystone does not answer", retry_after_s: RETRY_AFTER_S };
+/// What they are told where Keystone says nothing that can be understood.
+const NO_VERDICT: Denied =
+    Denied::Unavailable { why: "Keystone gives no verdict on this token", retry_after_s: RETRY_AFTER_S };
 /// Pause between two lines of the log about tokens that could not be checked while others can.
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 /// Longest answer read, bytes; without its catalogue a token has about 2 KB.
@@ -86,6 +92,12 @@ enum Trouble {
     Away(String),
 }
 
+impl Trouble {
+    fn unanswered(status: StatusCode) -> Trouble {
+        Trouble::Unanswered(format!("it answers {status} to the question for a token"))
+    }
+}
+
 impl From<EndpointError> for Trouble {
     fn from(error: EndpointError) -> Trouble {
         Trouble::Away(error.to_string())
@@ -94,14 +106,18 @@ impl From<EndpointError> for Trouble {
 
 /// The verifier that asks Keystone.
 pub struct Keystone {
+    remembered: Remembered,
+    asker: Arc<Asker>,
+}
+
+/// Who asks.
+struct Asker {
     config: KeystoneConfig,
     endpoint: Endpoint,
     clock: WallClock,
-    remembered: Remembered,
     /// Our own token.
     service: tokio::sync::Mutex<Option<HeaderValue>>,
-    /// Until then Keystone is not asked; `None`: it answered last time.
-    away_until: Mutex<Option<Instant>>,
+    away: Away,
     /// Until then nothing is said of tokens that could not be checked.
     quiet_until: Mutex<Option<Instant>>,
 }
@@ -143,31 +159,40 @@ impl Keystone {
         if !endpoint.base().ends_with("/v3") {
             endpoint.descend("/v3");
         }
-        Ok(Keystone {
+        let asker = Asker {
             config,
             endpoint,
             clock,
-            remembered: Remembered::new(TURNS),
             service: tokio::sync::Mutex::default(),
-            away_until: Mutex::default(),
+            away: Away::default(),
             quiet_until: Mutex::default(),
-        })
+        };
+        Ok(Keystone { remembered: Remembered::new(TURNS), asker: Arc::new(asker) })
     }
 
-    async fn check(&self, token: &str) -> Result<Good, NotGood> {
-        let denied = |why| Denied::Unavailable { why, retry_after_s: RETRY_AFTER_S };
-        let away = || NotGood::Away(denied("Keystone does not answer"));
-        let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if away_until.is_some_and(|until| Instant::now() < until) {
-            return Err(away());
+    async fn check(&self, token: &str, is_known: bool) -> Result<Good, NotGood> {
+        match self.asker.away.leave() {
+            Leave::No => Err(NotGood::Away(AWAY)),
+            // Who is known goes on: what the answer says of the token is asked again once there are answers.
+            Leave::Probe(probe) if is_known => {
+                let (asker, token) = (self.asker.clone(), token.to_owned());
+                tokio::spawn(async move {
+                    let _probe = probe;
+                    let _ = asker.check(&token).await;
+                });
+                Err(NotGood::Away(AWAY))
+            }
+            Leave::Yes | Leave::Probe(_) => self.asker.check(token).await,
         }
+    }
+}
+
+impl Asker {
+    async fn check(&self, token: &str) -> Result<Good, NotGood> {
         let answer = timeout(self.config.timeout, self.ask(token)).await;
         let answer = answer.unwrap_or_else(|_| Err(Trouble::Away(format!("no answer in {:?}", self.config.timeout))));
         let is_away = matches!(answer, Err(Trouble::Away(_)));
-        let was_away = {
-            let mut until = self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *until, is_away.then(|| Instant::now() + AWAY_PAUSE)).is_some()
-        };
+        let was_away = self.away.note(is_away);
         if was_away && !is_away {
             tracing::info!(url = self.config.url, "Keystone answers again");
         }
@@ -180,14 +205,14 @@ impl Keystone {
                     *quiet_until = Some(Instant::now() + DOUBT_PAUSE);
                     tracing::warn!(url = self.config.url, error, "Keystone gives no verdict on a token");
                 }
-                Err(NotGood::Doubt(denied("Keystone gives no verdict on this token")))
+                Err(NotGood::Doubt(NO_VERDICT))
             }
             Err(Trouble::Away(error)) => {
                 // Said once; asked again every two seconds.
                 if !was_away {
                     tracing::error!(url = self.config.url, error, "Keystone cannot be asked; known tokens hold");
                 }
-                Err(away())
+                Err(NotGood::Away(AWAY))
             }
         }
     }
@@ -198,9 +223,9 @@ impl Keystone {
             Err(Trouble::Unanswered(error)) => {
                 let ours = self.service_token(None).await?;
                 match self.validate(&ours, &ours).await {
-                    Err(Trouble::Unanswered(_)) => Err(Trouble::Away(error)),
-                    Err(away @ Trouble::Away(_)) => Err(away),
-                    _ => Err(Trouble::Doubt(error)),
+                    Ok(answer) if answer.status() == StatusCode::OK => Err(Trouble::Doubt(error)),
+                    Ok(_) | Err(Trouble::Unanswered(_)) => Err(Trouble::Away(error)),
+                    Err(trouble) => Err(trouble),
                 }
             }
             outcome => outcome,
@@ -222,7 +247,7 @@ impl Keystone {
             | StatusCode::PAYLOAD_TOO_LARGE
             | StatusCode::URI_TOO_LONG
             | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Err(Trouble::Invalid),
-            status => Err(Trouble::Doubt(format!("it answers {status} to the question for a token"))),
+            status => Err(Trouble::unanswered(status)),
         }
     }
 
@@ -256,7 +281,7 @@ impl Keystone {
             unreachable => unreachable.into(),
         })?;
         if answer.status().is_server_error() {
-            return Err(Trouble::Unanswered(format!("it answers {} to the question for a token", answer.status())));
+            return Err(Trouble::unanswered(answer.status()));
         }
         Ok(answer)
     }
@@ -299,12 +324,18 @@ impl Keystone {
 
 impl Verifier for Keystone {
     fn verify<'a>(&'a self, token: &'a str, peer: Peer) -> Pin<Box<dyn Future<Output = Verified> + Send + 'a>> {
-        let check = async |_turn| self.check(token).await;
-        Box::pin(self.remembered.verify((token, peer), None, self.remembered.generation(), check))
+        Box::pin(async move {
+            // Before there is a queue to wait in: it is for questions, and there will be none.
+            if self.asker.away.is_left_in_peace() {
+                return self.remembered.unasked(token, AWAY);
+            }
+            let check = async |turn: Turn| self.check(token, turn.is_known()).await;
+            self.remembered.verify((token, peer), None, self.remembered.generation(), check).await
+        })
     }
 
     fn challenge(&self) -> HeaderValue {
-        let challenge = format!("Keystone uri=\"{}\"", self.config.url);
+        let challenge = format!("Keystone uri=\"{}\"", self.asker.config.url);
         HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Keystone"))
     }
 }

@@ -116,8 +116,7 @@ impl Remembered {
         generation: u64,
         check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
     ) -> Verified {
-        let tag = hmac::sign(&self.key, token.as_bytes());
-        let key: Key = tag.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let key = self.key_of(token);
         let (flight, known) = loop {
             let known = match self.look(&key, Instant::now()) {
                 Known::Fresh(verified) => return verified,
@@ -140,6 +139,16 @@ impl Remembered {
         outcome
     }
 
+    /// Whose a token is as far as that is known while nobody is there to ask; `denied` if it is not.
+    pub(super) fn unasked(&self, token: &str, denied: Denied) -> Verified {
+        self.look(&self.key_of(token), Instant::now()).unasked(denied)
+    }
+
+    fn key_of(&self, token: &str) -> Key {
+        let tag = hmac::sign(&self.key, token.as_bytes());
+        tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
     async fn lead(
         &self,
         (key, peer): (Key, Peer),
@@ -148,11 +157,12 @@ impl Remembered {
         known: Known,
         check: impl AsyncFnOnce(Turn) -> Result<Good, NotGood>,
     ) -> Verified {
-        let lane = if matches!(known, Known::Stale(_)) { &self.known } else { &self.strangers };
+        let is_known = matches!(known, Known::Stale(_));
+        let lane = if is_known { &self.known } else { &self.strangers };
         let place = Place::take(&lane.places, peer).ok_or(TOO_MANY)?;
         let subject_taken = subject.map(|subject| Taken::take(&self.subjects, subject).ok_or(TOO_MANY)).transpose()?;
         let permit = lane.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let found = check(Turn { _permit: permit, _place: place, _subject: subject_taken }).await;
+        let found = check(Turn { is_known, _permit: permit, _place: place, _subject: subject_taken }).await;
         let mut memory = self.memory();
         let is_current = memory.generation == generation;
         match found {
@@ -171,11 +181,7 @@ impl Remembered {
                 Err(Denied::Invalid)
             }
             Err(NotGood::Doubt(denied)) => Err(denied),
-            Err(NotGood::Away(denied)) => match known {
-                Known::Stale(identity) => Ok(identity),
-                Known::Over => Err(Denied::Invalid),
-                Known::Fresh(_) | Known::Unknown => Err(denied),
-            },
+            Err(NotGood::Away(denied)) => known.unasked(denied),
         }
     }
 
@@ -255,6 +261,18 @@ enum Known {
     Unknown,
 }
 
+impl Known {
+    /// Whose the token is if nobody is there to ask.
+    fn unasked(self, denied: Denied) -> Verified {
+        match self {
+            Known::Fresh(verified) => verified,
+            Known::Stale(identity) => Ok(identity),
+            Known::Over => Err(Denied::Invalid),
+            Known::Unknown => Err(denied),
+        }
+    }
+}
+
 /// A queue for verifications.
 struct Lane {
     turns: Arc<Semaphore>,
@@ -287,9 +305,17 @@ impl Drop for Flight<'_> {
 
 /// The turn to verify. It goes where the work is done and is dropped when that ends.
 pub(super) struct Turn {
+    is_known: bool,
     _permit: OwnedSemaphorePermit,
     _place: Place,
     _subject: Option<Taken>,
+}
+
+impl Turn {
+    /// Whether the token was good before and is to be checked again.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
 }
 
 /// How many run or wait, by peer.

@@ -14,8 +14,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// The time of day in these tests, and an hour later as Keystone writes it.
@@ -39,6 +40,8 @@ struct Script {
     is_babbling: bool,
     /// What it answers to questions for this token.
     odd: Option<(&'static str, &'static str)>,
+    /// What it answers to questions for any token.
+    to_all: Option<&'static str>,
 }
 
 struct Double {
@@ -173,6 +176,9 @@ fn reply(
             {
                 return (status, String::new(), Value::Null);
             }
+            if let Some(status) = script.to_all {
+                return (status, String::new(), Value::Null);
+            }
             if header("x-subject-token") == header("x-auth-token") {
                 return ("200 OK", String::new(), json!({"token": {}}));
             }
@@ -185,9 +191,11 @@ fn reply(
     }
 }
 
+/// It goes on between the questions of a test, as a server's does.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
 fn verify(keystone: &Keystone, token: &str) -> Verified {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(keystone.verify(token, Peer::LOOPBACK))
+    RUNTIME.block_on(keystone.verify(token, Peer::LOOPBACK))
 }
 
 fn is_unavailable(verified: &Verified) -> bool {
@@ -268,7 +276,7 @@ fn a_token_that_ends_while_keystone_is_away_is_nobody_s_and_one_of_many_days_hol
     double.give("long", Some("red-id"), "member", IN_DAYS);
     assert!(verify(&keystone, "short").is_ok() && verify(&keystone, "long").is_ok());
     double.script().is_down = true;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while verify(&keystone, "short").is_ok() {
         assert!(begin.elapsed() < Duration::from_secs(20), "it never ends");
         std::thread::sleep(Duration::from_millis(50));
@@ -349,6 +357,58 @@ fn a_keystone_that_says_nothing_is_waited_for_once_and_not_by_everybody() {
         verify(&keystone, "red").is_ok()
     };
     assert!((0..100).any(|_| asks()), "it is asked again");
+}
+
+#[test]
+fn many_with_known_tokens_are_let_in_at_once_while_keystone_hangs_and_a_revocation_counts_once_it_answers() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let (double, scratch) = (Double::start(), Scratch::new());
+    let config = KeystoneConfig { timeout: WAIT, ..double.config(&scratch, Duration::ZERO) };
+    let keystone = Keystone::new(config, || NOW).unwrap();
+    let tokens: Vec<String> = (0..200).map(|number| format!("red-{number}")).collect();
+    for token in &tokens {
+        double.give(token, Some("red-id"), "member", IN_AN_HOUR);
+        assert!(verify(&keystone, token).is_ok());
+    }
+    double.script().is_silent = true;
+    assert!(verify(&keystone, &tokens[0]).is_ok(), "it is waited for once");
+    for pause in [Duration::ZERO, Duration::from_millis(2100)] {
+        std::thread::sleep(pause);
+        let begin = Instant::now();
+        RUNTIME.block_on(tokio::task::unconstrained(async {
+            let mut all: Vec<_> = tokens.iter().map(|token| keystone.verify(token, Peer::LOOPBACK)).collect();
+            for (at, one) in all.iter_mut().enumerate() {
+                // All have begun before the first is waited for.
+                let polled = std::future::poll_fn(|context| std::task::Poll::Ready(one.as_mut().poll(context))).await;
+                let std::task::Poll::Ready(outcome) = polled else { panic!("{at} waits after {pause:?}") };
+                assert!(outcome.is_ok(), "{at} after {pause:?}: {outcome:?}");
+            }
+        }));
+        assert!(begin.elapsed() < WAIT / 2, "{:?}", begin.elapsed());
+    }
+    assert!(is_unavailable(&verify(&keystone, "unknown")));
+    double.script().is_silent = false;
+    double.script().tokens.clear();
+    let begin = Instant::now();
+    while verify(&keystone, &tokens[1]).is_ok() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "a revoked token is held good");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(verify(&keystone, &tokens[2]), Err(Denied::Invalid));
+}
+
+#[test]
+fn where_keystone_gives_no_verdict_on_our_own_token_either_known_tokens_hold() {
+    for status in ["403 Forbidden", "429 Too Many Requests", "302 Found", "500 Internal Server Error"] {
+        let (double, scratch) = (Double::start(), Scratch::new());
+        let keystone = double.verifier(&scratch, Duration::ZERO);
+        double.give("red", Some("red-id"), "member", IN_AN_HOUR);
+        assert!(verify(&keystone, "red").is_ok());
+        double.script().to_all = Some(status);
+        assert!(verify(&keystone, "red").is_ok(), "{status}");
+        let verified = verify(&keystone, "unknown");
+        assert!(is_unavailable(&verified), "{status}: {verified:?}");
+    }
 }
 
 #[test]
