@@ -298,6 +298,11 @@ impl Model {
         })
     }
 
+    /// Whether anything is plugged into a port of this network.
+    pub fn has_attachments(&self, network: &NetworkId) -> bool {
+        self.attachment_bytes.contains_key(network)
+    }
+
     /// How large a list of a tenant's networks is, or of the ports of one of its networks; of what is not there nothing.
     pub fn list_size(&self, tenant: &str, network: Option<&str>) -> ListSize {
         match network {

@@ -25,7 +25,7 @@ mod filter;
 
 pub use crate::model::ListSize;
 pub use errors::*;
-pub use filter::{NetworkFilter, PortFilter};
+pub use filter::{NetworkFilter, PortFilter, PortsOfNetwork};
 
 use crate::address_pair::AddressPairs;
 use crate::model::{AdminState, InterfaceId, NetworkId, OpStatus, PortId, Text};

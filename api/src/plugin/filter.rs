@@ -1,7 +1,8 @@
 //! Which networks and ports a list is to hold. Pure; part of what a plugin is asked, so that
 //! it filters within the one state it looks at.
 //!
-//! Every condition given must hold; each asks for itself whether *some* port of a network has the property.
+//! Every condition given must hold; each asks for itself whether *some* port of a network has the property. What asks for
+//! that costs nothing that is not named, and no list of ports is made for it.
 
 use super::{NetworkDetails, PortDetails};
 
@@ -41,6 +42,24 @@ pub struct PortFilter {
     pub is_impossible: bool,
 }
 
+/// The ports of one network, as far as a filter asks after them.
+pub trait PortsOfNetwork {
+    /// Whether it has the port of this id.
+    fn has(&self, port: &str) -> bool;
+
+    /// Whether this is plugged into one of them.
+    fn has_attachment(&self, attachment: &str) -> bool;
+
+    /// Whether anything is plugged into one of them.
+    fn has_any_attachment(&self) -> bool;
+
+    /// Whether one of them has the admin state of this name.
+    fn has_state(&self, state: &str) -> bool;
+
+    /// Whether one of them has the op-status of this name.
+    fn has_op_status(&self, status: &str) -> bool;
+}
+
 impl NetworkFilter {
     /// Whether [`NetworkFilter::passes`] looks at ports.
     pub fn needs_ports(&self) -> bool {
@@ -51,18 +70,17 @@ impl NetworkFilter {
             || self.has_attachment.is_some()
     }
 
-    /// Whether a network, told with its ports if [`NetworkFilter::needs_ports`], passes.
-    pub fn passes(&self, network: &NetworkDetails) -> bool {
-        let ports = network.ports.as_deref().unwrap_or_default();
-        let some_port = |has: &dyn Fn(&PortDetails) -> bool| ports.iter().any(has);
+    /// Whether a network with these ports passes. The ports are asked for what [`NetworkFilter::needs_ports`] is about only, and
+    /// last for what costs the most.
+    pub fn passes(&self, network: &NetworkDetails, ports: &impl PortsOfNetwork) -> bool {
         !self.is_impossible
             && is(&self.name, |name| network.name.as_deref() == Some(name))
             && is(&self.op_status, |status| network.op_status.name() == status)
-            && is(&self.port_state, |state| some_port(&|port| port.state.name() == state))
-            && is(&self.port_op_status, |status| some_port(&|port| port.op_status.name() == status))
-            && is(&self.port, |id| some_port(&|port| &*port.id == id))
-            && is(&self.attachment, |id| some_port(&|port| port.attachment.as_deref() == Some(id)))
-            && self.has_attachment.is_none_or(|wanted| some_port(&|port| port.attachment.is_some()) == wanted)
+            && is(&self.port, |id| ports.has(id))
+            && is(&self.attachment, |id| ports.has_attachment(id))
+            && self.has_attachment.is_none_or(|wanted| ports.has_any_attachment() == wanted)
+            && is(&self.port_state, |state| ports.has_state(state))
+            && is(&self.port_op_status, |status| ports.has_op_status(status))
     }
 }
 

@@ -19,8 +19,8 @@ use crate::plugin::{
     AlreadyAttached, BackendUnavailable, CreateNetworkError, CreatePortError, DeleteNetworkError, DeletePortError,
     GetAllNetworksError, GetAllPortsError, GetNetworkError, GetPortError, ListSize, NetworkDetails, NetworkFilter,
     NetworkInUse, NetworkNotFound, NetworkRow, NoSegmentFree, PlugInterfaceError, Plugin, PortDetails, PortFilter,
-    PortInUse, PortNotFound, PortRow, PortStats, Ports, StateInvalid, UnplugInterfaceError, UpdateNetworkError,
-    UpdatePortError,
+    PortInUse, PortNotFound, PortRow, PortStats, Ports, PortsOfNetwork, StateInvalid, UnplugInterfaceError,
+    UpdateNetworkError, UpdatePortError,
 };
 use crate::quota::{Quota, Quotas, Resource};
 use crate::store::StoreError;
@@ -227,15 +227,18 @@ impl<B: Backing> Recorded<B> {
         self.writes.while_settled(look);
     }
 
-    fn tell_port(&self, model: &Model, port: &LogicalPort) -> PortDetails {
+    fn port_status(&self, model: &Model, port: &LogicalPort) -> OpStatus {
         let own = self.writes.backing.op_status(model, port);
         // What was written does not hide that a port was set DOWN where that is told.
         let is_set_down = port.state == AdminState::Down && own == OpStatus::Down;
-        let written = self.overwritten.op_status(&port.id).filter(|_| !is_set_down);
+        self.overwritten.op_status(&port.id).filter(|_| !is_set_down).unwrap_or(own)
+    }
+
+    fn tell_port(&self, model: &Model, port: &LogicalPort) -> PortDetails {
         PortDetails {
             id: port.id.clone(),
             state: port.state,
-            op_status: written.unwrap_or(own),
+            op_status: self.port_status(model, port),
             attachment: port.attachment.clone(),
         }
     }
@@ -254,6 +257,36 @@ impl<B: Backing> Recorded<B> {
     }
 }
 
+/// A network's ports where they are recorded.
+struct PortsIn<'a, B> {
+    plugin: &'a Recorded<B>,
+    model: &'a Model,
+    network: &'a Network,
+}
+
+impl<B: Backing> PortsOfNetwork for PortsIn<'_, B> {
+    fn has(&self, port: &str) -> bool {
+        self.model.port_of(&self.network.id, port).is_some()
+    }
+
+    fn has_attachment(&self, attachment: &str) -> bool {
+        self.model.port_by_attachment(attachment).is_some_and(|port| port.network == self.network.id)
+    }
+
+    fn has_any_attachment(&self) -> bool {
+        self.model.has_attachments(&self.network.id)
+    }
+
+    fn has_state(&self, state: &str) -> bool {
+        self.model.ports_of(&self.network.id).any(|port| port.state.name() == state)
+    }
+
+    fn has_op_status(&self, status: &str) -> bool {
+        let mut ports = self.model.ports_of(&self.network.id);
+        ports.any(|port| self.plugin.port_status(self.model, port).name() == status)
+    }
+}
+
 impl<B: Backing> Plugin for Recorded<B> {
     fn get_all_networks(
         &self,
@@ -261,12 +294,19 @@ impl<B: Backing> Plugin for Recorded<B> {
         filter: &NetworkFilter,
     ) -> Result<Vec<NetworkDetails>, GetAllNetworksError> {
         let model = self.snapshot();
-        let ports = if filter.needs_ports() { Ports::Listed } else { Ports::Omitted };
-        let networks = model
-            .networks_of(tenant)
-            .map(|network| self.tell_network(&model, network, ports))
-            .filter(|network| filter.passes(network))
-            .map(|network| NetworkDetails { ports: None, ..network });
+        // Of a port, and of what is plugged into one, it is known on which network it is: no other is looked at.
+        let is_of_one = filter.port.is_some() || filter.attachment.is_some();
+        let port = match (&filter.port, &filter.attachment) {
+            (Some(port), _) => model.ports.get(port.as_str()),
+            (None, Some(attachment)) => model.port_by_attachment(attachment),
+            (None, None) => None,
+        };
+        let one = port.and_then(|port| model.network_of(tenant, &port.network));
+        let all = (!is_of_one).then(|| model.networks_of(tenant));
+        let networks = all.into_iter().flatten().chain(one).filter_map(|network| {
+            let told = self.tell_network(&model, network, Ports::Omitted);
+            filter.passes(&told, &PortsIn { plugin: self, model: &model, network }).then_some(told)
+        });
         Ok(networks.collect())
     }
 
@@ -290,7 +330,7 @@ impl<B: Backing> Plugin for Recorded<B> {
     fn delete_network(&self, tenant: &str, network: &str) -> Result<(), DeleteNetworkError> {
         self.writes.write(|model| {
             let network = own_network(model, tenant, network)?;
-            if model.ports_of(&network.id).any(|port| port.attachment.is_some()) {
+            if model.has_attachments(&network.id) {
                 return Err(NetworkInUse { network: network.id.clone(), too_many: None }.into());
             }
             let ports = model.ports_of(&network.id).map(|port| Change::RemovePort(port.id.clone()));
@@ -335,7 +375,11 @@ impl<B: Backing> Plugin for Recorded<B> {
     ) -> Result<Vec<PortDetails>, GetAllPortsError> {
         let model = self.snapshot();
         let network = own_network(&model, tenant, network)?;
-        let ports = model.ports_of(&network.id).map(|port| self.tell_port(&model, port));
+        // What is plugged into one port at most leads to it: no other is looked at.
+        let one = filter.attachment.as_deref().and_then(|attachment| model.port_by_attachment(attachment));
+        let one = one.filter(|port| port.network == network.id);
+        let all = filter.attachment.is_none().then(|| model.ports_of(&network.id));
+        let ports = all.into_iter().flatten().chain(one).map(|port| self.tell_port(&model, port));
         Ok(ports.filter(|port| filter.passes(port)).collect())
     }
 

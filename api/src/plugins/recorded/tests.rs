@@ -23,6 +23,8 @@ pub(super) struct Failing {
     /// How often everything was put in force.
     pub(super) all_in_force_count: AtomicUsize,
     pub(super) commit_count: AtomicUsize,
+    /// How often an op-status was asked for.
+    pub(super) status_count: AtomicUsize,
     /// So many commits more find that others were faster.
     pub(super) outrun_count: AtomicUsize,
     /// How far others have come, and how far they are part of the state.
@@ -81,6 +83,7 @@ impl Backing for Arc<Failing> {
     }
 
     fn op_status(&self, _model: &Model, _port: &LogicalPort) -> OpStatus {
+        self.status_count.fetch_add(1, Ordering::Relaxed);
         OpStatus::Unknown
     }
 
@@ -201,6 +204,43 @@ fn ports_made_by_one_call_are_committed_and_put_in_force_once_or_not_at_all() {
     // What is not there is told before what is wrong, whichever comes first in the list.
     let nowhere = [networks[0].clone(), "nowhere".into()];
     assert!(matches!(plugin.create_ports("red", &nowhere, "BAD"), Err(CreatePortError::NetworkNotFound(_))));
+}
+
+#[test]
+fn a_filter_by_a_port_or_what_is_plugged_looks_at_no_other_port_and_at_no_status_that_it_does_not_name() {
+    let (plugin, backing) = plugin();
+    let [empty, small, large] = [0; 3].map(|_| plugin.create_network("red", None).unwrap());
+    let ports = plugin.create_ports("red", &vec![large.clone(); 50], "ACTIVE").unwrap();
+    let down = plugin.create_port("red", &small, "DOWN").unwrap();
+    plugin.plug_interface("red", &large, &ports[7], "vif").unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let networks = |filter: NetworkFilter| {
+        let before = backing.status_count.load(Ordering::Relaxed);
+        let found = plugin.get_all_networks("red", &filter).unwrap();
+        let found: Vec<_> = found.into_iter().map(|network| network.id).collect();
+        (found, backing.status_count.load(Ordering::Relaxed) - before)
+    };
+    let any = NetworkFilter::default;
+    let only = |network: &NetworkId| vec![network.clone()];
+    assert_eq!(networks(NetworkFilter { attachment: text("vif"), ..any() }), (only(&large), 0));
+    assert_eq!(networks(NetworkFilter { port: text(&down), ..any() }), (only(&small), 0));
+    assert_eq!(networks(NetworkFilter { port: text(&down), attachment: text("vif"), ..any() }), (vec![], 0));
+    assert_eq!(networks(NetworkFilter { port: text(&ports[1]), attachment: text("vif"), ..any() }), (only(&large), 0));
+    assert_eq!(networks(NetworkFilter { attachment: text("other"), ..any() }), (vec![], 0));
+    assert_eq!(networks(NetworkFilter { port_state: text("DOWN"), ..any() }), (only(&small), 0));
+    assert_eq!(networks(NetworkFilter { has_attachment: Some(false), ..any() }), (vec![empty, small.clone()], 0));
+    assert_eq!(networks(NetworkFilter { port_op_status: text("UNKNOWN"), ..any() }), (vec![small, large.clone()], 2));
+    let listed = |network: &NetworkId, filter: PortFilter| {
+        let before = backing.status_count.load(Ordering::Relaxed);
+        let found = plugin.get_all_ports("red", network, &filter).unwrap();
+        let found: Vec<_> = found.into_iter().map(|port| port.id).collect();
+        (found, backing.status_count.load(Ordering::Relaxed) - before)
+    };
+    let plugged = PortFilter { attachment: text("vif"), ..PortFilter::default() };
+    assert_eq!(listed(&large, plugged.clone()), (vec![ports[7].clone()], 1));
+    assert_eq!(listed(&large, PortFilter { state: text("DOWN"), ..plugged.clone() }), (vec![], 1));
+    let other = plugin.create_network("red", None).unwrap();
+    assert_eq!(listed(&other, plugged), (vec![], 0));
 }
 
 #[test]
