@@ -51,6 +51,11 @@ pub(super) fn as_state(value: &Value) -> Option<Cow<'static, str>> {
     Some(if is_empty(value) { "".into() } else { in_python(value, false).into() })
 }
 
+/// The same as a text that the original made of whatever came, before it kept it; of what is false it made none.
+pub(super) fn as_text(value: &Value) -> String {
+    if is_empty(value) { "None".to_owned() } else { in_python(value, false) }
+}
+
 /// What Python takes for false.
 fn is_empty(value: &Value) -> bool {
     match value {
@@ -230,6 +235,25 @@ mod tests {
             ),
         ] {
             assert_eq!(as_state(&value).as_deref(), Some(wanted), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_text_made_of_anything_is_as_python_wrote_it() {
+        for (value, wanted) in [
+            (json!({"PPS": 50, "TTL": 5}), "{u'PPS': 50, u'TTL': 5}"),
+            (json!({"PPS": "50"}), "{u'PPS': u'50'}"),
+            (json!(["a"]), "[u'a']"),
+            (json!(true), "True"),
+            (json!(7), "7"),
+            (json!("d"), "d"),
+            (json!(""), "None"),
+            (json!(0), "None"),
+            (json!(false), "None"),
+            (json!([]), "None"),
+            (json!({}), "None"),
+        ] {
+            assert_eq!(as_text(&value), wanted, "{value}");
         }
     }
 

@@ -185,7 +185,7 @@ fn an_empty_text_is_told_as_none() {
         let credential = told("credentials", "credential", credential);
         let wanted = match talk.format {
             Format::Json => {
-                [r#""name": null, "description": null"#, r#""name": null, "qos_name": null"#, r#""name": null"#]
+                [r#""name": null, "description": "None""#, r#""name": null, "qos_name": null"#, r#""name": null"#]
             }
             Format::Xml => [
                 r#"name="None"><description>None</description>"#,
@@ -383,6 +383,7 @@ fn nova_tenants_tell_host_and_device_and_several_ports_are_all_made_or_none() {
         for (method, path) in [("GET", "novatenants/1"), ("POST", "novatenants"), ("DELETE", "novatenants/1")] {
             assert_eq!(talk.ask(method, path, None).body, "novatenant is a dummy resource", "{method} {path}");
         }
+        assert_eq!(talk.ask("POST", "novatenants/1", None).status, 404, "what is new is posted to all");
         let host = nova("schedule_host", json!({"vif_id": "v"}));
         let detached = nova("detach_port", json!({"vif_id": "v"}));
         if talk.is_json() {
@@ -508,4 +509,66 @@ fn what_is_no_text_is_refused_and_in_the_originals_dialect_kept_as_its_database_
             assert_eq!(shown["qoss"]["qos"]["name"], told[at]);
         }
     }
+}
+
+#[test]
+fn an_empty_new_name_leaves_the_old_one() {
+    everywhere(|talk| {
+        for (plural, singular, key, rest, told) in [
+            ("qoss", "qos", "qos_name", json!({"qos_desc": "d"}), "first"),
+            ("portprofiles", "portprofile", "portprofile_name", json!({"qos_name": "q"}), "first"),
+            // Of a credential the user's name is told until it gets another.
+            ("credentials", "credential", "credential_name", json!({"user_name": "u", "password": "p"}), "u"),
+        ] {
+            let body = |name: &str| {
+                let mut body = rest.clone();
+                body[key] = json!(name);
+                body
+            };
+            let id = talk.make(plural, &json!({ singular: body("first") }));
+            let member = format!("{plural}/{id}");
+            for (new, told) in [("", told), ("second", "second"), ("", "second")] {
+                assert_eq!(talk.ask("PUT", &member, Some(&json!({ singular: body(new) }))).status, 200);
+                let shown = talk.ask("GET", &member, None);
+                let name =
+                    [format!("\"name\": \"{told}\""), format!("name=\"{told}\""), format!("<name>{told}</name>")];
+                assert!(name.iter().any(|name| shown.body.contains(name)), "{plural} {new:?}: {}", shown.body);
+            }
+            talk.expect_done(&talk.ask("DELETE", &member, None));
+        }
+    });
+}
+
+#[test]
+fn a_description_that_is_no_text_is_kept_as_the_text_that_the_original_made_of_it() {
+    everywhere(|talk| {
+        let wanted = if talk.is_json() { "{u'PPS': 50, u'TTL': 5}" } else { "{u'PPS': u'50', u'TTL': u'5'}" };
+        let body = json!({"qos": {"qos_name": "n", "qos_desc": {"PPS": 50, "TTL": 5}}});
+        let id = talk.make("qoss", &body);
+        let shown = talk.ask("GET", &format!("qoss/{id}"), None);
+        if talk.is_json() {
+            assert_eq!(shown.json()["qoss"]["qos"]["description"], wanted);
+        } else {
+            assert!(shown.body.contains(&format!("<description>{wanted}</description>")), "{}", shown.body);
+        }
+    });
+}
+
+#[test]
+fn in_the_originals_dialect_a_profile_is_associated_with_any_port_and_told_with_it() {
+    let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
+    let extensions = Arc::new(Extensions::new(&*plugin, ExtensionsConfig::default()).unwrap());
+    let config = ServerConfig { dialect: Dialect::StrictEssex, extensions, ..ServerConfig::default() };
+    let server = Server::over(plugin, config, Scratch::new());
+    let talk = Talk { server: &server, version: Version::V1_1, format: Format::Json };
+    let id = talk.make("portprofiles", &json!({"portprofile": {"portprofile_name": "n", "qos_name": "q"}}));
+    let member = format!("portprofiles/{id}");
+    let assigned = || talk.ask("GET", &member, None).json()["portprofiles"]["portprofile"]["assignment"].clone();
+    let place = json!({"portprofile": {"network-id": "nowhere", "port-id": "none"}});
+    talk.expect_done(&talk.ask("PUT", &format!("{member}/associate_portprofile"), Some(&place)));
+    assert_eq!(assigned(), json!(["none"]));
+    // The port alone tells which is meant.
+    let place = json!({"portprofile": {"network-id": "elsewhere", "port-id": "none"}});
+    talk.expect_done(&talk.ask("PUT", &format!("{member}/disassociate_portprofile"), Some(&place)));
+    assert_eq!(assigned(), json!([]));
 }

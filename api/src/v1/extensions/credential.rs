@@ -92,12 +92,13 @@ fn show(call: &Call<'_>) -> Result<Answer, Refusal> {
     Ok(one(full(call, &credential.ok_or_else(|| legacy::refuse(NOT_FOUND, call))?), call))
 }
 
-/// Gives it another name. User and password stay, as in the original, though they must be sent.
+/// Gives it another name, unless that is empty. User and password stay, as in the original, though they must be sent.
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
     let name = read(call)?.text("credential_name", call)?;
     refuse_hidden(call, ACTIONS, NOT_FOUND, find(call).is_some())?;
     let changed = call.extensions.kept.credentials.update(call.tenant(), call.ids[1], |credential| {
-        (credential.name, credential.credential_name) = (name.clone(), name);
+        legacy::rename(&mut credential.name, name.clone());
+        legacy::rename(&mut credential.credential_name, name);
     });
     Ok(one(full(call, &changed.map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))?), call))
 }

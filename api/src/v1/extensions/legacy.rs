@@ -65,6 +65,13 @@ pub(super) fn element(text: &Text) -> Value {
     if text.is_empty() { Value::AbsentElement } else { Value::Element(text.clone()) }
 }
 
+/// Gives something another name. The original took an empty one for none.
+pub(super) fn rename(name: &mut Text, new: Text) {
+    if !new.is_empty() {
+        *name = new;
+    }
+}
+
 /// 200 with a text.
 pub(super) fn said(text: &str) -> Answer {
     Answer::Whole(Reply::new(StatusCode::OK, "text/html; charset=UTF-8", text.into()))
@@ -163,11 +170,9 @@ impl Params {
     }
 }
 
-/// A parameter that the original stored as it came: a text, or the JSON of anything else.
+/// A parameter that may be anything: the text that the original made of it.
 pub(super) fn any_text(value: &serde_json::Value, call: &Call<'_>) -> Result<Text, Refusal> {
-    let as_json = || text(&serde_json::Value::String(value.to_string()));
-    let found = if value.is_string() { text(value) } else { as_json() };
-    found.ok_or_else(|| refuse(MALFORMED, call))
+    text(&serde_json::Value::String(essex::as_text(value))).ok_or_else(|| refuse(MALFORMED, call))
 }
 
 fn text(value: &serde_json::Value) -> Option<Text> {

@@ -18,7 +18,6 @@ const DETACH_PORT: &str = "/extensions/csco/tenants/{tenant}/novatenants/{novate
 const ROWS: &[Row<Handler>] = &[
     Row::new("POST", COLLECTION, dummy),
     Row::new("GET", MEMBER, dummy),
-    Row::new("POST", MEMBER, dummy),
     Row::new("PUT", MEMBER, dummy),
     Row::new("DELETE", MEMBER, dummy),
     Row::new("PUT", SCHEDULE_HOST, schedule_host),

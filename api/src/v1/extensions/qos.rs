@@ -67,12 +67,12 @@ fn show(call: &Call<'_>) -> Result<Answer, Refusal> {
     Ok(one(full(id, &qos.ok_or_else(|| legacy::refuse(NOT_FOUND, call))?), call))
 }
 
-/// Gives it another name. The description stays, as in the original, though it must be sent.
+/// Gives it another name, unless that is empty. The description stays, as in the original, though it must be sent.
 fn update(call: &Call<'_>) -> Result<Answer, Refusal> {
     let (name, _) = read(call)?;
     let id = call.ids[1];
     refuse_hidden(call, PROFILE_ACTIONS, NOT_FOUND, call.extensions.kept.qos.get(call.tenant(), id).is_some())?;
-    let qos = call.extensions.kept.qos.update(call.tenant(), id, |qos| qos.name = name);
+    let qos = call.extensions.kept.qos.update(call.tenant(), id, |qos| legacy::rename(&mut qos.name, name));
     Ok(one(full(id, &qos.map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))?), call))
 }
 
@@ -83,7 +83,7 @@ fn delete(call: &Call<'_>) -> Result<Answer, Refusal> {
     gone.map(|()| legacy::done(call)).map_err(|why| legacy::refuse_record(why, NOT_FOUND, call))
 }
 
-/// The description may be an object with rates, as clients send it; it is kept as text.
+/// The description may be an object with rates, as clients send it; it is kept as the text that the original made of it.
 fn read(call: &Call<'_>) -> Result<(Text, Text), Refusal> {
     let params = Params::read(call, BodyFormat::Declared, "qos", &["qos_name", "qos_desc"])?;
     Ok((params.text("qos_name", call)?, legacy::any_text(params.value("qos_desc"), call)?))

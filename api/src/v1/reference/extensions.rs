@@ -189,7 +189,7 @@ pub(super) const PORT_PROFILES: Chapter = Chapter {
         },
         Operation {
             method: "PUT",
-            about: "The QoS level stays, though it must be sent.",
+            about: "The QoS level stays, though it must be sent, and so does the name if an empty one is sent.",
             request: required("portprofile", PROFILE_BODY),
             faults: &[&LEGACY_MALFORMED, &PROFILE_NOT_FOUND, &NOT_ALLOWED, &STORE, &BACKEND],
             ..get(
@@ -253,7 +253,11 @@ const QOS_FULL: Shape = Shape::Object(&[object(
 )]);
 const QOS_BODY: &[Field] = &[
     text("qos_name", "gold", "The level's name."),
-    anything("qos_desc", "10 Gbit/s", "Its description; what is no text is kept as its JSON."),
+    anything(
+        "qos_desc",
+        "10 Gbit/s",
+        "Its description. What is no text is kept as the one that Python 2 makes of it, what is empty, false or 0 as `None`.",
+    ),
 ];
 const QOS_LIST_PATH: &str = "/extensions/csco/tenants/{tenant}/qoss";
 const QOS_PATH: &str = "/extensions/csco/tenants/{tenant}/qoss/{qos}";
@@ -288,7 +292,7 @@ pub(super) const QOS_LEVELS: Chapter = Chapter {
         },
         Operation {
             method: "PUT",
-            about: "The description stays, though it must be sent.",
+            about: "The description stays, though it must be sent, and so does the name if an empty one is sent.",
             request: required("qos", QOS_BODY),
             faults: &[&LEGACY_MALFORMED, &QOS_NOT_FOUND, &NOT_ALLOWED, &STORE],
             ..get(QOS_PATH, "qoss.update", "Rename a QoS level", Answer::Legacy("qoss", QOS_FULL))
@@ -323,7 +327,6 @@ pub(super) const NOVA_TENANTS: Chapter = Chapter {
             ..get("/extensions/csco/tenants/{tenant}/novatenants", "novatenants.create", "Create nothing", DUMMY)
         },
         get(NOVA_TENANT_PATH, "novatenants.show", "Show nothing", DUMMY),
-        Operation { method: "POST", ..get(NOVA_TENANT_PATH, "novatenants.post", "Change nothing by POST", DUMMY) },
         Operation { method: "PUT", ..get(NOVA_TENANT_PATH, "novatenants.update", "Change nothing", DUMMY) },
         Operation { method: "DELETE", ..get(NOVA_TENANT_PATH, "novatenants.delete", "Delete nothing", DUMMY) },
         Operation {
@@ -470,7 +473,7 @@ pub(super) const CREDENTIALS: Chapter = Chapter {
         },
         Operation {
             method: "PUT",
-            about: "User and password stay, though they must be sent.",
+            about: "User and password stay, though they must be sent, and so does the name if an empty one is sent.",
             request: required("credential", RENAME_BODY),
             faults: &[&LEGACY_MALFORMED, &CREDENTIAL_NOT_FOUND, &NOT_ALLOWED, &STORE],
             ..get(
