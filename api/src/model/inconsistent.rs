@@ -1,8 +1,8 @@
 //! How records can contradict each other.
 
-use super::{InterfaceId, NetworkId, PortId, SERIAL_MAX};
+use super::{InterfaceId, NetworkId, PortId, SERIAL_MAX, TEXT_BYTES_MAX};
 
-/// Why a set of records is no model.
+/// Why a set of records is no model, or no store.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Inconsistent {
     /// Two networks have one id.
@@ -44,6 +44,32 @@ pub enum Inconsistent {
         port: PortId,
         /// The network it names.
         network: NetworkId,
+    },
+    /// Two plugs have one interface.
+    #[error("interface {interface:?} is plugged twice")]
+    PluggedTwice {
+        /// The interface.
+        interface: InterfaceId,
+    },
+    /// Two plugs have one device.
+    #[error("interfaces {first:?} and {second:?} have one device, {device:?}")]
+    DeviceTwice {
+        /// The device.
+        device: String,
+        /// One interface.
+        first: InterfaceId,
+        /// The other.
+        second: InterfaceId,
+    },
+    /// A plug has a text that nobody could have plugged.
+    #[error(
+        "interface {interface:?} is plugged with {what} that is empty, has NUL or more than {TEXT_BYTES_MAX} bytes"
+    )]
+    BadPlug {
+        /// The beginning of the interface's id.
+        interface: String,
+        /// Which text it is.
+        what: &'static str,
     },
     /// Two ports have one attachment.
     #[error("attachment {attachment:?} is plugged into ports {first} and {second}")]

@@ -12,12 +12,12 @@ use super::schema::{self, EXTRAS, Found, NETWORKS, PLUGS, PORTS};
 use super::{Store, StoreError, file, read_all, records};
 use crate::address_pair::AddressPairs;
 use crate::hex;
-use crate::host::Plug;
-use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network, SERIAL_MAX};
+use crate::host::{DeviceSpec, Plug};
+use crate::model::{AdminState, Inconsistent, LogicalPort, Model, Network, SERIAL_MAX, TEXT_BYTES_MAX};
 use crate::network_type::NetworkType;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
@@ -25,6 +25,8 @@ use std::path::Path;
 /// The version of the format written here.
 pub const BACKUP_VERSION: u64 = 1;
 const FORMAT: &str = "qvs-store";
+/// Characters of an interface's id that are told of one that cannot be.
+const SHOWN_CHARS_MAX: usize = 64;
 
 /// Everything a store holds.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -277,7 +279,59 @@ impl Backup {
         if let Some(&serial) = serials.last().filter(|serial| **serial > SERIAL_MAX) {
             return Err(Inconsistent::SerialTooHigh { serial });
         }
+        self.check_plugs()?;
         Model::from_records(self.networks.clone(), self.ports.clone()).map(drop)
+    }
+
+    /// The host checks more when it plugs; this is what its state relies on when it is loaded.
+    fn check_plugs(&self) -> Result<(), Inconsistent> {
+        let (mut interfaces, mut devices) = (HashSet::new(), HashMap::new());
+        for plug in &self.plugs {
+            let texts = texts(plug);
+            if let Some(&(what, _)) = texts.iter().find(|(_, text)| !is_usable(text)) {
+                let interface = plug.interface.chars().take(SHOWN_CHARS_MAX).collect();
+                return Err(Inconsistent::BadPlug { interface, what });
+            }
+            if !interfaces.insert(&plug.interface) {
+                return Err(Inconsistent::PluggedTwice { interface: plug.interface.clone() });
+            }
+            if let Some(first) = devices.insert(device(plug), &plug.interface) {
+                let (first, second) = (first.clone(), plug.interface.clone());
+                return Err(Inconsistent::DeviceTwice { device: device(plug).1.to_owned(), first, second });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The texts of a plug, and what they are.
+fn texts(plug: &Plug) -> Vec<(&'static str, &str)> {
+    let mut texts = vec![("an id", &*plug.interface)];
+    texts.extend(plug.tenant.as_deref().map(|tenant| ("a tenant", tenant)));
+    texts.extend(plug.macs.iter().map(|mac| ("a MAC", mac.as_str())));
+    match &plug.device {
+        DeviceSpec::VhostUser { path, .. } => texts.push(("a path", path)),
+        DeviceSpec::Tap { name, netns, .. } | DeviceSpec::Device { name, netns, .. } => {
+            texts.push(("a device", name));
+            texts.extend(netns.as_deref().map(|netns| ("a namespace", netns)));
+        }
+        DeviceSpec::Vlan { parent, .. } => texts.push(("a parent", parent)),
+    }
+    texts
+}
+
+fn is_usable(text: &str) -> bool {
+    !text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.contains('\0')
+}
+
+/// What only one plug can have: a socket by its path, an interface by its name in a namespace, a VLAN of a parent.
+fn device(plug: &Plug) -> (&'static str, &str, Option<&str>, u16) {
+    match &plug.device {
+        DeviceSpec::VhostUser { path, .. } => ("socket", path, None, 0),
+        DeviceSpec::Tap { name, netns, .. } | DeviceSpec::Device { name, netns, .. } => {
+            ("interface", name, netns.as_deref(), 0)
+        }
+        DeviceSpec::Vlan { parent, vlan } => ("VLAN", parent, None, vlan.get()),
     }
 }
 

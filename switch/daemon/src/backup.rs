@@ -64,7 +64,7 @@ fn export(args: &ExportArgs) -> Outcome {
         ErrorKind::AlreadyExists => failed(format!("{file} is there already and is not overwritten")),
         _ => failed(format!("{file}: {error}")),
     })?;
-    if let Err(error) = write(&backup, &out) {
+    if let Err(error) = write(&backup, &out, &args.file) {
         // Half a backup is worth nothing, and the disk may be full.
         let _ = std::fs::remove_file(&args.file);
         return Err(failed(format!("{file}: {error}")));
@@ -72,11 +72,14 @@ fn export(args: &ExportArgs) -> Outcome {
     Ok(format!("{backup} written to {file}\n"))
 }
 
-fn write(backup: &Backup, out: &File) -> std::io::Result<()> {
+/// Writes a backup; it and its name are on the disk when this returns.
+fn write(backup: &Backup, out: &File, path: &Path) -> std::io::Result<()> {
     let mut text = BufWriter::new(out);
     backup.write(&mut text)?;
     text.flush()?;
-    out.sync_all()
+    out.sync_all()?;
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn import(args: &ImportArgs) -> Outcome {
@@ -104,7 +107,9 @@ fn import(args: &ImportArgs) -> Outcome {
         let instead = if before.is_empty() { String::new() } else { format!(", in place of {before}") };
         return Ok(format!("{notes}would write {backup} to {}{instead}\n", path.display()));
     }
-    let Import { backup, notes, .. } = handed_over(path, || {
+    // What is written is said, and what is left to do, also if it could not be handed over then.
+    let mut said = String::new();
+    let outcome = handed_over(path, || {
         let store = Store::open(path).map_err(told)?;
         let import = Import::over(&store.export().map_err(failed)?, backup, notes, args.from);
         if import.records > 0 && !args.replace {
@@ -112,9 +117,13 @@ fn import(args: &ImportArgs) -> Outcome {
         }
         // What there is was counted above, and the store is ours meanwhile.
         store.import(&import.backup, true).map_err(failed)?;
-        Ok(import)
-    })?;
-    Ok(format!("{notes}{backup} written to {}\n", path.display()))
+        said = format!("{}{} written to {}\n", import.notes, import.backup, path.display());
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => Ok(said),
+        Err((code, why)) => Err((code, format!("{said}{why}"))),
+    }
 }
 
 /// What an import comes to.
@@ -213,4 +222,33 @@ fn give(file: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
         fchown(&file, Some(uid), Some(gid))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn an_import_that_cannot_be_handed_over_says_what_it_did_and_what_is_left_to_do() {
+        let dir = std::env::temp_dir().join(format!("qvs-import-{}", std::process::id()));
+        let state = dir.join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        let config = dir.join("qvs.toml");
+        std::fs::write(&config, format!("state_dir = {state:?}\nrun_dir = {:?}\n", dir.join("run"))).unwrap();
+        let path = state.join("state.redb");
+        let device = DeviceSpec::Tap { name: "tap0".to_owned(), netns: None, queues: 1 };
+        let plug = Plug { made: Some("here".to_owned()), ..Plug::new("vm", device) };
+        Store::open(&path).unwrap().put_plug(&plug).unwrap();
+        let file = dir.join("backup");
+        Backup::default().write(&mut File::create(&file).unwrap()).unwrap();
+        // For root it is a file of the store that cannot be opened, so that it cannot be given to anybody.
+        let _socket = UnixListener::bind(state.join("state.redb.new")).unwrap();
+        let args = ImportArgs { file, from: Origin::Qvs, replace: true, dry_run: false, config: Some(config) };
+        let outcome = import(&args);
+        assert_eq!(outcome.is_err(), rustix::process::geteuid().is_root(), "{outcome:?}");
+        let said = outcome.unwrap_or_else(|(_, why)| why);
+        assert!(said.contains("ip link del tap0") && said.contains("written to"), "{said}");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

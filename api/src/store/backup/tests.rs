@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::address_pair::AddressPair;
-use crate::host::DeviceSpec;
+use crate::host::{DeviceSpec, SocketRole};
 use crate::store::tests::{Scratch, network, port};
+use switch::underlay::VlanId;
 
 fn backup() -> Backup {
     let plug = Plug {
@@ -114,4 +115,41 @@ fn what_is_wrong_with_a_text_is_told_with_its_line() {
     let same = told(&format!("{head}\n{network}\n{other}\n{}", end(2)));
     assert!(same.contains("network n comes twice"), "{same}");
     assert!(read(&format!("{head}\n{}", end(0))).unwrap().is_empty());
+}
+
+#[test]
+fn plugs_that_nobody_could_have_plugged_are_refused() {
+    let tap = |name: &str| DeviceSpec::Tap { name: name.to_owned(), netns: None, queues: 1 };
+    let socket = |path: &str| DeviceSpec::VhostUser { path: path.to_owned(), role: SocketRole::Server };
+    let vlan = |id| DeviceSpec::Vlan { parent: "trunk".into(), vlan: VlanId::new(id).unwrap() };
+    let told = |plugs: &[Plug]| {
+        let scratch = Scratch::new();
+        let backup = Backup { plugs: plugs.to_vec(), ..Backup::default() };
+        let refused = read(&text(&backup)).err().map(|error| error.to_string());
+        let stored = Store::open(&scratch.file()).unwrap().import(&backup, false);
+        assert_eq!(stored.is_err(), refused.is_some(), "{refused:?}");
+        refused.unwrap_or_default()
+    };
+    let one = Plug::new("one", tap("t"));
+    for (second, why) in [
+        (Plug::new("one", tap("u")), "interface \"one\" is plugged twice"),
+        (Plug::new("two", tap("t")), "interfaces \"one\" and \"two\" have one device, \"t\""),
+        (Plug::new("two", DeviceSpec::Device { name: "t".to_owned(), netns: None, driver: None }), "have one device"),
+        (Plug::new("", tap("u")), "with an id that is empty"),
+        (Plug::new("a\0b", tap("u")), "with an id"),
+        (Plug::new("x".repeat(TEXT_BYTES_MAX + 1), tap("u")), "with an id"),
+        (Plug::new("two", tap("")), "with a device"),
+        (Plug::new("two", socket("/a\0b")), "with a path"),
+        (Plug { tenant: Some(String::new()), ..Plug::new("two", tap("u")) }, "with a tenant"),
+        (Plug { macs: vec![String::new()], ..Plug::new("two", tap("u")) }, "with a MAC"),
+    ] {
+        let told = told(&[one.clone(), second]);
+        assert!(told.contains(why), "{told} is not about {why}");
+    }
+    for (first, second) in [(socket("/s"), socket("/s")), (vlan(7), vlan(7))] {
+        assert!(told(&[Plug::new("a", first), Plug::new("b", second)]).contains("have one device"));
+    }
+    let elsewhere = DeviceSpec::Tap { name: "t".to_owned(), netns: Some("blue".to_owned()), queues: 1 };
+    assert_eq!(told(&[one.clone(), Plug::new("two", elsewhere), Plug::new("three", socket("t"))]), "");
+    assert_eq!(told(&[Plug::new("trunk", tap("t")), Plug::new("b", vlan(7)), Plug::new("c", vlan(8))]), "");
 }
