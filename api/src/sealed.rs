@@ -81,15 +81,11 @@ impl SealKey {
         SealKey::read_of(path, rustix::process::geteuid().as_raw())
     }
 
-    /// Whether this file is there and has a key that this user, and nobody else, may read. It is not made.
+    /// The key in this file, which this user, and nobody else, may read. It is not made.
     ///
     /// # Errors
     /// [`SealError`].
-    pub fn check(path: &Path, owner: u32) -> Result<(), SealError> {
-        SealKey::read_of(path, owner).map(drop)
-    }
-
-    fn read_of(path: &Path, owner: u32) -> Result<SealKey, SealError> {
+    pub fn read_of(path: &Path, owner: u32) -> Result<SealKey, SealError> {
         let file_error = |source| SealError::File { path: path.to_owned(), source };
         let file = File::open(path).map_err(file_error)?;
         let status = file.metadata().map_err(file_error)?;

@@ -15,7 +15,7 @@ pub mod reference;
 mod route;
 mod version;
 
-pub use extensions::{Extensions, ExtensionsConfig, ExtensionsError};
+pub use extensions::{Extensions, ExtensionsConfig, ExtensionsError, opens_secrets_in};
 pub use version::{Dialect, Version};
 
 use crate::document::Value;

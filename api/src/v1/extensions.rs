@@ -37,7 +37,8 @@ use credential::Credential;
 use legacy::LegacyFault;
 use portprofile::PortProfile;
 use qos::Qos;
-use records::Records;
+use records::{Record, Records};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// An extension.
@@ -146,6 +147,13 @@ pub enum ExtensionsError {
     Store(#[from] StoreError),
 }
 
+/// Whether a key opens what extensions keep in a store: the same of one that nobody serves.
+pub fn opens_secrets_in(extras: &BTreeMap<(String, String), Vec<u8>>, key: &SealKey) -> bool {
+    let Some(((_, id), value)) = extras.iter().find(|((kind, _), _)| kind == CREDENTIALS) else { return true };
+    // One that cannot be read at all is told when extensions are served.
+    serde_json::from_slice::<Record<Credential>>(value).map_or(true, |record| record.it.opens(id, key))
+}
+
 impl fmt::Debug for Extensions {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.debug_list().entries(self.served.iter().map(|extension| extension.alias)).finish()
@@ -194,6 +202,12 @@ impl Extensions {
         let core = TABLES.iter().copied().chain([ROWS]);
         let tables = core.chain(served.iter().map(|extension| extension.rows)).collect();
         Extensions { served, is_named, tables, kept, key: None, host: "".into() }
+    }
+
+    /// Whether the key opens what is kept: not if it is another than the one with which that was sealed. Told by one record.
+    pub fn opens_secrets(&self) -> bool {
+        let (Some(key), Some((id, credential))) = (&self.key, self.kept.credentials.any()) else { return true };
+        credential.opens(&id, key)
     }
 
     /// The core's rows and theirs.

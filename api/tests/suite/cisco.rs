@@ -572,3 +572,24 @@ fn in_the_originals_dialect_a_profile_is_associated_with_any_port_and_told_with_
     talk.expect_done(&talk.ask("PUT", &format!("{member}/disassociate_portprofile"), Some(&place)));
     assert_eq!(assigned(), json!([]));
 }
+
+#[test]
+fn a_key_that_did_not_seal_what_is_kept_is_noticed() {
+    let scratch = Scratch::new();
+    let store = open_store(&scratch.store());
+    let plugin: Arc<dyn Plugin> = Arc::new(FakePlugin::new());
+    let first = scratch.store().with_file_name("first.key");
+    let second = scratch.store().with_file_name("second.key");
+    let extensions = |key: &std::path::Path| {
+        let keeper = Some(Keeper::Store(store.clone()));
+        let config = ExtensionsConfig { key: Some(SealKey::open(key).unwrap()), keeper, ..ExtensionsConfig::default() };
+        Extensions::new(&*plugin, config).unwrap()
+    };
+    assert!(extensions(&second).opens_secrets(), "there is nothing to open yet");
+    let served = extensions(&first);
+    let body = r#"{"credential": {"credential_name": "c", "user_name": "u", "password": "p"}}"#;
+    let (status, _) = ask_as(&Caller::Anyone, (&FakePlugin::new(), &served), "POST", "credentials", body);
+    assert_eq!(status, 200);
+    assert!(extensions(&first).opens_secrets());
+    assert!(!extensions(&second).opens_secrets());
+}

@@ -186,7 +186,7 @@ fn read(file: &Path, origin: Origin, rules: &SegmentRules) -> anyhow::Result<(Ba
 }
 
 /// Does something with the store at `path` and gives what it made there to the owner of the directory, however that ended.
-fn handed_over<T>(path: &Path, work: impl FnOnce() -> Result<T, (u8, String)>) -> Result<T, (u8, String)> {
+pub(crate) fn handed_over<T>(path: &Path, work: impl FnOnce() -> Result<T, (u8, String)>) -> Result<T, (u8, String)> {
     let outcome = work();
     let handed = hand_over(path).map_err(|error| failed(format!("giving {} its owner: {error}", path.display())));
     outcome.and_then(|value| handed.map(|()| value))

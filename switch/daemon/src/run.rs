@@ -200,6 +200,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
         }
     })?;
 
+    if !extensions.opens_secrets() {
+        let key = settings.store.seal_key.display();
+        tracing::warn!(%key, "the seal key does not open the credentials that are kept: put the one back that sealed them");
+    }
+
     if settings.node.is(NodeRole::Switch) {
         switch.start().context("starting the workers")?;
     }

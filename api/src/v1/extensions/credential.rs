@@ -8,6 +8,7 @@ use super::{Extension, refuse_hidden};
 use crate::document::{Fields, Value};
 use crate::model::Text;
 use crate::policy::Action;
+use crate::sealed::SealKey;
 use crate::v1::route::Row;
 use crate::v1::{Answer, Call, Handler, Refusal};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,13 @@ pub(super) struct Credential {
     user_name: Text,
     /// The password, sealed for [`place`].
     sealed: String,
+}
+
+impl Credential {
+    /// Whether this key opens the password of the credential, which has this id.
+    pub(super) fn opens(&self, id: &str, key: &SealKey) -> bool {
+        key.unseal(&place(id), &self.sealed).is_ok()
+    }
 }
 
 /// What a password is told as.

@@ -183,6 +183,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Records<T> {
         self.all().of(tenant, id).map(|record| record.it.clone())
     }
 
+    /// Any one record, whoever's it is.
+    pub(super) fn any(&self) -> Option<(Text, T)> {
+        self.all().by_id.iter().next().map(|(id, record)| (id.clone(), record.it.clone()))
+    }
+
     /// Keeps something new and returns its id. `make` is given the id.
     pub(super) fn create(&self, tenant: &str, make: impl FnOnce(&str) -> T) -> Result<Text, NotKept> {
         let _turn = self.turn();

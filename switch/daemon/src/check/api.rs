@@ -1,10 +1,15 @@
 //! What the API needs, and what it gives away: who its clients are, its certificate, the key of its secrets, quotas.
 
 use super::Finding;
+use crate::FAILED;
+use crate::backup::handed_over;
 use crate::identity::{owner_of_secrets, rights_of_secrets};
 use crate::settings::{IdentityMode, Settings};
 use ::api::identity::wall::format_utc;
 use ::api::sealed::{SealError, SealKey};
+use ::api::store::Store;
+use ::api::v1::opens_secrets_in;
+use std::path::Path;
 
 /// A certificate that ends sooner should have been renewed.
 const CERTIFICATE_DAYS_MIN: i64 = 30;
@@ -85,8 +90,13 @@ pub(super) fn seal_key(settings: &Settings) -> Finding {
     const NAME: &str = "store.seal_key";
     let path = &settings.store.seal_key;
     let shown = path.display();
-    match SealKey::check(path, owner_of_secrets(settings)) {
-        Ok(()) => Finding::ok(NAME, format!("{shown}; keep a copy, and apart from those of the store")),
+    match SealKey::read_of(path, owner_of_secrets(settings)) {
+        Ok(key) if !opens_what_is_kept(settings.store.path(), &key) => Finding::warn(
+            NAME,
+            format!("{shown} does not open the credentials in {}", settings.store.path().display()),
+            "put the copy of the key back that sealed them; else delete those credentials and give them anew",
+        ),
+        Ok(_) => Finding::ok(NAME, format!("{shown}; keep a copy, and apart from those of the store")),
         Err(SealError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             if settings.store.path().exists() {
                 return Finding::warn(
@@ -103,6 +113,14 @@ pub(super) fn seal_key(settings: &Settings) -> Finding {
             "chmod 0600, owner the switch's user; or put the copy of the key back",
         ),
     }
+}
+
+/// Whether the key opens the secrets in the store at `path`. One that is not there, or that nobody may look into now, tells
+/// nothing: a daemon that has it says so in its log when it starts.
+fn opens_what_is_kept(path: &Path, key: &SealKey) -> bool {
+    let is_there = std::fs::metadata(path).is_ok_and(|found| found.len() > 0);
+    let looked = is_there.then(|| handed_over(path, || Store::look(path).map_err(|error| (FAILED, error.to_string()))));
+    looked.and_then(Result::ok).is_none_or(|found| opens_secrets_in(&found.extras, key))
 }
 
 /// Who can read the metrics.
@@ -216,7 +234,22 @@ mod tests {
         assert_eq!(seal_key(&settings).grade, Grade::Ok, "it will be made");
         fs::write(settings.store.path(), "").unwrap();
         assert_eq!(seal_key(&settings).grade, Grade::Warn, "what was sealed is lost");
+        let first = SealKey::open(key).unwrap();
+        assert_eq!(seal_key(&settings).grade, Grade::Ok);
+        fs::remove_file(settings.store.path()).unwrap();
+        let sealed = first.seal("credential/id", b"secret");
+        let record = serde_json::json!({"tenant": "red", "serial": 1, "name": "u", "credential_name": "c",
+            "user_name": "u", "sealed": sealed});
+        let store = Store::open(settings.store.path()).unwrap();
+        store.put_extra("credential", "id", record.to_string().as_bytes()).unwrap();
+        drop(store);
+        assert_eq!(seal_key(&settings).grade, Grade::Ok);
+        let copy = fs::read(key).unwrap();
+        fs::remove_file(key).unwrap();
         SealKey::open(key).unwrap();
+        let finding = seal_key(&settings);
+        assert!(finding.grade == Grade::Warn && finding.found.contains("does not open"), "{finding:?}");
+        fs::write(key, copy).unwrap();
         assert_eq!(seal_key(&settings).grade, Grade::Ok);
         fs::set_permissions(key, fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(seal_key(&settings).grade, Grade::Fail);
