@@ -53,7 +53,7 @@ impl<P: Pipeline> Control<P> {
             let state = self.state();
             for interface in self.unplugged(&state, model, scope) {
                 // As much as there is room for; which of them it is that gets none is found when they are entered.
-                if state.plugs.len() + made.len() >= PORTS_MAX {
+                if state.ports_taken() + made.len() >= PORTS_MAX {
                     break;
                 }
                 if let Ok(plug) = self.automatic_plug(&state, &interface)
@@ -141,7 +141,7 @@ impl<P: Pipeline> Control<P> {
     /// The plug that the settings ask for, if there is a name and a port for it.
     fn automatic_plug(&self, state: &State, interface: &InterfaceId) -> Result<Plug, NoDevice> {
         // First, because there may be a hundred thousand attachments without a port.
-        if state.plugs.len() >= PORTS_MAX {
+        if state.ports_taken() >= PORTS_MAX {
             return Err(NoDevice::TooManyPorts);
         }
         let name = |prefix| automatic_name(prefix, interface).ok_or(NoDevice::UnsafeName);

@@ -3,7 +3,7 @@
 //! The disk is waited for under `records` alone, which keeps the two in one order: the state's lock is taken by every read of the API,
 //! and must not wait for a disk.
 
-use super::Control;
+use super::{Control, State};
 use crate::opener::MadeBook;
 use crate::plugs::{self, PlugError};
 use api::host::Plug;
@@ -49,6 +49,14 @@ impl PlugStore for Store {
     }
 }
 
+impl State {
+    /// How many of the ports are taken: by plugs, and by one that an operator is at, which may be on its way to the disk.
+    pub(super) fn ports_taken(&self) -> usize {
+        let coming = self.reserved.as_ref().filter(|plug| !self.plugs.contains_key(&plug.interface));
+        self.plugs.len() + usize::from(coming.is_some())
+    }
+}
+
 impl<P: Pipeline> Control<P> {
     /// Held by who changes a record, from looking at it on.
     pub(super) fn records(&self) -> MutexGuard<'_, ()> {
@@ -58,6 +66,7 @@ impl<P: Pipeline> Control<P> {
     /// Makes a new plug durable and part of the state.
     pub(super) fn put(&self, plug: &Plug) -> Result<(), PlugError> {
         let _records = self.records();
+        // It is reserved, so that none is taken in between.
         if self.state().plugs.len() >= PORTS_MAX {
             return Err(PlugError::TooManyPorts);
         }

@@ -1,6 +1,7 @@
 //! A disk that does not come back: nobody waits who only reads, and nothing gets lost that comes in between.
 
 use super::*;
+use switch::ids::PORTS_MAX;
 
 /// A store whose disk takes as long as the test wants.
 pub(super) struct SlowStore {
@@ -113,4 +114,34 @@ fn an_operator_who_comes_while_an_automatic_plug_waits_for_the_disk_gets_the_int
     assert!(!rig.control.view().interfaces["vm"].plug.is_automatic);
     assert!(!rig.store.store.plugs().unwrap()["vm"].is_automatic);
     assert_eq!(rig.op_status("vm"), OpStatus::Up);
+}
+
+#[test]
+fn an_automatic_plug_leaves_the_last_port_to_an_operator_whose_plug_is_on_its_way_to_the_disk() {
+    let rig = Rig::new("last", Auto::VhostUser);
+    rig.attach("net", "red", &["auto"]);
+    let model = rig.tenants.snapshot();
+    rig.tenants.apply(&[Change::RemovePort("auto".into())]);
+    rig.until("its end", |rig| rig.control.state().plugs.is_empty());
+    let made = rig.control.store_automatic(&model, Scope::All);
+    assert_eq!(made.len(), 1);
+    let other = |at: usize| {
+        let device = DeviceSpec::Tap { name: format!("p{at}"), netns: None, queues: 1 };
+        (InterfaceId::from(format!("p{at}")), Plug::new(format!("p{at}"), device))
+    };
+    rig.control.state().plugs.extend((1..PORTS_MAX).map(other));
+    rig.store.be_stuck(true);
+    std::thread::scope(|scope| {
+        let operator = scope.spawn(|| rig.control.plug(request("vm", "t1")));
+        rig.store.until_somebody_waits();
+        let mut state = rig.control.state();
+        let left_out = rig.control.follow_attachments(&mut state, &model, Scope::All, made);
+        let counts = (left_out.len(), state.plugs.len());
+        // So many devices need not be opened for this.
+        state.plugs.clear();
+        drop(state);
+        rig.store.be_stuck(false);
+        operator.join().unwrap().unwrap();
+        assert_eq!(counts, (1, PORTS_MAX - 1));
+    });
 }
