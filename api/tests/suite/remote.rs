@@ -23,6 +23,8 @@ enum Doing {
     /// Calls wait until it does something else.
     Hangs,
     Away,
+    /// Its driver is broken.
+    Panics,
     /// Takes steps and does nothing.
     Starts,
     /// Will have nothing to do with this port or network.
@@ -74,6 +76,10 @@ impl Scripted {
         self.changed.notify_all();
         let inner = self.changed.wait_while(inner, |inner| inner.doing == Doing::Hangs).unwrap();
         let doing = inner.doing.clone();
+        if doing == Doing::Panics {
+            drop(inner);
+            panic!("a test breaks the driver");
+        }
         (inner, doing)
     }
 }
@@ -167,6 +173,23 @@ fn tenants_write_and_read_while_the_device_hangs_and_see_provisioning_until_it_h
     scene.device.becomes(Doing::Obeys);
     scene.settle();
     assert_eq!(scene.status(&network, &port), [OpStatus::Up; 2]);
+}
+
+#[test]
+fn a_driver_that_panics_is_asked_again_and_loses_nothing() {
+    let scene = Scene::new(PACE);
+    let (network, port) = scene.plugged("vif");
+    scene.settle();
+    scene.device.becomes(Doing::Panics);
+    let (second, other) = scene.plugged("vif-2");
+    scene.device.wait_for_calls(4);
+    assert_eq!(scene.status(&network, &port), [OpStatus::Unknown; 2]);
+    assert_eq!(scene.status(&second, &other), [OpStatus::Provisioning; 2]);
+    scene.device.becomes(Doing::Obeys);
+    scene.settle();
+    for (network, port) in [(network, port), (second, other)] {
+        assert_eq!(scene.status(&network, &port), [OpStatus::Up; 2]);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::{DeviceError, Keeps};
 use crate::model::{Change, LogicalPort, Model, Network, NetworkId, OpStatus, PortId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -172,7 +173,7 @@ impl Drop for Reconciler {
     fn drop(&mut self) {
         self.shared.tell(|signal| signal.is_stopping = true);
         if let Some(thread) = self.thread.take() {
-            // A device that panicked has said so; the plugin goes away all the same.
+            // The plugin goes away, however the thread ended.
             let _ = thread.join();
         }
     }
@@ -293,7 +294,9 @@ impl Shared {
         let mut failure_count = 0;
         let mut reading_at = Instant::now();
         while let Some(is_reading_due) = self.begin(reading_at) {
-            let outcome = self.round(is_reading_due);
+            // A driver that panicked gave no answer, and is asked again.
+            let round = catch_unwind(AssertUnwindSafe(|| self.round(is_reading_due)));
+            let outcome = round.unwrap_or_else(|_| Err(self.lost(DeviceError::Unavailable { why: "panic".into() })));
             let now = Instant::now();
             match outcome {
                 Err(_) => {
