@@ -3,8 +3,8 @@
 //!
 //! Lists and writes are measured in this process over loopback, in alternation with their counterparts, because only the
 //! ratio means anything on a machine that is shared and a disk that is not ours. Start, memory and the clients are those of a
-//! `qvs` of its own ([`daemon`]), which moves frames meanwhile ([`beside`]). Nothing here asserts; the bars stand beside the
-//! figures ([`report`]).
+//! `qvs` of its own ([`daemon`]), which moves frames meanwhile ([`beside`]); those of operators' views of another, which has all
+//! its ports ([`views`]). Nothing here asserts; the bars stand beside the figures ([`report`]).
 
 mod beside;
 pub(crate) mod client;
@@ -13,6 +13,7 @@ mod daemon;
 mod hostile;
 mod pair;
 mod report;
+mod views;
 
 use anyhow::{Context, Result, ensure};
 use api::host::{Host, Scope};
@@ -112,6 +113,10 @@ fn run_in(dir: &Path, options: &Options) -> Result<()> {
     );
     beside::run(&qvs, options.clients, Duration::from_secs(options.seconds), &mut report)?;
     qvs.stop()?;
+    views::plug_all(&path, dir)?;
+    let mut qvs = daemon::start(dir, options.qvs.as_deref())?;
+    views::run(&qvs, &mut report)?;
+    qvs.stop()?;
     if (options.networks, options.ports, options.clients, options.seconds) == WHOLE {
         report.write(HOW)?;
     }
@@ -121,19 +126,27 @@ fn run_in(dir: &Path, options: &Options) -> Result<()> {
 /// How the page's figures were taken.
 const HOW: &str = "With 10,000 networks, 100 a tenant, and 100,000 attached ports in the store. Lists and writes over \
     loopback in one process, each in turn with what it is held against, in ten pieces: the median of their medians, in brackets the least \
-    and the most. Clients on one CPU, the switch's one worker on the other. Written by `benches -- store`.";
+    and the most. Clients on one CPU, the switch's one worker on the other. Views of a switch with all its ports, VLANs of one trunk: \
+    the median of nine. Written by `benches -- store`.";
 
 fn tenant(at: usize) -> String {
     format!("tenant{at}")
 }
 
+/// An id as random as real ones are: what is read in their order comes in no order of tenants. The factor is odd, so that no two
+/// are alike.
+fn uuid(kind: usize, at: usize) -> String {
+    format!("{:08x}-0000-4000-8000-{kind:04x}{at:08x}", (at as u32).wrapping_mul(0x9e37_79b1))
+}
+
+/// The interface that is attached to a port of the store.
+fn interface(at: usize) -> String {
+    uuid(3, at)
+}
+
 /// Makes a store of so many networks, each tenant with its hundred, and so many ports.
 fn fill(path: &Path, networks: usize, ports: usize) -> Result<()> {
     let store = Store::open(path)?;
-    // As random as real ones: what is read in their order comes in no order of tenants. The factor is odd, so that no two are alike.
-    let uuid = |kind: usize, at: usize| {
-        format!("{:08x}-0000-4000-8000-{kind:04x}{at:08x}", (at as u32).wrapping_mul(0x9e37_79b1))
-    };
     let network = |at: usize| {
         Change::PutNetwork(Network {
             id: uuid(1, at).into(),
@@ -148,7 +161,7 @@ fn fill(path: &Path, networks: usize, ports: usize) -> Result<()> {
             id: uuid(2, at).into(),
             network: uuid(1, at % networks).into(),
             state: AdminState::Active,
-            attachment: Some(uuid(3, at).into()),
+            attachment: Some(interface(at).into()),
             pairs: [].into(),
             serial: (networks + at) as u64,
         })

@@ -21,6 +21,7 @@ pub(super) struct Daemon {
     /// The CPU that its one worker has to itself.
     pub(super) worker_cpu: usize,
     pub(super) api: SocketAddr,
+    pub(super) metrics: SocketAddr,
     /// How long it took from its start to its first answer, seconds.
     pub(super) start_s: f64,
 }
@@ -32,12 +33,14 @@ pub(super) fn start(dir: &Path, program: Option<&Path>) -> Result<Daemon> {
         None => std::env::current_exe()?.with_file_name("qvs"),
     };
     ensure!(program.exists(), "{} is not there: build it, or name it by --qvs", program.display());
-    let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let [api, metrics] = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let (api, metrics) = (api.local_addr()?, metrics.local_addr()?);
     let settings = dir.join("qvs.toml");
     let (state, run) = (dir.join("state"), dir.join("run"));
     let worker_cpu = *allowed_cpus()?.last().context("a CPU is allowed")?;
     let text = format!(
-        "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[switch]\nworkers = [{worker_cpu}]\n"
+        "state_dir = {state:?}\nrun_dir = {run:?}\n[api]\nlisten = \"{api}\"\n[metrics]\nlisten = \"{metrics}\"\n\
+         [switch]\nworkers = [{worker_cpu}]\n"
     );
     std::fs::write(&settings, text)?;
     let log = dir.join("qvs.log");
@@ -50,7 +53,7 @@ pub(super) fn start(dir: &Path, program: Option<&Path>) -> Result<Daemon> {
         .stderr(File::create(&log)?)
         .spawn()
         .with_context(|| format!("{}", program.display()))?;
-    let mut daemon = Daemon { child, program, dir: dir.to_owned(), worker_cpu, api, start_s: 0.0 };
+    let mut daemon = Daemon { child, program, dir: dir.to_owned(), worker_cpu, api, metrics, start_s: 0.0 };
     while Client::open(api).and_then(|mut client| client.ask("GET", "/", "")).is_err() {
         if let Some(status) = daemon.child.try_wait()? {
             bail!("qvs ended at once, {status}: {}", std::fs::read_to_string(&log)?.trim_end());
@@ -65,7 +68,12 @@ pub(super) fn start(dir: &Path, program: Option<&Path>) -> Result<Daemon> {
 impl Daemon {
     /// Its memory now and at most.
     pub(super) fn memory(&self) -> Result<String> {
-        Ok(format!("{} MiB resident, {} at most", self.mib("VmRSS")?, self.peak_mib()?))
+        Ok(format!("{} MiB resident, {} at most", self.resident_mib()?, self.peak_mib()?))
+    }
+
+    /// Its memory now.
+    pub(super) fn resident_mib(&self) -> Result<u64> {
+        self.mib("VmRSS")
     }
 
     /// Its memory at most.
@@ -94,6 +102,14 @@ impl Daemon {
         let output = command.output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(socket)
+    }
+
+    /// What `qvs show WHAT --json` prints.
+    pub(super) fn show(&self, what: &str) -> Result<String> {
+        let config = self.dir.join("qvs.toml");
+        let output = Command::new(&self.program).args(["show", what, "--json", "--config"]).arg(config).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// The file of the scheduler's statistics of its worker's thread.
