@@ -427,6 +427,24 @@ impl MacTable {
         }
     }
 
+    /// Forgets where an address was learnt, if that is this port; a static one stays, and so does one that has moved.
+    ///
+    /// A worker that hears it there at this very moment may learn it again.
+    pub fn forget(&self, network: NetworkIndex, mac: MacAddr, port: PortIndex) {
+        let _control = self.control();
+        let probe = self.probe(Key::new(network, mac));
+        // Should refreshes by workers spoil every attempt, it is there still.
+        for _ in 0..ATTEMPTS {
+            let mut is_gone = true;
+            for (slot, value) in self.all(probe).filter(|(_, value)| value.is_learnt() && value.port() == port) {
+                is_gone &= self.remove(slot, value);
+            }
+            if is_gone {
+                return;
+            }
+        }
+    }
+
     /// Forgets the learnt entries of a port. Scans the table, unless the port has none.
     ///
     /// A worker that still runs with an older snapshot may learn one more; publish first, then flush.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
@@ -475,6 +476,57 @@ fn an_interface_that_another_host_took_over_is_reached_there_by_the_one_that_had
     one.as_tenant("red", |tenant| tenant.attached_port(&world.networks[0], other.name()));
     other.address("tap0", "10.9.0.7/24");
     assert!(other.pings_within(&one.address(), SOON), "{}", world.logs());
+}
+
+#[test]
+fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reached_there_at_once() {
+    /// Far less than a port must be silent for before an address may leave it, which is five seconds.
+    const AT_ONCE: Duration = Duration::from_millis(2500);
+    let world = World::new("qz", 3, "vxlan");
+    world.reach_each_other(0);
+    let [one, two, three] = &world.hosts[..] else { panic!("three") };
+    let (guest, mac, address) = (two.guest(0), two.guests[0].mac("tap0"), two.address());
+    // Frames go to its address, wherever that is.
+    for host in [one, three] {
+        host.guests[0].must(&format!("ip neigh replace {address} lladdr {mac} dev tap0 nud permanent"));
+        wait_until("its address is told", SOON, || {
+            let is_it = |row: &Value| row["mac"] == mac.as_str() && row["remote"] == "tunnel:172.31.90.2";
+            host.daemon.show("macs").as_array().unwrap().iter().any(is_it)
+        });
+    }
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // It is sent to all the time, and sends itself for as long as it has a device.
+        for from in [&one.guests[0], &three.guests[0], &two.guests[0]] {
+            let to = if from.name() == guest { one.address() } else { address.clone() };
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    from.run(&format!("busybox ping -c 1 -W 1 {to}"));
+                }
+            });
+        }
+        let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            two.daemon.must(&format!("unplug {guest}"));
+            three.daemon.must(&format!("plug {guest} --tap tap0 --netns {guest}"));
+            wait_until("its device is there", SOON, || two.guests[0].run("ip link show dev tap0").status.success());
+            two.guests[0].must(&format!("ip link set tap0 address {mac}"));
+            two.guests[0].address("tap0", &format!("{address}/24"));
+            let begin = Instant::now();
+            for from in [one, three] {
+                let reaches = from.guests[0].pings_within(&address, AT_ONCE.saturating_sub(begin.elapsed()));
+                assert!(reaches, "{} after {:?}\n{}", from.guest(0), begin.elapsed(), world.logs());
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        moved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    // Its host says where it is now.
+    wait_until("its address is told", SOON, || {
+        let is_it = |row: &Value| row["mac"] == mac.as_str() && row["remote"] == "tunnel:172.31.90.3";
+        one.daemon.show("macs").as_array().unwrap().iter().any(is_it)
+    });
+    world.reach_each_other(1);
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod mtu;
 mod path_mtu;
 mod peers;
 mod records;
+mod seeds;
 pub(crate) mod underlay;
 mod ways;
 

@@ -62,7 +62,7 @@ fn check(race: impl Fn() + Sync + Send + 'static) {
 }
 
 /// A flush without the lock of the control side, which would only multiply the interleavings.
-fn forget(table: &MacTable, network: NetworkIndex) {
+fn flush(table: &MacTable, network: NetworkIndex) {
     table.remove_where(&table.buckets, |value| value.network() == network);
 }
 
@@ -132,9 +132,9 @@ fn loom_a_slot_that_changes_hands_never_shows_one_network_the_others_port() {
                 assert!(matches!(table.lookup(BLUE, MAC, NOW), None | Some(X)));
             }
         });
-        forget(&table, RED);
+        flush(&table, RED);
         table.learn(BLUE, MAC, X, NOW);
-        forget(&table, BLUE);
+        flush(&table, BLUE);
         table.learn(RED, MAC, A, NOW);
         reader.join().unwrap();
         assert_eq!(table.lookup(RED, MAC, NOW), Some(A));
@@ -181,6 +181,42 @@ fn loom_a_move_and_a_flush_of_the_old_port_count_the_entry_once() {
     });
 }
 
+#[test]
+fn loom_an_address_that_is_forgotten_on_its_old_port_stays_where_it_moves_meanwhile() {
+    check(|| {
+        let table = table(2);
+        table.learn(RED, MAC, A, NOW);
+        table.set_port_up(A, false);
+        let worker = thread::spawn({
+            let table = table.clone();
+            move || table.learn(RED, MAC, B, NOW)
+        });
+        table.forget(RED, MAC, A);
+        let learned = worker.join().unwrap();
+        assert!(matches!(learned, Learned::Moved | Learned::New));
+        assert_eq!(table.lookup(RED, MAC, NOW), Some(B));
+        assert_sound(&table);
+    });
+}
+
+#[test]
+fn loom_an_address_that_is_forgotten_while_it_is_heard_there_is_gone_or_there_once() {
+    check(|| {
+        let table = table(2);
+        table.learn(RED, MAC, A, NOW);
+        let worker = thread::spawn({
+            let table = table.clone();
+            move || table.learn(RED, MAC, A, Now { ns: 1_000_000_000 })
+        });
+        table.forget(RED, MAC, A);
+        let learned = worker.join().unwrap();
+        // It was new only if it had gone before.
+        let found = table.lookup(RED, MAC, NOW);
+        assert!(matches!((learned, found), (Learned::Known, None | Some(A)) | (Learned::New, Some(A))));
+        assert_sound(&table);
+    });
+}
+
 /// A slot goes from one address to another of its network that has the same tag, so that nothing but the order of key and
 /// value tells the two apart.
 #[test]
@@ -200,7 +236,7 @@ fn loom_a_burst_never_meets_an_address_with_the_value_of_the_next_one_in_its_slo
                 assert!(matches!(burst.lookup(&twin), None | Some(B)));
             }
         });
-        forget(&table, RED);
+        flush(&table, RED);
         table.learn(RED, twin, B, NOW);
         worker.join().unwrap();
         assert_sound(&table);

@@ -210,6 +210,23 @@ fn what_was_learnt_on_a_network_that_its_port_has_left_goes_with_the_next_sweep(
 }
 
 #[test]
+fn an_address_is_forgotten_where_it_was_learnt_and_nowhere_else() {
+    let table = MacTable::new(100, 300);
+    table.learn(RED, mac(1), A, at(0));
+    table.learn(BLUE, mac(1), A, at(0));
+    table.insert_static(RED, mac(2), A);
+    table.forget(RED, mac(1), B);
+    assert_eq!(table.lookup(RED, mac(1), at(0)), Some(A), "it is on another port");
+    assert_eq!(table.learn(RED, mac(1), B, at(0)), Learned::Refused);
+    table.forget(RED, mac(1), A);
+    table.forget(RED, mac(2), A);
+    assert_eq!(table.learn(RED, mac(1), B, at(0)), Learned::New, "nothing is left that it would have to leave");
+    assert_eq!(table.lookup(BLUE, mac(1), at(0)), Some(A));
+    assert_eq!(table.lookup(RED, mac(2), at(0)), Some(A), "a static one is the config's");
+    table.assert_sound();
+}
+
+#[test]
 fn addresses_and_ports_that_cannot_be_are_not_learnt() {
     let table = MacTable::new(0, 300);
     assert_eq!(table.learn(RED, mac(1), A, at(0)), Learned::Full, "a table for no entry");
@@ -236,6 +253,7 @@ enum Call {
     PortUp(u16, bool),
     InsertStatic(u16, u32, u16),
     RemoveStatic(u16, u32),
+    Forget(u16, u32, u16),
     FlushPort(u16),
     FlushNetwork(u16),
     Sweep,
@@ -249,7 +267,8 @@ fn calls(macs: u32) -> impl Strategy<Value = Vec<Call>> {
         3 => port.clone().prop_map(Call::Heard),
         2 => (port.clone(), any::<bool>()).prop_map(|(p, up)| Call::PortUp(p, up)),
         2 => (network.clone(), number.clone(), port.clone()).prop_map(|(n, m, p)| Call::InsertStatic(n, m, p)),
-        2 => (network.clone(), number).prop_map(|(n, m)| Call::RemoveStatic(n, m)),
+        2 => (network.clone(), number.clone()).prop_map(|(n, m)| Call::RemoveStatic(n, m)),
+        2 => (network.clone(), number, port.clone()).prop_map(|(n, m, p)| Call::Forget(n, m, p)),
         1 => port.prop_map(Call::FlushPort),
         1 => network.prop_map(Call::FlushNetwork),
         1 => Just(Call::Sweep),
@@ -322,6 +341,9 @@ impl Oracle {
                     self.entries.remove(&(network, number));
                 }
             }
+            Call::Forget(network, number, port) => {
+                self.entries.retain(|key, entry| *key != (network, number) || entry.0 != port || entry.1.is_none());
+            }
             Call::FlushPort(port) => self.entries.retain(|_, entry| entry.0 != port || entry.1.is_none()),
             Call::FlushNetwork(network) => self.entries.retain(|key, _| key.0 != network),
             Call::Sweep | Call::Wait(_) => {}
@@ -343,6 +365,7 @@ fn apply(table: &MacTable, call: &Call, now: &mut u32) -> Option<Learned> {
             assert!(table.insert_static(NetworkIndex(network), mac(number), PortIndex(port)));
         }
         Call::RemoveStatic(network, number) => table.remove_static(NetworkIndex(network), mac(number)),
+        Call::Forget(network, number, port) => table.forget(NetworkIndex(network), mac(number), PortIndex(port)),
         Call::FlushPort(port) => table.flush_port(PortIndex(port)),
         Call::FlushNetwork(network) => table.flush_network(NetworkIndex(network)),
         Call::Sweep => table.sweep(at(*now), |_, _| true),
@@ -422,6 +445,7 @@ fn threads_that_fight_for_slots_never_leak_between_networks_and_leave_the_table_
                         assert!(table.all(probe).any(|(_, value)| value.is_static()), "a static entry was lost");
                     }
                     table.remove_static(network, mac(number));
+                    table.forget(network, mac(number + 1), PortIndex(network.0));
                     match turn % 7 {
                         0 => table.flush_network(network),
                         1 => table.flush_port(PortIndex(turn % (2 * NETWORKS))),

@@ -3,13 +3,15 @@
 //! Ports of a network on other hosts are found by two facts that every host has: the tenants' state (which interface is attached
 //! to which network) and the directory (on which host an interface is plugged). From them come, whenever a config is made, the
 //! peers we need, which of them gets what is for everybody of which network, and the addresses fixed there, which are static
-//! here; who asks for an IP address that an operator told there is answered here. Addresses that others learnt are planted in the MAC table as if heard from there, again and again while they are
-//! told: so a frame to them need not be flooded, and a station that moves is still learnt where it speaks.
+//! here; who asks for an IP address that an operator told there is answered here. Addresses that others learnt are planted in the MAC
+//! table as if heard from there, again and again while they are told: so a frame to them need not be flooded, and a station that moves
+//! is still learnt where it speaks ([`super::seeds`]).
 //!
 //! A thread of its own, `cluster`, calls [`Control::say`]; it may wait for etcd and never holds the state's lock meanwhile.
 //! Lock order: the node's registration in [`Cluster`] -> `state` -> the directory.
 
 use super::learnt::Learnt;
+use super::seeds::{Seeds, Told};
 use super::{Control, State};
 use crate::plugs::PlugError;
 use api::cluster::{Claim, Cluster, Directory, NodeRecord, PlugRecord, Plugged, Wanted};
@@ -21,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use switch::config::Config;
-use switch::ids::{MacAddr, NetworkIndex, PortIndex};
+use switch::ids::{MacAddr, PortIndex};
 use switch::worker::Pipeline;
 
 /// Pause between two looks whether there is something to say: so old may op-status be elsewhere, and so much is said at once.
@@ -35,7 +37,7 @@ pub(super) struct Others {
     /// Where those are that are plugged elsewhere, on networks in use here.
     places: HashMap<InterfaceId, Place>,
     /// Addresses learnt there.
-    seeds: Vec<(NetworkIndex, MacAddr, PortIndex)>,
+    seeds: Seeds,
     /// Addresses learnt here, as others are told.
     learnt: Learnt,
 }
@@ -271,36 +273,32 @@ impl<P: Pipeline> Control<P> {
         gone
     }
 
-    /// Plants the addresses that other hosts have learnt, now that the config is in force.
+    /// Plants the addresses that other hosts have learnt, now that the config is in force, and forgets those that no host tells
+    /// of any more where they were.
     pub(super) fn plant(&self, state: &mut State, model: &Model) {
         let Some(cluster) = self.cluster() else { return };
-        // Of several hosts that claim an address, the one that said so last, which may be this one.
-        let mut newest: HashMap<(NetworkIndex, MacAddr), (i64, Option<PortIndex>)> = HashMap::new();
+        let mut told = Vec::new();
         cluster.look(|directory| {
             for network in state.networks(model) {
                 let Some(&index) = state.indices.networks.get(network) else { continue };
                 for (interface, plug) in plugged(directory, model, network) {
                     let peer = state.others.places.get(interface).and_then(|place| place.peer);
-                    for &mac in &plug.record.learnt {
-                        let newest = newest.entry((index, mac)).or_insert((0, None));
-                        if newest.0 < plug.revision {
-                            *newest = (plug.revision, peer);
-                        }
-                    }
+                    let of = |&mac: &MacAddr| Told { network: index, mac, revision: plug.revision, peer };
+                    told.extend(plug.record.learnt.iter().map(of));
                 }
             }
         });
-        let seed = |((network, mac), (_, peer)): ((NetworkIndex, MacAddr), (i64, Option<PortIndex>))| {
-            peer.map(|peer| (network, mac, peer))
-        };
-        state.others.seeds = newest.into_iter().filter_map(seed).collect();
+        let mac_table = self.switch.mac_table();
+        for (network, mac, peer) in state.others.seeds.follow(told.into_iter()) {
+            mac_table.forget(network, mac, peer);
+        }
         self.plant_again(state);
     }
 
     /// Plants them once more, so that they do not age while they are told.
     pub(super) fn plant_again(&self, state: &State) {
         let now = self.switch.clock().now();
-        for &(network, mac, peer) in &state.others.seeds {
+        for &(network, mac, peer) in state.others.seeds.planted() {
             self.switch.mac_table().learn(network, mac, peer, now);
         }
     }
