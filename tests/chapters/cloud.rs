@@ -3,7 +3,8 @@
 //!
 //! Everything is named by the test that builds it (`world` below), so that two tests may run at once.
 
-use serde_json::Value;
+use api::etcd::message::Blob;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
@@ -363,7 +364,7 @@ fn a_host_that_is_killed_and_starts_without_etcd_carries_what_it_knew_and_catche
     let [one, two] = &world.hosts[..] else { panic!("two") };
     transfer(&one.guests[0], &two.guests[0], &two.address(), 1 << 20);
     // What is read is answered, what is written refused, as on a host that was there all the time.
-    let body = serde_json::json!({"network": {"name": "n"}});
+    let body = json!({"network": {"name": "n"}});
     two.as_tenant("red", |tenant| {
         assert!(
             String::from_utf8_lossy(&tenant.request("GET", "networks", None, 200).body).contains(&world.networks[0])
@@ -548,6 +549,46 @@ fn hosts_whose_networks_are_vlans_reach_each_other_and_tenants_are_apart() {
         let ids: Vec<_> = networks.as_array().unwrap().iter().map(|row| row["segmentation_id"].as_u64()).collect();
         assert_eq!(ids, [Some(100), Some(101)], "{networks:#}");
     }
+}
+
+#[test]
+fn on_a_vlan_what_is_for_one_station_of_another_host_is_heard_by_no_third_and_no_tunnel_is_made() {
+    /// A little longer than a station must be silent for before what is told may take the place of what was heard.
+    const SILENCE: Duration = Duration::from_secs(7);
+    let world = World::new("qu", 2, "vlan");
+    let [one, two] = &world.hosts[..] else { panic!("two") };
+    let third = Namespace::new("qu-t1");
+    one.daemon.must("plug qu-t1 --tap tap0 --netns qu-t1");
+    one.as_tenant("red", |tenant| tenant.attached_port(&world.networks[0], "qu-t1"));
+    one.daemon.wait_up(&["qu-t1"]);
+    world.reach_each_other(0);
+    let (mac, address) = (two.guests[0].mac("tap0"), two.address());
+    one.guests[0].must(&format!("ip neigh replace {address} lladdr {mac} dev tap0 nud permanent"));
+    // Its host tells all others of it.
+    let plugs = json!({"key": "L3F2cy9wbHVnLw==", "range_end": "L3F2cy9wbHVnMA=="});
+    wait_until("its address is told", SOON, || {
+        let found = world.wire.inside(|| world.etcd.ask("/v3/kv/range", &plugs));
+        let told = |kv: &Value| serde_json::from_value::<Blob>(kv["value"].clone()).unwrap().0;
+        found["kvs"].as_array().unwrap().iter().any(|kv| String::from_utf8(told(kv)).unwrap().contains(&mac))
+    });
+    thread::sleep(SILENCE);
+    let ear = third.sniff();
+    for _ in 0..3 {
+        one.guests[0].must(&format!("busybox ping -c 1 -W 1 {address}"));
+    }
+    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let heard = ear.stop();
+    assert!(!heard.iter().any(|frame| frame[..6] == bytes), "a third hears it: {heard:02x?}");
+    let macs = one.daemon.show("macs");
+    let remotes: Vec<_> = macs.as_array().unwrap().iter().filter(|row| row["mac"] == mac.as_str()).collect();
+    assert!(matches!(remotes[..], [row] if row["remote"] == "vlan:physnet1.100"), "{macs:#}");
+    for host in &world.hosts {
+        let ports = host.daemon.show("ports");
+        let is_tunnel = |row: &&Value| row["interface"].as_str().unwrap().starts_with("tunnel:");
+        assert_eq!(ports.as_array().unwrap().iter().find(is_tunnel), None);
+    }
+    // Before its namespace goes.
+    one.daemon.must("unplug qu-t1");
 }
 
 #[test]

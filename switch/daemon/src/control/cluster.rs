@@ -7,6 +7,9 @@
 //! table as if heard from there, again and again while they are told: so a frame to them need not be flooded, and a station that moves
 //! is still learnt where it speaks ([`super::seeds`]).
 //!
+//! All of that is of networks that tunnels carry. A frame of a VLAN goes to everybody on the wire, and where its sender is the wire
+//! tells: no peer is made of a host with which we share nothing else, and nothing is planted.
+//!
 //! A thread of its own, `cluster`, calls [`Control::say`]; it may wait for etcd and never holds the state's lock meanwhile.
 //! Lock order: the node's registration in [`Cluster`] -> `state` -> the directory.
 
@@ -17,7 +20,8 @@ use crate::plugs::PlugError;
 use api::cluster::{Claim, Cluster, Directory, NodeRecord, PlugRecord, Plugged, Wanted};
 use api::host::{Plug, Scope};
 use api::lowering::{Elsewhere, Found};
-use api::model::{InterfaceId, Model, Text, Touched};
+use api::model::{InterfaceId, Model, Network, Text, Touched};
+use api::network_type::NetworkType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -43,7 +47,7 @@ pub(super) struct Others {
 }
 
 struct Place {
-    /// `None`: its host has no end of tunnels that we could reach.
+    /// `None`: its host has no end of tunnels that we could reach, or its network is none that tunnels carry.
     peer: Option<PortIndex>,
     fixed: Vec<MacAddr>,
     addresses: Vec<IpAddr>,
@@ -242,6 +246,7 @@ impl<P: Pipeline> Control<P> {
         let mut found: Vec<(InterfaceId, Option<IpAddr>, PlugRecord)> = Vec::new();
         cluster.look(|directory| {
             for network in state.networks(model) {
+                let is_tunnelled = model.networks.get(network).is_some_and(is_tunnelled);
                 for (interface, plug) in plugged(directory, model, network) {
                     // One that is plugged here and is another host's is there.
                     if state.plugs.contains_key(interface) && !state.others.held.contains_key(interface) {
@@ -252,7 +257,8 @@ impl<P: Pipeline> Control<P> {
                     let is_peer = |tunnel: &IpAddr| {
                         local.is_some_and(|local| tunnel.is_ipv4() == local.is_ipv4() && *tunnel != local)
                     };
-                    found.push((interface.clone(), node.tunnel.filter(is_peer), plug.record.clone()));
+                    let tunnel = node.tunnel.filter(|tunnel| is_tunnelled && is_peer(tunnel));
+                    found.push((interface.clone(), tunnel, plug.record.clone()));
                 }
             }
         });
@@ -302,6 +308,11 @@ impl<P: Pipeline> Control<P> {
             self.switch.mac_table().learn(network, mac, peer, now);
         }
     }
+}
+
+/// Whether other hosts are reached by tunnels in this network.
+fn is_tunnelled(network: &Network) -> bool {
+    matches!(network.network_type, NetworkType::Tunnel { .. })
 }
 
 /// What is plugged, here or elsewhere, for a network: attached to it, and for its tenant or for any.
