@@ -255,8 +255,8 @@ impl Directory {
     pub(super) fn differences(&self, other: &Directory) -> Vec<InterfaceId> {
         let host_of = |directory: &Directory, plug: &Plugged| {
             let tunnel = directory.node(&plug.record.host).and_then(|node| node.tunnel);
-            let PlugRecord { host, fixed, addresses, learnt, .. } = plug.record.clone();
-            (host, tunnel, fixed, addresses, learnt)
+            let PlugRecord { host, boot: _, tenant, is_up: _, fixed, addresses, learnt } = plug.record.clone();
+            (host, tunnel, tenant, fixed, addresses, learnt)
         };
         let mut found = Vec::new();
         for (interface, plug) in &self.plugs {
@@ -366,6 +366,22 @@ mod tests {
         directory.put_node("a", Some(NodeRecord { boot: "again".into(), ..node }), 3, &mut touched);
         directory.put_node("a", None, 4, &mut touched);
         assert_eq!(touched, ["vm".into(), "vm".into()]);
+    }
+
+    #[test]
+    fn directories_differ_in_what_is_plugged_elsewhere_or_for_another_tenant_and_not_in_op_status() {
+        let told = |record: PlugRecord| {
+            let mut directory = Directory::default();
+            directory.put_plug("vm", Some(record), 1, &mut Vec::new());
+            directory
+        };
+        let known = told(plug("a"));
+        let differs = |record| !known.differences(&told(record)).is_empty();
+        assert!(!differs(PlugRecord { is_up: true, boot: "c".into(), ..plug("a") }));
+        assert!(differs(plug("b")));
+        assert!(differs(PlugRecord { tenant: Some("red".to_owned()), ..plug("a") }));
+        assert!(differs(PlugRecord { fixed: plug("a").learnt, ..plug("a") }));
+        assert_eq!(known.differences(&Directory::default()), ["vm".into()]);
     }
 
     #[test]
