@@ -121,6 +121,13 @@ impl EtcdError {
     pub fn is_unknown(&self) -> bool {
         matches!(self, EtcdError::Unanswered(_) | EtcdError::Nonsense(_) | EtcdError::TooLong(_))
     }
+
+    /// Whether it was refused because something that it is about is not there, such as a lease that has ended.
+    pub(crate) fn is_not_found(&self) -> bool {
+        /// gRPC's code for that.
+        const NOT_FOUND: u32 = 5;
+        matches!(self, EtcdError::Refused { code: NOT_FOUND, .. })
+    }
 }
 
 /// The client.

@@ -16,7 +16,6 @@ use crate::etcd::EtcdError;
 use crate::etcd::message::{LeaseId, Revision, Step};
 use crate::model::{Change, Model, Text};
 use crate::network_type::Segment;
-use crate::store::StoreError;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -124,16 +123,16 @@ impl Cluster {
         Ok(freed.iter().map(step).collect())
     }
 
-    /// A write that left these marks ended so.
-    pub(super) fn left(&self, freed: Vec<(Segment, Text)>, outcome: &Result<(), StoreError>, revision: Revision) {
-        match outcome {
-            Ok(()) => freed.into_iter().for_each(|(segment, tenant)| {
-                self.freed.put(segment, Some(tenant.as_bytes()), revision);
-            }),
-            // The lease may be none any more; another costs nothing.
-            Err(StoreError::Etcd(EtcdError::Refused { .. })) => *lock(&self.freed.lease) = None,
-            Err(_) => {}
+    /// A write that left these marks is done.
+    pub(super) fn left(&self, freed: Vec<(Segment, Text)>, revision: Revision) {
+        for (segment, tenant) in freed {
+            self.freed.put(segment, Some(tenant.as_bytes()), revision);
         }
+    }
+
+    /// The lease of marks is none any more: the next ones get another.
+    pub(super) fn forget_freed_lease(&self) {
+        *lock(&self.freed.lease) = None;
     }
 
     /// A lease that lasts long enough for a mark that is left now.

@@ -185,10 +185,8 @@ impl Cluster {
         registration: &mut Registration,
         txn: &Txn,
     ) -> Result<crate::etcd::message::TxnResponse, EtcdError> {
-        /// gRPC's code for what is not there.
-        const NOT_FOUND: u32 = 5;
         let outcome = self.wait(self.etcd.transact(txn));
-        if matches!(outcome, Err(EtcdError::Refused { code: NOT_FOUND, .. })) {
+        if outcome.as_ref().is_err_and(EtcdError::is_not_found) {
             *registration = Registration::default();
         }
         outcome

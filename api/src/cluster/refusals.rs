@@ -7,8 +7,7 @@ use super::lock;
 use crate::etcd::EtcdError;
 use std::sync::Mutex;
 
-/// gRPC's codes for what is no more and what is not yet: answers as good as any.
-const NOT_FOUND: u32 = 5;
+/// gRPC's code for what is not yet: an answer as good as any, as is what is no more.
 const OUT_OF_RANGE: u32 = 11;
 
 /// What a host does with etcd all the time.
@@ -34,7 +33,7 @@ impl Refusals {
     /// A part met this error. One that is no refusal changes nothing.
     pub(super) fn met(&self, part: Part, error: &EtcdError) {
         let EtcdError::Refused { code, .. } = error else { return };
-        if [NOT_FOUND, OUT_OF_RANGE].contains(code) {
+        if error.is_not_found() || *code == OUT_OF_RANGE {
             return;
         }
         let what = match part {
@@ -72,7 +71,7 @@ mod tests {
     fn a_refusal_is_told_until_its_own_part_goes_on_and_what_is_none_changes_nothing() {
         let refusals = Refusals::default();
         let refused = |code| EtcdError::Refused { code, message: "permission denied".into() };
-        refusals.met(Part::Saying, &refused(NOT_FOUND));
+        refusals.met(Part::Saying, &refused(5));
         refusals.met(Part::Following, &refused(OUT_OF_RANGE));
         assert!(refusals.now().is_empty());
         refusals.met(Part::Saying, &refused(7));

@@ -253,9 +253,21 @@ impl Cluster {
     pub(crate) fn commit(&self, before: &Model, changes: &[Change]) -> Result<(), StoreError> {
         self.check_is_there()?;
         let freed = freed_by(before, changes);
-        let steps = steps(&self.keys, changes).into_iter().chain(self.marks(&freed)?).collect();
-        let outcome = self.commit_steps(steps);
-        self.left(freed, &outcome, self.tenants.at());
+        let attempt = || {
+            let steps = steps(&self.keys, changes).into_iter().chain(self.marks(&freed)?).collect();
+            self.commit_steps(steps)
+        };
+        let outcome = match attempt() {
+            // The lease of the marks is none any more, and nothing was done.
+            Err(StoreError::Etcd(error)) if error.is_not_found() && !freed.is_empty() => {
+                self.forget_freed_lease();
+                attempt()
+            }
+            outcome => outcome,
+        };
+        if outcome.is_ok() {
+            self.left(freed, self.tenants.at());
+        }
         outcome
     }
 

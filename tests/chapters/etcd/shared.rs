@@ -266,6 +266,21 @@ fn a_mark_that_went_unheard_withholds_its_number_from_nobody() {
 }
 
 #[test]
+fn a_network_is_removed_although_the_lease_of_earlier_marks_has_ended() {
+    let server = Server::start();
+    let a = daemon(&server.url(), "a", &tunnels("a"));
+    let red = a.tenant("red");
+    let [first, second] = ["first", "second"].map(|name| red.network(name));
+    red.request("DELETE", &format!("networks/{first}"), None, 204);
+    let range = json!({"key": "L3F2cy9mcmVlZC8=", "range_end": "L3F2cy9mcmVlZDA="});
+    let marks = || server.ask("/v3/kv/range", &range)["kvs"].clone();
+    server.ask("/v3/lease/revoke", &json!({"ID": marks()[0]["lease"]}));
+    assert!(marks().is_null());
+    red.request("DELETE", &format!("networks/{second}"), None, 204);
+    assert_eq!(marks().as_array().map(Vec::len), Some(1), "it has left its mark");
+}
+
+#[test]
 fn an_etcd_that_is_full_is_had_forget_what_is_long_past() {
     let server = Server::start_at(std::net::Ipv4Addr::LOCALHOST.into(), "http", |_| {
         vec!["--quota-backend-bytes".to_owned(), (180 << 20).to_string()]
