@@ -7,7 +7,7 @@
 //! earlier starts, which our own store knows, are no others.
 //!
 //! Two hosts may plug one interface: who said so first has it, as long as he lives and does not unplug it, and the other is told who
-//! ([`Claim::HeldBy`]). A claim of our own earlier start is taken over at once. What is said is compared with what was
+//! ([`Claim::HeldBy`]). A claim of our own earlier start is taken over at once, by whatever name it was made. What is said is compared with what was
 //! last heard of ourselves, so that nothing is written twice and nothing is lost; many plugs are one transaction, in which
 //! each stands or falls by itself.
 
@@ -247,8 +247,8 @@ impl Cluster {
         let Some(lease) = self.registered_lease(&registration) else {
             // Nothing can be claimed yet; but what another has may be known.
             let plug = self.check_is_there().and_then(|()| self.ask_plug(interface));
-            let holder = plug.ok().flatten().map(|plug| plug.record.host).filter(|host| *host != self.host);
-            return holder.map_or(Claim::Unknown, Claim::HeldBy);
+            let holder = plug.ok().flatten().filter(|plug| !self.is_ours(&plug.record));
+            return holder.map_or(Claim::Unknown, |plug| Claim::HeldBy(plug.record.host));
         };
         match self.say_some(&mut registration, lease, &[(interface.clone(), Some(record), known)]) {
             Ok(held) => held.into_values().next().map_or(Claim::Ours, Claim::HeldBy),
@@ -261,7 +261,7 @@ impl Cluster {
         let mut registration = lock(&self.node);
         let Some(lease) = self.registered_lease(&registration) else { return };
         let known = self.look(|directory| {
-            directory.plug(interface).filter(|plug| plug.record.host == self.host).map(|plug| plug.revision)
+            directory.plug(interface).filter(|plug| self.is_ours(&plug.record)).map(|plug| plug.revision)
         });
         if let Some(known) = known {
             // What fails here is said again with all that is plugged.
@@ -283,13 +283,18 @@ impl Cluster {
         Ok(found.and_then(plugged))
     }
 
+    /// Whether this host said so, in this start or an earlier one, which may have had another name.
+    pub fn is_ours(&self, plug: &PlugRecord) -> bool {
+        plug.host == self.host || self.boots_before.contains(&plug.boot)
+    }
+
     fn decide(&self, known: Option<&Plugged>, wanted: &Wanted) -> Said {
         let Wanted { tenant, is_up, fixed, addresses, learnt } = wanted.clone();
         let (host, boot) = (self.host.clone(), self.boot.clone());
         let record = PlugRecord { host, boot, tenant, is_up, fixed, addresses, learnt };
         match known {
             Some(Plugged { record: known, .. }) if *known == record => Said::Already,
-            Some(Plugged { record: known, .. }) if known.host != self.host => Said::HeldBy(known.host.clone()),
+            Some(Plugged { record: known, .. }) if !self.is_ours(known) => Said::HeldBy(known.host.clone()),
             known => Said::Not { record, known: known.map_or(0, |known| known.revision) },
         }
     }
@@ -325,8 +330,8 @@ impl Cluster {
                 continue;
             }
             let found = within.found(0).and_then(|found| serde_json::from_slice::<PlugRecord>(&found.value.0).ok());
-            if let Some(holder) = found.map(|found| found.host).filter(|host| *host != self.host && record.is_some()) {
-                held.insert(interface.clone(), holder);
+            if let Some(holder) = found.filter(|found| !self.is_ours(found) && record.is_some()) {
+                held.insert(interface.clone(), holder.host);
             }
         }
         drop(directory);

@@ -46,6 +46,38 @@ fn an_interface_is_on_one_host_until_that_unplugs_it_or_dies() {
 }
 
 #[test]
+fn a_host_that_is_killed_and_comes_back_by_another_name_has_what_is_plugged_there() {
+    let server = Server::start();
+    // Longer than this test takes.
+    let settings =
+        |host: &str| format!("[store]\nurl = \"etcd:{}\"\n[node]\nhost = \"{host}\"\nlease_s = 120", server.url());
+    let [mut a, b] = ["a", "b"].map(|host| Daemon::start(&settings(host)));
+    a.must(&format!("plug vm1 --vhost-user {}", a.path("vm1.sock").display()));
+    let red = b.tenant("red");
+    let network = red.network("lan");
+    let port = red.attached_port(&network, "vm1");
+    let plugs = |host: &str| {
+        let nodes = b.show("nodes");
+        nodes.as_array().unwrap().iter().find(|row| row["host"] == host).map(|row| row["interfaces"].clone())
+    };
+    wait_until("it is UP", SOON, || red.op_status(&network, &port) == "UP" && plugs("a") == Some(json!(1)));
+    a.kill();
+    let path = a.path("qvs.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("host = \"a\"", "host = \"z\"")).unwrap();
+    a.start_again();
+    wait_until("it is there by its new name", SOON, || {
+        plugs("z") == Some(json!(1)) && a.interface("vm1")["op_status"] == "UP"
+    });
+    assert_eq!(plugs("a"), Some(json!(0)), "the old name lives on, for the time of its lease");
+    // When that ends, nothing of the new one goes with it.
+    let found = server.ask("/v3/kv/range", &json!({"key": "L3F2cy9ub2RlL2E="}));
+    server.ask("/v3/lease/revoke", &json!({"ID": found["kvs"][0]["lease"]}));
+    wait_until("the old name is gone", SOON, || plugs("a").is_none());
+    assert_eq!((plugs("z"), &*red.op_status(&network, &port)), (Some(json!(1)), "UP"));
+}
+
+#[test]
 fn a_host_that_etcd_refuses_warns_of_it_once_and_tells_it_as_long_as_it_goes_on() {
     let server = Server::start();
     let a = daemon(&server.url(), "a", "");

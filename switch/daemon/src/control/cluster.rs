@@ -114,9 +114,13 @@ impl<P: Pipeline> Control<P> {
         let Some(cluster) = self.cluster() else { return };
         let State { plugs, others, .. } = state;
         others.held = cluster.look(|directory| {
-            let holder = |interface: &InterfaceId| directory.plug(interface).map(|plug| plug.record.host.clone());
-            let held = |interface: &InterfaceId| Some((interface.clone(), holder(interface)?));
-            plugs.keys().filter_map(held).filter(|(_, host)| host != cluster.host()).collect()
+            let holder = |interface: &InterfaceId| {
+                directory
+                    .plug(interface)
+                    .filter(|plug| !cluster.is_ours(&plug.record))
+                    .map(|plug| plug.record.host.clone())
+            };
+            plugs.keys().filter_map(|interface| Some((interface.clone(), holder(interface)?))).collect()
         });
     }
 
@@ -209,7 +213,7 @@ impl<P: Pipeline> Control<P> {
     /// Whether an interface is plugged on another host.
     pub(super) fn is_plugged_elsewhere(&self, interface: &str) -> bool {
         self.cluster().is_some_and(|cluster| {
-            cluster.look(|directory| directory.plug(interface).is_some_and(|plug| plug.record.host != *cluster.host()))
+            cluster.look(|directory| directory.plug(interface).is_some_and(|plug| !cluster.is_ours(&plug.record)))
         })
     }
 
@@ -252,7 +256,7 @@ impl<P: Pipeline> Control<P> {
                     if state.plugs.contains_key(interface) && !state.others.held.contains_key(interface) {
                         continue;
                     }
-                    let node = directory.node(&plug.record.host).filter(|_| plug.record.host != *cluster.host());
+                    let node = directory.node(&plug.record.host).filter(|_| !cluster.is_ours(&plug.record));
                     let Some(node) = node else { continue };
                     let is_peer = |tunnel: &IpAddr| {
                         local.is_some_and(|local| tunnel.is_ipv4() == local.is_ipv4() && *tunnel != local)
