@@ -5,6 +5,7 @@
 //! is really narrower an operator has to tell of, by the MTU of a route or an interface.
 
 use crate::encap::ENTROPY_FIRST;
+use crate::tables::Tables;
 use crate::underlay::{UnderlayTables, UplinkEntry, ip_len, tunnel_len};
 use crate::wire::icmp::{self, TooBig};
 use crate::wire::ipv4::Ipv4;
@@ -42,6 +43,7 @@ pub(crate) fn is_heard(uplink: &UplinkEntry, to: IpAddr, protocol: u8) -> bool {
 /// Hears a message of ICMP to our own address, behind `header_len` bytes; answers whether it was about one of our packets. What it
 /// says is noted in `known`; `None`: it is only traced.
 pub(crate) fn hear(
+    tables: &Tables,
     known: Option<&UnderlayTables>,
     uplink: &UplinkEntry,
     batch: &mut Batch<'_>,
@@ -49,7 +51,11 @@ pub(crate) fn hear(
     header_len: usize,
 ) -> bool {
     let Some(told) = read(batch, index, header_len) else { return false };
-    known.is_none_or(|known| known.heard_too_big(uplink.index, &told))
+    let said = known.unwrap_or(&tables.underlay).said_mtu(uplink.index, &told);
+    if let Some(said) = said.filter(|_| known.is_some()) {
+        said.note(told.mtu);
+    }
+    said.is_some()
 }
 
 /// The message behind `at` bytes, if it is about a packet that was too long, and as its checksums say.
@@ -141,10 +147,11 @@ mod tests {
             let config = in_tunnels(vec![port(0, Some(1))], TunnelKind::Vxlan, is_ipv6);
             let said = config.underlay().peers().next().unwrap().said_mtu.clone();
             let hear = |frame: Vec<u8>| Rig::new(config.clone()).step(Now::default(), UPLINK, vec![frame.into()]);
+            let trace = |frame: &[u8]| Rig::new(config.clone()).trace(Now::default(), UPLINK, &frame.to_vec().into());
             let good = word_of(router, ends, 50_000, 1400);
             assert_eq!(hear(good.clone()).drops, []);
             assert_eq!(said.take(), Some(1400));
-            assert_eq!(Rig::new(config.clone()).trace(Now::default(), UPLINK, &good.clone().into()).len(), 1);
+            assert_eq!(trace(&good), ["uplink: ICMP to us, not forwarded"]);
             assert_eq!(said.take(), None, "a trace was believed");
             let mut spoilt = good.clone();
             let last = good.len() - 1;
@@ -155,6 +162,11 @@ mod tests {
                 ("another's packet", word_of(router, ends, 53, 1400)),
                 ("a packet to a stranger", word_of(router, [ends[0], router], 50_000, 1400)),
             ] {
+                let told = trace(&frame);
+                assert!(
+                    matches!(&told[..], [line] if line.starts_with("uplink: ICMP to us, drop not_ours")),
+                    "{what}: {told:?}"
+                );
                 assert_eq!((&hear(frame).drops[..], said.take()), (&refused[..], None), "{what}");
             }
             // However much of it there is.

@@ -413,16 +413,15 @@ impl UnderlayTables {
 }
 
 impl UnderlayTables {
-    /// Notes what was said on an uplink of a packet that was too long, if it may have been one of ours to a peer; answers whether.
-    pub(crate) fn heard_too_big(&self, uplink: PortIndex, told: &TooBig) -> bool {
+    /// Where to note what was said on an uplink of a packet that was too long, if it may have been one of ours to a peer.
+    pub(crate) fn said_mtu(&self, uplink: PortIndex, told: &TooBig) -> Option<&SaidMtu> {
         let tunnel = self.tunnel.as_ref();
         let is_ours = |tunnel: &&TunnelEntry| is_of_tunnels(told, tunnel.local, tunnel.port_vxlan);
         let peer = tunnel.filter(is_ours).and_then(|tunnel| tunnel.peer(told.to));
         match peer.filter(|peer| peer.uplink == Some(uplink)).and_then(|peer| self.far_end(peer.index)) {
-            Some(FarEnd::Peer(peer)) => peer.said_mtu.note(told.mtu),
-            _ => return false,
+            Some(FarEnd::Peer(peer)) => Some(&peer.said_mtu),
+            _ => None,
         }
-        true
     }
 }
 

@@ -19,17 +19,17 @@ mod decap;
 pub(crate) mod quick;
 
 use crate::neighbour::{self, Reply};
+use crate::path_mtu;
 use crate::runs::{self, Owner};
 use crate::tables::Tables;
 use crate::underlay::{TunnelEntry, UnderlayTables, UplinkEntry};
-use crate::wire::ethernet;
 use crate::wire::geneve::{self, Geneve};
 use crate::wire::gre::{self, Gre};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::udp::{self, Udp};
 use crate::wire::vxlan::{self, Vxlan};
-use crate::wire::{WireError, word};
+use crate::wire::{WireError, ethernet, word};
 use quick::{Quick, Seen, Shape};
 use std::net::IpAddr;
 use switch::batch::Batch;
@@ -201,7 +201,7 @@ fn open_ipv4(uplink: &UplinkEntry, tunnel: &TunnelEntry, window: Window<'_>, at:
         Err(WireError::Malformed) => return Ok(Found::Other),
     };
     if ip.destination() != local || !matches!(ip.protocol(), udp::PROTOCOL | gre::PROTOCOL) {
-        let is_heard = crate::path_mtu::is_heard(uplink, tunnel.local, ip.protocol()) && !ip.is_fragment();
+        let is_heard = path_mtu::is_heard(uplink, tunnel.local, ip.protocol()) && !ip.is_fragment();
         return Ok(if is_heard && ip.destination() == local { Found::Icmp(at) } else { Found::Other });
     }
     let end = at + ip.total_len();
@@ -245,7 +245,7 @@ fn open_ipv6(
     let source = IpAddr::V6(ip.source());
     let protocol = match ip.next_header() {
         protocol @ (udp::PROTOCOL | gre::PROTOCOL) => protocol,
-        icmp if crate::path_mtu::is_heard(uplink, tunnel.local, icmp) => return Ok(Found::Icmp(at)),
+        icmp if path_mtu::is_heard(uplink, tunnel.local, icmp) => return Ok(Found::Icmp(at)),
         // No tunnel of ours sends extension headers; a fragment is nothing that a tunnel's end has to take (RFC 7348 section
         // 4.3). But they say who sent them, and what a peer sends so is counted.
         ipv6::FRAGMENT if tunnel.peer(source).is_some() => return Err(Stop::Drop(DropReason::TunnelFragment)),
@@ -411,7 +411,7 @@ fn take(
             return match neighbour::answer(known, uplink, batch, index, header_len) {
                 Reply::Answered => Arrival::Answered,
                 Reply::Heard => Arrival::Taken,
-                Reply::Nothing if crate::path_mtu::hear(known, uplink, batch, index, header_len) => Arrival::Taken,
+                Reply::Nothing if path_mtu::hear(tables, known, uplink, batch, index, header_len) => Arrival::Taken,
                 Reply::Nothing => other(uplink),
             };
         }

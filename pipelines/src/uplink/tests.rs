@@ -193,7 +193,9 @@ fn geneve_options_are_skipped() {
 
 #[test]
 fn frames_for_others_on_an_uplink_of_ours_alone_are_told_and_on_a_shared_one_are_the_hosts() {
-    let not_ours = [changed(VXLAN, 5, 1), changed(VXLAN, 33, 7), changed(VXLAN, 37, 1), Frame::tcp4().bytes()];
+    // The last one is of a VLAN that no network here is.
+    let tagged = [&Frame::tcp4().bytes()[..12], &[0x81, 0, 0, 200], &Frame::tcp4().bytes()[12..]].concat();
+    let not_ours = [changed(VXLAN, 5, 1), changed(VXLAN, 33, 7), changed(VXLAN, 37, 1), Frame::tcp4().bytes(), tagged];
     for frame in not_ours {
         assert_eq!(outcome(TunnelKind::Vxlan, frame.clone()), Err(vec![(UPLINK.0, "not_ours")]));
         let config = in_tunnels(vec![port(0, Some(1))], TunnelKind::Vxlan, false);
