@@ -158,6 +158,14 @@ impl World {
         self.hosts[told_by].as_tenant("red", |tenant| tenant.op_status(network, port))
     }
 
+    /// Whether a host tells the others that this address is behind one of its interfaces.
+    fn is_told(&self, mac: &str) -> bool {
+        let plugs = json!({"key": "L3F2cy9wbHVnLw==", "range_end": "L3F2cy9wbHVnMA=="});
+        let found = self.wire.inside(|| self.etcd.ask("/v3/kv/range", &plugs));
+        let told = |kv: &Value| serde_json::from_value::<Blob>(kv["value"].clone()).unwrap().0;
+        found["kvs"].as_array().unwrap().iter().any(|kv| String::from_utf8(told(kv)).unwrap().contains(mac))
+    }
+
     /// Has a host lose etcd, or find it again.
     fn set_manage(&self, host: usize, state: &str) {
         self.wire.must(&format!("ip link set eth1-{host} {state}"));
@@ -487,6 +495,7 @@ fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reach
     world.reach_each_other(0);
     let [one, two, three] = &world.hosts[..] else { panic!("three") };
     let (guest, mac, address) = (two.guest(0), two.guests[0].mac("tap0"), two.address());
+    wait_until("its host tells of its address", SOON, || world.is_told(&mac));
     // Frames go to its address, wherever that is.
     for host in [one, three] {
         host.guests[0].must(&format!("ip neigh replace {address} lladdr {mac} dev tap0 nud permanent"));
@@ -531,6 +540,61 @@ fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reach
 }
 
 #[test]
+fn a_host_that_comes_back_with_another_end_of_tunnels_or_by_another_name_is_reached_there() {
+    let mut world = World::new("qm", 3, "vxlan");
+    world.reach_each_other(0);
+    world.reach_each_other(1);
+    let is_over = AtomicBool::new(false);
+    let World { hosts, wire, .. } = &mut world;
+    let [one, two, three] = &mut hosts[..] else { panic!("three") };
+    let (address, others) = (two.address(), three.address());
+    thread::scope(|scope| {
+        // The others send all the time, to it and to each other; their neighbours are not resolved anew meanwhile.
+        let (is_over, from) = (&is_over, &one.guests[1]);
+        let lost = scope.spawn(move || {
+            let mut lost = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                lost += usize::from(!from.run(&format!("busybox ping -c 1 -W 1 {others}")).status.success());
+                from.run(&format!("busybox ping -c 1 -W 1 {address}"));
+            }
+            lost
+        });
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let settings = two.daemon.path("qvs.toml");
+            for [before, after] in [["172.31.90.2\"", "172.31.90.22\""], ["host = \"h2\"", "host = \"h22\""]] {
+                two.daemon.kill();
+                two.space.must("ip addr flush dev eth0 && ip addr add 172.31.90.22/24 dev eth0");
+                let text = std::fs::read_to_string(&settings).unwrap();
+                assert!(text.contains(before), "{text}");
+                std::fs::write(&settings, text.replace(before, after)).unwrap();
+                let ear = wire.sniff();
+                let Host { space, daemon, .. } = &mut *two;
+                space.inside(|| daemon.start_again());
+                for from in [&one.guests[0], &three.guests[0]] {
+                    assert!(from.pings_within(&two.address(), SOON), "{after}\n{}", two.daemon.log_tail());
+                }
+                one.guests[0].must(&format!("busybox ping -c 1 -W 2 -s 64 -p 5a {}", two.address()));
+                let frames = ear.stop();
+                let sent = [[172, 31, 90, 22], [172, 31, 90, 2]].map(|to| carried(&frames, to, &[0x5a; 32]).min(1));
+                assert_eq!(sent, [1, 0], "{after}");
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        let lost = lost.join().unwrap();
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert_eq!(lost, 0, "what it had no part in was lost");
+    });
+    let names = || {
+        let nodes = world.hosts[0].daemon.show("nodes");
+        nodes.as_array().unwrap().iter().map(|row| row["host"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Its old name lives for as long as the lease lasts.
+    wait_until("it has one name", SOON, || names() == ["h1", "h22", "h3"]);
+    world.reach_each_other(0);
+    world.reach_each_other(1);
+}
+
+#[test]
 fn hosts_whose_networks_are_vlans_reach_each_other_and_tenants_are_apart() {
     let world = World::new("qy", 2, "vlan");
     world.reach_each_other(0);
@@ -564,13 +628,7 @@ fn on_a_vlan_what_is_for_one_station_of_another_host_is_heard_by_no_third_and_no
     world.reach_each_other(0);
     let (mac, address) = (two.guests[0].mac("tap0"), two.address());
     one.guests[0].must(&format!("ip neigh replace {address} lladdr {mac} dev tap0 nud permanent"));
-    // Its host tells all others of it.
-    let plugs = json!({"key": "L3F2cy9wbHVnLw==", "range_end": "L3F2cy9wbHVnMA=="});
-    wait_until("its address is told", SOON, || {
-        let found = world.wire.inside(|| world.etcd.ask("/v3/kv/range", &plugs));
-        let told = |kv: &Value| serde_json::from_value::<Blob>(kv["value"].clone()).unwrap().0;
-        found["kvs"].as_array().unwrap().iter().any(|kv| String::from_utf8(told(kv)).unwrap().contains(&mac))
-    });
+    wait_until("its host tells of its address", SOON, || world.is_told(&mac));
     thread::sleep(SILENCE);
     let ear = third.sniff();
     for _ in 0..3 {

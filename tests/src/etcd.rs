@@ -124,6 +124,14 @@ impl Etcd {
         self.child.take().expect("it runs").kill();
     }
 
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end.
+    pub fn stop(&mut self) {
+        self.child.take().expect("it runs").terminate(START_LIMIT);
+    }
+
     /// SIGSTOP: it is there, and says nothing any more.
     ///
     /// # Panics

@@ -5,7 +5,10 @@ use super::{SOON, secret, want_users};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 use tests::daemon::Daemon;
 use tests::etcd::{Etcd as Server, Relay, Way};
 use tests::http::Tenant;
@@ -189,6 +192,63 @@ fn with_three_members_one_may_hang_and_without_most_of_them_all_is_told_and_noth
     all.insert(made_soon(&red_b));
     wait_until("both have all", 2 * SOON, || agreed(&red_a, &red_b) == all);
     wait_until("both live", SOON, || b.show("nodes").as_array().unwrap().len() == 2);
+}
+
+#[test]
+fn of_three_members_each_may_end_in_order_under_writes_and_no_acknowledged_one_is_lost() {
+    /// Writes of each API that are acknowledged while one member is away.
+    const MEANWHILE: usize = 10;
+    let mut members = Server::start_three();
+    let urls = members.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let hosts = ["a", "b"].map(|host| daemon(&urls, host, ""));
+    let is_over = AtomicBool::new(false);
+    let made = Mutex::new([BTreeSet::new(), BTreeSet::new()]);
+    let counts = || made.lock().unwrap().each_ref().map(BTreeSet::len);
+    thread::scope(|scope| {
+        for (at, host) in hosts.iter().enumerate() {
+            let (is_over, made) = (&is_over, &made);
+            scope.spawn(move || {
+                let (tenant, body) = (host.tenant("red"), json!({"network": {"name": "n"}}));
+                while !is_over.load(Ordering::Relaxed) {
+                    let answer = tenant.try_request("POST", "networks", Some(&body)).unwrap();
+                    match answer.status {
+                        202 => {
+                            let id = answer.json()["network"]["id"].as_str().unwrap().to_owned();
+                            assert!(made.lock().unwrap()[at].insert(id), "an id comes twice");
+                        }
+                        // Refused, to be tried again.
+                        503 => thread::sleep(Duration::from_millis(50)),
+                        _ => panic!("{answer:?}"),
+                    }
+                }
+            });
+        }
+        let go_on = |members: &mut [Server; 3]| {
+            let grow = |what: &str| {
+                let before = counts();
+                wait_until(what, 2 * SOON, || {
+                    counts().iter().zip(before).all(|(now, before)| *now >= before + MEANWHILE)
+                });
+            };
+            grow("both write");
+            for member in members {
+                member.stop();
+                grow("both write without one of three");
+                member.start_again();
+            }
+        };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| go_on(&mut members)));
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let acknowledged: BTreeSet<String> = made.into_inner().unwrap().into_iter().flatten().collect();
+    // Both that were there, and one that reads all there is.
+    let late = daemon(&urls, "c", "");
+    for host in hosts.iter().chain([&late]) {
+        let tenant = host.tenant("red");
+        let lost = || acknowledged.difference(&networks(&tenant)).cloned().collect::<Vec<_>>();
+        assert!(wait_for(SOON, || lost().is_empty().then_some(())).is_some(), "lost: {:?}", lost());
+    }
 }
 
 #[test]
