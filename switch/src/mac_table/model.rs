@@ -210,9 +210,15 @@ fn loom_an_address_that_is_forgotten_while_it_is_heard_there_is_gone_or_there_on
         });
         table.forget(RED, MAC, A);
         let learned = worker.join().unwrap();
-        // It was new only if it had gone before.
+        // It was new only if it had gone before. Its place in the books, where the port has one, may not have been free yet.
         let found = table.lookup(RED, MAC, NOW);
-        assert!(matches!((learned, found), (Learned::Known, None | Some(A)) | (Learned::New, Some(A))));
+        let is_gone_or_there = match learned {
+            Learned::Known => matches!(found, None | Some(A)),
+            Learned::New => found == Some(A),
+            Learned::Full => found.is_none(),
+            _ => false,
+        };
+        assert!(is_gone_or_there, "{learned:?} {found:?}");
         assert_sound(&table);
     });
 }
