@@ -56,6 +56,15 @@ pub fn leave(workers: &[usize]) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Lets the calling thread run where the process' first one may: for a thread that a worker starts and that must not stay with it.
+///
+/// # Errors
+/// What `sched_setaffinity(2)` says.
+pub fn as_the_first() -> io::Result<()> {
+    let set = sched_getaffinity(Some(rustix::process::getpid()))?;
+    Ok(sched_setaffinity(None, &set)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

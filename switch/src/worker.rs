@@ -467,11 +467,13 @@ fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64) {
     }
 }
 
-/// What a burst that took so long is charged beyond the bytes that it moved; nothing unless it alone makes a round long.
+/// What a burst that took so long is charged beyond the bytes that it moved; nothing unless it alone makes a round long. No more
+/// than is repaid while queues are watched: the worker may have lost its CPU, and that was nobody's doing.
 #[cold]
 fn unexplained(ns: u64, moved_bytes: usize) -> usize {
     let bytes = ns.saturating_sub(LONG_ROUND_NS).saturating_mul(BYTES_PER_NS);
-    usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(moved_bytes)
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(moved_bytes);
+    bytes.min(WATCHED_ROUNDS as usize * ROUND_BYTES)
 }
 
 /// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a

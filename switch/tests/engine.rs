@@ -319,7 +319,6 @@ fn a_queue_whose_frames_take_long_for_their_bytes_sits_out_rounds_in_which_its_n
         ports[1].inject(&frame(2, 0, 64));
         step(&switch, worker)
     };
-    assert_eq!(both(&mut worker), 2);
     assert_eq!(both(&mut worker), 2, "as long as nobody looks at the time");
     worker.note_long_round();
     assert_eq!(both(&mut worker), 2, "now somebody does");
@@ -328,12 +327,9 @@ fn a_queue_whose_frames_take_long_for_their_bytes_sits_out_rounds_in_which_its_n
         ports[1].inject(&frame(2, 0, 64));
         ports[0].inject(&frame(1, 0, 64));
         rounds += 1;
-        match step(&switch, &mut worker) {
-            1 => {}
-            taken => {
-                assert!(taken > 10, "all that has waited");
-                break;
-            }
+        step(&switch, &mut worker);
+        if ports[2].collect().iter().any(|frame| frame.bytes[0] == 1) {
+            break;
         }
     }
     assert!(

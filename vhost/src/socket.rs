@@ -21,7 +21,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use switch::clock::Clock;
 
 /// Bytes of a control message that holds [`FDS_MAX`] file descriptors.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
@@ -218,12 +218,13 @@ impl AsFd for Wake {
 pub struct Call {
     fd: OwnedFd,
     helper: OnceLock<Option<Helper>>,
+    clock: Clock,
     /// Signals in a row that took long.
     slow: AtomicU8,
 }
 
-/// A signal that takes longer is slow: nearly all take less than ten microseconds.
-const SLOW_SIGNAL: Duration = Duration::from_micros(100);
+/// A signal that takes longer, ns, is slow: nearly all take less than ten microseconds.
+const SLOW_SIGNAL_NS: u64 = 100_000;
 /// Slow signals in a row after which they are left to a helper thread. The kernel tells all who wait for an eventfd, and the peer may
 /// have any number of them wait; a worker that lost its CPU in the call a few times is no peer's doing.
 const SLOW_SIGNALS_MAX: u8 = 4;
@@ -231,7 +232,7 @@ const SLOW_SIGNALS_MAX: u8 = 4;
 impl Call {
     /// Takes over a file descriptor that [`is_eventfd`].
     pub fn new(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new(), slow: AtomicU8::new(0) };
+        let call = Call { fd, helper: OnceLock::new(), clock: Clock::default(), slow: AtomicU8::new(0) };
         if !Aio::is_available() {
             // Made here, on the session's thread, so that no worker has to.
             call.helper();
@@ -246,26 +247,38 @@ impl Call {
     /// Interrupts the guest. Costs about a write, never blocks, and may be called from any thread.
     #[inline]
     pub fn signal(&self) {
-        self.signal_by(|| Aio::signal(self.fd.as_fd()));
+        if !self.is_left_to_helper() && !Aio::with_own(|aio| self.submit(aio)).unwrap_or(false) {
+            self.signal_slowly();
+        }
     }
 
-    #[inline]
-    fn signal_by(&self, submit: impl FnOnce() -> bool) {
-        if let Some(Some(helper)) = self.helper.get() {
-            return helper.wake.wake();
+    /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
+    pub fn signal_from_control(&self) {
+        if !self.is_left_to_helper() && !Aio::with_control(|aio| self.submit(aio)).unwrap_or(false) {
+            self.signal_slowly();
         }
-        let begun = Instant::now();
-        if !submit() {
-            return self.signal_slowly();
-        }
-        self.note(begun.elapsed());
     }
 
-    /// A signal took so long.
+    /// Has the helper signal, if there is one.
     #[inline]
-    fn note(&self, took: Duration) {
+    fn is_left_to_helper(&self) -> bool {
+        let Some(Some(helper)) = self.helper.get() else { return false };
+        helper.wake.wake();
+        true
+    }
+
+    fn submit(&self, aio: &mut Aio) -> bool {
+        let begun = self.clock.now();
+        let is_done = aio.submit(self.fd.as_fd());
+        self.note(self.clock.now().ns.saturating_sub(begun.ns));
+        is_done
+    }
+
+    /// A signal took so many nanoseconds.
+    #[inline]
+    fn note(&self, took_ns: u64) {
         // Nobody minds if one of two workers' counts is lost.
-        let slow = if took > SLOW_SIGNAL { self.slow.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        let slow = if took_ns > SLOW_SIGNAL_NS { self.slow.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
         self.slow.store(slow, Ordering::Relaxed);
         if slow >= SLOW_SIGNALS_MAX {
             // If there is none to be had it goes on as it is: slowly, but the guest is interrupted.
@@ -273,9 +286,11 @@ impl Call {
         }
     }
 
-    /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
-    pub fn signal_from_control(&self) {
-        self.signal_by(|| Aio::with_control(|aio| aio.submit(self.fd.as_fd())).unwrap_or(false));
+    /// Takes over what was found out about the peer: it has this call in place of `before`.
+    pub fn follow(&self, before: &Call) {
+        let is_slow = matches!(before.helper.get(), Some(Some(_)));
+        let slow = if is_slow { SLOW_SIGNALS_MAX - 1 } else { before.slow.load(Ordering::Relaxed) };
+        self.slow.store(slow, Ordering::Relaxed);
     }
 
     /// By a helper thread: the kernel refuses this thread a context of its own.
@@ -287,8 +302,8 @@ impl Call {
     }
 }
 
-/// A thread that writes to one eventfd and may block there. It ends when its [`Call`] is dropped; if it is blocked then, it
-/// stays behind until the peer reads its own eventfd or closes it.
+/// A thread that signals one eventfd and may take its time for it, away from the CPUs of workers. It ends when its [`Call`] is
+/// dropped. Where the kernel has no AIO for it either it may be blocked then, and stays behind until the peer reads its own eventfd.
 struct Helper {
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
@@ -322,6 +337,8 @@ impl Helper {
         let (fd, our_wake, our_stop) = (fd.try_clone()?, wake.clone(), stop.clone());
         std::thread::Builder::new().name("vhost-call".into()).spawn(move || {
             let _seat = seat;
+            // A worker may have started it, which it must not disturb.
+            let _ = switch::affinity::as_the_first();
             loop {
                 let mut fds = [rustix::event::PollFd::new(&*our_wake, rustix::event::PollFlags::IN)];
                 let _ = rustix::event::poll(&mut fds, None);
@@ -329,7 +346,9 @@ impl Helper {
                 if our_stop.load(Ordering::Acquire) {
                     return;
                 }
-                let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
+                if !Aio::with_own(|aio| aio.submit(fd.as_fd())).unwrap_or(false) {
+                    let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
+                }
             }
         })?;
         Ok(Helper { wake, stop })
@@ -426,16 +445,17 @@ impl Aio {
         Ok(Aio { context, null, waiting: 0 })
     }
 
-    /// Adds one to an eventfd; answers whether that worked. Allocates only at a thread's first call.
-    fn signal(fd: BorrowedFd<'_>) -> bool {
+    /// Uses this thread's context; `None` if the kernel gives none. Allocates only at a thread's first call.
+    fn with_own<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
         AIO.with_borrow_mut(|slot| {
             if slot.is_none() {
                 *slot = Aio::new().ok();
             }
-            slot.as_mut().is_some_and(|aio| aio.submit(fd))
+            slot.as_mut().map(work)
         })
     }
 
+    /// Adds one to an eventfd; answers whether that worked.
     fn submit(&mut self, fd: BorrowedFd<'_>) -> bool {
         if self.waiting >= AIO_REAP {
             self.reap();
@@ -500,6 +520,7 @@ mod tests {
     use super::*;
     use crate::message::{Request, protocol};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::time::{Duration, Instant};
 
     fn pair() -> (Stream, Stream) {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -558,7 +579,7 @@ mod tests {
     }
 
     fn with_helper(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new(), slow: AtomicU8::new(0) };
+        let call = Call { fd, helper: OnceLock::new(), clock: Clock::default(), slow: AtomicU8::new(0) };
         assert!(call.helper().is_some());
         call
     }
@@ -591,17 +612,41 @@ mod tests {
     fn a_peer_whose_signals_take_long_again_and_again_is_left_to_a_helper_which_signals_it() {
         let fd = blocking_eventfd(0);
         let call = Call::new(fd.try_clone().unwrap());
-        let long = SLOW_SIGNAL + Duration::from_nanos(1);
-        for took in [long, long, long, SLOW_SIGNAL, long, long, long] {
+        let long = SLOW_SIGNAL_NS + 1;
+        for took in [long, long, long, SLOW_SIGNAL_NS, long, long, long] {
             call.note(took);
         }
         assert!(call.helper.get().is_none(), "a worker loses its CPU now and then");
-        call.note(long);
+        // As a worker's thread finds out.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                switch::affinity::pin(*switch::affinity::allowed_cpus().unwrap().last().unwrap()).unwrap();
+                call.note(long);
+            });
+        });
         assert!(matches!(call.helper.get(), Some(Some(_))));
         call.signal();
         assert_eq!(count_of(&fd), 1, "waits for it");
         call.signal_from_control();
         assert_eq!(count_of(&fd), 1);
+        let of_thread = |id: &str| {
+            let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap();
+            let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+            (line("Name:"), line("Cpus_allowed_list:"))
+        };
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let ids = threads.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let first = of_thread(&std::process::id().to_string()).1;
+        let helpers: Vec<String> =
+            ids.map(|id| of_thread(&id)).filter(|of| of.0.ends_with("vhost-call")).map(|of| of.1).collect();
+        assert!(!helpers.is_empty() && helpers.iter().all(|cpus| *cpus == first), "{helpers:?}, {first}");
+
+        // The next one by which this peer is interrupted has to be slow once only.
+        let next = Call::new(blocking_eventfd(0));
+        next.follow(&call);
+        assert!(next.helper.get().is_none());
+        next.note(long);
+        assert!(matches!(next.helper.get(), Some(Some(_))));
     }
 
     #[test]

@@ -87,9 +87,10 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
     drops = [drops[0] + of_life[0], drops[1] + of_life[1]];
     let report = report(&mut guest, "report");
     assert!(deaths > 1, "{deaths} deaths");
-    let strange = ["overflowed", "beyond_window", "misdelivered"].map(|name| count(&report, name));
-    assert_eq!(strange, [0; 3], "{report:#}");
-    let bound = deaths * 2 * BURST as u64;
+    let strange = ["beyond_window", "misdelivered"].map(|name| count(&report, name));
+    assert_eq!(strange, [0; 2], "{report:#}");
+    // What its generator's sockets had no room for was not lost on the way.
+    let bound = deaths * 2 * BURST as u64 + count(&report, "overflowed");
     for (stream, dropped) in report["streams"].as_array().unwrap().iter().zip(drops) {
         let [sent, lost, doubled] = ["sent", "lost", "duplicated"].map(|name| count(stream, name));
         println!("{deaths} deaths: {sent} sent, {lost} lost of which {dropped} dropped by a switch, {doubled} doubled");
