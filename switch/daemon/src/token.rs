@@ -1,7 +1,8 @@
 //! `qvs token`: makes a token and adds its hash to the file of tokens.
 //!
 //! The file is replaced whole: the daemon may read it at any moment, and a disk that is full must not cost the tokens that
-//! are there. It stays its owner's, so that root may add tokens to the file of a daemon that is not.
+//! are there. It stays its owner's, and a new one is the daemon's user's, so that root may make tokens for a daemon that
+//! is not root.
 
 use crate::cli::TokenArgs;
 use crate::identity::{rights_of_secrets, wall_clock};
@@ -60,7 +61,7 @@ fn add(path: &Path, rights: Rights, entry: &str) -> anyhow::Result<()> {
     check_text_of_file(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
     // Beside it, so that it can take its place in one step; of a name nobody else uses.
     let beside = path.with_extension(format!("new-{}", std::process::id()));
-    let replaced = write(&beside, path, directory, &text);
+    let replaced = write(&beside, path, directory, rights, &text);
     if replaced.is_err() {
         // The error that matters is the first.
         let _ = std::fs::remove_file(&beside);
@@ -68,11 +69,17 @@ fn add(path: &Path, rights: Rights, entry: &str) -> anyhow::Result<()> {
     replaced.with_context(|| format!("writing {}", path.display()))
 }
 
-fn write(beside: &Path, path: &Path, directory: &Path, text: &str) -> std::io::Result<()> {
+fn write(beside: &Path, path: &Path, directory: &Path, rights: Rights, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-    let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(directory))?;
-    if owner.uid() != file.metadata()?.uid() {
-        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    let (user, group) = match (std::fs::metadata(path), rights) {
+        (Err(_), Rights::OwnerOnlyOf(user)) => (user, None),
+        (found, _) => {
+            let owner = found.or_else(|_| std::fs::metadata(directory))?;
+            (owner.uid(), Some(owner.gid()))
+        }
+    };
+    if user != file.metadata()?.uid() {
+        fchown(&file, Some(user), group)?;
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

@@ -213,6 +213,20 @@ fn root_looks_after_the_tokens_of_a_daemon_of_another_user_and_of_nobody_else() 
 }
 
 #[test]
+fn a_new_file_of_tokens_that_root_makes_is_the_daemons_users_also_in_a_directory_of_roots() {
+    const DAEMON: u32 = 65_534;
+    let rig = Rig::new("new", &format!("{TOKENS}tokens = \"DIR/tokens.toml\"\n"));
+    let (state, tokens) = (rig.directory.join("state"), rig.directory.join("tokens.toml"));
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(DAEMON), None).expect("this test needs root");
+    for tenant in ["red", "blue"] {
+        rig.token(&[tenant]);
+        let made = std::fs::metadata(&tokens).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o777), (DAEMON, 0o600), "{tenant}");
+    }
+}
+
+#[test]
 fn a_tenant_plugs_what_an_operator_plugged_for_it_and_learns_nothing_of_the_rest() {
     let rig = Rig::new("claim", TOKENS);
     let (red, blue, admin) = (rig.token(&["red"]), rig.token(&["blue"]), rig.token(&["ops", "--role", "admin"]));
