@@ -9,6 +9,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -213,10 +215,21 @@ fn is_ours_alone(path: &Path) -> bool {
 /// Whether some process has a socket that was bound to this path, by the kernel's list (`/proc/net/unix`). That has those
 /// of our network namespace only, and paths as they were said; it does where only we can have made the socket.
 fn is_bound(path: &Path) -> bool {
-    let Ok(list) = std::fs::read("/proc/net/unix") else { return true };
-    // The path is the last word of its line; what it has in it, spaces or line ends, stands there as it is.
+    let Ok(list) = File::open("/proc/net/unix") else { return true };
+    let mut list = BufReader::new(list);
+    // The path is the last word of its line; what it has in it, spaces or line ends, stands there as it is. Of one with line
+    // ends its last line is looked for, which may be another's too: then it is taken for bound.
     let end = [b" ", path.as_os_str().as_bytes(), b"\n"].concat();
-    list.windows(end.len()).any(|window| window == end)
+    let end = end.split_inclusive(|&byte| byte == b'\n').next_back().unwrap_or_default();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match list.read_until(b'\n', &mut line) {
+            Ok(0) => return false,
+            Ok(_) if !line.ends_with(end) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
 }
 
 /// Connects to a socket that a peer listens on.
@@ -347,6 +360,18 @@ mod tests {
             std::fs::rename(&aside, directory.path()).unwrap();
             assert!(Listener::bind(&directory.path(), GIVEN).is_ok());
         });
+    }
+
+    #[test]
+    fn who_has_a_socket_is_found_in_the_kernels_list_whatever_its_path_has_in_it() {
+        let directory = Directory::new();
+        for name in ["socket", "so cket", "so\ncket", "socket\n"] {
+            let path = directory.0.join(name);
+            let _bound = UnixListener::bind(&path).unwrap();
+            assert!(is_bound(&path), "{path:?}");
+        }
+        assert!(!is_bound(&directory.0.join("ocket")));
+        assert!(!is_bound(&directory.0));
     }
 
     #[test]
