@@ -2,8 +2,8 @@
 //!
 //! A worker owns its batch, its books and the rx queues the snapshot deals it. `step` is one round; time comes in as an
 //! argument, so that a simulation can drive it. The round's snapshot is borrowed for the whole round, and with it all
-//! the memory that tails point into. Nothing here allocates or locks; only a round in some thirty asks
-//! the time, to tell what each queue costs.
+//! the memory that tails point into. Nothing here allocates or locks; only one round in [`TIMED_ROUNDS`], and those after a
+//! long one, ask the time, to tell what each queue costs.
 //!
 //! Fairness: a burst ends at [`BURST`] frames or [`ROUND_BYTES`] bytes; every copy a burst causes (a flood makes many)
 //! is charged to its queue, and a queue in debt sits out until rounds have repaid it. Floods of one burst are bounded by
