@@ -24,7 +24,7 @@ A trunk carries several networks to one guest: its own interface id is what goes
 --role is always the SWITCH's role. libvirt's <source mode=...> and Nova's vhostuser_mode are QEMU's role, the opposite:
   qvs --role server  =  libvirt mode='client'   the switch listens, QEMU connects (QEMU's reconnect= survives our restart)
   qvs --role client  =  libvirt mode='server'   QEMU listens, the switch connects and reconnects; if it does not run as root, to
-                                                sockets that its group may open: below /run/qvs/qemu with the packaged unit
+                                                sockets that its group may open: below /run/qvs-qemu with the packaged unit
 
 Examples:
   qvs plug vm1-eth0 --vhost-user /run/qvs/vhost/vm1 --mac 52:54:00:00:00:01
