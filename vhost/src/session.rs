@@ -233,8 +233,8 @@ impl Session {
                 // The memory stays, and so do the eventfds we signal: a frontend that hands regions over one by one takes
                 // them for known, and QEMU sends its calls once.
                 for setup in &mut self.rings {
-                    let (call, error) = (setup.call.take(), setup.error.take());
-                    *setup = Setup { call, error, ..Setup::default() };
+                    let (call, last_call, error) = (setup.call.take(), setup.last_call.take(), setup.error.take());
+                    *setup = Setup { call, last_call, error, ..Setup::default() };
                 }
                 (self.features, self.status) = (0, 0);
             }
@@ -318,7 +318,7 @@ impl Session {
             }
             Request::SetVringCall(ring) => {
                 let call = one_eventfd(code, ring, fds)?.map(|fd| Arc::new(Call::new(fd)));
-                self.setup(code, u32::from(ring.index))?.call = call.clone();
+                self.setup(code, u32::from(ring.index))?.signal_by(call.clone());
                 if let Some(set) = self.published.as_ref().filter(|set| set.has(usize::from(ring.index))) {
                     set.set_call(usize::from(ring.index), call);
                     self.interrupt(usize::from(ring.index));

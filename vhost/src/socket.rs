@@ -286,11 +286,25 @@ impl Call {
         }
     }
 
-    /// Takes over what was found out about the peer: it has this call in place of `before`.
-    pub fn follow(&self, before: &Call) {
-        let is_slow = matches!(before.helper.get(), Some(Some(_)));
-        let slow = if is_slow { SLOW_SIGNALS_MAX - 1 } else { before.slow.load(Ordering::Relaxed) };
-        self.slow.store(slow, Ordering::Relaxed);
+    /// Takes over what was found out about the peer, which has this call in place of `before`; on the session's thread, so that no
+    /// worker has to find it out anew.
+    pub(crate) fn follow(&self, before: &Call) {
+        self.slow.store(before.slow.load(Ordering::Relaxed), Ordering::Relaxed);
+        if matches!(before.helper.get(), Some(Some(_))) {
+            self.helper();
+        }
+    }
+
+    /// Has it found out that its peer is slow.
+    #[cfg(test)]
+    pub(crate) fn be_slow(&self) {
+        (0..SLOW_SIGNALS_MAX).for_each(|_| self.note(SLOW_SIGNAL_NS + 1));
+    }
+
+    /// Whether a helper signals.
+    #[cfg(test)]
+    pub(crate) fn has_helper(&self) -> bool {
+        matches!(self.helper.get(), Some(Some(_)))
     }
 
     /// By a helper thread: the kernel refuses this thread a context of its own.
@@ -339,6 +353,7 @@ impl Helper {
             let _seat = seat;
             // A worker may have started it, which it must not disturb.
             let _ = switch::affinity::as_the_first();
+            let mut aio = Aio::new(HELPER_AIO_DEPTH).ok();
             loop {
                 let mut fds = [rustix::event::PollFd::new(&*our_wake, rustix::event::PollFlags::IN)];
                 let _ = rustix::event::poll(&mut fds, None);
@@ -346,7 +361,7 @@ impl Helper {
                 if our_stop.load(Ordering::Acquire) {
                     return;
                 }
-                if !Aio::with_own(|aio| aio.submit(fd.as_fd())).unwrap_or(false) {
+                if !aio.as_mut().is_some_and(|aio| aio.submit(fd.as_fd())) {
                     let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
                 }
             }
@@ -398,6 +413,8 @@ const COMMAND_PWRITE: u16 = 1;
 const FLAG_RESULT_FD: u32 = 1;
 /// Requests that may wait to be reaped in a thread's context.
 const AIO_DEPTH: u32 = 128;
+/// The same in a helper's context, of which there may be thousands.
+const HELPER_AIO_DEPTH: u32 = 2;
 /// Requests after which they are reaped; a quarter of the depth, so that a busy thread never runs into it.
 const AIO_REAP: u32 = 32;
 
@@ -428,17 +445,18 @@ impl Aio {
     fn with_control<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
         let mut slot = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
-            *slot = Aio::new().ok();
+            *slot = Aio::new(AIO_DEPTH).ok();
         }
         slot.as_mut().map(work)
     }
 
-    fn new() -> std::io::Result<Aio> {
+    /// With room for so many requests.
+    fn new(depth: u32) -> std::io::Result<Aio> {
         let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?.into();
         let mut context: libc::c_ulong = 0;
         // SAFETY: the kernel writes one word to `context`, which is zero as io_setup(2) demands.
         // Why unsafe: no crate of ours wraps AIO, and it is the only way to add to an eventfd without blocking.
-        let result = unsafe { libc::syscall(libc::SYS_io_setup, libc::c_long::from(AIO_DEPTH), &raw mut context) };
+        let result = unsafe { libc::syscall(libc::SYS_io_setup, libc::c_long::from(depth), &raw mut context) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
@@ -449,7 +467,7 @@ impl Aio {
     fn with_own<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
         AIO.with_borrow_mut(|slot| {
             if slot.is_none() {
-                *slot = Aio::new().ok();
+                *slot = Aio::new(AIO_DEPTH).ok();
             }
             slot.as_mut().map(work)
         })
@@ -630,23 +648,21 @@ mod tests {
         call.signal_from_control();
         assert_eq!(count_of(&fd), 1);
         let of_thread = |id: &str| {
-            let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap();
-            let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-            (line("Name:"), line("Cpus_allowed_list:"))
+            // It may have ended meanwhile.
+            let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+            let line = |name: &str| Some(status.lines().find(|line| line.starts_with(name))?.to_owned());
+            Some((line("Name:")?, line("Cpus_allowed_list:")?))
         };
         let threads = std::fs::read_dir("/proc/self/task").unwrap();
         let ids = threads.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let first = of_thread(&std::process::id().to_string()).1;
+        let first = of_thread(&std::process::id().to_string()).unwrap().1;
         let helpers: Vec<String> =
-            ids.map(|id| of_thread(&id)).filter(|of| of.0.ends_with("vhost-call")).map(|of| of.1).collect();
+            ids.filter_map(|id| of_thread(&id)).filter(|of| of.0.ends_with("vhost-call")).map(|of| of.1).collect();
         assert!(!helpers.is_empty() && helpers.iter().all(|cpus| *cpus == first), "{helpers:?}, {first}");
 
-        // The next one by which this peer is interrupted has to be slow once only.
         let next = Call::new(blocking_eventfd(0));
         next.follow(&call);
-        assert!(next.helper.get().is_none());
-        next.note(long);
-        assert!(matches!(next.helper.get(), Some(Some(_))));
+        assert!(next.has_helper(), "the next one by which this peer is interrupted");
     }
 
     #[test]

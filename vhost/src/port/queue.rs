@@ -121,9 +121,6 @@ impl<L: Layout> Queue<L> {
     }
 
     pub(super) fn set_call(&self, call: Option<Arc<Call>>) {
-        if let (Some(call), Some(before)) = (&call, &*self.call.load()) {
-            call.follow(before);
-        }
         self.call.store(call);
     }
 
