@@ -220,25 +220,28 @@ impl Asker {
     async fn ask(&self, token: &str) -> Result<Good, Trouble> {
         let token = HeaderValue::from_str(token).map_err(|_| Trouble::Invalid)?;
         match self.ask_about(&token).await {
-            Err(Trouble::Unanswered(error)) => {
-                let ours = self.service_token(None).await?;
-                match self.validate(&ours, &ours).await {
-                    Ok(answer) if answer.status() == StatusCode::OK => Err(Trouble::Doubt(error)),
-                    Ok(_) | Err(Trouble::Unanswered(_)) => Err(Trouble::Away(error)),
-                    Err(trouble) => Err(trouble),
-                }
-            }
+            Err(Trouble::Unanswered(error)) => match self.question(None).await {
+                Ok(answer) if answer.status() == StatusCode::OK => Err(Trouble::Doubt(error)),
+                Ok(_) | Err(Trouble::Unanswered(_)) => Err(Trouble::Away(error)),
+                Err(trouble) => Err(trouble),
+            },
             outcome => outcome,
         }
     }
 
-    async fn ask_about(&self, token: &HeaderValue) -> Result<Good, Trouble> {
-        let service = self.service_token(None).await?;
-        let mut answer = self.validate(token, &service).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            let service = self.service_token(Some(&service)).await?;
-            answer = self.validate(token, &service).await?;
+    /// Asks about a token, or our own, by a service token that Keystone takes.
+    async fn question(&self, token: Option<&HeaderValue>) -> Result<Response<Vec<u8>>, Trouble> {
+        let ours = self.service_token(None).await?;
+        let answer = self.validate(token.unwrap_or(&ours), &ours).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
         }
+        let ours = self.service_token(Some(&ours)).await?;
+        self.validate(token.unwrap_or(&ours), &ours).await
+    }
+
+    async fn ask_about(&self, token: &HeaderValue) -> Result<Good, Trouble> {
+        let answer = self.question(Some(token)).await?;
         match answer.status() {
             StatusCode::OK => self.read_token(answer.body()),
             // 404: no such token, expired or revoked. 400: it cannot be one. The others: it is too long to be one.

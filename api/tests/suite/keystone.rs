@@ -38,7 +38,7 @@ struct Script {
     is_down: bool,
     is_silent: bool,
     is_babbling: bool,
-    /// What it answers to questions for this token.
+    /// What it answers to questions for this token, before it looks who asks.
     odd: Option<(&'static str, &'static str)>,
     /// What it answers to questions for any token.
     to_all: Option<&'static str>,
@@ -167,15 +167,15 @@ fn reply(
             ("201 Created", format!("X-Subject-Token: service-{}\r\n", script.given), json!({"token": {}}))
         }
         "GET /v3/auth/tokens?nocatalog HTTP/1.1" => {
-            if header("x-auth-token") != Some(format!("service-{}", script.given)) {
-                return ("401 Unauthorized", String::new(), Value::Null);
-            }
-            script.asked += 1;
             if let Some((token, status)) = script.odd
                 && header("x-subject-token").as_deref() == Some(token)
             {
                 return (status, String::new(), Value::Null);
             }
+            if header("x-auth-token") != Some(format!("service-{}", script.given)) {
+                return ("401 Unauthorized", String::new(), Value::Null);
+            }
+            script.asked += 1;
             if let Some(status) = script.to_all {
                 return (status, String::new(), Value::Null);
             }
@@ -310,6 +310,21 @@ fn what_keystone_says_to_one_token_is_no_verdict_on_others() {
         assert_eq!(verify(&keystone, token), Err(Denied::Invalid), "{status}");
         assert!(verify(&keystone, "blue").is_ok(), "{status}");
     }
+}
+
+#[test]
+fn a_stranger_s_token_without_a_verdict_tells_nothing_of_keystone_when_our_own_has_ended() {
+    let (double, scratch) = (Double::start(), Scratch::new());
+    let keystone = double.verifier(&scratch, Duration::ZERO);
+    double.give("red", Some("red-id"), "member", IN_AN_HOUR);
+    assert!(verify(&keystone, "red").is_ok());
+    double.script().given = 7;
+    double.script().tokens.clear();
+    double.script().odd = Some(("strange", "500 Internal Server Error"));
+    let verified = verify(&keystone, "strange");
+    assert!(is_unavailable(&verified), "{verified:?}");
+    assert_eq!(verify(&keystone, "red"), Err(Denied::Invalid), "it was revoked, and Keystone says so");
+    assert_eq!(double.script().given, 8, "ours was got anew");
 }
 
 #[test]
