@@ -569,6 +569,8 @@ fn in_the_originals_dialect_a_profile_is_associated_with_any_port_and_told_with_
     assert_eq!(assigned(), json!(["none"]));
     // The port alone tells which is meant.
     let place = json!({"portprofile": {"network-id": "elsewhere", "port-id": "none"}});
+    talk.expect_done(&talk.ask("PUT", &format!("{member}/associate_portprofile"), Some(&place)));
+    assert_eq!(assigned(), json!(["none"]), "it is associated once");
     talk.expect_done(&talk.ask("PUT", &format!("{member}/disassociate_portprofile"), Some(&place)));
     assert_eq!(assigned(), json!([]));
 }

@@ -118,8 +118,11 @@ fn associate(call: &Call<'_>) -> Result<Answer, Refusal> {
         return Err(legacy::refuse(legacy::PORT_NOT_FOUND, call));
     }
     call.attaches(&place.port);
+    // In the original a port alone is what is associated, whatever network is named.
+    let is_strict = call.request.dialect == Dialect::StrictEssex;
+    let is_same = |other: &AssociatedPort| if is_strict { other.port == place.port } else { *other == place };
     let profile = change(call, |profile| {
-        if !profile.ports.contains(&place) {
+        if !profile.ports.iter().any(is_same) {
             // Those that went make room.
             profile.ports.retain(|port| is_there(call, port).unwrap_or(true));
             if profile.ports.len() < PORTS_MAX {
@@ -127,7 +130,7 @@ fn associate(call: &Call<'_>) -> Result<Answer, Refusal> {
             }
         }
     })?;
-    let is_kept = profile.ports.contains(&place);
+    let is_kept = profile.ports.iter().any(is_same);
     if is_kept { Ok(legacy::done(call)) } else { Err(legacy::refuse(legacy::TOO_MANY, call)) }
 }
 
