@@ -8,6 +8,7 @@
 mod sqlite;
 
 use crate::cli::{ExportArgs, ImportArgs, Origin, StoreCommand};
+use crate::cluster::BOOTS;
 use crate::settings::Settings;
 use crate::{FAILED, Outcome, WRONG};
 use api::host::{DeviceSpec, Plug};
@@ -147,6 +148,8 @@ impl Import {
             }
             Origin::Qvs => notes.extend(orphans(&before.plugs, &backup.plugs)),
         }
+        // They name what a host has in a cloud; the file may be from another.
+        backup.extras.retain(|(kind, key), _| (kind.as_str(), key.as_str()) != BOOTS);
         Import { backup, notes, records: records as u64 }
     }
 }
@@ -228,6 +231,15 @@ fn give(file: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn the_starts_of_the_host_that_was_exported_are_not_imported() {
+        let extra = |kind: &str, key: &str| ((kind.to_owned(), key.to_owned()), b"[]".to_vec());
+        let extras = [extra(BOOTS.0, BOOTS.1), extra("credential", "id")].into();
+        let import =
+            Import::over(&Backup::default(), Backup { extras, ..Backup::default() }, String::new(), Origin::Qvs);
+        assert_eq!(import.backup.extras, [extra("credential", "id")].into());
+    }
 
     #[test]
     fn an_import_that_cannot_be_handed_over_says_what_it_did_and_what_is_left_to_do() {

@@ -28,7 +28,7 @@ const READY_AFTER: Duration = Duration::from_secs(15);
 /// Earlier starts of this host that its own store names: of those since one ended in order, only some can seem to live.
 const BOOTS_MAX: usize = 16;
 /// Under which kind and key the store has them.
-const BOOTS: (&str, &str) = ("node", "boots");
+pub(crate) const BOOTS: (&str, &str) = ("node", "boots");
 
 /// Our part in the cloud that the settings name; `None`: this host is alone. `own` is the store of this host alone.
 ///
