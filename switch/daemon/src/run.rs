@@ -36,11 +36,12 @@ use api::plugins::{FakePlugin, NativePlugin};
 use api::quota::Quotas;
 use api::sealed::SealKey;
 use api::server::{Claims, Limits, ServerConfig, serve};
-use api::store::Store;
+use api::store::{Store, StoreError};
 use api::v1::{Dialect, Extensions, ExtensionsConfig, ExtensionsError};
 use api::watched::Rights;
 use pipelines::Standard;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use switch::affinity;
@@ -57,6 +58,11 @@ const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
 const API_THREADS: usize = 2;
 /// Threads for calls that block, beyond one for each connection. They come as they are needed and go when idle.
 const API_THREADS_SPARE: usize = 64;
+/// How long a store that another process has is waited for: `qvs check` looks into it for a moment, a daemon stays.
+const STORE_WAIT: Duration = Duration::from_secs(1);
+/// Pause between two tries to open it.
+const STORE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -136,7 +142,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let mut door = Door::new(admin_socket);
-    let store = Arc::new(Store::open(settings.store.path()).map_err(anyhow::Error::from)?);
+    let store = Arc::new(open_store(settings.store.path()).map_err(anyhow::Error::from)?);
     let cluster = cluster::of(&settings, Rights::OwnerOnly, &store)?;
     let api = settings.node.is(NodeRole::Api).then(|| listener::open(settings.api.listen, "the API")).transpose()?;
     let api_address = api.as_ref().map(TcpListener::local_addr).transpose().context("the API's listener")?;
@@ -421,4 +427,35 @@ fn start_following(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Opens the store; waits a moment for who only looks into it.
+fn open_store(path: &Path) -> Result<Store, StoreError> {
+    let end = Instant::now() + STORE_WAIT;
+    loop {
+        match Store::open(path) {
+            Err(StoreError::InUse { .. }) if Instant::now() < end => std::thread::sleep(STORE_PAUSE),
+            opened => return opened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_somebody_looks_into_is_waited_for_and_one_that_is_another_s_is_not_for_long() {
+        let dir = std::env::temp_dir().join(format!("qvs-store-wait-{}", std::process::id()));
+        let path = dir.join("state.redb");
+        let held = Store::open(&path).unwrap();
+        assert!(matches!(open_store(&path), Err(StoreError::InUse { .. })));
+        let looks = std::thread::spawn(move || {
+            std::thread::sleep(STORE_WAIT / 4);
+            drop(held);
+        });
+        open_store(&path).unwrap();
+        looks.join().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
