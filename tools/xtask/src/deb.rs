@@ -27,7 +27,6 @@ const FILES: &[(&str, &str, u32)] = &[
     ("api/src/policy/default.toml", "usr/share/doc/qvs/api/src/policy/default.toml", 0o644),
     ("switch/COUNTERS.md", "usr/share/doc/qvs/switch/COUNTERS.md", 0o644),
     ("tools/packaging/qvs.toml", "usr/share/doc/qvs/tools/packaging/qvs.toml", 0o644),
-    ("benches/results/apart.md", "usr/share/doc/qvs/benches/results/apart.md", 0o644),
     ("benches/results/cloud.md", "usr/share/doc/qvs/benches/results/cloud.md", 0o644),
     ("benches/results/cycles.md", "usr/share/doc/qvs/benches/results/cycles.md", 0o644),
     ("benches/results/latest.md", "usr/share/doc/qvs/benches/results/latest.md", 0o644),
