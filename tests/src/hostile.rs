@@ -113,7 +113,8 @@ pub fn misbehave(path: &Path, class: Class, features: u64, load: Load, is_over: 
     let burner = Burner { begun, cpu_before, share };
     let (path, chance, deeds) = (path.to_owned(), Chance::new(1), Deeds::default());
     let boots = load.boots * TURN.as_secs_f64();
-    let mut guest = Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0, boots, due: 0.0 };
+    let mut guest =
+        Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0, boots, boots_owed: 0.0 };
     while !is_over.load(Ordering::Relaxed) {
         let mut driver = guest.driver();
         let begun = driver.start();
@@ -158,7 +159,7 @@ struct Guest {
     owed: f64,
     /// How often it makes memory in the time of a turn, and how often it owes that.
     boots: f64,
-    due: f64,
+    boots_owed: f64,
 }
 
 impl Guest {
@@ -202,9 +203,9 @@ impl Guest {
                             self.owed -= self.talk(driver) as f64 / f64::from(BURST);
                         }
                     }
-                    self.due += self.boots * turns;
-                    if self.due >= 1.0 {
-                        self.due = 0.0;
+                    self.boots_owed += self.boots * turns;
+                    if self.boots_owed >= 1.0 {
+                        self.boots_owed = 0.0;
                         self.driver().receiver.post_all();
                     }
                 }

@@ -4,9 +4,10 @@
 //! half message waiting and nobody else. The eventfds are shared with a peer that can do anything to them, also clear
 //! O_NONBLOCK and fill the counter to its brim, after which a plain write blocks for ever. So [`Call`] signals through
 //! Linux AIO: the kernel adds to an eventfd named in `aio_resfd` when a request completes, and that addition saturates
-//! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, or a peer has so many
-//! wait for its eventfd that telling them takes long, a ring has a helper thread of its own that may block in its peer's stead. AIO requests are bounded for the whole host
-//! (`fs.aio-max-nr`, 65,536), so only workers have a context each; all session threads share one.
+//! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, or a peer has so
+//! many wait for its eventfd that telling them takes long, a ring has a helper thread of its own, which may take its time in its
+//! peer's stead. AIO requests are bounded for the whole host (`fs.aio-max-nr`, 65,536), so only workers have a context of full
+//! depth each; all session threads share one, and a helper's is small.
 
 use crate::message::{FDS_MAX, HEADER_LEN, Header, MessageError};
 use rustix::event::{EventfdFlags, eventfd};
@@ -247,21 +248,21 @@ impl Call {
     /// Interrupts the guest. Costs about a write, never blocks, and may be called from any thread.
     #[inline]
     pub fn signal(&self) {
-        if !self.is_left_to_helper() && !Aio::with_own(|aio| self.submit(aio)).unwrap_or(false) {
+        if !self.leave_to_helper() && !Aio::with_own(|aio| self.submit(aio)).unwrap_or(false) {
             self.signal_slowly();
         }
     }
 
     /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
     pub fn signal_from_control(&self) {
-        if !self.is_left_to_helper() && !Aio::with_control(|aio| self.submit(aio)).unwrap_or(false) {
+        if !self.leave_to_helper() && !Aio::with_control(|aio| self.submit(aio)).unwrap_or(false) {
             self.signal_slowly();
         }
     }
 
-    /// Has the helper signal, if there is one.
+    /// Has the helper signal, if there is one; answers whether.
     #[inline]
-    fn is_left_to_helper(&self) -> bool {
+    fn leave_to_helper(&self) -> bool {
         let Some(Some(helper)) = self.helper.get() else { return false };
         helper.wake.wake();
         true
@@ -295,7 +296,7 @@ impl Call {
         }
     }
 
-    /// Has it found out that its peer is slow.
+    /// As if its peer had been found to be slow.
     #[cfg(test)]
     pub(crate) fn be_slow(&self) {
         (0..SLOW_SIGNALS_MAX).for_each(|_| self.note(SLOW_SIGNAL_NS + 1));
@@ -415,8 +416,8 @@ const FLAG_RESULT_FD: u32 = 1;
 const AIO_DEPTH: u32 = 128;
 /// The same in a helper's context, of which there may be thousands.
 const HELPER_AIO_DEPTH: u32 = 2;
-/// Requests after which they are reaped; a quarter of the depth, so that a busy thread never runs into it.
-const AIO_REAP: u32 = 32;
+/// Requests that are reaped at once, at a quarter of the largest depth.
+const AIO_REAP: usize = AIO_DEPTH as usize / 4;
 
 /// What every request writes: one byte, whose value goes nowhere.
 static AIO_BYTE: u8 = 0;
@@ -425,6 +426,8 @@ static AIO_BYTE: u8 = 0;
 struct Aio {
     context: libc::c_ulong,
     null: OwnedFd,
+    /// Requests that it has room for.
+    depth: u32,
     waiting: u32,
 }
 
@@ -460,7 +463,7 @@ impl Aio {
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Aio { context, null, waiting: 0 })
+        Ok(Aio { context, null, depth, waiting: 0 })
     }
 
     /// Uses this thread's context; `None` if the kernel gives none. Allocates only at a thread's first call.
@@ -475,7 +478,8 @@ impl Aio {
 
     /// Adds one to an eventfd; answers whether that worked.
     fn submit(&mut self, fd: BorrowedFd<'_>) -> bool {
-        if self.waiting >= AIO_REAP {
+        // Before it is full, so that a busy thread never runs into that.
+        if self.waiting >= self.depth.div_ceil(4) {
             self.reap();
         }
         let mut request = Iocb {
@@ -506,7 +510,7 @@ impl Aio {
 
     /// Takes completed requests out of the context, as many as there are.
     fn reap(&mut self) {
-        let mut events = [IoEvent::default(); AIO_REAP as usize];
+        let mut events = [IoEvent::default(); AIO_REAP];
         let mut timeout = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the kernel writes at most `events.len()` events and reads the timeout; with a minimum of 0 and a timeout
         // of zero it does not wait.

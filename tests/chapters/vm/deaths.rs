@@ -87,16 +87,13 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
     drops = [drops[0] + of_life[0], drops[1] + of_life[1]];
     let report = report(&mut guest, "report");
     assert!(deaths > 1, "{deaths} deaths");
-    let strange = ["beyond_window", "misdelivered"].map(|name| count(&report, name));
-    assert_eq!(strange, [0; 2], "{report:#}");
-    // What its generator's sockets had no room for was not lost on the way.
-    let bound = deaths * 2 * BURST as u64 + count(&report, "overflowed");
+    let strange = ["overflowed", "beyond_window", "misdelivered"].map(|name| count(&report, name));
+    assert_eq!(strange, [0; 3], "{report:#}");
+    let bound = deaths * 2 * BURST as u64;
     for (stream, dropped) in report["streams"].as_array().unwrap().iter().zip(drops) {
         let [sent, lost, doubled] = ["sent", "lost", "duplicated"].map(|name| count(stream, name));
         println!("{deaths} deaths: {sent} sent, {lost} lost of which {dropped} dropped by a switch, {doubled} doubled");
-        // Of 13,000 asked for; a ring that nobody empties holds the guest up.
-        assert!(sent > 2_500, "{stream:#}");
-        assert!(lost.saturating_sub(dropped) <= bound && doubled <= bound, "{deaths} deaths, {stream:#} {drops:?}");
+        assert!(sent > 5_000 && lost.saturating_sub(dropped) <= bound && doubled <= bound, "{stream:#} {drops:?}");
     }
 
     // Every buffer of every ring is there: each has 256, and of thousands none is missing.
@@ -106,12 +103,7 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
     let report = self::report(&mut guest, "after");
     for (at, stream) in report["streams"].as_array().unwrap().iter().enumerate() {
         assert!(count(stream, "sent") > 4 * 256, "{report:#}");
-        // What comes when the guest has stopped waiting for it, or its socket had no room for, was not held by a ring.
-        let elsewhere = 16 + count(&report, "overflowed");
-        let lost = count(stream, "lost");
-        let dropped = after[at] - before[at];
-        assert!(lost <= dropped + elsewhere, "{lost} lost, {dropped} dropped: {report:#}");
-        assert_eq!(count(stream, "duplicated"), 0, "{report:#}");
+        assert_eq!((count(stream, "lost"), count(stream, "duplicated")), (after[at] - before[at], 0), "{report:#}");
     }
     let complaints = guest.run("dmesg | grep virtio");
     assert!(!complaints.text.contains("is not a head"), "a buffer came back twice: {}", complaints.text);

@@ -294,7 +294,7 @@ impl Shared {
         let mut failure_count = 0;
         let mut reading_at = Instant::now();
         while let Some(is_reading_due) = self.begin(reading_at) {
-            // A driver that panicked gave no answer, and is asked again.
+            // A driver that panicked gave no answer, and is asked again; in a program that aborts by a panic, as qvs does, it ends that.
             let round = catch_unwind(AssertUnwindSafe(|| self.round(is_reading_due)));
             let outcome = round.unwrap_or_else(|_| Err(self.lost(DeviceError::Unavailable { why: "panic".into() })));
             let now = Instant::now();
