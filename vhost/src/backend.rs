@@ -11,6 +11,7 @@
 //! out from its place.
 
 use crate::backoff::{Backoff, PAUSE_MIN};
+use crate::call::Pace;
 use crate::diary::Diary;
 use crate::listen::{Listener, Ownership, SocketFile, check_path, connect_to, peer_uid};
 use crate::session::{Outgoing, Session};
@@ -83,6 +84,8 @@ struct Shared {
     wake: Arc<Wake>,
     stop: AtomicBool,
     status: Mutex<Status>,
+    /// What is known of how long it takes to signal whoever connects here.
+    pace: Arc<Pace>,
     /// What a guest's MTU is held against.
     mtu: Arc<AtomicU16>,
     sessions: AtomicU64,
@@ -100,6 +103,7 @@ impl Shared {
             wake: Arc::new(wake),
             stop: AtomicBool::new(false),
             status: Mutex::new(Status { state, last_disconnect: String::new() }),
+            pace: Arc::default(),
             mtu: Arc::new(AtomicU16::new(mtu)),
             sessions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -335,12 +339,10 @@ impl Thread {
     fn serve(&mut self, socket: OwnedFd) {
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.is_serving.store(true, Ordering::Relaxed);
-        let mut session = Session::new(
-            self.place.clone(),
-            self.shared.wake.clone(),
-            self.shared.mtu.clone(),
-            self.config.state_file.clone(),
-        );
+        let Shared { wake, pace, mtu, .. } = &*self.shared;
+        let (wake, pace, mtu) = (wake.clone(), pace.clone(), mtu.clone());
+        let state_file = self.config.state_file.clone();
+        let mut session = Session::new(self.place.clone(), wake, pace, mtu, state_file);
         let mut stream = Stream::new(socket);
         self.diary.begin(&self.config.path);
         let reason = self.converse(&mut session, &mut stream);

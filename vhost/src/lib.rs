@@ -3,6 +3,7 @@
 //! * [`backend`] owns a socket and its thread; [`listen`] is the socket's place in the file system.
 //! * [`socket`] cuts the byte stream into messages with file descriptors, [`message`] gives them types, [`session`] is what they
 //!   do to a device.
+//! * [`call`] is how a guest is interrupted, at no worker's expense.
 //! * [`memory`] is a guest's memory, mapped; [`ring`] a virtqueue in it; [`chain`] the walk over one frame's descriptors.
 //! * [`inflight`] is what a switch leaves behind of a ring for the one after it.
 //! * [`port`] is what workers see: [`switch::port::Port`] over the rings of one guest.
@@ -11,6 +12,7 @@
 
 pub mod backend;
 mod backoff;
+pub mod call;
 pub mod chain;
 mod diary;
 #[cfg(feature = "driver")]

@@ -24,11 +24,12 @@ mod tx;
 
 pub use queue::Queue;
 
+use crate::call::Call;
 use crate::chain::WIDTH_MAX;
 use crate::memory::DirtyLog;
 use crate::net::Dialect;
 use crate::ring::{Layout, PackedRing, SplitRing};
-use crate::socket::{Call, Wake};
+use crate::socket::Wake;
 use ahead::Finder;
 use queue::State;
 use std::os::fd::{AsFd, BorrowedFd};

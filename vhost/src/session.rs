@@ -15,6 +15,7 @@ mod tests;
 
 pub(crate) use error::SessionError;
 
+use crate::call::{Call, Calls, NUMBERS, Pace};
 use crate::memory::{Area, DirtyLog, GuestMemory, MemoryError};
 use crate::message::{
     Code, F_PROTOCOL_FEATURES, InflightInfo, REGIONS_MAX, RING_LOG, Reply, Request, RingFd, RingState, parse, protocol,
@@ -23,7 +24,7 @@ use crate::net::{Dialect, F_LOG_ALL, F_RING_PACKED, OFFERED};
 use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Use, announcement};
 use crate::ring::split::used_ring_len;
 use crate::ring::{Layout, PackedRing, SplitRing, Terms};
-use crate::socket::{Call, Incoming, Wake, is_eventfd};
+use crate::socket::{Incoming, Wake, is_eventfd};
 use crate::state_file::StateFile;
 use setup::Setup;
 use std::cell::OnceCell;
@@ -45,6 +46,7 @@ const PROTOCOL_OFFERED: u64 = protocol::MQ
     | protocol::STATUS;
 /// Rings a guest can have. Ring 2n is the one that pair n of the guest receives by, ring 2n + 1 the one it sends by.
 const RINGS: usize = 2 * PAIRS_MAX;
+const _: () = assert!(2 * RINGS <= NUMBERS, "a call for each ring, and one for its errors");
 
 /// What the session looks like from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,6 +73,7 @@ pub(crate) type Answer = Option<Outgoing>;
 pub(crate) struct Session {
     place: Arc<dyn Place>,
     wake: Arc<Wake>,
+    calls: Arc<Calls>,
     mtu: Arc<AtomicU16>,
     features: u64,
     protocol: u64,
@@ -97,12 +100,14 @@ impl Session {
     pub(crate) fn new(
         place: Arc<dyn Place>,
         wake: Arc<Wake>,
+        pace: Arc<Pace>,
         mtu: Arc<AtomicU16>,
         state_path: Option<PathBuf>,
     ) -> Session {
         let mut session = Session {
             place,
             wake,
+            calls: Calls::new(pace),
             mtu,
             features: 0,
             protocol: 0,
@@ -233,8 +238,8 @@ impl Session {
                 // The memory stays, and so do the eventfds we signal: a frontend that hands regions over one by one takes
                 // them for known, and QEMU sends its calls once.
                 for setup in &mut self.rings {
-                    let (call, last_call, error) = (setup.call.take(), setup.last_call.take(), setup.error.take());
-                    *setup = Setup { call, last_call, error, ..Setup::default() };
+                    let (call, error) = (setup.call.take(), setup.error.take());
+                    *setup = Setup { call, error, ..Setup::default() };
                 }
                 (self.features, self.status) = (0, 0);
             }
@@ -317,15 +322,15 @@ impl Session {
                 }
             }
             Request::SetVringCall(ring) => {
-                let call = one_eventfd(code, ring, fds)?.map(|fd| Arc::new(Call::new(fd)));
-                self.setup(code, u32::from(ring.index))?.signal_by(call.clone());
+                let call = self.call_of(code, ring, fds, 0)?;
+                self.setup(code, u32::from(ring.index))?.call.clone_from(&call);
                 if let Some(set) = self.published.as_ref().filter(|set| set.has(usize::from(ring.index))) {
                     set.set_call(usize::from(ring.index), call);
                     self.interrupt(usize::from(ring.index));
                 }
             }
             Request::SetVringErr(ring) => {
-                let error = one_eventfd(code, ring, fds)?.map(Call::new);
+                let error = self.call_of(code, ring, fds, RINGS)?;
                 self.setup(code, u32::from(ring.index))?.error = error;
             }
             Request::SetVringEnable { index, is_enabled } => {
@@ -385,6 +390,23 @@ impl Session {
 
     fn setup(&mut self, code: Code, index: u32) -> Result<&mut Setup, SessionError> {
         self.rings.get_mut(index as usize).ok_or(SessionError::NoSuchRing { code, index })
+    }
+
+    /// What the eventfd of a message is signalled by, if it has one; `first` is the number of ring 0's.
+    fn call_of(
+        &mut self,
+        code: Code,
+        ring: RingFd,
+        fds: Vec<OwnedFd>,
+        first: usize,
+    ) -> Result<Option<Arc<Call>>, SessionError> {
+        let fd = one_eventfd(code, ring, fds)?;
+        self.setup(code, u32::from(ring.index))?;
+        let number = first + usize::from(ring.index);
+        if fd.is_none() {
+            self.calls.forget(number);
+        }
+        Ok(fd.map(|fd| self.calls.call(number, fd)))
     }
 
     /// The setup of a ring that no worker uses any more, so that it can be changed.

@@ -2,12 +2,11 @@
 //!
 //! A [`Stream`] cuts the byte stream into messages without ever blocking: a peer that stops in the middle of one keeps its
 //! half message waiting and nobody else. The eventfds are shared with a peer that can do anything to them, also clear
-//! O_NONBLOCK and fill the counter to its brim, after which a plain write blocks for ever. So [`Call`] signals through
-//! Linux AIO: the kernel adds to an eventfd named in `aio_resfd` when a request completes, and that addition saturates
-//! instead of blocking. The request itself is a write of one byte to /dev/null. Where the kernel has no AIO, or a peer has so
-//! many wait for its eventfd that telling them takes long, a ring has a helper thread of its own, which may take its time in its
-//! peer's stead. AIO requests are bounded for the whole host (`fs.aio-max-nr`, 65,536), so only workers have a context of full
-//! depth each; all session threads share one, and a helper's is small.
+//! O_NONBLOCK and fill the counter to its brim, after which a plain write blocks for ever. So they are added to through
+//! Linux AIO ([`Aio`]): the kernel adds to an eventfd named in `aio_resfd` when a request completes, and that addition saturates
+//! instead of blocking. The request itself is a write of one byte to /dev/null. AIO requests are bounded for the whole host
+//! (`fs.aio-max-nr`, 65,536), so only workers have a context of full depth each; all session threads share one, and that of a
+//! helper ([`crate::call`]) is small.
 
 use crate::message::{FDS_MAX, HEADER_LEN, Header, MessageError};
 use rustix::event::{EventfdFlags, eventfd};
@@ -20,9 +19,7 @@ use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use switch::clock::Clock;
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes of a control message that holds [`FDS_MAX`] file descriptors.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
@@ -215,169 +212,6 @@ impl AsFd for Wake {
     }
 }
 
-/// The eventfd by which a guest is interrupted, and a way to signal it that cannot block.
-pub struct Call {
-    fd: OwnedFd,
-    helper: OnceLock<Option<Helper>>,
-    clock: Clock,
-    /// Signals in a row that took long.
-    slow: AtomicU8,
-}
-
-/// A signal that takes longer, ns, is slow: nearly all take less than ten microseconds.
-const SLOW_SIGNAL_NS: u64 = 100_000;
-/// Slow signals in a row after which they are left to a helper thread. The kernel tells all who wait for an eventfd, and the peer may
-/// have any number of them wait; a worker that lost its CPU in the call a few times is no peer's doing.
-const SLOW_SIGNALS_MAX: u8 = 4;
-
-impl Call {
-    /// Takes over a file descriptor that [`is_eventfd`].
-    pub fn new(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new(), clock: Clock::default(), slow: AtomicU8::new(0) };
-        if !Aio::is_available() {
-            // Made here, on the session's thread, so that no worker has to.
-            call.helper();
-        }
-        call
-    }
-
-    fn helper(&self) -> Option<&Helper> {
-        self.helper.get_or_init(|| Helper::start(&self.fd).ok()).as_ref()
-    }
-
-    /// Interrupts the guest. Costs about a write, never blocks, and may be called from any thread.
-    #[inline]
-    pub fn signal(&self) {
-        if !self.leave_to_helper() && !Aio::with_own(|aio| self.submit(aio)).unwrap_or(false) {
-            self.signal_slowly();
-        }
-    }
-
-    /// The same for a session's thread: by the context that all of them share, under a lock that is held for a write.
-    pub fn signal_from_control(&self) {
-        if !self.leave_to_helper() && !Aio::with_control(|aio| self.submit(aio)).unwrap_or(false) {
-            self.signal_slowly();
-        }
-    }
-
-    /// Has the helper signal, if there is one; answers whether.
-    #[inline]
-    fn leave_to_helper(&self) -> bool {
-        let Some(Some(helper)) = self.helper.get() else { return false };
-        helper.wake.wake();
-        true
-    }
-
-    fn submit(&self, aio: &mut Aio) -> bool {
-        let begun = self.clock.now();
-        let is_done = aio.submit(self.fd.as_fd());
-        self.note(self.clock.now().ns.saturating_sub(begun.ns));
-        is_done
-    }
-
-    /// A signal took so many nanoseconds.
-    #[inline]
-    fn note(&self, took_ns: u64) {
-        // Nobody minds if one of two workers' counts is lost.
-        let slow = if took_ns > SLOW_SIGNAL_NS { self.slow.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-        self.slow.store(slow, Ordering::Relaxed);
-        if slow >= SLOW_SIGNALS_MAX {
-            // If there is none to be had it goes on as it is: slowly, but the guest is interrupted.
-            self.helper();
-        }
-    }
-
-    /// Takes over what was found out about the peer, which has this call in place of `before`; on the session's thread, so that no
-    /// worker has to find it out anew.
-    pub(crate) fn follow(&self, before: &Call) {
-        self.slow.store(before.slow.load(Ordering::Relaxed), Ordering::Relaxed);
-        if matches!(before.helper.get(), Some(Some(_))) {
-            self.helper();
-        }
-    }
-
-    /// As if its peer had been found to be slow.
-    #[cfg(test)]
-    pub(crate) fn be_slow(&self) {
-        (0..SLOW_SIGNALS_MAX).for_each(|_| self.note(SLOW_SIGNAL_NS + 1));
-    }
-
-    /// Whether a helper signals.
-    #[cfg(test)]
-    pub(crate) fn has_helper(&self) -> bool {
-        matches!(self.helper.get(), Some(Some(_)))
-    }
-
-    /// By a helper thread: the kernel refuses this thread a context of its own.
-    #[cold]
-    fn signal_slowly(&self) {
-        if let Some(helper) = self.helper() {
-            helper.wake.wake();
-        }
-    }
-}
-
-/// A thread that signals one eventfd and may take its time for it, away from the CPUs of workers. It ends when its [`Call`] is
-/// dropped. Where the kernel has no AIO for it either it may be blocked then, and stays behind until the peer reads its own eventfd.
-struct Helper {
-    wake: Arc<Wake>,
-    stop: Arc<AtomicBool>,
-}
-
-/// Helper threads at once: one for each ring of every port there can be. A peer that leaves behind one after another, each
-/// blocked, ends with nobody to interrupt it.
-const HELPERS_MAX: usize = 2 * switch::ids::PORTS_MAX;
-static HELPERS: AtomicUsize = AtomicUsize::new(0);
-
-/// One of a bounded number of places; free again when dropped.
-struct Seat(&'static AtomicUsize);
-
-impl Seat {
-    fn take(taken: &'static AtomicUsize, max: usize) -> Option<Seat> {
-        let seat = Seat(taken);
-        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Helper {
-    fn start(fd: &OwnedFd) -> std::io::Result<Helper> {
-        let seat = Seat::take(&HELPERS, HELPERS_MAX).ok_or(Errno::AGAIN)?;
-        let (wake, stop) = (Arc::new(Wake::new()?), Arc::new(AtomicBool::new(false)));
-        let (fd, our_wake, our_stop) = (fd.try_clone()?, wake.clone(), stop.clone());
-        std::thread::Builder::new().name("vhost-call".into()).spawn(move || {
-            let _seat = seat;
-            // A worker may have started it, which it must not disturb.
-            let _ = switch::affinity::as_the_first();
-            let mut aio = Aio::new(HELPER_AIO_DEPTH).ok();
-            loop {
-                let mut fds = [rustix::event::PollFd::new(&*our_wake, rustix::event::PollFlags::IN)];
-                let _ = rustix::event::poll(&mut fds, None);
-                our_wake.clear();
-                if our_stop.load(Ordering::Acquire) {
-                    return;
-                }
-                if !aio.as_mut().is_some_and(|aio| aio.submit(fd.as_fd())) {
-                    let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
-                }
-            }
-        })?;
-        Ok(Helper { wake, stop })
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake.wake();
-    }
-}
-
 /// `struct iocb` of linux/aio_abi.h.
 #[repr(C)]
 #[derive(Default)]
@@ -423,7 +257,7 @@ const AIO_REAP: usize = AIO_DEPTH as usize / 4;
 static AIO_BYTE: u8 = 0;
 
 /// A kernel AIO context. Each worker has its own, so that it shares no lock and no line.
-struct Aio {
+pub(crate) struct Aio {
     context: libc::c_ulong,
     null: OwnedFd,
     /// Requests that it has room for.
@@ -440,12 +274,12 @@ static CONTROL: Mutex<Option<Aio>> = Mutex::new(None);
 
 impl Aio {
     /// Whether the kernel gives us contexts. Makes none for this thread.
-    fn is_available() -> bool {
+    pub(crate) fn is_available() -> bool {
         Aio::with_control(|_| ()).is_some()
     }
 
     /// Uses the control side's context; `None` if the kernel gives none.
-    fn with_control<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
+    pub(crate) fn with_control<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
         let mut slot = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             *slot = Aio::new(AIO_DEPTH).ok();
@@ -466,8 +300,14 @@ impl Aio {
         Ok(Aio { context, null, depth, waiting: 0 })
     }
 
+    /// Whether this thread has a context.
+    #[cfg(test)]
+    pub(crate) fn has_own() -> bool {
+        AIO.with_borrow(Option::is_some)
+    }
+
     /// Uses this thread's context; `None` if the kernel gives none. Allocates only at a thread's first call.
-    fn with_own<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
+    pub(crate) fn with_own<R>(work: impl FnOnce(&mut Aio) -> R) -> Option<R> {
         AIO.with_borrow_mut(|slot| {
             if slot.is_none() {
                 *slot = Aio::new(AIO_DEPTH).ok();
@@ -476,8 +316,16 @@ impl Aio {
         })
     }
 
+    /// A context of a helper's own.
+    ///
+    /// # Errors
+    /// If the kernel gives none.
+    pub(crate) fn for_helper() -> std::io::Result<Aio> {
+        Aio::new(HELPER_AIO_DEPTH)
+    }
+
     /// Adds one to an eventfd; answers whether that worked.
-    fn submit(&mut self, fd: BorrowedFd<'_>) -> bool {
+    pub(crate) fn submit(&mut self, fd: BorrowedFd<'_>) -> bool {
         // Before it is full, so that a busy thread never runs into that.
         if self.waiting >= self.depth.div_ceil(4) {
             self.reap();
@@ -542,7 +390,6 @@ mod tests {
     use super::*;
     use crate::message::{Request, protocol};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use std::time::{Duration, Instant};
 
     fn pair() -> (Stream, Stream) {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -555,12 +402,6 @@ mod tests {
             rustix::io::write(&fd, &count.to_ne_bytes()).unwrap();
         }
         fd
-    }
-
-    fn count_of(fd: &OwnedFd) -> u64 {
-        let mut bytes = [0; 8];
-        rustix::io::read(fd, &mut bytes).unwrap();
-        u64::from_ne_bytes(bytes)
     }
 
     #[test]
@@ -598,108 +439,6 @@ mod tests {
         theirs.send_some(&[1], &many).unwrap();
         theirs.send_some(&[0], &[extra.as_fd()]).unwrap();
         assert!(matches!(ours.receive(), Err(StreamError::TooManyFds)));
-    }
-
-    fn with_helper(fd: OwnedFd) -> Call {
-        let call = Call { fd, helper: OnceLock::new(), clock: Clock::default(), slow: AtomicU8::new(0) };
-        assert!(call.helper().is_some());
-        call
-    }
-
-    #[test]
-    fn a_call_adds_to_the_eventfd_for_as_long_as_you_like() {
-        let fd = blocking_eventfd(0);
-        let call = Call::new(fd.try_clone().unwrap());
-        assert!(call.helper.get().is_none(), "this kernel has AIO");
-        for _ in 0..1000 {
-            call.signal();
-        }
-        assert_eq!(count_of(&fd), 1000);
-    }
-
-    #[test]
-    fn calls_of_a_session_thread_take_no_context_for_that_thread() {
-        let fd = blocking_eventfd(0);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let call = Call::new(fd.try_clone().unwrap());
-                (0..1000).for_each(|_| call.signal_from_control());
-                assert!(AIO.with_borrow(Option::is_none));
-            });
-        });
-        assert_eq!(count_of(&fd), 1000);
-    }
-
-    #[test]
-    fn a_peer_whose_signals_take_long_again_and_again_is_left_to_a_helper_which_signals_it() {
-        let fd = blocking_eventfd(0);
-        let call = Call::new(fd.try_clone().unwrap());
-        let long = SLOW_SIGNAL_NS + 1;
-        for took in [long, long, long, SLOW_SIGNAL_NS, long, long, long] {
-            call.note(took);
-        }
-        assert!(call.helper.get().is_none(), "a worker loses its CPU now and then");
-        // As a worker's thread finds out.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                switch::affinity::pin(*switch::affinity::allowed_cpus().unwrap().last().unwrap()).unwrap();
-                call.note(long);
-            });
-        });
-        assert!(matches!(call.helper.get(), Some(Some(_))));
-        call.signal();
-        assert_eq!(count_of(&fd), 1, "waits for it");
-        call.signal_from_control();
-        assert_eq!(count_of(&fd), 1);
-        let of_thread = |id: &str| {
-            // It may have ended meanwhile.
-            let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
-            let line = |name: &str| Some(status.lines().find(|line| line.starts_with(name))?.to_owned());
-            Some((line("Name:")?, line("Cpus_allowed_list:")?))
-        };
-        let threads = std::fs::read_dir("/proc/self/task").unwrap();
-        let ids = threads.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let first = of_thread(&std::process::id().to_string()).unwrap().1;
-        let helpers: Vec<String> =
-            ids.filter_map(|id| of_thread(&id)).filter(|of| of.0.ends_with("vhost-call")).map(|of| of.1).collect();
-        assert!(!helpers.is_empty() && helpers.iter().all(|cpus| *cpus == first), "{helpers:?}, {first}");
-
-        let next = Call::new(blocking_eventfd(0));
-        next.follow(&call);
-        assert!(next.has_helper(), "the next one by which this peer is interrupted");
-    }
-
-    #[test]
-    fn a_saturated_blocking_eventfd_does_not_block_a_call() {
-        let fd = blocking_eventfd(u64::MAX - 1);
-        for call in [Call::new(fd.try_clone().unwrap()), with_helper(fd.try_clone().unwrap())] {
-            let start = Instant::now();
-            for _ in 0..1000 {
-                call.signal();
-                call.signal_from_control();
-            }
-            assert!(start.elapsed() < Duration::from_secs(1));
-        }
-        // Frees the helper that is blocked in its write.
-        count_of(&fd);
-    }
-
-    #[test]
-    fn seats_are_bounded_and_free_again() {
-        static TAKEN: AtomicUsize = AtomicUsize::new(0);
-        let seats: Vec<Seat> = (0..3).map(|_| Seat::take(&TAKEN, 3).unwrap()).collect();
-        assert!(Seat::take(&TAKEN, 3).is_none() && Seat::take(&TAKEN, 3).is_none());
-        drop(seats);
-        assert!(Seat::take(&TAKEN, 3).is_some());
-        assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn the_helper_thread_signals_too() {
-        let fd = blocking_eventfd(0);
-        let call = with_helper(fd.try_clone().unwrap());
-        call.signal();
-        assert!(count_of(&fd) >= 1);
     }
 
     #[test]

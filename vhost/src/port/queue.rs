@@ -1,9 +1,9 @@
 //! One ring of a port, and everything it takes to run it.
 
+use crate::call::Call;
 use crate::chain::Chain;
 use crate::memory::RegionHint;
 use crate::ring::{Entry, FRAME_CHAINS_MAX, Layout, RingError, Taken};
-use crate::socket::Call;
 use arc_swap::ArcSwapOption;
 use crossbeam_utils::CachePadded;
 use std::os::fd::OwnedFd;

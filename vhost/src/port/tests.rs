@@ -1,6 +1,7 @@
 //! What a guest's chains may cost a call, counted in descriptors that were read for it; and how often a call interrupts.
 
 use super::*;
+use crate::call::Calls;
 use crate::chain::{CHAIN_MAX, Chain, Descriptor, Direction, INDIRECT, NEXT, WRITE};
 use crate::memory::{DriverMemory, GuestMemory, RegionHint};
 use crate::message::{RegionInfo, RingAddresses};
@@ -54,7 +55,7 @@ impl<L: Layout> Scene<L> {
         let found = L::find(Arc::new(guest), &addresses, size.into(), Terms::default()).unwrap();
         let base = if L::IS_PACKED { 0x8000 } else { 0 };
         let signals = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let call = Arc::new(Call::new(signals.try_clone().unwrap()));
+        let call = Calls::new(Arc::default()).call(ring, signals.try_clone().unwrap());
         let queue = Queue::new(found, base, ring as u8, None, Some(call)).unwrap();
         let alarm = Alarm::new(Arc::new(Wake::new().unwrap()));
         let set = RingSet::new([(ring, queue)], Dialect::new(features), alarm, Arc::default());

@@ -1,8 +1,8 @@
 //! One ring of a session, as far as its peer has told us about it; nothing here has been checked but descriptors.
 
+use crate::call::Call;
 use crate::message::RingAddresses;
 use crate::port::Use;
-use crate::socket::Call;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -23,10 +23,8 @@ pub(super) struct Setup {
     pub(super) kick: Option<Option<Arc<OwnedFd>>>,
     /// What interrupts the guest.
     pub(super) call: Option<Arc<Call>>,
-    /// The last one there was, whatever came after it: what it showed of the peer is not forgotten.
-    pub(super) last_call: Option<Arc<Call>>,
     /// What tells the frontend that it is broken.
-    pub(super) error: Option<Call>,
+    pub(super) error: Option<Arc<Call>>,
     /// What SET_VRING_ENABLE made of it; rings begin disabled, unless there are no protocol features.
     pub(super) usage: Use,
     /// What the guest did with it that cannot be; it stands still until it is started anew.
@@ -43,7 +41,6 @@ impl Default for Setup {
             told_base: 0,
             kick: None,
             call: None,
-            last_call: None,
             error: None,
             usage: Use::Still,
             broken: None,
@@ -52,36 +49,8 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// From now on this interrupts the guest.
-    pub(super) fn signal_by(&mut self, call: Option<Arc<Call>>) {
-        if let Some(call) = &call
-            && let Some(before) = self.last_call.replace(call.clone())
-        {
-            call.follow(&before);
-        }
-        self.call = call;
-    }
-
     /// Whether it could run.
     pub(super) fn is_whole(&self) -> bool {
         self.size > 0 && self.addresses.is_some() && self.kick.is_some() && self.broken.is_none()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::event::{EventfdFlags, eventfd};
-
-    #[test]
-    fn what_a_peers_eventfd_showed_is_known_of_its_next_one_even_if_it_had_none_between() {
-        let call = || Some(Arc::new(Call::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap())));
-        let mut setup = Setup::default();
-        setup.signal_by(call());
-        setup.call.as_ref().unwrap().be_slow();
-        setup.signal_by(None);
-        assert!(setup.call.is_none());
-        setup.signal_by(call());
-        assert!(setup.call.unwrap().has_helper());
     }
 }

@@ -68,7 +68,7 @@ impl Rig {
     fn new() -> Rig {
         let place = Arc::new(CountingPlace::default());
         let wake = Arc::new(Wake::new().unwrap());
-        let session = Session::new(place.clone(), wake, Arc::new(1500.into()), None);
+        let session = Session::new(place.clone(), wake, Arc::default(), Arc::new(1500.into()), None);
         let memory = memfd(RINGS as u64 * RING_LEN);
         let mut rig = Rig { session, place, memory, fds: Vec::new() };
         rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
