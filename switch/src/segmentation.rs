@@ -25,7 +25,8 @@ use crate::segment::Segment;
 /// Segments that the frames of one burst may be cut into, over all receivers; frames beyond are dropped as `cut_limited`.
 ///
 /// What a burst may cause by floods in bytes (`BURST_FLOOD_BYTES`), in segments of 1 KiB. It keeps a sender of the smallest
-/// segments from holding a worker: some milliseconds at a TAP, less than one at a guest. A single frame always passes.
+/// segments from holding a worker for longer than some milliseconds; it is longer where the receiver's buffers are pages that the kernel
+/// has yet to find. A single frame always passes.
 pub const BURST_CUT_MAX: usize = 8192;
 
 /// What a segment is charged to the queue that caused it, beyond the frame's own bytes: its headers and the work.

@@ -15,7 +15,8 @@
 //! Received frames are given back to the guest only by `rx_done`, since the tails lie in its buffers until then. Bounds: a
 //! burst, [`FRAME_CHAINS_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame. Reading descriptors is bounded a call,
 //! whatever the guest makes of them: of the frames it sends, one with a chain that is too wide ends the call; of those it
-//! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is [`SPARE_READS`].
+//! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is [`SPARE_READS`]. Of a frame that is
+//! cut, the pieces that its segments fill are bounded as well, all together.
 
 mod ahead;
 mod queue;
@@ -57,6 +58,9 @@ const BYTES_PER_READ: usize = 128;
 /// a frame may become thousands of segments, and guests that do not take it whole post chains of one or two, or of nineteen (Linux, for
 /// frames over 1,500 bytes).
 const READS_PER_SEGMENT: usize = 16;
+/// Pieces of memory that each segment of a large frame may fill beyond its length, while the frame as a whole may fill one longest
+/// chain: each piece may be another page, which no cache has. Linux' chains have a piece for the header before all others.
+const PIECES_PER_SEGMENT: usize = 2;
 /// How often tx tries for a ring that another worker holds: some 40 to 100 microseconds, as long as the processor pauses, which is
 /// longer than nearly every call takes. Only a worker that lost its CPU with the ring in hand is not waited for.
 const LOCK_SPINS: u32 = 2_000;

@@ -280,6 +280,29 @@ fn segments_go_into_the_chains_that_drivers_post_and_many_tiny_ones_into_long_ch
     assert!(reads < bound && tally.dropped > 0, "{reads} descriptors were read for {} segments", tally.packets);
 }
 
+/// 8,185 segments, and tables of 15 buffers of 5 bytes for each: as many as may be read for it, and 122,000 pages if they may be written.
+#[test]
+fn segments_fill_no_more_pieces_of_memory_than_a_bound_however_small_they_and_the_buffers_are() {
+    let scene = Scene::<SplitRing>::new(0, QUEUE_SIZE_MAX, F_VERSION_1);
+    scene.tables(QUEUE_SIZE_MAX, &linked((0..15).map(|_| 5), WRITE));
+    let (tally, _) = cut(&scene, 65_480, 8);
+    assert_eq!(tally.packets + tally.dropped, 8185);
+    let filled = 15 * tally.packets as usize;
+    assert!(filled < CHAIN_MAX + 8185 * PIECES_PER_SEGMENT, "{filled} pieces");
+    assert!(tally.drops().all(|(reason, _)| reason == DropReason::BufferTooSmall), "{:?}", tally.drops().next());
+
+    // As Linux posts them: a header, the rest of its page, and 17 pages.
+    for header in [10, 12] {
+        let features = if header == 12 { F_VERSION_1 } else { 0 };
+        let scene = Scene::<SplitRing>::new(0, QUEUE_SIZE_MAX, features);
+        let lens: Vec<u32> = std::iter::once(header).chain([4080]).chain([4096; 17]).collect();
+        scene.tables(QUEUE_SIZE_MAX, &linked(lens.into_iter(), WRITE));
+        for (segments, size) in [(100, 536), (45, 1448), (7, 9000)] {
+            assert_eq!(cut(&scene, segments * usize::from(size), size).0.packets as usize, segments);
+        }
+    }
+}
+
 /// Eight buffers of 10 bytes a frame: more of them than can be held back.
 #[test]
 fn a_burst_that_is_shown_in_parts_interrupts_the_guest_once() {

@@ -2,7 +2,10 @@
 
 use super::ahead::{AHEAD, Finder};
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, READS_PER_SEGMENT, RingSet, SPARE_READS};
+use super::{
+    BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, PIECES_PER_SEGMENT, READS_PER_SEGMENT, RingSet,
+    SPARE_READS,
+};
 use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
@@ -160,7 +163,7 @@ impl<L: Layout> RingSet<L> {
                     tally.moved(packet.len());
                     return Ok(others);
                 }
-                match self.send_slowly(queue, state, packet, tail, CHAIN_MAX)? {
+                match self.send_slowly(queue, state, packet, tail, CHAIN_MAX, PIECES_MAX)? {
                     Ok(()) => tally.moved(packet.len()),
                     Err(why) => {
                         tally.drop(why);
@@ -263,9 +266,14 @@ impl<L: Layout> RingSet<L> {
     ) -> Result<(), Overrun> {
         tally.cut_into(cut.count());
         state.reads_left += CHAIN_MAX as u64;
+        let mut pieces_left = CHAIN_MAX;
         while let Some((packet, tail)) = cut.next_segment() {
-            match self.send_slowly(queue, state, packet, tail, READS_PER_SEGMENT)? {
-                Ok(()) => tally.moved(packet.len()),
+            pieces_left += PIECES_PER_SEGMENT + packet.len() / BYTES_PER_READ;
+            match self.send_slowly(queue, state, packet, tail, READS_PER_SEGMENT, pieces_left)? {
+                Ok(()) => {
+                    tally.moved(packet.len());
+                    pieces_left -= state.pieces.len();
+                }
                 Err(reason) => {
                     // What the guest has no use for now it will have none for in a moment: to try thousands of segments one
                     // by one would let it hold the worker.
@@ -286,7 +294,8 @@ impl<L: Layout> RingSet<L> {
     /// Reserves first and copies then, so that a frame that does not fit leaves nothing behind. A chain that is broken
     /// is given back empty, with those reserved before it: the guest made it, and it must not stand in the way for ever.
     ///
-    /// A frame may cost `reads` descriptors and some by its length. Every burst looks at one chain at least, so broken ones go.
+    /// A frame may cost `reads` descriptors and some by its length, and fill `pieces_max` pieces of memory. Every burst looks at one
+    /// chain at least, so broken ones go.
     #[cold]
     #[inline(never)]
     fn send_slowly(
@@ -296,6 +305,7 @@ impl<L: Layout> RingSet<L> {
         packet: &Packet,
         tail: &[Segment<'_>],
         reads: usize,
+        pieces_max: usize,
     ) -> Result<Result<(), DropReason>, Overrun> {
         self.make_room(queue, state);
         let ring = &queue.ring;
@@ -317,8 +327,9 @@ impl<L: Layout> RingSet<L> {
             let Some((taken, walked)) = found else {
                 return Ok(Err(DropReason::RxRingFull));
             };
-            let reserved =
-                walked.map_err(ChainError::drop_reason).and_then(|()| reserve(ring, state, wanted - capacity));
+            let reserved = walked
+                .map_err(ChainError::drop_reason)
+                .and_then(|()| reserve(ring, state, wanted - capacity, pieces_max.min(PIECES_MAX)));
             match reserved {
                 Ok(0) | Err(DropReason::BadDescriptor | DropReason::TooManySegments) => {
                     state.reserved.push(Reserved { taken, capacity: 0 });
@@ -386,8 +397,9 @@ fn send_shortly<const HEADER: usize>(
 }
 
 /// Puts the pieces of the chain that was just walked behind those reserved, as far as a frame that lacks `wanted` bytes fills
-/// them; answers how many bytes that is. What it does not fill is not looked at: a chain may name far more memory than any frame.
-fn reserve<L: Layout>(ring: &L, state: &mut State<L>, wanted: usize) -> Result<u32, DropReason> {
+/// them, `pieces_max` at most in all; answers how many bytes that is. What it does not fill is not looked at: a chain may name far
+/// more memory than any frame.
+fn reserve<L: Layout>(ring: &L, state: &mut State<L>, wanted: usize, pieces_max: usize) -> Result<u32, DropReason> {
     const { assert!(FRAME_MAX + VNET_HEADER_MRG_LEN <= u32::MAX as usize, "no frame's length overflows") };
     let wanted = wanted as u32;
     let mut capacity = 0u32;
@@ -395,7 +407,7 @@ fn reserve<L: Layout>(ring: &L, state: &mut State<L>, wanted: usize) -> Result<u
         let (mut address, mut left) = (buffer.address, buffer.len.min(wanted - capacity));
         while left > 0 {
             let piece = ring.memory().writable(&mut state.hint, address, left).ok_or(DropReason::BadDescriptor)?;
-            if state.pieces.len() == PIECES_MAX {
+            if state.pieces.len() == pieces_max {
                 return Err(DropReason::BufferTooSmall);
             }
             state.pieces.push(Piece { address, len: piece.len() });
