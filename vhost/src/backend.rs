@@ -339,12 +339,12 @@ impl Thread {
     fn serve(&mut self, socket: OwnedFd) {
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.is_serving.store(true, Ordering::Relaxed);
+        let is_told = self.diary.begin(&self.config.path);
         let Shared { wake, pace, mtu, .. } = &*self.shared;
         let (wake, pace, mtu) = (wake.clone(), pace.clone(), mtu.clone());
         let state_file = self.config.state_file.clone();
-        let mut session = Session::new(self.place.clone(), wake, pace, mtu, state_file);
+        let mut session = Session::new(self.place.clone(), wake, pace, mtu, state_file, is_told);
         let mut stream = Stream::new(socket);
-        self.diary.begin(&self.config.path);
         let reason = self.converse(&mut session, &mut stream);
         let had_features = session.view().has_read_features;
         session.close();
@@ -452,10 +452,10 @@ impl Thread {
         status.state.link = link;
     }
 
-    fn give_reason(&self, reason: String) {
+    fn give_reason(&mut self, reason: String) {
         let mut status = self.shared.status();
         if status.state.reason != reason {
-            tracing::info!(path = %self.config.path.display(), reason, "no vhost-user session");
+            self.diary.none(&self.config.path, &reason);
             status.state.reason = reason;
         }
     }

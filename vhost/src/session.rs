@@ -27,7 +27,7 @@ use crate::ring::{Layout, PackedRing, SplitRing, Terms};
 use crate::socket::{Incoming, Wake, is_eventfd};
 use crate::state_file::StateFile;
 use setup::Setup;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,8 +91,12 @@ pub(crate) struct Session {
     rings: [Setup; RINGS],
     published: Option<Arc<dyn Rings>>,
     announce: Arc<AtomicU64>,
-    /// Said once a session: a peer decides how often it sends what we would log.
+    /// Whether the log has anything about this session. Each thing is said once then: a peer decides how often it sends what we would
+    /// log.
+    is_told: bool,
     has_warned_of_mtu: bool,
+    /// Bit n: how ring n went on was said.
+    told_rings: Cell<u32>,
 }
 
 impl Session {
@@ -103,6 +107,7 @@ impl Session {
         pace: Arc<Pace>,
         mtu: Arc<AtomicU16>,
         state_path: Option<PathBuf>,
+        is_told: bool,
     ) -> Session {
         let mut session = Session {
             place,
@@ -122,7 +127,9 @@ impl Session {
             rings: Default::default(),
             published: None,
             announce: Arc::default(),
+            is_told,
             has_warned_of_mtu: false,
+            told_rings: Cell::new(0),
         };
         session.publish::<SplitRing>(Vec::new());
         session
@@ -357,7 +364,7 @@ impl Session {
                     return Ok(Some(Reply::Number(1)));
                 }
                 let port_mtu = self.mtu.load(Ordering::Relaxed);
-                if mtu > u64::from(port_mtu) && !std::mem::replace(&mut self.has_warned_of_mtu, true) {
+                if mtu > u64::from(port_mtu) && self.is_told && !std::mem::replace(&mut self.has_warned_of_mtu, true) {
                     tracing::warn!(mtu, port_mtu, "the guest is given a larger MTU than its port has");
                 }
             }

@@ -33,7 +33,7 @@ impl Session {
             }
             let kept = Kept { area: area.clone(), start: index * L::record_len(size), is_asked };
             let (resumed, base) = ring.keep(kept, setup.base).map_err(failed)?;
-            tell_of(index, resumed);
+            self.tell_of(index, resumed);
             return Ok(base);
         }
         // A split ring says itself where it stands.
@@ -49,7 +49,7 @@ impl Session {
             kept => kept,
         }
         .map_err(failed)?;
-        tell_of(index, resumed);
+        self.tell_of(index, resumed);
         if !file.is_dead() {
             file.call(index, name);
         }
@@ -71,7 +71,9 @@ impl Session {
             let path = self.state_path.as_ref()?;
             StateFile::open(path)
                 .inspect_err(|error| {
-                    tracing::warn!(path = %path.display(), %error, "nobody will know where packed rings stand if we die");
+                    if self.is_told {
+                        tracing::warn!(path = %path.display(), %error, "nobody will know where packed rings stand if we die");
+                    }
                 })
                 .ok()
         };
@@ -113,12 +115,15 @@ impl Session {
         self.inflight = Some((Arc::new(area), info));
         Ok(())
     }
-}
 
-/// Says in the log how a ring went on that a switch before us had.
-fn tell_of(index: usize, resumed: Resumed) {
-    if resumed.is_recorded {
+    /// Says in the log, once a session, how a ring went on that a switch before us had.
+    fn tell_of(&self, ring: usize, resumed: Resumed) {
+        let told = self.told_rings.get();
+        if !resumed.is_recorded || !self.is_told || told & 1 << ring != 0 {
+            return;
+        }
+        self.told_rings.set(told | 1 << ring);
         let Resumed { position, given_back, .. } = resumed;
-        tracing::info!(ring = index, position, given_back, "a ring goes on where it is written down that it stands");
+        tracing::info!(ring, position, given_back, "a ring goes on where it is written down that it stands");
     }
 }

@@ -66,9 +66,14 @@ fn memfd(len: u64) -> OwnedFd {
 impl Rig {
     /// Connected, features agreed on, memory mapped, no ring started.
     fn new() -> Rig {
+        Rig::with_log_told(true)
+    }
+
+    /// The same, told of in the log or not.
+    fn with_log_told(is_told: bool) -> Rig {
         let place = Arc::new(CountingPlace::default());
         let wake = Arc::new(Wake::new().unwrap());
-        let session = Session::new(place.clone(), wake, Arc::default(), Arc::new(1500.into()), None);
+        let session = Session::new(place.clone(), wake, Arc::default(), Arc::new(1500.into()), None, is_told);
         let memory = memfd(RINGS as u64 * RING_LEN);
         let mut rig = Rig { session, place, memory, fds: Vec::new() };
         rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
@@ -658,6 +663,45 @@ fn buffers_that_another_backend_had_taken_out_of_order_come_back_empty() {
     assert_eq!(rig.used_index(1), 3, "the other two are given back");
     rig.post(1);
     assert_eq!((rig.rx(0).packets, rig.used_index(1)), (1, 4));
+}
+
+/// Counts what a user sees of the log.
+#[derive(Clone, Default)]
+struct LogLines(Arc<AtomicU32>);
+
+impl tracing::Subscriber for LogLines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+    fn enter(&self, _span: &tracing::span::Id) {}
+    fn exit(&self, _span: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_peer_that_starts_a_ring_again_and_again_is_told_of_once_or_not_at_all() {
+    for (is_told, expected) in [(true, 2), (false, 0)] {
+        let mut rig = Rig::with_log_told(is_told);
+        rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES | F_RING_PACKED));
+        let (mut rig, ..) = with_inflight(rig);
+        let lines = LogLines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            rig.start(0);
+            for _ in 0..10 {
+                rig.tell(&Request::SetVringBase(RingState { index: 0, value: 0x8000_8000 }));
+                assert!(rig.session.is_published(0));
+                rig.tell(&Request::NetSetMtu(9000));
+            }
+        });
+        assert_eq!(lines.0.load(Ordering::Relaxed), expected, "the ring, and the MTU");
+    }
 }
 
 #[test]
