@@ -1,7 +1,7 @@
 //! The chapters of `cargo xtask test` and how each is run.
 //!
-//! All chapters run in two lanes: those that build for release and compute take turns beside those that mostly wait for one another,
-//! because the time of a run is dear and optimised builds use one CPU.
+//! All chapters run in two lanes of about the same length, because the time of a run is dear: those with the linter, units, TAPs
+//! and guests take turns beside those that build for release, which uses one CPU, and those whose daemons mostly wait for others.
 //!
 //! A chapter passes or fails; it is never skipped: where the host cannot run it, it fails and says why. Chapters with
 //! namespaces, TAPs and guests run one test at a time, because they measure time and share two cores.
@@ -84,7 +84,7 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
         let mut results = Vec::new();
         for &chapter in &here {
             println!("\n== {} ==", name(chapter));
-            results.push(timed(chapter, || run_chapter(chapter, may_install)));
+            results.push(timed(chapter, || run_chapter(chapter)));
         }
         let others = lane.join().expect("a lane does not panic");
         for (_, log) in &beside {
@@ -96,8 +96,9 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
     Ok(summary(&results))
 }
 
-/// Chapters that need no network, no guest and little patience.
-const BESIDE: [Chapter; 4] = [Chapter::Loom, Chapter::Ratchet, Chapter::Demo, Chapter::Deb];
+/// Chapters of the second lane.
+const BESIDE: [Chapter; 7] =
+    [Chapter::Loom, Chapter::Ratchet, Chapter::Demo, Chapter::Deb, Chapter::Etcd, Chapter::Keystone, Chapter::Openapi];
 
 /// A chapter's name, time and failure.
 type Outcome = (String, Duration, Option<anyhow::Error>);
@@ -152,7 +153,26 @@ fn ready(chapters: &[Chapter], may_install: bool) -> Result<bool> {
     if wanted.is_empty() {
         return Ok(true);
     }
-    prepare(&wanted, chapters.contains(&Chapter::Vm), may_install)
+    if !prepare(&wanted, chapters.contains(&Chapter::Vm), may_install)? {
+        return Ok(false);
+    }
+    // Chapters themselves install nothing.
+    if may_install {
+        for &chapter in chapters {
+            environment(chapter, may_install)?;
+        }
+    }
+    Ok(true)
+}
+
+/// What a chapter needs of Python: the variable that tells its tests where it is, and the place.
+fn environment(chapter: Chapter, may_install: bool) -> Result<Option<(&'static str, PathBuf)>> {
+    let (variable, name, package) = match chapter {
+        Chapter::Keystone => ("QVS_KEYSTONE", "keystone", KEYSTONE),
+        Chapter::Openapi => ("QVS_SCHEMATHESIS", "schemathesis", SCHEMATHESIS),
+        _ => return Ok(None),
+    };
+    Ok(Some((variable, python(name, package, may_install)?)))
 }
 
 fn name(chapter: Chapter) -> String {
@@ -175,23 +195,18 @@ fn summary(results: &[Outcome]) -> bool {
     failed == 0
 }
 
-fn run_chapter(chapter: Chapter, may_install: bool) -> Result<()> {
+fn run_chapter(chapter: Chapter) -> Result<()> {
+    let named = |names: &[&str]| isolated_tests(names, environment(chapter, false)?);
     match chapter {
         Chapter::Lint => lint(),
         Chapter::Unit => unit(),
         Chapter::Loom => loom(),
-        Chapter::Fuzz => isolated_tests(&["fuzz::"], &[]),
-        Chapter::Net => isolated_tests(&["net::", "pktgen::", "segmentation::"], &[]),
-        Chapter::Etcd => isolated_tests(&["etcd::", "cloud::"], &[]),
-        Chapter::Vm => isolated_tests(&["vm::"], &[]),
-        Chapter::Keystone => {
-            let place = python("keystone", KEYSTONE, may_install)?;
-            isolated_tests(&["keystone::"], &[("QVS_KEYSTONE", place)])
-        }
-        Chapter::Openapi => {
-            let place = python("schemathesis", SCHEMATHESIS, may_install)?;
-            isolated_tests(&["openapi::"], &[("QVS_SCHEMATHESIS", place)])
-        }
+        Chapter::Fuzz => named(&["fuzz::"]),
+        Chapter::Net => named(&["net::", "pktgen::", "segmentation::"]),
+        Chapter::Etcd => named(&["etcd::", "cloud::"]),
+        Chapter::Vm => named(&["vm::"]),
+        Chapter::Keystone => named(&["keystone::"]),
+        Chapter::Openapi => named(&["openapi::"]),
         Chapter::Ratchet => run(cargo().args(["run", "--release", "--quiet", "-p", "benches", "--", "ratchet"])),
         Chapter::Demo => demo(),
         Chapter::Deb => deb::build_and_check(),
@@ -230,12 +245,12 @@ fn demo() -> Result<()> {
 }
 
 /// Runs the tests under these names in namespaces of their own, one at a time.
-fn isolated_tests(names: &[&str], variables: &[(&str, PathBuf)]) -> Result<()> {
+fn isolated_tests(names: &[&str], variable: Option<(&str, PathBuf)>) -> Result<()> {
     let executable = chapters_executable()?;
     let mut command = isolated(&executable)?;
     command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
     command.env("QVS_TARGET_DIR", target_dir()?);
-    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command.envs(variable);
     command.arg("--test-threads=1");
     run_tests(&mut command, names)
 }
