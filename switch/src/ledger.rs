@@ -276,8 +276,18 @@ pub struct PortCounters {
     pub rx: Flow,
     /// To the device. Packets are frames delivered to it; dropped ones are only in the drops.
     pub tx: Flow,
-    /// Time that the frames of each rx queue took, ns, until all of a burst were sent: the estimate of a sample.
-    pub queue_ns: [Counter; QUEUES_MAX],
+    /// What each rx queue cost.
+    pub queue_costs: [QueueCost; QUEUES_MAX],
+}
+
+/// What the frames of one rx queue cost, until all of a burst were sent: a sample of the bursts, which stands for all of them.
+#[derive(Default)]
+pub struct QueueCost {
+    /// Time, ns.
+    pub ns: Counter,
+    /// Frames of the same bursts. Their number is as much an estimate as the time, and off by as much: time a frame is
+    /// steadier than either.
+    pub packets: Counter,
 }
 
 /// The counters of one port: one set a worker.
@@ -307,10 +317,10 @@ impl PortLedger {
         self.total(|counters| &counters.tx)
     }
 
-    /// Time that the frames of one rx queue took, ns, over all workers that had it in turn; 0 beyond [`QUEUES_MAX`].
-    pub fn queue_ns(&self, queue: QueueIndex) -> u64 {
-        let of = |worker: &CachePadded<PortCounters>| worker.queue_ns.get(queue.as_usize()).map_or(0, Counter::get);
-        self.workers.iter().map(of).sum()
+    /// What the frames of one rx queue cost, as ns and frames, over all workers that had it in turn; 0 beyond [`QUEUES_MAX`].
+    pub fn queue_cost(&self, queue: QueueIndex) -> (u64, u64) {
+        let costs = self.workers.iter().filter_map(|worker| worker.queue_costs.get(queue.as_usize()));
+        costs.fold((0, 0), |(ns, packets), cost| (ns + cost.ns.get(), packets + cost.packets.get()))
     }
 
     fn total(&self, side: impl Fn(&PortCounters) -> &Flow) -> FlowTotals {

@@ -79,6 +79,8 @@ pub struct QueueReport {
     pub rx: RxQueue,
     /// Time its frames took, ns, on whichever worker; an estimate.
     pub busy_ns: u64,
+    /// Frames that this is the time of; as much an estimate.
+    pub busy_packets: u64,
 }
 
 /// What a config that was put in force came to.
@@ -331,9 +333,10 @@ impl<P: Pipeline> Switch<P> {
         let report = |(index, seat): (usize, &Seat)| {
             let mut ports: Vec<PortIndex> = snapshot.rx[index].iter().map(|rx| rx.port).collect();
             ports.dedup();
-            let queue = |&rx: &RxQueue| QueueReport {
-                rx,
-                busy_ns: snapshot.place(rx.port).map_or(0, |place| place.ledger.queue_ns(rx.queue)),
+            let queue = |&rx: &RxQueue| {
+                let cost = snapshot.place(rx.port).map(|place| place.ledger.queue_cost(rx.queue));
+                let (busy_ns, busy_packets) = cost.unwrap_or_default();
+                QueueReport { rx, busy_ns, busy_packets }
             };
             WorkerReport {
                 worker: WorkerIndex(index as u8),

@@ -331,7 +331,7 @@ impl<P: Pipeline> Worker<P> {
         }
     }
 
-    /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_ns`]).
+    /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_costs`]).
     pub fn time_queues(&mut self, clock: Clock) {
         self.clock = Some(clock);
     }
@@ -395,10 +395,11 @@ impl<P: Pipeline> Worker<P> {
                 continue;
             }
             counters.rx.add(&self.tally);
-            self.ledger.received.add(u64::from(self.tally.packets));
+            let packets = self.tally.packets;
+            self.ledger.received.add(u64::from(packets));
             self.ledger.add_drops(&self.tally);
             self.ledger.batches.add(1);
-            taken += self.tally.packets as usize;
+            taken += packets as usize;
             let mut moved_bytes = self.tally.bytes as usize;
 
             if !batch.is_empty() {
@@ -407,10 +408,10 @@ impl<P: Pipeline> Worker<P> {
                 let mut egress = Egress::new(&mut self.lists, &snapshot.places, worker, &self.ledger);
                 P::run(&snapshot.tables, &context, &mut batch, &mut egress);
                 let (outcomes, cost_bytes, answered) = (egress.outcomes(), egress.cost_bytes, egress.answered);
-                let packets = batch.len() as u64;
-                assert!(outcomes >= packets, "the pipeline left a packet without an outcome");
-                self.ledger.copies.add(outcomes - packets);
-                if outcomes > packets {
+                let frames = batch.len() as u64;
+                assert!(outcomes >= frames, "the pipeline left a packet without an outcome");
+                self.ledger.copies.add(outcomes - frames);
+                if outcomes > frames {
                     // A frame that was handed over may be filled anew by anybody before its copies are made.
                     batch.keep_frames();
                 }
@@ -427,7 +428,7 @@ impl<P: Pipeline> Worker<P> {
             if let Some(stopwatch) = &mut stopwatch {
                 let ns = stopwatch.lap();
                 if is_sample {
-                    charge(counters, debt.queue, ns);
+                    charge(counters, debt.queue, ns, packets);
                 }
                 if is_watched {
                     debt.bytes += unexplained(ns, moved_bytes);
@@ -459,11 +460,12 @@ impl Stopwatch {
     }
 }
 
-/// Charges a sample of time to a queue, for the rounds that are not timed as well.
+/// Charges a sample of time, and its frames, to a queue, for the rounds that are not timed as well.
 #[cold]
-fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64) {
-    if let Some(sum) = counters.queue_ns.get(queue.as_usize()) {
-        sum.add(ns * TIMED_ROUNDS);
+fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64, packets: u32) {
+    if let Some(cost) = counters.queue_costs.get(queue.as_usize()) {
+        cost.ns.add(ns * TIMED_ROUNDS);
+        cost.packets.add(u64::from(packets) * TIMED_ROUNDS);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use switch::assign::Move;
-use switch::batch::Batch;
+use switch::batch::{BURST, Batch};
 use switch::config::{Config, MTU_DEFAULT, NetworkConfig, PortConfig};
 use switch::ids::{NetworkIndex, PortIndex, QueueIndex, WorkerIndex};
 use switch::ledger::Tally;
@@ -315,6 +315,13 @@ fn a_queue_that_costs_more_is_charged_more_and_takes_its_cost_along() {
         }
         busy_ns(cheap) > 0 && busy_ns(dear) > 2 * busy_ns(cheap)
     });
+    let reports = rig.switch.worker_reports();
+    let of_dear = reports.iter().flat_map(|report| &report.queues).find(|queue| queue.rx == dear).unwrap();
+    let ns_a_frame = of_dear.busy_ns / of_dear.busy_packets;
+    assert!(
+        ns_a_frame >= 20_000 / BURST as u64,
+        "each burst toils for 20 microseconds, and a frame for {ns_a_frame} ns"
+    );
     let before = busy_ns(dear);
     rig.switch.move_queues(&[Move { rx: dear, from: WorkerIndex(0), to: WorkerIndex(1) }]);
     assert!(busy_ns(dear) >= before);

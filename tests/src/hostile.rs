@@ -7,16 +7,17 @@
 
 use crate::chance::Chance;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::ftruncate;
+use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use switch::offload::VNET_HEADER_MRG_LEN;
 use vhost::chain::{Descriptor, INDIRECT, NEXT, WRITE};
 use vhost::driver::packed::{AVAIL, PackedDescriptor, USED};
-use vhost::driver::{Driver, DriverConfig, DriverError, GUEST_BASE, Ring};
+use vhost::driver::{Driver, DriverConfig, DriverError, GUEST_BASE, Ring, Shape, Used};
 use vhost::message::Request;
-use vhost::net::{F_MRG_RXBUF, F_RING_PACKED};
+use vhost::net::{F_INDIRECT_DESC, F_MRG_RXBUF, F_RING_PACKED};
 
 /// Time from the beginning of one turn to that of the next.
 const TURN: Duration = Duration::from_micros(200);
@@ -32,6 +33,12 @@ const KICKS: usize = 200;
 const BOOT: Duration = Duration::from_millis(5);
 /// Words scribbled in a turn.
 const WORDS: usize = 64;
+/// Descriptors of a frame that is legal and dear: one for the header, and one for each byte.
+const WIDTH: u16 = 61;
+/// Bytes of a good frame.
+const FRAME_LEN: u32 = 60;
+/// A page of memory, bytes.
+const PAGE: usize = 4096;
 
 /// What a guest does to its switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,17 +57,23 @@ pub enum Class {
     MemoryRemoved,
     /// Random words in descriptor tables, rings and indices.
     Scribbling,
+    /// Good frames of which each byte has a descriptor of its own.
+    WideChains,
+    /// Frames in memory that nobody has touched: the switch is the first, and waits for the kernel.
+    UntouchedMemory,
 }
 
 impl Class {
     /// All that is wrong.
-    pub const HOSTILE: [Class; 6] = [
+    pub const HOSTILE: [Class; 8] = [
         Class::BadDescriptors,
         Class::IndexJumps,
         Class::Renegotiation,
         Class::KickStorm,
         Class::MemoryRemoved,
         Class::Scribbling,
+        Class::WideChains,
+        Class::UntouchedMemory,
     ];
 }
 
@@ -113,14 +126,26 @@ pub fn misbehave(path: &Path, class: Class, features: u64, load: Load, is_over: 
     let burner = Burner { begun, cpu_before, share };
     let (path, chance, deeds) = (path.to_owned(), Chance::new(1), Deeds::default());
     let boots = load.boots * TURN.as_secs_f64();
-    let mut guest =
-        Guest { path, features, chance, deeds, burner, bursts: load.bursts(), owed: 0.0, boots, boots_owed: 0.0 };
+    let mut guest = Guest {
+        path,
+        class,
+        features,
+        chance,
+        deeds,
+        burner,
+        bursts: load.bursts(),
+        owed: 0.0,
+        posted: 0,
+        boots,
+        boots_owed: 0.0,
+    };
     while !is_over.load(Ordering::Relaxed) {
         let mut driver = guest.driver();
         let begun = driver.start();
         guest.deeds.sessions += 1;
+        guest.posted = 0;
         // The switch may end a session for good reason at any message; the next one begins anew.
-        if begun.and_then(|()| guest.session(&mut driver, class, is_over)).is_err() {
+        if begun.and_then(|()| guest.session(&mut driver, is_over)).is_err() {
             driver.disconnect();
         }
         std::thread::sleep(BOOT);
@@ -150,6 +175,7 @@ impl Burner {
 
 struct Guest {
     path: PathBuf,
+    class: Class,
     features: u64,
     chance: Chance,
     deeds: Deeds,
@@ -157,6 +183,8 @@ struct Guest {
     /// Bursts of a polite guest in the time of a turn, and how many it owes.
     bursts: f64,
     owed: f64,
+    /// Frames that a guest posted by hand and did not get back.
+    posted: u64,
     /// How often it makes memory in the time of a turn, and how often it owes that.
     boots: f64,
     boots_owed: f64,
@@ -166,6 +194,14 @@ impl Guest {
     fn driver(&self) -> Driver {
         let mut config = DriverConfig::new(&self.path);
         config.features |= self.features;
+        match self.class {
+            Class::WideChains => {
+                config.features |= F_INDIRECT_DESC;
+                config.send_shape = Shape::indirect(WIDTH);
+            }
+            Class::UntouchedMemory => config.send_buffer_len = PAGE,
+            _ => (),
+        }
         Driver::new(config).expect("there is memory for a guest")
     }
 
@@ -174,7 +210,8 @@ impl Guest {
     }
 
     /// One connection's misbehaviour.
-    fn session(&mut self, driver: &mut Driver, class: Class, is_over: &AtomicBool) -> Result<(), DriverError> {
+    fn session(&mut self, driver: &mut Driver, is_over: &AtomicBool) -> Result<(), DriverError> {
+        let class = self.class;
         let full = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor is left");
         rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).expect("an empty eventfd takes it");
         if class == Class::KickStorm {
@@ -222,6 +259,8 @@ impl Guest {
                 }
                 Class::MemoryRemoved => self.remove_memory(driver)?,
                 Class::Scribbling => self.scribble(driver)?,
+                Class::WideChains => _ = self.talk(driver),
+                Class::UntouchedMemory => self.send_untouched(driver),
             }
             if class == Class::Scribbling && self.deeds.turns.is_multiple_of(64) {
                 // Its rings have stopped by now.
@@ -233,7 +272,7 @@ impl Guest {
 
     /// A burst of good frames to itself, which the switch looks up and drops, and whatever arrived; answers how many were sent.
     fn talk(&mut self, driver: &mut Driver) -> usize {
-        let mut frame = [0; 60];
+        let mut frame = [0; FRAME_LEN as usize];
         frame[..14].copy_from_slice(&[2, 0, 0, 0, 0xee, 1, 2, 0, 0, 0, 0xee, 1, 0x88, 0xb5]);
         let sent = driver.sender.send_burst(&[&frame[..]; BURST as usize]);
         driver.receiver.drain(BURST);
@@ -349,6 +388,27 @@ impl Guest {
                 Err(DriverError::NotConnected)
             }
         }
+    }
+
+    /// A burst of frames, zeros all of them, from pages that are made when they are read.
+    fn send_untouched(&mut self, driver: &mut Driver) {
+        let memory = driver.memory().clone();
+        let ring = &mut driver.sender.ring;
+        let mut used = [Used::default(); 2 * BURST as usize];
+        let back = ring.take_used(&mut used) as u64;
+        self.posted -= back.min(self.posted);
+        if self.posted + u64::from(BURST) > used.len() as u64 {
+            return;
+        }
+        let first = self.deeds.turns as u16 % (ring.slots() / BURST) * BURST;
+        let (from, len) = (ring.buffer_at(first) as u64, u64::from(BURST) * PAGE as u64);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(memory.file(), hole, from, len).expect("it is our own file");
+        for slot in first..first + BURST {
+            let (address, len) = (ring.buffer_address(slot), FRAME_LEN + VNET_HEADER_MRG_LEN as u32);
+            ring.post_chain(slot, &[Descriptor { address, len, flags: 0, next: 0 }]);
+        }
+        self.posted += u64::from(BURST);
     }
 
     /// Random words where the rings are, now and then in an index.

@@ -253,6 +253,7 @@ mod tests {
         let queue = |&(port, busy_ns): &(u16, u64)| QueueReport {
             rx: RxQueue { port: PortIndex(port), queue: QueueIndex(0) },
             busy_ns,
+            busy_packets: 1,
         };
         WorkerReport {
             worker: WorkerIndex(worker),

@@ -6,7 +6,7 @@
 use crate::view::{FlowRow, PortRow, WorkerRow};
 use std::fmt::Write;
 use switch::ledger::Balance;
-use switch::switch::WorkerReport;
+use switch::switch::{QueueReport, WorkerReport};
 
 /// Everything a scrape tells.
 pub(crate) struct Metrics {
@@ -145,12 +145,26 @@ impl Metrics {
                 page.sample(name, &[("worker", &label(report.worker.0))], value(report));
             }
         }
-        let help = "Time that the frames of a queue took, on whichever worker; an estimate.";
-        page.family("qvs_queue_busy_nanoseconds_total", "counter", help);
-        for (worker, report) in std::iter::zip(&self.workers, &self.reports) {
-            for (row, queue) in std::iter::zip(&worker.queues, &report.queues) {
-                let labels = [("interface", row.interface.as_str()), ("queue", &row.queue.to_string())];
-                page.sample("qvs_queue_busy_nanoseconds_total", &labels, queue.busy_ns);
+        type Cost = fn(&QueueReport) -> u64;
+        let costs: [(&str, &str, Cost); 2] = [
+            (
+                "qvs_queue_busy_nanoseconds_total",
+                "Time that the frames of a queue took, on whichever worker; an estimate.",
+                |queue| queue.busy_ns,
+            ),
+            (
+                "qvs_queue_busy_packets_total",
+                "Frames that this is the time of; as much an estimate, so that the time a frame is steadier than either.",
+                |queue| queue.busy_packets,
+            ),
+        ];
+        for (name, help, value) in costs {
+            page.family(name, "counter", help);
+            for (worker, report) in std::iter::zip(&self.workers, &self.reports) {
+                for (row, queue) in std::iter::zip(&worker.queues, &report.queues) {
+                    let labels = [("interface", row.interface.as_str()), ("queue", &row.queue.to_string())];
+                    page.sample(name, &labels, value(queue));
+                }
             }
         }
         page.family("qvs_queue_moves_total", "counter", "Queues moved from worker to worker.");
