@@ -1,6 +1,7 @@
 //! What a command measures, printed as it comes and kept as a section of a file in `benches/results`: the section of that title is
 //! replaced, others stay.
 
+use ::tests::version;
 use anyhow::Result;
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +50,7 @@ fn replaced(text: &str, title: &str, lines: &[String]) -> String {
     format!("{}{section}{rest}", &text[..begin])
 }
 
-/// The machine, and how busy it is now.
+/// The machine, how busy it is now, and what was measured.
 pub(crate) fn machine() -> Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
     let name = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -57,10 +58,11 @@ pub(crate) fn machine() -> Result<String> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let load = std::fs::read_to_string("/proc/loadavg")?;
     Ok(format!(
-        "Machine: {count} CPUs ({}), Linux {}, load {} at the end.",
+        "Machine: {count} CPUs ({}), Linux {}, load {} at the end. Measured: {}.",
         name.map_or("unknown", |(_, name)| name.trim()),
         kernel.trim(),
-        load.split(' ').next().unwrap_or_default()
+        load.split(' ').next().unwrap_or_default(),
+        version::commit()
     ))
 }
 

@@ -10,6 +10,8 @@
 mod forwarder;
 
 use crate::results::Section;
+use ::tests::ovs::PLAIN;
+use ::tests::version;
 use anyhow::{Context, Result, ensure};
 use benches::cost::median_of;
 use benches::rig::frames;
@@ -209,6 +211,7 @@ fn measure(frame_len: usize, options: &Options, cpus: [usize; 2]) -> Result<()> 
     ));
     let rows: Vec<Row> = kinds.iter().filter_map(|kind| Row::of(kind.who.label(), &kind.figures)).collect();
     rows.iter().map(Row::to_string).chain(absent).chain(bars(&rows)).for_each(|line| section.line(line));
+    section.line(format!("Peers: {}.", version::peers(PLAIN)));
     if options.alternations >= ALTERNATIONS_MIN { section.write("uplink.md") } else { Ok(()) }
 }
 

@@ -60,7 +60,7 @@ const PARTS: [(Part, Measure); 14] = [
 fn main() {
     let options = Options::read();
     peers::prepare();
-    let mut page = Page::default();
+    let mut page = Page::begin();
     for (part, measure) in PARTS {
         if options.wants(part) {
             measure(&mut page, &options);

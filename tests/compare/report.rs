@@ -1,6 +1,8 @@
 //! The page that a comparison writes, the figures on it, and the few statistics.
 
 use crate::peers::Peer;
+use ::tests::ovs::DPDK;
+use ::tests::version;
 use std::fmt::{Display, Write as _};
 use std::fs;
 use std::path::Path;
@@ -113,11 +115,20 @@ pub(crate) fn load() -> String {
 #[derive(Default)]
 pub(crate) struct Page {
     text: String,
+    /// What was measured, by version.
+    versions: String,
     /// What bars and plot are made of.
     pub(crate) findings: Vec<Finding>,
 }
 
 impl Page {
+    /// An empty one. What is measured was built a moment ago, of the tree as it is now.
+    pub(crate) fn begin() -> Page {
+        let versions = format!("Measured: qvs of {}; {}.", version::commit(), version::peers(DPDK));
+        println!("{versions}");
+        Page { versions, ..Page::default() }
+    }
+
     /// A line of Markdown; shown at once as well, for a run takes minutes.
     pub(crate) fn line(&mut self, line: &str) {
         println!("{line}");
@@ -162,8 +173,9 @@ impl Page {
         let head = format!(
             "# Measured\n\nMachine: {cores} CPUs ({model}), Linux {}. Generators, guests and clients on CPU 0, the switch's \
              worker on the last. Switches take turns within one run; a cell holds the **median** (least–most) of the \
-             alternations. Written by `cargo xtask compare`.\n\n![Medians with extremes](latest.svg)\n\n{bars}",
-            kernel.trim()
+             alternations. Written by `cargo xtask compare`.\n\n{}\n\n![Medians with extremes](latest.svg)\n\n{bars}",
+            kernel.trim(),
+            self.versions
         );
         fs::create_dir_all(dir).expect("the directory can be written");
         fs::write(dir.join("latest.md"), head + &self.text).expect("the directory can be written");

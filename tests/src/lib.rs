@@ -21,4 +21,5 @@ pub mod pcapng;
 pub mod process;
 pub mod qmp;
 pub mod tcpdump;
+pub mod version;
 pub mod wire;
