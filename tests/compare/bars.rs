@@ -1,6 +1,7 @@
 //! The quality bars: what we want to reach beside the peers, and whether we do.
 //!
-//! Each compares medians of one run; beside it stand the ratios of the single alternations, least and most.
+//! Each compares medians of one run; beside it stand the ratios of the single alternations, least and most, and how many of them met
+//! the bar by themselves where not all or none did. What is a median of fewer turns than were asked for meets no bar.
 
 use crate::frames::{Row, Size};
 use crate::latency::{ONE_FRAME, ONE_MPPS};
@@ -8,10 +9,13 @@ use crate::peers::Peer;
 use crate::report::{Figure, Page, Sample};
 use crate::{hostile, hosts, loss, tap, tunnel, vhost, workers};
 use ::tests::hostile::Class;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Loss that is allowed at nine tenths of our highest rate.
 const LOSS_MAX: f64 = 1e-4;
+
+/// Part of a rate that must be offered in the median, so that what is lost of it tells something.
+const OFFERED_MIN: f64 = 0.97;
 
 /// How many times as many cycles a frame may cost beside a guest that misbehaves as beside a polite one.
 const BESIDE_MAX: f64 = 1.1;
@@ -29,20 +33,54 @@ enum Needed {
 struct Bar {
     what: String,
     needed: String,
-    measured: Option<(String, bool)>,
+    measured: Option<(String, Verdict)>,
+}
+
+/// Whether a bar is met.
+#[derive(Clone, Copy)]
+struct Verdict {
+    is_met: bool,
+    /// How many alternations would meet it by themselves, of how many.
+    alternations: Option<(usize, usize)>,
+}
+
+impl From<bool> for Verdict {
+    fn from(is_met: bool) -> Verdict {
+        Verdict { is_met, alternations: None }
+    }
+}
+
+impl Verdict {
+    /// That of the medians, beside each alternation's own.
+    fn of(is_met: bool, sample: &Sample, meets: impl Fn(f64) -> bool) -> Verdict {
+        let meeting = sample.values().into_iter().filter(|&value| meets(value)).count();
+        Verdict { is_met, alternations: Some((meeting, sample.count().1)) }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_met { "yes" } else { "**no**" })?;
+        match self.alternations {
+            Some((meeting, count)) if meeting != if self.is_met { count } else { 0 } => {
+                write!(f, ", {meeting} of {count}")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The table, as Markdown.
 pub(crate) fn table(page: &Page) -> String {
     let mut text = String::from(
-        "## Quality bars\n\nRatios of medians, qvs to the peer; in brackets those of single alternations.\n\n\
+        "## Quality bars\n\nRatios of medians, qvs to the peer; in brackets those of single alternations. \"3 of 5\" beside a \
+         verdict: so many alternations would meet the bar by themselves. A bar that turns are missing for is not met.\n\n\
          | bar | needed | measured | met |\n|---|---|---|---|\n",
     );
     for Bar { what, needed, measured } in bars(page) {
         let (measured, verdict) = match measured {
-            None => ("–".to_owned(), "not measured"),
-            Some((measured, true)) => (measured, "yes"),
-            Some((measured, false)) => (measured, "**no**"),
+            None => ("–".to_owned(), "not measured".to_owned()),
+            Some((measured, verdict)) => (measured, verdict.to_string()),
         };
         writeln!(text, "| {what} | {needed} | {measured} | {verdict} |").expect("a string grows");
     }
@@ -95,7 +133,7 @@ fn bars(page: &Page) -> Vec<Bar> {
         bars.push(Bar {
             what: format!("workers: {kind}, to one"),
             needed: format!("at least {least}"),
-            measured: times.map(|times| (format!("{times:.2}"), times >= least)),
+            measured: times.map(|times| (format!("{times:.2}"), (times >= least).into())),
         });
     }
     bars.extend(loss_bars(page));
@@ -107,29 +145,55 @@ fn bars(page: &Page) -> Vec<Bar> {
 
 /// The bars on loss: at nine tenths of our highest rate ours alone, at nine tenths of testpmd's, which both can do, ours and its.
 fn loss_bars(page: &Page) -> [Bar; 3] {
-    let lost = |row, peer| page.found(row, Figure::Loss, peer).map(Sample::median);
+    let lost = |row, peer| page.found(row, Figure::Loss, peer);
     let others =
         [loss::ROW, loss::ROW_BOTH].map(|row| page.found(row, Figure::OtherDrops, Peer::Qvs).map(Sample::most));
     let others = others.into_iter().flatten().reduce(f64::max);
     [
         Bar {
             what: loss::ROW.to_owned(),
-            needed: format!("at most {LOSS_MAX:.0e}"),
-            measured: lost(loss::ROW, Peer::Qvs).map(|ours| (format!("{ours:.1e}"), ours <= LOSS_MAX)),
+            needed: format!("at most {LOSS_MAX:.0e} of at least {OFFERED_MIN} of the rate"),
+            measured: lost(loss::ROW, Peer::Qvs).map(|losses| {
+                let (ours, offered) = (losses.median(), offered(page, loss::ROW));
+                let (text, is_whole) = missing(format!("{ours:.1e}, {}", offered.0), &[losses]);
+                let is_met = ours <= LOSS_MAX && is_whole;
+                let verdict = Verdict::of(is_met, losses, |loss| loss <= LOSS_MAX);
+                (text, if offered.1 { verdict } else { false.into() })
+            }),
         },
         Bar {
             what: format!("{}, offered to both, to testpmd io", loss::ROW_BOTH),
-            needed: "no more than its".to_owned(),
-            measured: lost(loss::ROW_BOTH, Peer::Qvs)
-                .zip(lost(loss::ROW_BOTH, Peer::Testpmd))
-                .map(|(ours, its)| (format!("{ours:.1e} to {its:.1e}"), ours <= its)),
+            needed: format!("no more than its, of at least {OFFERED_MIN} of the rate"),
+            measured: lost(loss::ROW_BOTH, Peer::Qvs).zip(lost(loss::ROW_BOTH, Peer::Testpmd)).map(|(ours, its)| {
+                let offered = offered(page, loss::ROW_BOTH);
+                let (text, is_whole) =
+                    missing(format!("{:.1e} to {:.1e}, {}", ours.median(), its.median(), offered.0), &[ours, its]);
+                (text, (ours.median() <= its.median() && offered.1 && is_whole).into())
+            }),
         },
         Bar {
             what: "loss, drops for other reasons than rx_ring_full".to_owned(),
             needed: "none".to_owned(),
-            measured: others.map(|kinds| (format!("{kinds} kinds"), kinds == 0.0)),
+            measured: others.map(|kinds| (format!("{kinds} kinds"), (kinds == 0.0).into())),
         },
     ]
+}
+
+/// How much of a rate we were offered, in words, and whether that is enough (RFC 2544 section 26.1: at the rate asked for). Who
+/// keeps his rings full is offered less, and loses nothing of what he is not offered.
+fn offered(page: &Page, row: &str) -> (String, bool) {
+    let Some(offered) = page.found(row, Figure::Offered, Peer::Qvs) else {
+        return ("offered unknown".to_owned(), false);
+    };
+    let (median, values) = (offered.median(), offered.values());
+    let pieces = values.iter().filter(|&&part| part >= OFFERED_MIN).count();
+    (format!("offered {median:.2}, as much in {pieces} of {} pieces", values.len()), median >= OFFERED_MIN)
+}
+
+/// What is measured, with how many turns are missing; and whether none is.
+fn missing(text: String, samples: &[&Sample]) -> (String, bool) {
+    let (count, asked) = samples.iter().map(|sample| sample.count()).min().unwrap_or_default();
+    if count == asked { (text, true) } else { (format!("{text}, {count} of {asked} turns"), false) }
 }
 
 /// A bar on what a guest that misbehaves costs others.
@@ -138,7 +202,8 @@ fn beside(page: &Page, what: String) -> Bar {
     let measured = figure(Figure::Times).zip(figure(Figure::MoreLoss)).map(|(ratios, loss)| {
         let (ratio, loss_more) = (ratios.median(), loss.median());
         let text = format!("{}, loss {loss_more:+.1e}", ratios.middle(2).replace('*', ""));
-        (text, ratio <= BESIDE_MAX && loss_more <= 0.0)
+        let is_met = ratio <= BESIDE_MAX && loss_more <= 0.0;
+        (text, Verdict::of(is_met, ratios, |ratio| ratio <= BESIDE_MAX))
     });
     Bar { what, needed: format!("at most {BESIDE_MAX}, no more loss"), measured }
 }
@@ -148,16 +213,24 @@ fn compared(page: &Page, what: &str, row: &str, figure: Figure, peer: Peer, need
     let both = page.found(row, figure, Peer::Qvs).zip(page.found(row, figure, peer));
     let measured = both.map(|(ours, theirs)| {
         let ratio = ours.median() / theirs.median();
-        let ratios: Sample = ours.values().iter().zip(theirs.values()).map(|(ours, theirs)| ours / theirs).collect();
-        let below = ratios.values().iter().filter(|&&ratio| ratio < 1.0).count();
-        let count = ratios.values().len();
+        let ratios = ours.ratios(theirs);
+        if ratios.is_empty() {
+            return (format!("{ratio:.2}, no turn of both"), false.into());
+        }
         let spread = format!("{ratio:.2} ({:.2}–{:.2})", ratios.least(), ratios.most());
+        let (spread, is_whole) = missing(spread, &[&ratios]);
+        let meets = |ratio: f64| match needed {
+            Needed::AtLeast(least) => ratio >= least,
+            Needed::Below(most) => ratio < most,
+            Needed::BelowInTenths(_) => ratio < 1.0,
+        };
         match needed {
-            Needed::AtLeast(least) => (spread, ratio >= least),
-            Needed::Below(most) => (spread, ratio < most),
             Needed::BelowInTenths(tenths) => {
-                (format!("{spread}, below in {below} of {count}"), 10 * below >= tenths * count)
+                let (below, (_, asked)) =
+                    (ratios.values().into_iter().filter(|&ratio| meets(ratio)).count(), ratios.count());
+                (format!("{spread}, below in {below} of {asked}"), (10 * below >= tenths * asked && is_whole).into())
             }
+            _ => (spread, Verdict::of(meets(ratio) && is_whole, &ratios, meets)),
         }
     });
     let needed = match needed {
@@ -174,7 +247,7 @@ mod tests {
 
     fn met(page: &Page, what: &str) -> Option<bool> {
         let bar = bars(page).into_iter().find(|bar| bar.what == what);
-        bar.unwrap_or_else(|| panic!("there is no bar {what}")).measured.map(|(_, is_met)| is_met)
+        bar.unwrap_or_else(|| panic!("there is no bar {what}")).measured.map(|(_, verdict)| verdict.is_met)
     }
 
     fn keep(page: &mut Page, row: &str, figure: Figure, peer: Peer, values: &[f64]) {
@@ -196,6 +269,35 @@ mod tests {
         keep(&mut page, &row, Figure::Mpps, Peer::Ovs, &[6.0, 6.0, 6.0]);
         assert_eq!(met(&page, "64 B, split ring, to testpmd io"), Some(true));
         assert_eq!(met(&page, "64 B, split ring, to OVS-DPDK"), Some(false));
+    }
+
+    #[test]
+    fn a_bar_that_not_every_alternation_meets_says_so() {
+        let mut page = Page::default();
+        let row = vhost::finding(Row::split(Size::Wire(64)));
+        keep(&mut page, &row, Figure::Mpps, Peer::Testpmd, &[10.0; 5]);
+        keep(&mut page, &row, Figure::Mpps, Peer::Ovs, &[2.0; 5]);
+        keep(&mut page, &row, Figure::Mpps, Peer::Yardstick, &[60.0; 5]);
+        keep(&mut page, &row, Figure::Mpps, Peer::Qvs, &[12.0, 19.0, 20.0, 21.0, 50.0]);
+        let table = table(&page);
+        assert!(
+            table.contains("| 64 B, split ring, to testpmd io | at least 2 | 2.00 (1.20–5.00) | yes, 3 of 5 |"),
+            "{table}"
+        );
+        assert!(table.contains("| 64 B, split ring, to OVS-DPDK | at least 4 | 10.00 (6.00–25.00) | yes |"), "{table}");
+        assert!(table.contains("| at least 0.75 | 0.33 (0.20–0.83) | **no**, 1 of 5 |"), "{table}");
+    }
+
+    #[test]
+    fn a_bar_that_turns_are_missing_for_is_not_met() {
+        let mut page = Page::default();
+        let row = vhost::finding(Row::split(Size::Wire(64)));
+        keep(&mut page, &row, Figure::Mpps, Peer::Qvs, &[30.0; 3]);
+        page.keep(&row, Figure::Mpps, Peer::Testpmd, &Sample::from_iter([Some(10.0), None, Some(10.0)]));
+        keep(&mut page, &row, Figure::Mpps, Peer::Ovs, &[6.0; 3]);
+        assert_eq!(met(&page, "64 B, split ring, to testpmd io"), Some(false));
+        assert_eq!(met(&page, "64 B, split ring, to OVS-DPDK"), Some(true));
+        assert!(table(&page).contains("| 3.00 (3.00–3.00), 2 of 3 turns | **no**, 2 of 3 |"), "{}", table(&page));
     }
 
     #[test]
@@ -227,6 +329,8 @@ mod tests {
     #[test]
     fn more_loss_than_the_peer_at_a_rate_that_both_can_do_misses_the_bar() {
         let mut page = Page::default();
+        keep(&mut page, loss::ROW, Figure::Offered, Peer::Qvs, &[1.0]);
+        keep(&mut page, loss::ROW_BOTH, Figure::Offered, Peer::Qvs, &[1.0]);
         keep(&mut page, loss::ROW, Figure::Loss, Peer::Qvs, &[5e-5]);
         keep(&mut page, loss::ROW_BOTH, Figure::Loss, Peer::Qvs, &[2e-6]);
         keep(&mut page, loss::ROW_BOTH, Figure::Loss, Peer::Testpmd, &[1e-6]);
@@ -241,5 +345,18 @@ mod tests {
         keep(&mut page, loss::ROW, Figure::Loss, Peer::Testpmd, &[0.5]);
         assert_eq!(met(&page, loss::ROW), Some(false));
         assert_eq!(met(&page, &format!("{}, offered to both, to testpmd io", loss::ROW_BOTH)), None);
+    }
+
+    #[test]
+    fn no_loss_of_a_rate_that_was_not_offered_meets_no_bar() {
+        let met_with = |offered: &[f64]| {
+            let mut page = Page::default();
+            keep(&mut page, loss::ROW, Figure::Loss, Peer::Qvs, &[0.0]);
+            keep(&mut page, loss::ROW, Figure::Offered, Peer::Qvs, offered);
+            met(&page, loss::ROW)
+        };
+        assert_eq!(met_with(&[0.4, 0.98, 1.0]), Some(true), "the median counts");
+        assert_eq!(met_with(&[0.4, 0.96, 1.0]), Some(false));
+        assert_eq!(met_with(&[]), Some(false));
     }
 }

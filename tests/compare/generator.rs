@@ -104,8 +104,12 @@ pub(crate) fn measure_alone(words: &[String]) -> Result<Report, String> {
 impl Report {
     /// A figure by its name, `generator.busy_share`; zero if it is not there.
     pub(crate) fn figure(&self, name: &str) -> f64 {
-        let found = name.split('.').fold(&self.value, |value, part| &value[part]);
-        found.as_f64().unwrap_or(0.0)
+        self.found(name).unwrap_or(0.0)
+    }
+
+    /// The same, if it is there: delays are not where no frame arrived.
+    pub(crate) fn found(&self, name: &str) -> Option<f64> {
+        name.split('.').fold(&self.value, |value, part| &value[part]).as_f64()
     }
 
     /// What was really agreed on between guests and switch.

@@ -156,9 +156,11 @@ impl Rig {
         let output = String::from_utf8_lossy(&talker.station.run(&command).stdout).into_owned();
         let used = self.used() - before;
         self.each(Switch::stop);
-        self.gbps.add(received(&output, "bits_per_second") / 1e9);
-        self.cpu_seconds.add(used);
-        self.cpu_seconds_per_gb.add(used / (received(&output, "bytes") / 1e9));
+        let bits = received(&output, "bits_per_second");
+        let bytes = received(&output, "bytes").filter(|_| bits.is_some());
+        self.gbps.add_turn(bits.map(|bits| bits / 1e9));
+        self.cpu_seconds.add_turn(bytes.map(|_| used));
+        self.cpu_seconds_per_gb.add_turn(bytes.map(|bytes| used / (bytes / 1e9)));
     }
 }
 
@@ -186,7 +188,7 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
         rigs.iter_mut().for_each(Rig::transfer);
     }
     for peer in [Peer::Qvs, Peer::Ovs] {
-        let own = rigs.iter().filter(|rig| rig.way.peer == peer);
+        let own = rigs.iter().filter(|rig| rig.way.peer == peer && !rig.gbps.is_empty());
         let fastest = own.max_by(|one, other| one.gbps.median().total_cmp(&other.gbps.median()));
         fastest.into_iter().for_each(|rig| page.keep(ROW, Figure::Gbps, peer, &rig.gbps));
     }

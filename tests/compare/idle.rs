@@ -116,7 +116,7 @@ fn idle_taps(page: &mut Page, options: &Options) {
     for name in &names {
         tenant.attached_port(&network, name);
     }
-    let mut samples = [Sample::default(), Sample::default()];
+    let (mut samples, mut failures) = ([Sample::default(), Sample::default()], Vec::new());
     for round in 0..options.rounds {
         for (is_plugged, sample) in [false, true].into_iter().zip(&mut samples) {
             switch.resume();
@@ -132,11 +132,15 @@ fn idle_taps(page: &mut Page, options: &Options) {
             }
             match generator::measure(&switch, &words) {
                 Ok(report) => sample.add(report.figure("mpps")),
-                Err(trouble) => page.line(&format!("| {trouble} | – | – | {} |", load())),
+                Err(trouble) => {
+                    sample.add_turn(None);
+                    failures.push(format!("{} TAPs: {trouble}", if is_plugged { TAPS } else { 0 }));
+                }
             }
         }
     }
     let [without, with] = &samples;
     let ratio = ratio(with, without);
     page.line(&format!("| {} | {} | {ratio} | {} |", without.brief(3), with.brief(3), load()));
+    page.notes(&failures);
 }

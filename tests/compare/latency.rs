@@ -3,7 +3,7 @@
 use crate::alternate::{agreed, alternate, off_cpu};
 use crate::options::Options;
 use crate::peers::{End, Peer, Switch};
-use crate::report::{Figure, Page, Sample, load};
+use crate::report::{Figure, Page, load};
 
 /// The cases: name and the generator's words. A rate is that of one of two directions.
 pub(crate) const ONE_FRAME: &str = "one frame under way";
@@ -21,13 +21,14 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
     let peers = options.peers(&[Peer::Qvs, Peer::Testpmd, Peer::Ovs]);
     let switches = Switch::start_all(&peers, [End::Vhost; 2]);
     let seconds = options.seconds.to_string();
+    let mut failures = Vec::new();
     for (case, words) in CASES {
         let mut words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         words.extend(["--seconds".to_owned(), seconds.clone()]);
         let all = alternate(&switches, options.rounds, &words, |_| true);
         for turns in &all {
-            let us = |name: &str| -> Sample { turns.sample(name).values().iter().map(|ns| ns / 1e3).collect() };
-            let names = ["p50", "p90", "p99", "p99_9"].map(|name| us(&format!("latency.{name}_ns")));
+            let names = ["p50", "p90", "p99", "p99_9"];
+            let names = names.map(|name| turns.sample(&format!("latency.{name}_ns")).map(|ns| ns / 1e3));
             for (figure, sample) in [Figure::P50, Figure::P90, Figure::P99].into_iter().zip(&names) {
                 page.keep(case, figure, turns.peer, sample);
             }
@@ -41,5 +42,7 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
                 load()
             ));
         }
+        failures.extend(all.iter().filter_map(|turns| turns.failures(case)));
     }
+    page.notes(&failures);
 }

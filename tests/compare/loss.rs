@@ -101,8 +101,9 @@ pub(crate) fn measure(page: &mut Page, options: &Options) {
             "64-byte frames, both directions, 1,000 addresses a side; {} alternations of {PIECES} pieces of {PIECE_S} s. Both rates are \
              offered to both: nine tenths of our highest, and nine tenths of testpmd's, at which the two are compared. A switch \
              that cannot take a rate keeps its rings full, and the generator, which counts as offered what it put into a ring, \
-             offers it less. Left out are windows of 1 ms in which generator and sink were off their CPU for over 20 \
-             microseconds, and whole pieces in which the worker was.",
+             offers it less: what it held back is not counted as lost, so the bars ask as well how much was offered. Left out are \
+             windows of 1 ms in which generator and sink were off their CPU for over 20 microseconds, and whole pieces in which \
+             the worker was.",
             options.rounds
         ),
         "| rate, Mpps | switch | loss | offered, Mpps | windows left out | pieces left out | drops by reason | load |",
@@ -124,10 +125,11 @@ fn measure_at(page: &mut Page, row: &str, rate: f64, switches: &[Switch], option
         ["--rate", &each_way, "--seconds", &seconds, "--repeat", &repeat, "--discard-off-cpu"].map(str::to_owned),
     );
     let before: Vec<Option<Counters>> = switches.iter().map(counters).collect();
-    let mut all: Vec<Vec<Pieces>> = switches.iter().map(|_| Vec::new()).collect();
+    // Turn by turn; `None` for one that failed.
+    let mut all: Vec<Vec<Option<Pieces>>> = switches.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.rounds {
         for (switch, measured) in switches.iter().zip(&mut all) {
-            measured.extend(on_first_cpu(|| measure_once(switch, &words)));
+            measured.push(on_first_cpu(|| measure_once(switch, &words)).ok());
         }
     }
     for ((switch, measured), before) in switches.iter().zip(&all).zip(before) {
@@ -137,17 +139,21 @@ fn measure_at(page: &mut Page, row: &str, rate: f64, switches: &[Switch], option
             page.keep(row, Figure::OtherDrops, switch.peer, &[others].into_iter().collect());
             drops = words;
         }
-        let losses: Sample =
-            measured.iter().filter(|pieces| pieces.sent > 0.0).map(|pieces| pieces.lost / pieces.sent).collect();
+        let loss = |pieces: &Pieces| (pieces.sent > 0.0).then(|| pieces.lost / pieces.sent);
+        let losses: Sample = measured.iter().map(|pieces| pieces.as_ref().and_then(loss)).collect();
         page.keep(row, Figure::Loss, switch.peer, &losses);
+        let (count, asked) = losses.count();
         let loss = |part: f64| format!("{:.1e}", losses.quantile(part));
+        let of = if count < asked { format!(", n={count} of {asked}") } else { String::new() };
         let losses = if losses.is_empty() {
             "–".to_owned()
         } else {
-            format!("**{}** ({}–{})", loss(0.5), loss(0.0), loss(1.0))
+            format!("**{}** ({}–{}{of})", loss(0.5), loss(0.0), loss(1.0))
         };
-        let offered: Sample = measured.iter().flat_map(|pieces| pieces.offered_mpps.values().to_vec()).collect();
-        let sum = |count: fn(&Pieces) -> f64| measured.iter().map(count).sum::<f64>();
+        let measured = || measured.iter().flatten();
+        let offered: Sample = measured().flat_map(|pieces| pieces.offered_mpps.values()).collect();
+        page.keep(row, Figure::Offered, switch.peer, &offered.map(|mpps| mpps / rate));
+        let sum = |count: fn(&Pieces) -> f64| measured().map(count).sum::<f64>();
         let windows = 100.0 * sum(|pieces| pieces.windows_left_out) / sum(|pieces| pieces.windows).max(1.0);
         let (left_out, pieces) = (sum(|pieces| pieces.left_out as f64), sum(|pieces| pieces.all as f64));
         let peer = switch.peer;

@@ -7,6 +7,10 @@ use crate::frames::{Layout, MACS_USUAL, Row, Size};
 use crate::peers::Peer;
 use clap::{Parser, ValueEnum};
 
+/// Alternations, and seconds of each measurement, where nothing else is asked for: no fewer make the page.
+const ROUNDS: u32 = 5;
+const SECONDS: f64 = 1.0;
+
 /// Measures the switch beside its peers, pinned and alternating, and tells how they compare.
 ///
 /// Everything together takes about 25 minutes and writes benches/results/latest.md and latest.svg; single parts, rows or
@@ -34,10 +38,10 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub(crate) peers: Vec<Peer>,
     /// Alternations
-    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = ROUNDS, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
     /// Seconds of each measurement of frames, after half a second in which addresses are learnt
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = SECONDS, value_parser = positive)]
     pub(crate) seconds: f64,
     /// Two alternations of 0.3 s: to see that it works, not to quote
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
@@ -77,19 +81,30 @@ pub(crate) enum Part {
     Idle,
 }
 
+/// A time in seconds that is one.
+fn positive(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.ok_or_else(|| "a number of seconds above zero is needed".to_owned())
+}
+
 impl Options {
     /// Reads the command line; ends the program if it is wrong.
     pub(crate) fn read() -> Options {
-        let mut options = Options::parse();
-        if options.quick {
-            (options.rounds, options.seconds) = (2, 0.3);
+        Options::parse().settled()
+    }
+
+    /// With what `--quick` stands for.
+    fn settled(mut self) -> Options {
+        if self.quick {
+            (self.rounds, self.seconds) = (2, 0.3);
         }
-        options
+        self
     }
 
     /// Whether this is a run for the page: of all parts, rows and peers, and long enough.
     pub(crate) fn is_whole(&self) -> bool {
-        self.parts.is_empty() && self.rows().is_none() && self.peers.is_empty() && !self.quick && self.rounds >= 5
+        let is_long = self.rounds >= ROUNDS && self.seconds >= SECONDS;
+        self.parts.is_empty() && self.rows().is_none() && self.peers.is_empty() && is_long
     }
 
     /// Whether a part is wanted.
@@ -125,7 +140,7 @@ mod tests {
     use super::*;
 
     fn options(words: &str) -> Options {
-        Options::try_parse_from(std::iter::once("compare").chain(words.split_whitespace())).unwrap()
+        Options::try_parse_from(std::iter::once("compare").chain(words.split_whitespace())).unwrap().settled()
     }
 
     #[test]
@@ -142,7 +157,7 @@ mod tests {
     #[test]
     fn only_a_run_of_everything_is_for_the_page() {
         assert!(options("").is_whole());
-        for part in ["vhost", "--sizes 64", "--peers qvs", "--rounds 3", "--quick"] {
+        for part in ["vhost", "--sizes 64", "--peers qvs", "--rounds 3", "--seconds 0.05", "--quick"] {
             assert!(!options(part).is_whole(), "{part}");
         }
     }

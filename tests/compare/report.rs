@@ -7,29 +7,55 @@ use std::fmt::{Display, Write as _};
 use std::fs;
 use std::path::Path;
 
-/// The figures of one thing, in the order of the repetitions.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Sample(Vec<f64>);
+/// The figures of one thing, turn by turn; `None` for a turn that failed, so that the turns of two samples stay side by side.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub(crate) struct Sample(Vec<Option<f64>>);
 
 impl Sample {
     pub(crate) fn add(&mut self, value: f64) {
+        self.add_turn(Some(value));
+    }
+
+    /// A turn's figure; `None` if the turn failed.
+    pub(crate) fn add_turn(&mut self, value: Option<f64>) {
         self.0.push(value);
     }
 
-    pub(crate) fn values(&self) -> &[f64] {
-        &self.0
+    /// The figures of the turns that did not fail.
+    pub(crate) fn values(&self) -> Vec<f64> {
+        self.0.iter().flatten().copied().collect()
     }
 
+    /// How many figures there are, and how many were asked for.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (self.values().len(), self.0.len())
+    }
+
+    /// Whether there is no figure.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values().is_empty()
     }
 
-    /// The value below which `part` (0 to 1) of the figures lie. There must be one.
+    /// Each figure changed in the same way.
+    pub(crate) fn map(&self, change: impl Fn(f64) -> f64) -> Sample {
+        self.0.iter().map(|value| value.map(&change)).collect()
+    }
+
+    /// Ours in terms of theirs, turn by turn; none for a turn that one of the two has not.
+    pub(crate) fn ratios(&self, theirs: &Sample) -> Sample {
+        let turns = self.0.len().max(theirs.0.len());
+        let at = |sample: &Sample, turn: usize| sample.0.get(turn).copied().flatten();
+        (0..turns).map(|turn| Some(at(self, turn)? / at(theirs, turn)?)).collect()
+    }
+
+    /// The value below which `part` (0 to 1) of the figures lie, between two of them where it lies between. There must be one.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
-        let mut sorted = self.0.clone();
+        let mut sorted = self.values();
         sorted.sort_by(f64::total_cmp);
-        let at = (part * (sorted.len() - 1) as f64).round();
-        sorted[at as usize]
+        let at = part * (sorted.len() - 1) as f64;
+        let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+        // Two that are one may be infinite.
+        if low == high { low } else { low + at.fract() * (high - low) }
     }
 
     pub(crate) fn median(&self) -> f64 {
@@ -47,16 +73,26 @@ impl Sample {
     /// Median and extremes, as two cells of a table.
     pub(crate) fn cell(&self, digits: usize) -> String {
         let [least, median, most] = [0.0, 0.5, 1.0].map(|part| self.quantile(part));
-        format!("{median:.digits$} | {least:.digits$} to {most:.digits$} (n={})", self.0.len())
+        format!("{median:.digits$} | {least:.digits$} to {most:.digits$} (n={})", self.counted())
     }
 
-    /// Median and extremes, as one cell of a table; a dash where there is nothing.
+    /// How many figures there are; of how many, if some are missing.
+    fn counted(&self) -> String {
+        match self.count() {
+            (count, asked) if count == asked => count.to_string(),
+            (count, asked) => format!("{count} of {asked}"),
+        }
+    }
+
+    /// Median and extremes, as one cell of a table, and how many figures there are if some are missing; a dash where there is nothing.
     pub(crate) fn brief(&self, digits: usize) -> String {
         if self.is_empty() {
             return "–".to_owned();
         }
         let [least, median, most] = [0.0, 0.5, 1.0].map(|part| self.quantile(part));
-        format!("**{median:.digits$}** ({least:.digits$}–{most:.digits$})")
+        let (count, asked) = self.count();
+        let of = if count < asked { format!(", n={}", self.counted()) } else { String::new() };
+        format!("**{median:.digits$}** ({least:.digits$}–{most:.digits$}{of})")
     }
 
     /// Median and quartiles, as one cell of a table; a dash where there is nothing.
@@ -65,12 +101,18 @@ impl Sample {
             return "–".to_owned();
         }
         let [low, median, high] = [0.25, 0.5, 0.75].map(|part| self.quantile(part));
-        format!("**{median:.digits$}** ({low:.digits$}–{high:.digits$}, n={})", self.0.len())
+        format!("**{median:.digits$}** ({low:.digits$}–{high:.digits$}, n={})", self.counted())
     }
 }
 
 impl FromIterator<f64> for Sample {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Sample {
+        Sample(values.into_iter().map(Some).collect())
+    }
+}
+
+impl FromIterator<Option<f64>> for Sample {
+    fn from_iter<I: IntoIterator<Item = Option<f64>>>(values: I) -> Sample {
         Sample(values.into_iter().collect())
     }
 }
@@ -86,8 +128,12 @@ pub(crate) enum Figure {
     P50,
     P90,
     P99,
+    /// What the generator could have moved in the same measurements had it never waited, in the unit of the row.
+    Ceiling,
     /// Part of the frames lost.
     Loss,
+    /// Part of the rate asked for that was offered.
+    Offered,
     /// Part of the frames lost, less what a control lost.
     MoreLoss,
     /// How many times as fast as one worker, or as many cycles as a control.
@@ -150,6 +196,14 @@ impl Page {
         self.line(&format!("|{}", "---|".repeat(columns)));
     }
 
+    /// Lines below a table.
+    pub(crate) fn notes(&mut self, notes: &[String]) {
+        for note in notes {
+            self.line("");
+            self.line(note);
+        }
+    }
+
     /// Keeps a finding that has figures.
     pub(crate) fn keep(&mut self, row: impl Display, figure: Figure, peer: Peer, sample: &Sample) {
         if !sample.is_empty() {
@@ -173,12 +227,44 @@ impl Page {
         let head = format!(
             "# Measured\n\nMachine: {cores} CPUs ({model}), Linux {}. Generators, guests and clients on CPU 0, the switch's \
              worker on the last. Switches take turns within one run; a cell holds the **median** (least–most) of the \
-             alternations. Written by `cargo xtask compare`.\n\n{}\n\n![Medians with extremes](latest.svg)\n\n{bars}",
+             alternations, and how many there were if some failed. Written by `cargo xtask compare`.\n\n{}\n\n\
+             ![Medians with extremes](latest.svg)\n\n{bars}",
             kernel.trim(),
             self.versions
         );
         fs::create_dir_all(dir).expect("the directory can be written");
         fs::write(dir.join("latest.md"), head + &self.text).expect("the directory can be written");
         fs::write(dir.join("latest.svg"), plot).expect("the directory can be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        let sample = |values: &[f64]| values.iter().copied().collect::<Sample>();
+        assert_eq!(sample(&[4.0, 1.0, 2.0, 8.0]).median(), 3.0);
+        assert_eq!(sample(&[9.0, 1.0, 2.0]).median(), 2.0);
+        assert_eq!(sample(&[1.0, 2.0, 3.0, 4.0, 5.0]).quantile(0.25), 2.0);
+        assert_eq!(sample(&[7.0]).quantile(0.99), 7.0);
+    }
+
+    #[test]
+    fn a_cell_tells_how_many_turns_are_missing() {
+        let whole = Sample::from_iter([1.0, 2.0, 3.0]);
+        assert_eq!(whole.brief(0), "**2** (1–3)");
+        let torn = Sample::from_iter([Some(1.0), None, Some(3.0)]);
+        assert_eq!(torn.brief(0), "**2** (1–3, n=2 of 3)");
+        assert_eq!(torn.cell(0), "2 | 1 to 3 (n=2 of 3)");
+        assert_eq!(Sample::from_iter([None::<f64>]).brief(0), "–");
+    }
+
+    #[test]
+    fn a_turn_that_failed_leaves_the_others_with_their_partners() {
+        let ours = Sample::from_iter([Some(2.0), None, Some(9.0)]);
+        let theirs = Sample::from_iter([1.0, 1.0, 3.0]);
+        assert_eq!(ours.ratios(&theirs), Sample::from_iter([Some(2.0), None, Some(3.0)]));
     }
 }
