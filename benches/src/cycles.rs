@@ -4,9 +4,16 @@
 //! What such a part cannot overlap with its neighbours any more is in its figure: so the parts add up to somewhat more than
 //! the whole, which is measured too. On one core the guests' rings lie in the first caches, and the figures are those of the code;
 //! on two, lines come from another core, as they do in earnest.
+//!
+//! A last table accounts for what we cost more than the yardstick, part by part, and for what of that is in no part. Both layouts of
+//! rings are measured, with frames of the usual length for `benches/results/cycles.md`.
 
-use crate::Cycles;
-use anyhow::{Context as _, Result, ensure};
+mod account;
+
+use crate::results::Section;
+use crate::{Cycles, Rings};
+use account::{Costs, line, tell_differences};
+use anyhow::{Result, ensure};
 use benches::callgrind;
 use benches::cost::{Stopwatch, cycles_per_ns, median_of};
 use benches::rig::{Bare, Guest, NOW, OFFER, Rig, RigConfig, layout_features};
@@ -52,6 +59,10 @@ const PARTS: [(&str, &str); 10] = [
 /// Parts of a burst of the yardstick's.
 const BARE_PARTS: [(&str, &str); 3] =
     [("take", "part_bare_take"), ("give", "part_bare_give"), ("give back", "part_bare_give_back")];
+/// Bytes of the frames that are on the page.
+pub(crate) const FRAME_LEN: usize = 60;
+/// The page.
+const PAGE: &str = "cycles.md";
 /// Instead of a part: nothing, which tells what reading the clock costs; and all of them.
 const NOTHING: usize = 100;
 const WHOLE: usize = 101;
@@ -322,13 +333,20 @@ fn per_frame(mut row: Row, cycles_per_ns: f64, parts: usize) -> Row {
     row.iter().map(|&ns| if ns.is_nan() { ns } else { cycles(ns) }).collect()
 }
 
-/// Prints the tables.
+/// Prints the tables, and writes them to the page.
 pub(crate) fn run(options: &Cycles) -> Result<()> {
-    if options.packed { run_as::<PackedRing>(options) } else { run_as::<SplitRing>(options) }
+    for is_packed in [false, true] {
+        // One layout is asked for by valgrind, and by who has no time for both.
+        if options.rings.is_none_or(|rings| (rings == Rings::Packed) == is_packed) {
+            if is_packed { run_as::<PackedRing>(options)? } else { run_as::<SplitRing>(options)? }
+        }
+    }
+    Ok(())
 }
 
 fn run_as<L: Layout>(options: &Cycles) -> Result<()> {
-    let Cycles { frame_len, two_cores, packed, bare: is_bare } = *options;
+    let Cycles { frame_len, two_cores, bare: is_bare, .. } = *options;
+    let (packed, layout) = (L::IS_PACKED, if L::IS_PACKED { "packed" } else { "split" });
     let mut rig = Rig::with(RigConfig { features: layout_features(packed), ..RigConfig::new(frame_len) });
     let (switch, snapshot) = (rig.switch(), rig.snapshot());
     let mut ours = Ours::new(&snapshot, switch.mac_table());
@@ -378,48 +396,32 @@ fn run_as<L: Layout>(options: &Cycles) -> Result<()> {
         steps.extend(Some(row * clock / (2 * BURST) as f64).filter(|cycles| !cycles.is_nan()));
     }
 
-    let mut arguments = ["cycles".to_owned(), frame_len.to_string(), "--bare".to_owned()].to_vec();
-    arguments.extend(packed.then(|| "--packed".to_owned()));
+    let arguments = ["cycles", &frame_len.to_string(), "--bare", "--rings", layout].map(str::to_owned);
     let names: Vec<_> = PARTS.iter().chain(&BARE_PARTS).map(|&(_, function)| function).collect();
     let instructions = if callgrind::is_there() { Some(callgrind::count(&arguments, &names)?.0) } else { None };
-    let instructions_of = |function: &str| {
-        let cost = instructions.as_ref()?.get(function)?;
-        Some(cost.instructions as f64 / (cost.calls * BURST as u64) as f64)
+    let instructions_of = |parts: &[(&str, &str)]| -> Vec<Option<f64>> {
+        let of = |function: &str| {
+            let cost = instructions.as_ref()?.get(function)?;
+            Some(cost.instructions as f64 / (cost.calls * BURST as u64) as f64)
+        };
+        parts.iter().map(|(_, function)| of(function)).collect()
     };
+    let ours = Costs::of(&our_rows, &instructions_of(&PARTS));
+    let bare = Costs::of(&bare_rows, &instructions_of(&BARE_PARTS));
 
-    let load = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
-    println!(
-        "frames of {frame_len} bytes, {} rings, guests on {} core; the core runs at {:.2} GHz; load {}",
-        if packed { "packed" } else { "split" },
-        if two_cores { "another" } else { "the same" },
+    let core = if two_cores { "another core" } else { "the same core" };
+    let command = format!("benches cycles{}", if two_cores { " --two-cores" } else { "" });
+    let mut section = Section::begin(&format!("{frame_len} bytes, {layout} rings, guests on {core} (`{command}`)"));
+    section.line(format!(
+        "medians of {ALTERNATIONS} times {BURSTS} bursts of {BURST}, a frame; the core runs at {:.2} GHz",
         median_of(&mut clocks).unwrap_or(f64::NAN),
-        load.split(' ').next().unwrap_or("?"),
-    );
-    println!("medians of {ALTERNATIONS} times {BURSTS} bursts of {BURST}\n");
-    print_table("qvs", &PARTS, &our_rows, &instructions_of);
-    println!("{:<18} {:>8.1}", "Worker::step", median_of(&mut steps).unwrap_or(f64::NAN));
-    println!();
-    print_table("yardstick", &BARE_PARTS, &bare_rows, &instructions_of);
-    Ok(())
-}
-
-fn print_table(title: &str, parts: &[(&str, &str)], rows: &[Row], instructions: &dyn Fn(&str) -> Option<f64>) {
-    let show = |name: &str, cycles: f64, count: Option<f64>| {
-        let count = count.map_or_else(|| "-".to_owned(), |count| format!("{count:.1}"));
-        println!("{name:<18} {cycles:>8.1} {count:>14}");
-    };
-    let column = |at: usize| {
-        let mut values: Vec<f64> = rows.iter().map(|row| row[at]).filter(|cycles| !cycles.is_nan()).collect();
-        median_of(&mut values).unwrap_or(f64::NAN)
-    };
-    println!("{title:<18} {:>8} {:>14}", "cycles", "instructions");
-    let (mut cycles, mut count) = (0.0, Some(0.0));
-    for (at, (name, function)) in parts.iter().enumerate() {
-        let of_part = instructions(function);
-        show(name, column(at), of_part);
-        cycles += column(at);
-        count = count.zip(of_part).map(|(sum, more)| sum + more);
-    }
-    show("sum of the parts", cycles, count);
-    show("whole burst", column(parts.len()), None);
+    ));
+    section.line(String::new());
+    ours.tell(&mut section, "qvs", &PARTS);
+    section.line(line("Worker::step", median_of(&mut steps).unwrap_or(f64::NAN), None));
+    section.line(String::new());
+    bare.tell(&mut section, "yardstick", &BARE_PARTS);
+    section.line(String::new());
+    tell_differences(&mut section, &ours, &bare);
+    if frame_len == FRAME_LEN { section.write(PAGE) } else { Ok(()) }
 }

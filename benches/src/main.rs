@@ -20,7 +20,7 @@ mod workers;
 mod xdp;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// What is measured without criterion.
@@ -33,7 +33,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Where the cycles of a frame go, part by part, beside the yardstick; instructions too if valgrind is installed
+    /// Where the cycles of a frame go, part by part, beside the yardstick; instructions too if valgrind is installed.
+    /// Frames of 60 bytes are written to benches/results/cycles.md
     Cycles(Cycles),
     /// Count the instructions of the hot paths and hold them against benches/ratchet.txt; QVS_BLESS=1 writes it anew
     Ratchet,
@@ -77,17 +78,24 @@ enum What {
     Paths,
 }
 
+/// How a ring is laid out (virtio 1.2 sections 2.7 and 2.8).
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Rings {
+    Split,
+    Packed,
+}
+
 #[derive(Args, Clone)]
 struct Cycles {
     /// Bytes of a frame, without the check sequence
-    #[arg(default_value_t = 60)]
+    #[arg(default_value_t = cycles::FRAME_LEN)]
     frame_len: usize,
     /// Play the guests on the first CPU and the switch on the last, as a generator would; two idle CPUs are needed
     #[arg(long)]
     two_cores: bool,
-    /// Packed rings
-    #[arg(long)]
-    packed: bool,
+    /// Rings of this layout only
+    #[arg(long, value_enum)]
+    rings: Option<Rings>,
     /// Run the parts and measure nothing, for valgrind to count
     #[arg(long, hide = true)]
     bare: bool,
