@@ -181,6 +181,20 @@ fn a_reader_that_stands_still_costs_captured_copies_and_no_frame() {
 }
 
 #[test]
+fn a_client_that_stands_still_gives_its_place_back_when_its_time_is_over() {
+    let world = TwoTenants::new();
+    let (red_1, red_2) = (world.namespace("red-1"), world.namespace("red-2"));
+    assert!(red_1.pings_within("10.0.0.2", SOON));
+    // All places of the port, by clients that read nothing of what is more than a socket and a pipe hold.
+    let still: Vec<Running> = (0..4).map(|_| Running::start(&world.daemon, "red-1 -w - --duration 1")).collect();
+    still.iter().for_each(|capture| capture.signal(rustix::process::Signal::STOP));
+    transfer(red_1, red_2, 16 << 20);
+    let begins = || Running::try_start(&world.daemon, "red-1 -w -").note().starts_with("capturing");
+    assert!(!begins(), "the port has more than four places");
+    wait_until("the places are free again", 2 * SOON, begins);
+}
+
+#[test]
 fn a_killed_client_leaves_nothing_behind_and_captures_are_bounded() {
     let mut world = TwoTenants::new();
     let place = |at: usize| ["red-1", "red-2"][at % 2];

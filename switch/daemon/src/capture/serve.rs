@@ -1,8 +1,9 @@
 //! The daemon's side of `qvs capture`: copies from the workers' lanes go out as pcapng on the connection that asked.
 //!
 //! Runs on that connection's own thread. A client that stands still blocks this thread and nobody else: the lanes fill up
-//! and what finds no room is counted. The capture is taken from its port whatever way this ends, so that a client killed
-//! leaves nothing behind. Bounds: [`CAPTURES_MAX`] at a time, [`BUFFER_MAX`] bytes each.
+//! and what finds no room is counted. One that stands still when its capture's time is over is given up ([`STILL_LIMIT`]). The
+//! capture is taken from its port whatever way this ends, so that a client killed leaves nothing behind. Bounds:
+//! [`CAPTURES_MAX`] at a time, [`BUFFER_MAX`] bytes each.
 
 use crate::capture::pcapng::{self, Statistics, flags};
 use crate::cli::DirectionArg;
@@ -32,6 +33,8 @@ const _: () = assert!(COUNTERS_MAX < CAPTURES_MAX);
 pub(crate) const BUFFER_MAX: usize = 64 << 20;
 /// Longest time from a frame to its reader: the pause between two looks at lanes that are not half full.
 const LOOK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// How long a client may take nothing, after the time of its capture is over, before it is given up.
+const STILL_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Bytes put together before they are written.
 const CHUNK: usize = 256 * 1024;
 /// A wall clock that is further than this from where it was has been set, and is followed.
@@ -167,7 +170,8 @@ impl<P: Pipeline> Running<P> {
     /// If the client went away.
     pub(crate) fn send_to(mut self, stream: &UnixStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        let begin = Instant::now();
+        // A time that is beyond what the clock can tell is none.
+        let over_at = self.request.duration_s.and_then(|limit| Instant::now().checked_add(Duration::from_secs(limit)));
         let mut wall = Wall::new(&self.switch);
         let begin_ns = wall.at(self.switch.clock().now().ns);
         let mut out = Vec::with_capacity(CHUNK);
@@ -183,9 +187,9 @@ impl<P: Pipeline> Running<P> {
         let mut left = self.request.count.unwrap_or(u64::MAX);
         let mut written = 0;
         let end = loop {
-            drain(stream, &mut out)?;
+            drain(stream, &mut out, over_at)?;
             let is_gone = !self.switch.has_capture(self.index, self.reader.capture());
-            let is_over = self.request.duration_s.is_some_and(|limit| begin.elapsed() >= Duration::from_secs(limit));
+            let is_over = has_passed(over_at);
             let end = match () {
                 () if left == 0 => Some(""),
                 () if is_gone => Some("the interface was unplugged"),
@@ -206,7 +210,7 @@ impl<P: Pipeline> Running<P> {
                 written += 1;
                 pcapng::write_packet(&mut out, &packet(record, bytes, &wall));
                 if out.len() >= CHUNK {
-                    drain(stream, &mut out)?;
+                    drain(stream, &mut out, over_at)?;
                 }
             }
             if let Some(end) = end {
@@ -235,12 +239,20 @@ impl<P: Pipeline> Running<P> {
         };
         tracing::info!(interface = &*self.interface, ?totals, written, end, "a capture ended");
         pcapng::write_statistics(&mut out, &statistics);
-        drain(stream, &mut out)
+        drain(stream, &mut out, over_at)
     }
 }
 
-/// Writes everything, waiting for a client that is slow.
-fn drain(mut stream: &UnixStream, out: &mut Vec<u8>) -> io::Result<()> {
+/// Whether a moment has passed; one that there is not never does.
+fn has_passed(moment: Option<Instant>) -> bool {
+    moment.is_some_and(|moment| Instant::now() >= moment)
+}
+
+/// Writes everything, waiting for a client that is slow; for one that stands still, as long as the capture's time is not over.
+///
+/// # Errors
+/// If the client went away, or was given up.
+fn drain(mut stream: &UnixStream, out: &mut Vec<u8>, over_at: Option<Instant>) -> io::Result<()> {
     let mut sent = 0;
     while sent < out.len() {
         match stream.write(&out[sent..]) {
@@ -248,7 +260,10 @@ fn drain(mut stream: &UnixStream, out: &mut Vec<u8>) -> io::Result<()> {
             Ok(count) => sent += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A client that was killed is an error of the next write.
-                let _ = poll(&mut [PollFd::new(stream, PollFlags::OUT)], None);
+                let ready = poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&STILL_LIMIT));
+                if ready == Ok(0) && has_passed(over_at) {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
