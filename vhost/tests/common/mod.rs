@@ -16,6 +16,9 @@ use vhost::driver::{Driver, DriverConfig};
 pub const QUEUE: QueueIndex = QueueIndex(0);
 pub const INGRESS: PortIndex = PortIndex(3);
 
+/// Frames that a worker of the tests takes in a round.
+pub const ROUND: usize = 32;
+
 /// A place of one port. A worker holds the lock for its round, so a withdrawal waits for it.
 #[derive(Default)]
 pub struct TestPlace {
@@ -40,7 +43,7 @@ impl TestPlace {
         let mut tally = Tally::default();
         let Some(port) = guard.as_ref() else { return (Vec::new(), tally) };
         let mut batch = Batch::new();
-        batch.clear(32, usize::MAX);
+        batch.clear(ROUND, usize::MAX);
         port.rx(INGRESS, queue, &mut batch, &mut tally);
         let frames = (0..batch.len()).map(|index| bytes_of(&mut batch, index)).collect();
         port.rx_done(queue);
@@ -53,7 +56,7 @@ impl TestPlace {
         let guard = self.port.lock().unwrap();
         let Some(port) = guard.as_ref() else { return 0 };
         let (mut tally, mut batch) = (Tally::default(), Batch::new());
-        batch.clear(32, usize::MAX);
+        batch.clear(ROUND, usize::MAX);
         port.rx(INGRESS, QUEUE, &mut batch, &mut tally);
         let picks: Vec<u8> = (0..batch.len() as u8).collect();
         if !picks.is_empty() {
@@ -81,7 +84,7 @@ impl TestPlace {
         let guard = self.port.lock().unwrap();
         let mut tally = Tally::default();
         let mut batch = Batch::new();
-        batch.clear(32, usize::MAX);
+        batch.clear(ROUND, usize::MAX);
         for frame in frames {
             put(&mut batch, frame);
         }
