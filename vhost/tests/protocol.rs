@@ -9,9 +9,13 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use switch::ids::QueueIndex;
+use switch::offload::VNET_HEADER_MRG_LEN;
 use switch::port::{Device, Link};
-use vhost::message::{RegionInfo, Request, protocol};
-use vhost::net::F_MQ;
+use vhost::chain::{Descriptor, WRITE};
+use vhost::driver::{Driver, Used};
+use vhost::memory::DriverMemory;
+use vhost::message::{RegionInfo, Request, RingState, protocol};
+use vhost::net::{F_MQ, F_RING_PACKED};
 
 /// What a worker took from queue 0 and what it sent to the guest.
 #[derive(Default)]
@@ -37,6 +41,18 @@ fn work(place: &TestPlace, stop: &AtomicBool) -> Traffic {
     traffic
 }
 
+/// Tells a worker to stop, when the test is done or has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Frames the guest sends at a time.
+const BURST: u32 = 8;
+
 /// Runs `change` again and again while the guest sends and receives by its first pair; answers what the worker saw, what
 /// the guest sent and what arrived there.
 fn under_traffic(pair: &mut Pair, times: u32, mut change: impl FnMut(&mut Pair, u32)) -> (Traffic, u32, u32) {
@@ -44,8 +60,11 @@ fn under_traffic(pair: &mut Pair, times: u32, mut change: impl FnMut(&mut Pair, 
     let (mut sent, mut arrived) = (0, 0);
     let traffic = std::thread::scope(|scope| {
         let worker = scope.spawn(|| work(&place, &stop));
+        let stop = Stop(&stop);
         let mut exchange = |pair: &mut Pair| {
-            sent += pair.driver.sender.send_burst(&[&frame(sent, 60)]) as u32;
+            let frames: Vec<Vec<u8>> = (sent..sent + BURST).map(|number| frame(number, 60)).collect();
+            let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+            sent += pair.driver.sender.send_burst(&frames) as u32;
             arrived += pair.received().len() as u32;
         };
         for turn in 0..times {
@@ -53,12 +72,96 @@ fn under_traffic(pair: &mut Pair, times: u32, mut change: impl FnMut(&mut Pair, 
             change(pair, turn);
             exchange(pair);
         }
-        common::until("the worker has taken all", || pair.driver.sender.free() == pair.driver.sender.ring.slots());
-        stop.store(true, Ordering::Relaxed);
+        wait_for_senders(pair);
+        drop(stop);
         worker.join().unwrap()
     });
     arrived += pair.received().len() as u32;
     (traffic, sent, arrived)
+}
+
+/// Waits until the guest has all its send buffers.
+fn wait_for_senders(pair: &mut Pair) {
+    common::until("the worker has taken all", || pair.driver.sender.free() == pair.driver.sender.ring.slots());
+}
+
+/// Resets of each kind.
+const RESETS: u32 = 40;
+
+/// Its driver resets a device under traffic and starts it again. What the device had not taken is given up; all else was
+/// taken once and in order, and of what it was sent nothing is lost.
+fn reset_under_traffic(name: &str, features: u64, reset: &Request, restart: impl Fn(&mut Driver)) {
+    let mut pair = Pair::running(|config| {
+        config.features |= features;
+        config.queue_size = 32;
+        config.protocol |= protocol::RESET_DEVICE | protocol::STATUS;
+    });
+    let (mut given_up, mut arrived_before) = (0, 0);
+    let (traffic, sent, arrived) = under_traffic(&mut pair, RESETS, |pair, turn| {
+        // At once, or when something of this life was taken and something came.
+        let slots = pair.driver.sender.ring.slots();
+        let came = arrived_before;
+        if turn % 2 == 1 {
+            common::until("something is taken and something comes", || {
+                arrived_before += pair.received().len() as u32;
+                pair.driver.sender.free() > slots - 2 * BURST as u16 && arrived_before > came
+            });
+        }
+        pair.driver.tell(reset, &[]).unwrap();
+        // From the answer on nothing is written.
+        given_up += u32::from(slots - pair.driver.sender.free());
+        arrived_before += pair.received().len() as u32;
+        for ring in [&mut pair.driver.sender.ring, &mut pair.driver.receiver.ring] {
+            assert_eq!(ring.faults(), 0);
+            ring.reset();
+        }
+        pair.driver.receiver.post_all();
+        restart(&mut pair.driver);
+        pair.driver.start_rings().unwrap();
+    });
+    println!("{name}: {sent} sent, {given_up} given up; {} delivered, {} lost", traffic.delivered, traffic.lost);
+    let numbers = traffic.taken.iter().map(|bytes| u32::from_be_bytes(bytes[14..18].try_into().unwrap()));
+    let numbers: Vec<u32> = numbers.collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{name}: each once and in order");
+    assert!(numbers.iter().zip(&traffic.taken).all(|(number, bytes)| *bytes == frame(*number, 60)), "{name}: whole");
+    assert_eq!(numbers.len() as u32, sent - given_up, "{name}: what was not given up is taken");
+    assert!(sent > given_up + RESETS / 2 && traffic.delivered >= RESETS / 2, "{name}: and much is");
+    assert_eq!(traffic.delivered, arrived_before + arrived, "{name}");
+    assert_eq!(pair.backend.state().link, Link::Up, "{name}");
+}
+
+#[test]
+fn a_device_that_is_reset_under_traffic_goes_on_from_the_beginning() {
+    for (layout, features) in [("split", 0), ("packed", F_RING_PACKED)] {
+        reset_under_traffic(&format!("RESET_DEVICE, {layout}"), features, &Request::ResetDevice, |driver| {
+            // The memory is known still.
+            driver.tell(&Request::SetFeatures(driver.features), &[]).unwrap();
+        });
+        reset_under_traffic(&format!("RESET_OWNER, {layout}"), features, &Request::ResetOwner, |_| {});
+        reset_under_traffic(&format!("SET_STATUS, {layout}"), features, &Request::SetStatus(0), |driver| {
+            assert_eq!(driver.ask(&Request::GetStatus).unwrap(), 0);
+            // ACKNOWLEDGE, DRIVER, FEATURES_OK and DRIVER_OK (virtio 1.2 section 2.1).
+            for status in [1, 3, 11, 15] {
+                driver.tell(&Request::SetStatus(status), &[]).unwrap();
+                assert_eq!(driver.ask(&Request::GetStatus).unwrap(), status);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_packed_ring_that_is_told_another_place_while_it_runs_goes_on_there() {
+    let mut pair = Pair::running(|config| config.features |= F_RING_PACKED);
+    let (traffic, sent, arrived) = under_traffic(&mut pair, 100, |pair, _| {
+        wait_for_senders(pair);
+        // An empty ring, which the worker polls all the while; the ring the guest receives by goes on.
+        pair.driver.sender.ring.reset();
+        let value = pair.driver.sender.ring.base();
+        pair.driver.tell(&Request::SetVringBase(RingState { index: 1, value }), &[]).unwrap();
+    });
+    assert_eq!(traffic.taken, (0..sent).map(|number| frame(number, 60)).collect::<Vec<_>>());
+    assert_eq!(sent, 200 * BURST);
+    assert_eq!(traffic.delivered, arrived);
 }
 
 #[test]
@@ -108,13 +211,59 @@ fn memfd(len: u64) -> OwnedFd {
     file
 }
 
+/// Where the plugged memory has the buffer that is sent, and the one that is written.
+const SENT_AT: usize = 4096;
+const WRITTEN_AT: usize = 8192;
+/// Numbers of the frames that are sent from it begin here.
+const FROM_PLUGGED: u32 = 1 << 24;
+
+/// Sends frame `number` from memory at a guest address.
+fn send_from(pair: &mut Pair, plugged: &DriverMemory, address: u64, number: u32) {
+    plugged.write(SENT_AT, &[&[0; VNET_HEADER_MRG_LEN][..], &frame(number, 60)].concat());
+    common::until("there is a free slot", || pair.driver.sender.free() > 0);
+    let slot = pair.driver.sender.next_slot(0);
+    let len = (VNET_HEADER_MRG_LEN + 60) as u32;
+    pair.driver.sender.ring.put_descriptor(slot, Descriptor { address, len, flags: 0, next: 0 });
+    pair.driver.sender.ring.post_next(1);
+}
+
+/// Has one of the guest's receive buffers at a guest address until it is written; answers how many frames came meanwhile.
+fn receive_at(pair: &mut Pair, plugged: &DriverMemory, address: u64) -> u32 {
+    let ring = &mut pair.driver.receiver.ring;
+    let (mut used, mut moved, mut arrived) = ([Used::default()], None, 0);
+    common::until("the moved buffer comes back", || {
+        while ring.take_used(&mut used) > 0 {
+            arrived += 1;
+            let Used { slot, len } = used[0];
+            let (own, own_len) = (ring.buffer_address(slot), ring.buffer_len() as u32);
+            let own = Descriptor { address: own, len: own_len, flags: WRITE, next: 0 };
+            if moved == Some(slot) {
+                let mut bytes = vec![0; len as usize - VNET_HEADER_MRG_LEN];
+                plugged.read(WRITTEN_AT + VNET_HEADER_MRG_LEN, &mut bytes);
+                assert_eq!(bytes, frame(u32::from_be_bytes(bytes[14..18].try_into().unwrap()), 60));
+                ring.put_descriptor(slot, own);
+                ring.post_next(1);
+                return true;
+            }
+            if moved.is_none() {
+                moved = Some(slot);
+                ring.put_descriptor(slot, Descriptor { address, ..own });
+            }
+            ring.post_next(1);
+        }
+        false
+    });
+    arrived
+}
+
 #[test]
-fn memory_plugged_and_unplugged_under_traffic_loses_no_frame_of_the_guest() {
+fn memory_plugged_and_unplugged_under_traffic_carries_frames_and_loses_none_of_the_guest() {
     let mut pair = Pair::running(|config| {
         config.protocol |= protocol::CONFIGURE_MEM_SLOTS;
-        config.queue_size = 1024;
+        config.queue_size = 32;
     });
     let file = memfd(1 << 20);
+    let plugged = DriverMemory::map(file.try_clone().unwrap(), 0, 1 << 20).unwrap();
     let region = |slot: u64| RegionInfo {
         guest_address: 0x9_0000_0000 + (slot << 20),
         size: 1 << 20,
@@ -122,14 +271,23 @@ fn memory_plugged_and_unplugged_under_traffic_loses_no_frame_of_the_guest() {
         file_offset: 0,
     };
     assert!(pair.driver.ask(&Request::GetMaxMemSlots).unwrap() >= 8);
-    let (traffic, sent, arrived) = under_traffic(&mut pair, 200, |pair, turn| {
-        let slot = u64::from(turn / 2 % 4);
-        match turn % 2 {
-            0 => pair.driver.tell(&Request::AddMemReg(region(slot)), &[file.as_fd()]).unwrap(),
-            _ => pair.driver.tell(&Request::RemMemReg(region(slot)), &[]).unwrap(),
+    let mut arrived_meanwhile = 0;
+    let (mut traffic, sent, arrived) = under_traffic(&mut pair, 100, |pair, turn| {
+        let region = region(u64::from(turn / 2 % 4));
+        if turn % 2 == 0 {
+            pair.driver.tell(&Request::AddMemReg(region), &[file.as_fd()]).unwrap();
+            plugged.write(WRITTEN_AT, &[0; 128]);
+            send_from(pair, &plugged, region.guest_address + SENT_AT as u64, FROM_PLUGGED + turn / 2);
+            arrived_meanwhile += receive_at(pair, &plugged, region.guest_address + WRITTEN_AT as u64);
+        } else {
+            wait_for_senders(pair);
+            pair.driver.tell(&Request::RemMemReg(region), &[]).unwrap();
         }
     });
+    let from_plugged: Vec<_> = traffic.taken.extract_if(.., |bytes| bytes[14] != 0).collect();
+    assert_eq!(from_plugged, (0..50).map(|number| frame(FROM_PLUGGED + number, 60)).collect::<Vec<_>>());
     assert_eq!(traffic.taken, (0..sent).map(|number| frame(number, 60)).collect::<Vec<_>>());
+    let arrived = arrived + arrived_meanwhile;
     assert_eq!(traffic.delivered, arrived, "{} frames met a port whose memory was being changed", traffic.lost);
     assert_eq!(pair.backend.state().link, Link::Up);
 }
