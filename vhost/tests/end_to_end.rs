@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use switch::batch::Batch;
 use switch::ledger::{DropReason, Tally};
-use switch::offload::OffloadClaim;
+use switch::offload::{Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
+use switch::packet::L3;
 use switch::port::{Device, Link, Place};
 use vhost::backend::{Backend, Role};
 use vhost::chain::{Descriptor, INDIRECT, NEXT, WRITE};
@@ -67,6 +68,62 @@ fn offload_fields_pass_and_are_cleared_for_a_guest_that_takes_none() {
     let (taken, _) = pair.place.round();
     let claim = OffloadClaim { flags: 1, gso_type: 1, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
     assert_eq!(taken[0].1, claim);
+
+    // The other way: a frame to be cut, one whose checksum is to be completed, and one whose checksum is vouched for.
+    let checksum = Some(PartialChecksum { start: 34, offset: 16 });
+    let gso = Some(Gso { kind: GsoKind::Tcp4, size: 500, header_len: 54, ecn: false });
+    let nothing = Offload { checksum: None, gso: None, checksum_valid: false };
+    let offloads = [
+        Offload { checksum, gso, ..nothing },
+        Offload { checksum, ..nothing },
+        Offload { checksum_valid: true, ..nothing },
+    ];
+    let mut sent = frame(2, 54 + 1400);
+    // IPv4 without options, TCP without options.
+    sent[12..15].copy_from_slice(&[8, 0, 0x45]);
+    sent[46] = 5 << 4;
+    let send = |pair: &Pair| {
+        let port = pair.place.port().unwrap();
+        let (mut batch, mut tally) = (Batch::new(), Tally::default());
+        for (at, offload) in offloads.into_iter().enumerate() {
+            put(&mut batch, &sent);
+            let packet = &mut batch.packets_mut()[at];
+            packet.offload = offload;
+            packet.headers.l3 = L3::Ipv4;
+            (packet.headers.l3_offset, packet.headers.l4_offset, packet.headers.l4_protocol) = (14, 34, 6);
+        }
+        port.tx(common::QUEUE, &mut batch, &[0, 1, 2], &mut tally);
+        assert_eq!(drops(&tally), []);
+    };
+    let arrived = |pair: &mut Pair| {
+        let mut arrived = Vec::new();
+        pair.driver.receiver.recv_burst(9, |header, bytes| arrived.push((*header, bytes.to_vec())));
+        arrived
+    };
+    send(&pair);
+    let told = [
+        [1, 1, 54, 0, 0xf4, 1, 34, 0, 16, 0, 1, 0],
+        [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 1, 0],
+        [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+    ];
+    assert_eq!(arrived(&mut pair), told.map(|header| (header, sent.clone())));
+
+    let mut plain = Pair::running(|_| {});
+    send(&plain);
+    let arrived = arrived(&mut plain);
+    assert!(arrived.iter().all(|(header, _)| *header == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]), "nothing is left to do");
+    let lens: Vec<usize> = arrived.iter().map(|(_, bytes)| bytes.len()).collect();
+    assert_eq!(lens, [554, 554, 454, 1454, 1454]);
+    let payload: Vec<u8> = arrived[..3].iter().flat_map(|(_, bytes)| bytes[54..].to_vec()).collect();
+    assert_eq!(payload, sent[54..]);
+    // From byte 34 on, over what stood in the field (RFC 1071).
+    let words = sent[34..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let complete = [&sent[..50], &(!sum as u16).to_be_bytes(), &sent[52..]].concat();
+    assert_eq!((&arrived[3].1, &arrived[4].1), (&complete, &sent));
 }
 
 #[test]
