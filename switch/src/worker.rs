@@ -9,9 +9,11 @@
 //! is charged to its queue, and a queue in debt sits out until rounds have repaid it. Floods of one burst are bounded by
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 //! What takes time without moving bytes (memory of a guest that the kernel has yet to find pages for) shows in rounds that
-//! take long ([`LONG_ROUND_NS`]): in those after them every queue is timed, and time that its bytes do not explain is charged too.
+//! take long ([`LONG_ROUND_NS`]): after one every queue is timed for a while ([`WATCH_NS`]), and time that its bytes do not explain is
+//! charged too.
 
 mod send;
+mod stopwatch;
 
 use crate::batch::{BURST, Batch};
 use crate::capture::RxBurst;
@@ -23,6 +25,7 @@ use crate::mac_table::MacTable;
 use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use crate::segmentation::CUT_COST_BYTES;
 use std::sync::Arc;
+use stopwatch::Stopwatch;
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
 pub const ROUND_BYTES: usize = 256 * 1024;
@@ -42,10 +45,9 @@ const TIMED_ROUNDS: u64 = 127;
 
 /// Time, ns, after which a round was long: what some ten queues' bursts of large frames take.
 pub const LONG_ROUND_NS: u64 = 250_000;
-/// Rounds after a long one in which queues are timed, so that whoever made it long is found.
-const WATCHED_ROUNDS: u32 = 64;
-/// Bytes that a nanosecond of a burst counts for when it is charged: about what a copy moves in it.
-const BYTES_PER_NS: u64 = 8;
+/// How long queues are timed after a long round, ns, so that whoever made it long is found, and after a queue owed time: who waits for
+/// the end of it does no harm in the meantime.
+const WATCH_NS: u64 = 100_000_000;
 
 /// A moment of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -286,6 +288,8 @@ struct Debt {
     port: PortIndex,
     queue: QueueIndex,
     bytes: usize,
+    /// A burst of it once took longer than its bytes explain.
+    is_slow: bool,
 }
 
 /// One worker; its thread calls [`Worker::step`] for ever.
@@ -304,8 +308,10 @@ pub struct Worker<P: Pipeline> {
     clock: Option<Clock>,
     /// Rounds since the queues were last timed.
     rounds: u64,
-    /// Rounds that are still timed since a long one.
-    watched: u32,
+    /// The last round was long.
+    was_long: bool,
+    /// Until when every round is timed, ns.
+    watched_until_ns: u64,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -327,7 +333,8 @@ impl<P: Pipeline> Worker<P> {
             debts_generation: u64::MAX,
             clock: None,
             rounds: 0,
-            watched: 0,
+            was_long: false,
+            watched_until_ns: 0,
         }
     }
 
@@ -339,7 +346,7 @@ impl<P: Pipeline> Worker<P> {
     /// Tells the worker that its last round took longer than [`LONG_ROUND_NS`].
     #[cold]
     pub fn note_long_round(&mut self) {
-        self.watched = WATCHED_ROUNDS;
+        self.was_long = true;
     }
 
     /// Which worker this is.
@@ -372,18 +379,29 @@ impl<P: Pipeline> Worker<P> {
         let mut taken = 0;
         self.rounds = (self.rounds + 1) % TIMED_ROUNDS;
         let is_sample = self.rounds == 0;
-        let is_watched = self.watched > 0;
+        if std::mem::take(&mut self.was_long) {
+            self.watched_until_ns = now.ns + WATCH_NS;
+        }
+        let is_watched = now.ns < self.watched_until_ns;
         let mut stopwatch = self.clock.filter(|_| is_sample || is_watched).map(Stopwatch::start);
-        self.watched = self.watched.saturating_sub(1);
         for debt in &mut self.debts {
             if debt.bytes >= ROUND_BYTES {
                 debt.bytes -= ROUND_BYTES;
+                if debt.is_slow {
+                    self.watched_until_ns = now.ns + WATCH_NS;
+                }
                 continue;
             }
             let Some(place) = snapshot.place(debt.port) else { continue };
             let Some(port) = &place.port else { continue };
             let counters = place.ledger.of(worker);
 
+            if let Some(stopwatch) = &mut stopwatch
+                && is_watched
+                && debt.is_slow
+            {
+                stopwatch.look_closer();
+            }
             batch.clear(BURST, ROUND_BYTES);
             self.tally.clear();
             port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
@@ -426,37 +444,19 @@ impl<P: Pipeline> Worker<P> {
             }
             port.rx_done(debt.queue);
             if let Some(stopwatch) = &mut stopwatch {
-                let ns = stopwatch.lap();
+                let lap = stopwatch.lap();
                 if is_sample {
-                    charge(counters, debt.queue, ns, packets);
+                    charge(counters, debt.queue, lap.ns, packets);
                 }
                 if is_watched {
-                    debt.bytes += unexplained(ns, moved_bytes);
+                    let unexplained = lap.unexplained(moved_bytes);
+                    debt.is_slow |= unexplained > 0;
+                    debt.bytes += unexplained;
                 }
             }
         }
         self.batch = Some(batch.recycle());
         taken
-    }
-}
-
-/// Times the bursts of one round, one after the other.
-struct Stopwatch {
-    clock: Clock,
-    since: Now,
-}
-
-impl Stopwatch {
-    #[cold]
-    fn start(clock: Clock) -> Stopwatch {
-        Stopwatch { since: clock.now(), clock }
-    }
-
-    /// Nanoseconds since it was last asked.
-    #[cold]
-    fn lap(&mut self) -> u64 {
-        let since = std::mem::replace(&mut self.since, self.clock.now());
-        self.since.ns - since.ns
     }
 }
 
@@ -469,15 +469,6 @@ fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64, packets: u32) {
     }
 }
 
-/// What a burst that took so long is charged beyond the bytes that it moved; nothing unless it alone makes a round long. No more
-/// than is repaid while queues are watched: the worker may have lost its CPU, and that was nobody's doing.
-#[cold]
-fn unexplained(ns: u64, moved_bytes: usize) -> usize {
-    let bytes = ns.saturating_sub(LONG_ROUND_NS).saturating_mul(BYTES_PER_NS);
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(moved_bytes);
-    bytes.min(WATCHED_ROUNDS as usize * ROUND_BYTES)
-}
-
 /// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a
 /// ring on and off, would never repay its floods. Both lists are in the order of ports and queues.
 fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
@@ -486,7 +477,8 @@ fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
     after.extend(queues.iter().map(|rx| {
         let key = (rx.port, rx.queue);
         while before.next_if(|debt| (debt.port, debt.queue) < key).is_some() {}
-        let bytes = before.next_if(|debt| (debt.port, debt.queue) == key).map_or(0, |debt| debt.bytes);
-        Debt { port: rx.port, queue: rx.queue, bytes }
+        let debt = before.next_if(|debt| (debt.port, debt.queue) == key);
+        let (bytes, is_slow) = debt.map_or((0, false), |debt| (debt.bytes, debt.is_slow));
+        Debt { port: rx.port, queue: rx.queue, bytes, is_slow }
     }));
 }
