@@ -263,6 +263,11 @@ impl Port for BondPort {
         link.port.watched(own, is_watched);
     }
 
+    fn is_dozing(&self, queue: QueueIndex) -> bool {
+        let (link, own) = self.of(queue);
+        link.port.is_dozing(own)
+    }
+
     fn rouse(&self, queue: QueueIndex) {
         let (link, own) = self.of(queue);
         link.port.rouse(own);

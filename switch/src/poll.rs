@@ -9,7 +9,8 @@
 //! thousand frames a second a worker therefore sleeps between frames and does not burn a fifth of its core.
 //!
 //! To ask an empty TAP costs a system call a round. So a worker watches such queues with a second epoll instance, which it
-//! asks once in [`LOOK_ROUNDS`] rounds and before and after it sleeps; they doze while they are empty ([`Port::watched`]).
+//! asks once in [`LOOK_ROUNDS`] rounds and before and after it sleeps; they doze while they are empty ([`Port::watched`]), and rounds
+//! pass them by, so that any number of idle TAPs costs a busy worker next to nothing.
 //!
 //! Kick descriptors are shared with guests: they are watched edge-triggered and never read. The epoll instance is made
 //! anew when the snapshot changed, so that no descriptor of a gone session stays in it. Owned by the worker's thread.
@@ -111,7 +112,7 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         ledger.rounds.add(1);
         rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(LOOK_ROUNDS) {
-            watch.look(worker.snapshot(), index);
+            watch.look(&mut worker, index);
         }
         if taken > 0 {
             ledger.busy_rounds.add(1);
@@ -124,10 +125,10 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
             && u128::from(after.ns - idle_since.ns) >= spin.as_nanos()
         {
             // A queue that is roused keeps the worker awake: its frames were here before it would have slept.
-            if watch.look(worker.snapshot(), index) == 0 {
+            if !watch.look(&mut worker, index) {
                 sleeper.sleep(&mut worker, wake);
                 ledger.sleeps.add(1);
-                watch.look(worker.snapshot(), index);
+                watch.look(&mut worker, index);
             }
             let woken = clock.now();
             let slept = Duration::from_nanos(woken.ns - after.ns);
@@ -151,13 +152,22 @@ struct Watch {
 }
 
 impl Watch {
-    /// Rouses the queues that have something; answers how many.
-    fn look<T>(&mut self, snapshot: &Snapshot<T>, worker: usize) -> usize {
-        if self.generation != Some(snapshot.generation) {
-            self.follow(snapshot, worker);
+    /// Rouses the queues that have something; answers whether there are any.
+    fn look<P: Pipeline>(&mut self, worker: &mut Worker<P>, index: usize) -> bool {
+        let snapshot = worker.snapshot();
+        // Who is watched anew was roused by that.
+        let is_other = self.generation != Some(snapshot.generation) && self.follow(snapshot, index);
+        let has_some = self.rouse(snapshot);
+        if is_other || has_some {
+            worker.rouse();
         }
-        let Some(epoll) = &self.epoll else { return 0 };
-        let mut roused = 0;
+        has_some
+    }
+
+    /// Rouses the queues of which epoll tells; answers whether it told of any.
+    fn rouse<T>(&self, snapshot: &Snapshot<T>) -> bool {
+        let Some(epoll) = &self.epoll else { return false };
+        let mut has_some = false;
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         // As many as there are: an event that the sleeping epoll instance has told is not told again there.
         for _ in 0..=self.queues.len() / EVENTS {
@@ -166,25 +176,25 @@ impl Watch {
                 let queue = self.queues.get(event.data.u64() as usize);
                 if let Some((rx, port)) = queue.and_then(|&(rx, _)| Some((rx, port_of(snapshot, rx)?))) {
                     port.rouse(rx.queue);
-                    roused += 1;
+                    has_some = true;
                 }
             }
             if events.len() < EVENTS {
                 break;
             }
         }
-        roused
+        has_some
     }
 
     /// Makes the epoll instance anew if the queues that may doze are others than before. Anything that a new one finds
-    /// readable it tells, so no frame is missed in between.
-    fn follow<T>(&mut self, snapshot: &Snapshot<T>, worker: usize) {
+    /// readable it tells, so no frame is missed in between. Answers whether they are others.
+    fn follow<T>(&mut self, snapshot: &Snapshot<T>, worker: usize) -> bool {
         self.generation = Some(snapshot.generation);
         let since = |rx: RxQueue| snapshot.since.get(rx.port.as_usize()).copied().unwrap_or_default();
         let owned = snapshot.rx[worker].iter().filter(|&&rx| port_of(snapshot, rx).is_some_and(Port::may_doze));
         let queues: Vec<_> = owned.map(|&rx| (rx, since(rx))).collect();
         if queues == self.queues {
-            return;
+            return false;
         }
         self.queues = queues;
         self.epoll = if self.queues.is_empty() { None } else { epoll::create(epoll::CreateFlags::CLOEXEC).ok() };
@@ -198,6 +208,7 @@ impl Watch {
             };
             port.watched(rx.queue, is_watched);
         }
+        true
     }
 }
 

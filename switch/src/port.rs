@@ -63,8 +63,13 @@ pub trait Port: Any + Send + Sync {
 
     /// From now on the worker that polls the queue watches its descriptor, edge-triggered, and calls [`Port::rouse`] when it
     /// shows something; or no longer does, if not `is_watched`. A queue that is watched may doze while it is empty: rx
-    /// then answers without a look at the device.
+    /// then answers without a look at the device, and the worker need not ask.
     fn watched(&self, _queue: QueueIndex, _is_watched: bool) {}
+
+    /// Whether the queue dozes, by what rx found last.
+    fn is_dozing(&self, _queue: QueueIndex) -> bool {
+        false
+    }
 
     /// The watched descriptor showed something: rx must look again. Called between rounds.
     fn rouse(&self, _queue: QueueIndex) {}

@@ -471,6 +471,10 @@ impl Port for TapPort {
         self.queue(queue).doze.watched(is_watched);
     }
 
+    fn is_dozing(&self, queue: QueueIndex) -> bool {
+        self.queue(queue).doze.is_dozing()
+    }
+
     fn rouse(&self, queue: QueueIndex) {
         self.queue(queue).doze.rouse();
     }

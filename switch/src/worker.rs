@@ -43,6 +43,9 @@ const COPY_COST_BYTES_MIN: usize = 64;
 /// showed in the 99th percentile of delays. A prime, so that no rhythm of a sender falls in with it.
 const TIMED_ROUNDS: u64 = 127;
 
+/// In one round of this many the worker asks the ports of empty queues whether these doze.
+const DOZERS_SOUGHT_ROUNDS: u64 = 16;
+
 /// Time, ns, after which a round was long: what some ten queues' bursts of large frames take.
 pub const LONG_ROUND_NS: u64 = 250_000;
 /// How long queues are timed after a long round, ns, so that whoever made it long is found, and after a queue owed time: who waits for
@@ -282,11 +285,13 @@ impl<'s> Egress<'s> {
     }
 }
 
-/// What a queue still owes from bursts that caused more copies than a round allows.
+/// A queue, and what it still owes from bursts that caused more copies than a round allows.
 #[derive(Clone, Copy)]
 struct Debt {
     port: PortIndex,
     queue: QueueIndex,
+    /// It is empty and will be roused: rounds pass it by, without a look at its port.
+    is_dozing: bool,
     bytes: usize,
     /// A burst of it once took longer than its bytes explain.
     is_slow: bool,
@@ -312,6 +317,8 @@ pub struct Worker<P: Pipeline> {
     was_long: bool,
     /// Until when every round is timed, ns.
     watched_until_ns: u64,
+    /// Queues were roused: those that doze on are sought in the next round.
+    is_roused: bool,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -335,6 +342,7 @@ impl<P: Pipeline> Worker<P> {
             rounds: 0,
             was_long: false,
             watched_until_ns: 0,
+            is_roused: false,
         }
     }
 
@@ -347,6 +355,12 @@ impl<P: Pipeline> Worker<P> {
     #[cold]
     pub fn note_long_round(&mut self) {
         self.was_long = true;
+    }
+
+    /// Has the next round look at all queues: some that dozed have been roused, or are watched by somebody else.
+    pub fn rouse(&mut self) {
+        self.debts.iter_mut().for_each(|debt| debt.is_dozing = false);
+        self.is_roused = true;
     }
 
     /// Which worker this is.
@@ -379,12 +393,16 @@ impl<P: Pipeline> Worker<P> {
         let mut taken = 0;
         self.rounds = (self.rounds + 1) % TIMED_ROUNDS;
         let is_sample = self.rounds == 0;
+        let seeks_dozers = std::mem::take(&mut self.is_roused) | self.rounds.is_multiple_of(DOZERS_SOUGHT_ROUNDS);
         if std::mem::take(&mut self.was_long) {
             self.watched_until_ns = now.ns + WATCH_NS;
         }
         let is_watched = now.ns < self.watched_until_ns;
         let mut stopwatch = self.clock.filter(|_| is_sample || is_watched).map(Stopwatch::start);
         for debt in &mut self.debts {
+            if debt.is_dozing {
+                continue;
+            }
             if debt.bytes >= ROUND_BYTES {
                 debt.bytes -= ROUND_BYTES;
                 if debt.is_slow {
@@ -407,6 +425,7 @@ impl<P: Pipeline> Worker<P> {
             port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
             if self.tally.packets == 0 {
                 debt.bytes = 0;
+                debt.is_dozing = seeks_dozers && port.is_dozing(debt.queue);
                 if let Some(stopwatch) = &mut stopwatch {
                     stopwatch.lap();
                 }
@@ -479,6 +498,6 @@ fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
         while before.next_if(|debt| (debt.port, debt.queue) < key).is_some() {}
         let debt = before.next_if(|debt| (debt.port, debt.queue) == key);
         let (bytes, is_slow) = debt.map_or((0, false), |debt| (debt.bytes, debt.is_slow));
-        Debt { port: rx.port, queue: rx.queue, bytes, is_slow }
+        Debt { port: rx.port, queue: rx.queue, is_dozing: false, bytes, is_slow }
     }));
 }

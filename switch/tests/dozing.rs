@@ -58,6 +58,8 @@ struct Dear {
     event: OwnedFd,
     waiting: AtomicU64,
     taken: AtomicU64,
+    /// How often the worker asked, in vain or not.
+    asked: AtomicU64,
     /// Looks that would have been system calls.
     looks: AtomicU64,
     empty: AtomicU64,
@@ -71,6 +73,7 @@ impl Dear {
             event: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap(),
             waiting: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             looks: AtomicU64::new(0),
             empty: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
@@ -107,6 +110,7 @@ impl Port for Dear {
     }
 
     fn rx<'r>(&'r self, ingress: PortIndex, _queue: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         if self.is_dozing.load(Ordering::SeqCst) {
             return;
         }
@@ -149,6 +153,10 @@ impl Port for Dear {
     fn watched(&self, _queue: QueueIndex, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::SeqCst);
         self.rouse_now();
+    }
+
+    fn is_dozing(&self, _queue: QueueIndex) -> bool {
+        self.is_dozing.load(Ordering::SeqCst)
     }
 
     fn rouse(&self, _queue: QueueIndex) {
@@ -321,6 +329,9 @@ fn an_empty_queue_is_not_looked_at_beside_a_busy_one_and_its_next_frame_is_taken
             let (looks, before) = (dear.looks(), rounds(&switch));
             until("some rounds", || rounds(&switch) > before + 100);
             assert_eq!(dear.looks(), looks, "a look at a queue that dozes");
+            let (asked, before) = (dear.asked.load(Ordering::SeqCst), rounds(&switch));
+            until("more rounds", || rounds(&switch) > before + 100);
+            assert_eq!(dear.asked.load(Ordering::SeqCst), asked, "rounds pass it by");
             dear.offer();
             until("the frame is taken", || dear.taken() == count);
         }

@@ -358,6 +358,10 @@ impl Port for PacketPort {
         self.doze.watched(is_watched);
     }
 
+    fn is_dozing(&self, _queue: QueueIndex) -> bool {
+        self.doze.is_dozing()
+    }
+
     fn rouse(&self, _queue: QueueIndex) {
         self.doze.rouse();
     }
