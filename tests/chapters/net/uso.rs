@@ -1,4 +1,4 @@
-//! Large UDP frames of a guest, as its driver hands them over with `VIRTIO_NET_F_HOST_USO`: into the host's own UDP, which takes
+//! What frames leave to be done between a guest and a TAP, field by field; and large UDP frames of a guest, as its driver hands them over with `VIRTIO_NET_F_HOST_USO`: into the host's own UDP, which takes
 //! them whole, and to a guest that takes nothing unfinished.
 //!
 //! The guest is our own driver: QEMU knows the feature from 8.1 on.
@@ -6,14 +6,20 @@
 use super::SOON;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
-use switch::offload::{F_NEEDS_CSUM, GSO_UDP_L4};
+use switch::af_packet::RawSocket;
+use switch::offload::{
+    F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, OffloadClaim, VNET_HEADER_LEN,
+};
 use tests::checksum::sum;
 use tests::daemon::Daemon;
 use tests::ledger::{Counters, expect};
 use tests::namespace::Namespace;
 use tests::process::wait_until;
 use vhost::driver::{Driver, DriverConfig};
-use vhost::net::{F_CSUM, F_HOST_USO};
+use vhost::net::{
+    F_CSUM, F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6, F_HOST_ECN, F_HOST_TSO4,
+    F_HOST_TSO6, F_HOST_USO,
+};
 
 /// Where the frames come from.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
@@ -112,7 +118,8 @@ fn payload(len: usize, size: usize) -> Vec<u8> {
 /// A guest that sends large frames, at the socket of an interface.
 fn sending_guest(daemon: &Daemon, interface: &str) -> Driver {
     let mut config = DriverConfig::new(daemon.path(interface));
-    config.features |= F_CSUM | F_HOST_USO;
+    config.features |= F_CSUM | F_HOST_USO | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN;
+    config.features |= F_GUEST_CSUM | F_GUEST_USO4 | F_GUEST_USO6 | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN;
     config.send_buffer_len = 1 << 16;
     let mut guest = Driver::new(config).unwrap();
     guest.start().unwrap();
@@ -233,6 +240,119 @@ fn large_udp_frames_of_either_family_reach_sockets_and_guests_as_their_datagrams
                 received.len() >= datagrams.len()
             });
             assert!(received == datagrams, "{kind:?}, {len} bytes in {size}: {} datagrams", received.len());
+        }
+    }
+}
+
+/// A station that nobody is, so that no stack answers.
+const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 0xcc];
+/// Payload of a frame that may be cut, and of each of its segments.
+const CUT: [u16; 2] = [6000, 1000];
+/// The flag of TCP that goes with [`GSO_ECN`] (RFC 3168).
+const CWR: u8 = 0x80;
+
+/// A frame of a kind of GSO, or one that is not to be cut, and what it leaves to be done. Its checksum field holds the sum of the
+/// pseudo-header.
+fn unfinished(gso_type: u8, is_cut: bool) -> (Vec<u8>, OffloadClaim) {
+    let (is_ipv4, is_tcp) = (gso_type != GSO_TCPV6, gso_type != GSO_UDP_L4);
+    let (l4_offset, l4_len, protocol, field) = match (is_ipv4, is_tcp) {
+        (true, true) => (34, 20, 6, 16),
+        (true, false) => (34, 8, 17, 6),
+        (false, _) => (54, 20, 6, 16),
+    };
+    let len = l4_len + if is_cut { CUT[0] } else { 100 };
+    let mut frame = [NOBODY, MAC].concat();
+    let addresses = if is_ipv4 { vec![10; 8] } else { vec![0xfd; 32] };
+    if is_ipv4 {
+        let mut header = [&[0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0][..], &addresses].concat();
+        header[2..4].copy_from_slice(&(20 + len).to_be_bytes());
+        let checksum = !sum(&header);
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        frame.extend([8, 0]);
+        frame.extend(header);
+    } else {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend(len.to_be_bytes());
+        frame.extend([protocol, 64]);
+        frame.extend(&addresses);
+    }
+    let pseudo = sum(&[&addresses[..], &[0, protocol], &len.to_be_bytes()].concat()).to_be_bytes();
+    let ports = [5000u16, 6000].map(u16::to_be_bytes).concat();
+    frame.extend(ports);
+    if is_tcp {
+        frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, 0x10 | if gso_type & GSO_ECN != 0 { CWR } else { 0 }, 1, 0]);
+        frame.extend([pseudo, [0, 0]].concat());
+    } else {
+        frame.extend([len.to_be_bytes(), pseudo].concat());
+    }
+    frame.extend(payload(usize::from(len - l4_len), usize::from(CUT[1])));
+    let claim = OffloadClaim {
+        flags: F_NEEDS_CSUM,
+        gso_type: if is_cut { gso_type } else { GSO_NONE },
+        hdr_len: if is_cut { l4_offset + l4_len } else { 0 },
+        gso_size: if is_cut { CUT[1] } else { 0 },
+        csum_start: l4_offset,
+        csum_offset: field,
+    };
+    (frame, claim)
+}
+
+/// The virtio header of 12 bytes.
+fn header_of(claim: &OffloadClaim, buffers: u16) -> [u8; 12] {
+    let OffloadClaim { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset } = *claim;
+    let mut header = [flags, gso_type, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (at, word) in [hdr_len, gso_size, csum_start, csum_offset, buffers].into_iter().enumerate() {
+        header[2 + 2 * at..][..2].copy_from_slice(&word.to_le_bytes());
+    }
+    header
+}
+
+#[test]
+fn every_field_of_what_is_left_to_do_passes_between_a_guest_and_a_tap_but_the_length_of_headers_which_is_our_own() {
+    let daemon = Daemon::start("");
+    let tenant = daemon.tenant("red");
+    let network = tenant.network("lan");
+    let host = Namespace::new("host");
+    super::attached_tap(&daemon, &tenant, &network, "host", &host, "10.0.0.2/24");
+    daemon.must(&format!("plug guest --vhost-user {}", daemon.path("guest").display()));
+    tenant.attached_port(&network, "guest");
+    daemon.wait_up(&["host", "guest"]);
+    let mut guest = sending_guest(&daemon, "guest");
+    let far = host.inside(|| RawSocket::open("tap0")).unwrap();
+    far.use_vnet_header().unwrap();
+    far.ignore_outgoing().unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    for gso_type in [GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN] {
+        for is_cut in [true, false] {
+            let (frame, claim) = unfinished(gso_type, is_cut);
+            // Nobody's word on the length of headers is taken, nor that a checksum is right.
+            let told = OffloadClaim { hdr_len: if is_cut { 99 } else { 0 }, ..claim };
+            let claimed = OffloadClaim { flags: F_NEEDS_CSUM | F_DATA_VALID, ..told };
+            assert!(guest.sender.send_with(&header_of(&claimed, 0), &frame));
+            let len = loop {
+                let len = far.receive(&mut buffer, SOON).unwrap().expect("the frame comes to the TAP");
+                if buffer[VNET_HEADER_LEN..][..6] == NOBODY {
+                    break len;
+                }
+            };
+            let (header, bytes) = buffer[..len].split_first_chunk::<VNET_HEADER_LEN>().unwrap();
+            assert_eq!(OffloadClaim::from_bytes(header), claim, "{gso_type:#x} to the TAP");
+            assert!(*bytes == frame, "{gso_type:#x} to the TAP: its bytes changed");
+
+            far.send(&[&header_of(&told, 0)[..VNET_HEADER_LEN], &frame].concat()).unwrap();
+            let mut arrived = Vec::new();
+            wait_until("the frame comes to the guest", SOON, || {
+                guest.receiver.recv_burst(256, |header, bytes| {
+                    if bytes[..6] == NOBODY {
+                        arrived.push((*header, bytes.to_vec()));
+                    }
+                });
+                !arrived.is_empty()
+            });
+            let (header, bytes) = &arrived[0];
+            let buffers = (12 + frame.len()).div_ceil(2048) as u16;
+            assert_eq!(*header, header_of(&claim, buffers), "{gso_type:#x} to the guest");
+            assert!(*bytes == frame && arrived.len() == 1, "{gso_type:#x} to the guest: its bytes changed");
         }
     }
 }
