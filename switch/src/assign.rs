@@ -1,6 +1,7 @@
-//! Which worker polls which rx queue: where a new queue goes, and which queues move when the load is uneven.
+//! Which worker polls which rx queue: where a new queue goes, and which queues move when the load is uneven; and by which tx queue
+//! a worker sends.
 //!
-//! Both are pure functions of what they are given, so the same numbers give the same answer. A move is cheap but not free: for
+//! All are pure functions of what they are given, so the same numbers give the same answer. A move is cheap but not free: for
 //! some ten microseconds nobody polls the queue, and its lines change caches. So few queues move at a time, and only for
 //! a gain that outlasts the noise of measurement: what is nearly even stays as it is, else two queues of about the
 //! same cost would change places for ever.
@@ -8,7 +9,7 @@
 //! Costs are time, in any one unit. Called by control threads. Bounds: [`MOVES_MAX`] moves a plan; time grows with the
 //! number of queues, times its logarithm.
 
-use crate::ids::WorkerIndex;
+use crate::ids::{QueueIndex, WorkerIndex};
 use crate::publish::RxQueue;
 
 /// Queues that one plan moves at most. The rest waits for the next, which is made from new measurements.
@@ -49,6 +50,26 @@ pub fn home(counts: &[usize], rx: RxQueue) -> WorkerIndex {
     let at = |step: usize| (first + step) % counts.len();
     let best = (0..counts.len()).map(at).min_by_key(|&worker| counts[worker]);
     WorkerIndex(best.expect("there is a worker") as u8)
+}
+
+/// By which of a port's `queues` tx queues each of the `workers` sends. `owners`: by queue, as far as there are rx queues of the same
+/// numbers, the worker that polls it.
+///
+/// By one that it polls itself, if it can. The far side of a TAP sends a flow by the queue from which it got the flow's last frame: so
+/// both directions of a flow stay with one worker. Were it another's queue, the flow would come back by that worker, which may send by a
+/// third queue, and a flow that is passed on at each turn overtakes itself.
+///
+/// A worker that polls none takes a queue of the owner that is nearest by the exclusive or of their numbers. Of each worker there is one
+/// owner at each distance, and what is nearest to the nearest is no farther away: so on a flow's way from port to port the distance
+/// shrinks until two workers have the flow for good. And workers spread over owners as evenly as by the rest of a division.
+pub fn send_queues(owners: &[WorkerIndex], queues: usize, workers: usize) -> Vec<QueueIndex> {
+    let choose = |worker: usize| {
+        let Some(distance) = owners.iter().map(|owner| owner.as_usize() ^ worker).min() else { return worker % queues };
+        let own: Vec<usize> =
+            (0..owners.len()).filter(|&queue| owners[queue].as_usize() ^ worker == distance).collect();
+        own[worker % own.len()]
+    };
+    (0..workers).map(|worker| QueueIndex(choose(worker) as u16)).collect()
 }
 
 /// The moves that even out the load of `workers` workers; none if it is even, or cannot be evened out.
@@ -199,7 +220,42 @@ mod tests {
         assert_eq!(spread, [0, 1, 2, 3]);
     }
 
+    #[test]
+    fn a_worker_sends_by_a_queue_that_it_polls_and_else_workers_spread() {
+        let by = |owners: &[u8], queues, workers| {
+            let owners: Vec<_> = owners.iter().copied().map(WorkerIndex).collect();
+            send_queues(&owners, queues, workers).iter().map(|queue| queue.0).collect::<Vec<_>>()
+        };
+        assert_eq!(by(&[1, 0], 2, 2), [1, 0]);
+        assert_eq!(by(&[0, 1, 0, 1], 4, 2), [0, 3]);
+        assert_eq!(by(&[0, 1], 2, 6), [0, 1, 0, 1, 0, 1], "those that poll none");
+        assert_eq!(by(&[2, 2], 2, 4), [0, 1, 0, 1], "one worker's queues are used by all");
+        assert_eq!(by(&[], 3, 4), [0, 1, 2, 0], "no queue comes in");
+    }
+
     proptest! {
+        /// The kernel's TAPs send a flow by the queue from which they got its last frame. After a few frames to and fro it must stay.
+        #[test]
+        fn a_flow_between_two_ports_settles_on_a_queue_of_each(
+            (workers, one, two) in (1usize..16).prop_flat_map(|workers| {
+                let owners = || vec(0..workers as u8, 1..16);
+                (Just(workers), owners(), owners())
+            }),
+            first in 0usize..16,
+        ) {
+            let owners = [one, two].map(|owners| owners.into_iter().map(WorkerIndex).collect::<Vec<_>>());
+            let queues = [0, 1].map(|port| send_queues(&owners[port], owners[port].len(), workers));
+            let (mut port, mut at) = (0, first % owners[0].len());
+            let mut seen = Vec::new();
+            for _ in 0..64 {
+                let worker = owners[port][at];
+                port = 1 - port;
+                at = usize::from(queues[port][worker.as_usize()].0);
+                seen.push(at);
+            }
+            prop_assert!(seen[60] == seen[62] && seen[61] == seen[63], "{owners:?}: {seen:?}");
+        }
+
         #[test]
         fn a_plan_moves_few_queues_once_each_and_never_makes_it_worse(
             (workers, costs) in (1usize..6).prop_flat_map(|workers| {

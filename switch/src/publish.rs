@@ -12,7 +12,7 @@
 //! burst, and the second gives it to the new one ([`Publisher::settle`]). Meanwhile its frames wait in their ring: none is
 //! lost, and none overtakes another. Publications in between keep the queue parked.
 
-use crate::assign::{Move, home};
+use crate::assign::{Move, home, send_queues};
 use crate::capture::Capture;
 use crate::config::Config;
 use crate::ids::{PortIndex, QueueIndex, WorkerIndex};
@@ -55,6 +55,8 @@ pub struct Snapshot<T> {
     pub places: Vec<Option<PortPlace>>,
     /// By worker index: the queues it polls, in the order of ports and queues. No queue is in two lists.
     pub rx: Vec<Vec<RxQueue>>,
+    /// By worker index, then by port index: the tx queue by which the worker sends to the port.
+    pub tx: Vec<Vec<QueueIndex>>,
     /// By port index: the generation that put the object there that stands there now. Tells two objects apart whose
     /// addresses are alike because one was freed before the other was made.
     pub since: Vec<u64>,
@@ -118,6 +120,23 @@ impl Seating {
             }
         }
         rx
+    }
+
+    /// By which queue each worker sends to each port ([`send_queues`]). A queue on its way is its old worker's still, so that each
+    /// choice changes once.
+    fn send_queues(&self, places: &[Option<PortPlace>]) -> Vec<Vec<QueueIndex>> {
+        let mut tx = vec![vec![QueueIndex(0); places.len()]; self.counts.len()];
+        for (index, (place, homes)) in places.iter().zip(&self.homes).enumerate() {
+            let Some(port) = place.as_ref().and_then(|place| place.port.as_ref()) else { continue };
+            let queues = usize::from(port.tx_queues());
+            if queues > 1 {
+                let owners = &homes[..homes.len().min(port.rx_queues().into()).min(queues)];
+                for (queues, chosen) in tx.iter_mut().zip(send_queues(owners, queues, self.counts.len())) {
+                    queues[index] = chosen;
+                }
+            }
+        }
+        tx
     }
 }
 
@@ -188,6 +207,7 @@ impl<T: Send + Sync> Publisher<T> {
             tables: Arc::new(tables),
             places: Vec::new(),
             rx: vec![Vec::new(); workers],
+            tx: vec![Vec::new(); workers],
             since: Vec::new(),
         };
         let seating = Seating { homes: Vec::new(), parked: Vec::new(), counts: vec![0; workers] };
@@ -227,9 +247,10 @@ impl<T: Send + Sync> Publisher<T> {
         });
         let generation = current.generation + 1;
         let rx = books.seating.deal(&parts.places);
+        let tx = books.seating.send_queues(&parts.places);
         let since = since(&current, &parts.places, generation);
         let Parts { config, tables, places } = parts;
-        let next = Snapshot { generation, config, tables, places, rx, since };
+        let next = Snapshot { generation, config, tables, places, rx, tx, since };
         drop(current);
         books.retired.push(self.current.swap(Arc::new(next)));
         generation

@@ -5,7 +5,7 @@
 use super::{EgressLists, Now, Pipeline};
 use crate::batch::{BURST, Batch};
 use crate::capture;
-use crate::ids::{PortIndex, QueueIndex, WorkerIndex};
+use crate::ids::{PortIndex, WorkerIndex};
 use crate::ledger::{DropReason, Tally, WorkerLedger};
 use crate::publish::Snapshot;
 
@@ -20,6 +20,7 @@ pub(super) fn send<P: Pipeline>(
     ledger: &WorkerLedger,
 ) -> u32 {
     let mut cut = 0;
+    let queues = &snapshot.tx[worker.as_usize()];
     for &index in &lists.touched {
         let picks = &mut lists.by_port[index.as_usize()];
         let chosen = &picks.list[..picks.len as usize];
@@ -27,7 +28,7 @@ pub(super) fn send<P: Pipeline>(
         let place = snapshot.place(index);
         match place.and_then(|place| place.port.as_ref()) {
             Some(port) => {
-                let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
+                let queue = queues[index.as_usize()];
                 if place.is_some_and(|place| place.captures.is_some()) {
                     // They are read again once they are sent.
                     batch.keep_frames();
@@ -102,7 +103,7 @@ fn send_far<P: Pipeline>(
     let place = snapshot.place(carrier);
     match place.and_then(|place| place.port.as_ref()) {
         Some(port) => {
-            let queue = QueueIndex(u16::from(worker.0) % port.tx_queues().max(1));
+            let queue = snapshot.tx[worker.as_usize()][carrier.as_usize()];
             if place.is_some_and(|place| place.captures.is_some()) {
                 batch.keep_frames();
             }
