@@ -31,7 +31,8 @@ pub trait Port: Any + Send + Sync {
     /// Gives back to the device what the `rx` calls since the last `rx_done` took, in the order taken.
     fn rx_done(&self, queue: QueueIndex);
 
-    /// Sends the picked packets of the batch, in order. Each is delivered or dropped with a reason, told to `tally` in the
+    /// Sends the picked packets of the batch, in order, by that queue; or those of each flow in order, where the device itself chooses
+    /// by which of its queues a flow goes. Each is delivered or dropped with a reason, told to `tally` in the
     /// order of the picks: a capture learns from it which ones were delivered.
     fn tx(&self, queue: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally);
 

@@ -10,7 +10,8 @@
 //! frame, takes the short way ([`rx`], [`tx`]); all others share the long one. Both are written once for both layouts of rings.
 //!
 //! A guest has up to [`PAIRS_MAX`] pairs of rings. Which of them are switched on is a mask that the session changes under
-//! the workers' hands, so that a guest that uses more or fewer queues disturbs none of those that run.
+//! the workers' hands, so that a guest that uses more or fewer queues disturbs none of those that run. By which of several it gets
+//! a frame is up to the frame's flow ([`steering`]), not to the worker that sends.
 //!
 //! Received frames are given back to the guest only by `rx_done`, since the tails lie in its buffers until then. Bounds: a
 //! burst, [`FRAME_CHAINS_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame. Reading descriptors is bounded a call,
@@ -19,8 +20,10 @@
 //! cut, the pieces that its segments fill are bounded as well, all together.
 
 mod ahead;
+mod flow;
 mod queue;
 mod rx;
+mod steering;
 mod tx;
 
 pub use queue::Queue;
@@ -36,7 +39,8 @@ use queue::State;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use switch::batch::Batch;
+use steering::{Parts, Steering};
+use switch::batch::{BURST, Batch};
 use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::{DropReason, Tally};
 use switch::port::Port;
@@ -64,6 +68,8 @@ const PIECES_PER_SEGMENT: usize = 2;
 /// How often tx tries for a ring that another worker holds: some 40 to 100 microseconds, as long as the processor pauses, which is
 /// longer than nearly every call takes. Only a worker that lost its CPU with the ring in hand is not waited for.
 const LOCK_SPINS: u32 = 2_000;
+/// Rings that tx finds switched off just as it has them, before it gives up.
+const SWITCHED_OFF_MAX: u32 = 3;
 
 /// What a worker found out about a guest, told to its session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +164,8 @@ pub struct RingSet<L: Layout> {
     send_discards: AtomicU32,
     /// Bit n: pair n's receive ring is there and on.
     receive_on: AtomicU32,
+    /// By which pairs flows go; `None` if there is one at most.
+    steering: Option<Steering>,
     dialect: Dialect,
     /// Where pages that are written are marked, while the guest is being moved.
     log: Option<Arc<DirtyLog>>,
@@ -197,7 +205,8 @@ impl<L: Layout> RingSet<L> {
             side[pair] = Some(queue);
         }
         let (send_on, send_discards, receive_on) = Default::default();
-        RingSet { send, receive, send_on, send_discards, receive_on, dialect, log: None, alarm, announce }
+        let steering = (receive.len() > 1).then(Steering::default);
+        RingSet { send, receive, send_on, send_discards, receive_on, steering, dialect, log: None, alarm, announce }
     }
 
     /// The same, with every buffer that is written marked in a log. Rings mark their own parts ([`Layout::log_to`]).
@@ -224,7 +233,15 @@ impl<L: Layout> RingSet<L> {
         if ring % 2 == 1 { self.send(ring / 2) } else { self.receive(ring / 2) }
     }
 
-    /// The receive ring for frames that a worker would send by queue `index`: that one if it is on, else one of those
+    /// What steers frames to a guest that receives by several rings now, and bit by bit which are on; `None` for one with one or none.
+    #[inline]
+    fn steering(&self) -> Option<(&Steering, u32)> {
+        let steering = self.steering.as_ref()?;
+        let on = self.receive_on.load(Ordering::Relaxed);
+        (on & on.wrapping_sub(1) != 0).then_some((steering, on))
+    }
+
+    /// The receive ring for frames that are to go by pair `index`: that one's if it is on, else one of those
     /// that are, so that the guest gets its frames whichever of its queues it uses.
     #[inline]
     fn receive_for(&self, index: QueueIndex) -> Option<(&Queue<L>, u32)> {
@@ -234,6 +251,65 @@ impl<L: Layout> RingSet<L> {
             other => nth_set_bit(on, other)?,
         };
         Some((self.receive(pair as usize)?, 1 << pair))
+    }
+
+    /// Sends each flow by its own pair.
+    #[inline(never)]
+    fn send_steered(&self, steering: &Steering, on: u32, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+        let mut parts = Parts::new();
+        for (place, &pick) in picks.iter().enumerate() {
+            let hash = flow::hash(batch.packets()[usize::from(pick)].head());
+            parts.add(place, steering.pair(hash, on));
+        }
+        if let Some(pair) = parts.only() {
+            return self.send_by(QueueIndex(pair as u16), batch, picks, tally);
+        }
+        let (mut places, mut own) = ([0; BURST], [0; BURST]);
+        while let Some((pair, count)) = parts.next(&mut places) {
+            for (pick, &place) in own.iter_mut().zip(&places[..count]) {
+                *pick = picks[usize::from(place)];
+            }
+            let mut part = Tally::default();
+            self.send_by(QueueIndex(pair as u16), batch, &own[..count], &mut part);
+            tally.add_part(&part, &places[..count]);
+        }
+    }
+
+    /// Sends by one pair, or one of those that are on if that one is not.
+    #[inline]
+    fn send_by(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+        let all = |tally: &mut Tally, reason| tally.drop_many(reason, picks.len() as u32);
+        let (mut spins, mut tries) = (0, 0);
+        let (queue, mut locked) = loop {
+            let Some((queue, bit)) = self.receive_for(index).filter(|_| tries < SWITCHED_OFF_MAX) else {
+                return all(tally, DropReason::NotReady);
+            };
+            match queue.try_lock() {
+                // It may have been switched off since it was looked for.
+                Some(locked) if self.receive_on.load(Ordering::Relaxed) & bit != 0 => break (queue, locked),
+                Some(_) => tries += 1,
+                None if spins == LOCK_SPINS => return all(tally, DropReason::TxContended),
+                None => spins += 1,
+            }
+            std::hint::spin_loop();
+        };
+        let (state, entries) = &mut *locked;
+        if !self.is_alive(queue) || state.is_broken {
+            return all(tally, DropReason::DeviceError);
+        }
+        let done = tally.packets + tally.dropped;
+        let promised = done + picks.len() as u32;
+        let cut = tally.cut;
+        if self.send_burst(queue, (state, entries), batch, picks, tally).is_err() {
+            self.break_ring(queue, state);
+            let missing = promised + (tally.cut - cut) - (tally.packets + tally.dropped);
+            tally.drop_many(DropReason::DeviceError, missing);
+        }
+        queue.show::<false>(state);
+        // What the guest is told it has; then is time to send for the buffer of a frame to come, which it wrote or read last.
+        if let Some(entry) = queue.ring.peek(&state.place) {
+            Finder::new(queue.ring.memory(), &mut state.hint).send_for_writable(&entry);
+        }
     }
 
     /// Whether the memory under the ring is whole; tells the session if not.
@@ -325,10 +401,15 @@ impl<L: Layout> Port for RingSet<L> {
         if is_announced {
             self.announce(ingress, index, batch, tally);
         }
+        let before = batch.len();
         if self.receive_burst(queue, (state, entries), (ingress, index), batch, tally).is_err() {
             self.break_ring(queue, state);
         }
         queue.moved_on(state);
+        drop(locked);
+        if let Some((steering, _)) = self.steering() {
+            batch.packets()[before..].iter().for_each(|packet| steering.note(flow::hash(packet.head()), index.0));
+        }
     }
 
     fn rx_done(&self, index: QueueIndex) {
@@ -339,36 +420,9 @@ impl<L: Layout> Port for RingSet<L> {
     }
 
     fn tx(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
-        let all = |tally: &mut Tally, reason| tally.drop_many(reason, picks.len() as u32);
-        let Some((queue, bit)) = self.receive_for(index) else { return all(tally, DropReason::NotReady) };
-        let mut spins = 0;
-        let mut locked = loop {
-            match queue.try_lock() {
-                Some(locked) => break locked,
-                None if spins == LOCK_SPINS => return all(tally, DropReason::TxContended),
-                None => spins += 1,
-            }
-            std::hint::spin_loop();
-        };
-        let (state, entries) = &mut *locked;
-        if self.receive_on.load(Ordering::Relaxed) & bit == 0 {
-            return all(tally, DropReason::NotReady);
-        }
-        if !self.is_alive(queue) || state.is_broken {
-            return all(tally, DropReason::DeviceError);
-        }
-        let done = tally.packets + tally.dropped;
-        let promised = done + picks.len() as u32;
-        let cut = tally.cut;
-        if self.send_burst(queue, (state, entries), batch, picks, tally).is_err() {
-            self.break_ring(queue, state);
-            let missing = promised + (tally.cut - cut) - (tally.packets + tally.dropped);
-            tally.drop_many(DropReason::DeviceError, missing);
-        }
-        queue.show::<false>(state);
-        // What the guest is told it has; then is time to send for the buffer of a frame to come, which it wrote or read last.
-        if let Some(entry) = queue.ring.peek(&state.place) {
-            Finder::new(queue.ring.memory(), &mut state.hint).send_for_writable(&entry);
+        match self.steering() {
+            Some((steering, on)) => self.send_steered(steering, on, batch, picks, tally),
+            None => self.send_by(index, batch, picks, tally),
         }
     }
 

@@ -1,5 +1,5 @@
-//! One guest whose send queues two running workers poll at once, both sending to one and the same guest: by one queue of it,
-//! for which they contend, and by a queue each.
+//! One guest whose send queues two running workers poll at once, both sending to one and the same guest: by one queue of it, and by
+//! two. They contend for them: which flow goes by which queue is not up to the worker.
 //!
 //! Workers, sessions and rings are the real ones; of the pipeline there is just the way. The guests' side is driven by the
 //! test's thread, so on two cores all three are interrupted anywhere, with a ring's lock in hand too.
@@ -191,23 +191,26 @@ impl Rig {
     }
 }
 
-/// A frame of any length that says whose it is.
+/// A frame of any length that says whose it is. Those of a queue are one flow; of two queues of the sink, these four go by both.
 fn numbered(queue: usize, number: u32) -> Vec<u8> {
-    frame((queue as u32) << 24 | number, 60 + (number as usize * 37 + queue * 211) % 1440)
+    let mut bytes = frame((queue as u32) << 24 | number, 60 + (number as usize * 37 + queue * 211) % 1440);
+    bytes[11] = 16 * queue as u8;
+    bytes
 }
 
 const KINDS: [u64; 2] = [0, F_RING_PACKED];
 
 #[test]
-fn two_workers_with_a_queue_each_bring_every_frame_once_and_in_order() {
+fn two_workers_at_two_queues_bring_every_frame_once_and_in_order() {
     for kind in KINDS {
         let mut rig = Rig::new(kind, 2, 256);
         while !rig.is_all_sent() {
             rig.send(256);
             rig.receive();
         }
-        assert!(rig.ways[0] != rig.ways[1], "{:?}", rig.ways);
-        assert_eq!(rig.finish(), [], "features {kind:#x}");
+        assert!(rig.ways.contains(&Some(0)) && rig.ways.contains(&Some(1)), "{:?}", rig.ways);
+        let drops = rig.finish();
+        assert!(drops.iter().all(|(reason, _)| *reason == DropReason::TxContended), "there was room: {drops:?}");
     }
 }
 
@@ -238,8 +241,8 @@ fn two_workers_at_a_queue_that_is_full_lose_what_did_not_fit_and_count_it() {
                 rig.receive();
             }
             let drops = rig.finish();
-            let may = |reason| reason == DropReason::RxRingFull || sink_pairs == 1 && reason == DropReason::TxContended;
-            assert!(drops.iter().all(|&(reason, _)| may(reason)), "{drops:?}");
+            let may = [DropReason::RxRingFull, DropReason::TxContended];
+            assert!(drops.iter().all(|(reason, _)| may.contains(reason)), "{drops:?}");
             assert!(drops.iter().any(|&(reason, count)| reason == DropReason::RxRingFull && count > 100), "{drops:?}");
         }
     }

@@ -60,7 +60,8 @@ pub(crate) struct Arguments {
     /// A frame fits one receive buffer (without VIRTIO_NET_F_MRG_RXBUF)
     #[arg(long, help_heading = "Ports")]
     pub(crate) no_mergeable: bool,
-    /// Pairs of queues of each guest; each sends streams of its own
+    /// Pairs of queues of each guest; each sends streams of its own. A switch that deals flows out to a receiver's pairs keeps the
+    /// order of each flow, not of a stream, so frames of a stream with several flows may count as reordered
     #[arg(long, default_value_t = 1, value_name = "COUNT", help_heading = "Ports")]
     pub(crate) queues: u16,
     /// Bytes of L3 payload that a TAP is made for

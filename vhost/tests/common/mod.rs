@@ -131,9 +131,10 @@ pub fn bytes_of(batch: &mut Batch<'_>, index: usize) -> (Vec<u8>, OffloadClaim) 
     (bytes, packet.claim)
 }
 
-/// A frame of `len` bytes that says its number.
+/// A frame of `len` bytes that says its number. All are of one flow.
 pub fn frame(number: u32, len: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|at| (at as u32 * 7 + number) as u8).collect();
+    bytes[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
     bytes[14..18].copy_from_slice(&number.to_be_bytes());
     bytes
 }
