@@ -236,6 +236,7 @@ impl Session {
                 self.forget_all();
                 for setup in &mut self.rings {
                     setup.kick = None;
+                    setup.broken = None;
                     setup.usage = Use::Still;
                 }
             }

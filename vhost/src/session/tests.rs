@@ -332,6 +332,27 @@ fn a_guest_of_which_one_ring_of_many_stopped_is_not_told_to_run_until_it_mends_o
 }
 
 #[test]
+fn a_ring_that_broke_runs_again_after_any_reset() {
+    for reset in [Request::ResetOwner, Request::ResetDevice, Request::SetStatus(0)] {
+        let mut rig = Rig::running(1);
+        rig.write(1, 1, 2, &99u16.to_le_bytes());
+        assert_eq!(rig.rx(0).packets, 0);
+        rig.session.look_after_faults().unwrap();
+        assert!(rig.session.note().contains("stopped"), "{}", rig.session.note());
+        rig.tell(&reset);
+        assert_eq!(rig.session.note(), "", "{reset:?}");
+        rig.write(1, 1, 2, &0u16.to_le_bytes());
+        rig.tell(&Request::SetFeatures(F_VERSION_1 | F_PROTOCOL_FEATURES));
+        for ring in 0..2 {
+            rig.start(ring);
+            rig.enable(ring, true);
+        }
+        rig.post(1);
+        assert_eq!((rig.rx(0).packets, rig.session.view().is_running), (1, true), "{reset:?}");
+    }
+}
+
+#[test]
 fn an_eventfd_is_needed_for_every_ring_descriptor() {
     let mut rig = Rig::new();
     let event = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
