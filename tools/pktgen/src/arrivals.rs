@@ -48,13 +48,54 @@ pub(crate) struct Arrivals {
     is_first: bool,
     pub(crate) totals: Totals,
     pub(crate) delays: Delays,
-    /// Instead of the histogram, delays are kept here until it is known whether they count; `None`: they do.
-    pub(crate) pending: Option<Vec<u64>>,
+    /// Instead of the histograms, delays are kept here until it is known whether they count; `None`: they do.
+    pub(crate) pending: Option<Pending>,
     payload: Vec<u8>,
 }
 
-/// Delays that are kept back for each window, so that judging them takes less time than the gaps they are judged for.
-pub(crate) const PENDING_MAX: usize = 512;
+/// Delays that are kept back of each window: of more frames than arrive in one.
+const PENDING_MAX: usize = 1 << 16;
+
+/// A frame's delay, and by how much that of the frame before differed, ns; `None`: there was none.
+type Delay = (u64, Option<u64>);
+
+/// Delays of which it is not known whether they count, and those that do but are not noted yet. To note a window's delays all at
+/// once would be an interruption of its own, so each frame of the next window notes two.
+pub(crate) struct Pending {
+    window: Vec<Delay>,
+    counting: Vec<Delay>,
+}
+
+impl Pending {
+    /// None, with room for all of a window.
+    pub(crate) fn new() -> Pending {
+        let [window, counting] = [(); 2].map(|()| Vec::with_capacity(PENDING_MAX));
+        Pending { window, counting }
+    }
+
+    #[inline]
+    fn keep(&mut self, delay: Delay, delays: &mut Delays) {
+        if self.window.len() < PENDING_MAX {
+            self.window.push(delay);
+        }
+        let end = self.counting.len().saturating_sub(2);
+        self.counting.drain(end..).for_each(|delay| delays.note(delay));
+    }
+
+    /// Ends a window, whose delays count or not.
+    pub(crate) fn close(&mut self, is_counted: bool, delays: &mut Delays) {
+        self.finish(delays);
+        match is_counted {
+            true => std::mem::swap(&mut self.window, &mut self.counting),
+            false => self.window.clear(),
+        }
+    }
+
+    /// Notes all that count.
+    pub(crate) fn finish(&mut self, delays: &mut Delays) {
+        self.counting.drain(..).for_each(|delay| delays.note(delay));
+    }
+}
 
 impl Arrivals {
     /// For streams that go to the given ports; times of sending count from `start`.
@@ -171,19 +212,15 @@ impl Arrivals {
             self.now_ns = self.start.elapsed().as_nanos() as u64;
         }
         let delay = self.now_ns.saturating_sub(signature.time_ns);
-        if let Some(pending) = &mut self.pending {
-            if pending.len() < PENDING_MAX {
-                pending.push(delay);
-            }
-            return;
-        }
-        self.delays.note(delay);
+        let mut variation = None;
         if self.which == Which::All {
             let arrival = &mut self.arrivals[stream];
             let (last, last_delay) = std::mem::replace(&mut arrival.last, (signature.sequence, delay));
-            if last.wrapping_add(1) == signature.sequence {
-                self.delays.note_variation(delay.abs_diff(last_delay));
-            }
+            variation = (last.wrapping_add(1) == signature.sequence).then(|| delay.abs_diff(last_delay));
+        }
+        match &mut self.pending {
+            Some(pending) => pending.keep((delay, variation), &mut self.delays),
+            None => self.delays.note((delay, variation)),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! The clock also tells when the thread was off its CPU: a turn takes microseconds, so two looks far apart mean that
 //! somebody else ran, and what was lost or late meanwhile says nothing about the switch. Such windows can be left out.
 
-use crate::arrivals::{Arrivals, Totals};
+use crate::arrivals::{Arrivals, Pending, Totals};
 use crate::latency::{Latency, Which};
 use crate::link::{Agreed, Link, Result, Source};
 use crate::order::Order;
@@ -301,7 +301,7 @@ impl Engine {
             sender.pace.restart(now);
         }
         self.arrivals.restart(self.senders.iter().map(|sender| sender.stream.number()));
-        self.arrivals.pending = self.manner.is_discarding.then(|| Vec::with_capacity(crate::arrivals::PENDING_MAX));
+        self.arrivals.pending = self.manner.is_discarding.then(Pending::new);
         Ok(())
     }
 
@@ -458,7 +458,7 @@ impl Engine {
                             off_cpu.longest_ns = off_cpu.longest_ns.max(longest);
                         }
                         if longest <= off_cpu.threshold_ns || !self.manner.is_discarding {
-                            self.arrivals.delays.note(now - left);
+                            self.arrivals.delays.note((now - left, None));
                         }
                         break;
                     }

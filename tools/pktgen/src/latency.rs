@@ -67,16 +67,13 @@ impl Delays {
         self.variations.reset();
     }
 
-    /// Notes a delay.
+    /// Notes a delay, and by how much that of the frame before differed, where there was one.
     #[inline]
-    pub(crate) fn note(&mut self, delay_ns: u64) {
+    pub(crate) fn note(&mut self, (delay_ns, variation_ns): (u64, Option<u64>)) {
         self.delays.saturating_record(delay_ns);
-    }
-
-    /// Notes the difference between two frames' delays.
-    #[inline]
-    pub(crate) fn note_variation(&mut self, difference_ns: u64) {
-        self.variations.saturating_record(difference_ns);
+        if let Some(difference_ns) = variation_ns {
+            self.variations.saturating_record(difference_ns);
+        }
     }
 
     /// What is known; `None` without a sample.
@@ -108,9 +105,8 @@ mod tests {
         let mut delays = Delays::new();
         assert_eq!(delays.latency(), None);
         for delay in 1..=1000 {
-            delays.note(delay);
+            delays.note((delay, (delay == 7).then_some(5)));
         }
-        delays.note_variation(5);
         let latency = delays.latency().unwrap();
         assert_eq!((latency.delay.min_ns, latency.delay.p50_ns, latency.delay.max_ns), (1, 500, 1000));
         assert_eq!((latency.delay.p999_ns, latency.pdv_ns), (999, 998));

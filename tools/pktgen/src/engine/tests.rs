@@ -53,6 +53,21 @@ fn a_measurement_may_end_with_its_last_window() {
 }
 
 #[test]
+fn every_frames_delay_and_its_variation_are_noted_where_windows_are_judged_too() {
+    // Nothing counts as an interruption here, so that all windows count.
+    for words in ["--rate 2Mpps", ""] {
+        let words = format!("--latency all --one-way --discard-off-cpu --off-cpu-us 10000000 {words}");
+        let measured = measured_for(Duration::from_millis(200), &words, |_| Fate::Arrives);
+        let latency = measured.latency.unwrap();
+        assert_eq!(latency.delay.samples, measured.kept.received, "{words}");
+        // The first one has none before it.
+        assert_eq!(latency.ipdv.unwrap().samples, measured.kept.received - 1, "{words}");
+    }
+    let disturbed = measured("--rate 2Mpps --discard-off-cpu --off-cpu-us 0", |_| Fate::Arrives);
+    assert_eq!((disturbed.latency, disturbed.kept), (None, Tally::default()));
+}
+
+#[test]
 fn each_tenth_frame_lost_is_a_loss_of_a_tenth() {
     let measured = measured("--one-way", |number| if number % 10 == 3 { Fate::IsLost } else { Fate::Arrives });
     let sent = measured.kept.sent;

@@ -1,6 +1,7 @@
 //! A measurement cut into windows of a millisecond: each counts, or is left out with what happened in it.
 
 use super::{Engine, Tally, WINDOW_NS};
+use crate::arrivals::Arrivals;
 
 /// The windows of a measurement.
 pub(super) struct Windows {
@@ -50,12 +51,9 @@ impl Windows {
             self.kept.received_bytes += tally.received_bytes - self.at_begin.received_bytes;
             self.kept_missing += tally.missing as i64 - self.at_begin.missing as i64;
         }
-        if let Some(pending) = &mut engine.arrivals.pending {
-            for delay in pending.drain(..) {
-                if !is_disturbed {
-                    engine.arrivals.delays.note(delay);
-                }
-            }
+        let Arrivals { pending, delays, .. } = &mut engine.arrivals;
+        if let Some(pending) = pending {
+            pending.close(!is_disturbed, delays);
         }
         self.at_begin = tally;
         self.was_disturbed = std::mem::take(&mut self.is_disturbed);
@@ -67,6 +65,10 @@ impl Windows {
     pub(super) fn finish(&mut self, engine: &mut Engine, now: u64) {
         if now > self.begun {
             self.close(engine, now);
+        }
+        let Arrivals { pending, delays, .. } = &mut engine.arrivals;
+        if let Some(pending) = pending {
+            pending.finish(delays);
         }
     }
 
