@@ -1,14 +1,16 @@
 //! How busy the workers are, and with which queues: their books read once a second, and what changed since.
 //!
 //! "Busy" is time in rounds that found frames, which the worker itself adds up with one clock reading a round; that of a
-//! queue is its sampled share of it. Cycles a packet are that time times the CPU's nominal clock, as the kernel tells it;
-//! turbo and throttling are not seen, so the number compares runs on one machine and is no absolute truth.
+//! queue is its sampled share of it. Cycles a packet are that time times one clock of the CPU, as the kernel tells it at the start:
+//! the one it is sold with, else its highest, else the present one, which is all that a virtual machine knows. Turbo and throttling
+//! are not seen, so the number compares runs on one machine and is no absolute truth.
 //!
 //! What people are told is the last second. What moves queues are the last [`WINDOWS`] of them together, because one
 //! second of samples is noise for a queue of few frames.
 
 use crate::view::{QueueRow, WorkerRow};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use switch::assign::QueueLoad;
@@ -209,14 +211,22 @@ fn round(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
 }
 
-/// The clock a CPU is sold with, MHz; of CPU 0 for a worker that is not pinned.
+/// The clock that cycles are told in, MHz; of CPU 0 for a worker that is not pinned.
 fn nominal_mhz(cpu: Option<usize>) -> Option<f64> {
-    let cpu = cpu.unwrap_or(0);
-    let base = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/base_frequency"));
-    if let Some(khz) = base.ok().and_then(|text| text.trim().parse::<f64>().ok()) {
-        return Some(khz / 1e3);
+    nominal_mhz_below(Path::new("/"), cpu.unwrap_or(0))
+}
+
+/// The same where the system's files are below `root`: `base_frequency`, which few drivers tell, is the clock the CPU is sold with,
+/// `cpuinfo_max_freq` its highest, turbo included where the driver knows of it; both in kHz. `cpu MHz` is the present one, and
+/// only where no clock is governed does it stay the same.
+fn nominal_mhz_below(root: &Path, cpu: usize) -> Option<f64> {
+    let governed = root.join(format!("sys/devices/system/cpu/cpu{cpu}/cpufreq"));
+    let told = |file: &str| std::fs::read_to_string(governed.join(file)).ok()?.trim().parse::<f64>().ok();
+    let khz = ["base_frequency", "cpuinfo_max_freq"].into_iter().find_map(|file| told(file).filter(|khz| *khz > 0.0));
+    match khz {
+        Some(khz) => Some(khz / 1e3),
+        None => parse_mhz(&std::fs::read_to_string(root.join("proc/cpuinfo")).ok()?, cpu),
     }
-    parse_mhz(&std::fs::read_to_string("/proc/cpuinfo").ok()?, cpu)
 }
 
 /// `cpu MHz` of one processor in `/proc/cpuinfo`.
@@ -249,6 +259,22 @@ mod tests {
         assert_eq!(parse_mhz("processor: 0\n", 0), None);
     }
 
+    #[test]
+    fn the_clock_is_the_one_the_cpu_is_sold_with_else_its_highest_else_the_present_one() {
+        let root = std::env::temp_dir().join(format!("qvs-load-{}", std::process::id()));
+        let governed = root.join("sys/devices/system/cpu/cpu1/cpufreq");
+        std::fs::create_dir_all(&governed).unwrap();
+        std::fs::create_dir_all(root.join("proc")).unwrap();
+        assert_eq!(nominal_mhz_below(&root, 1), None);
+        std::fs::write(root.join("proc/cpuinfo"), "processor: 1\ncpu MHz: 800.0\n").unwrap();
+        assert_eq!(nominal_mhz_below(&root, 1), Some(800.0));
+        std::fs::write(governed.join("cpuinfo_max_freq"), "3700000\n").unwrap();
+        assert_eq!(nominal_mhz_below(&root, 1), Some(3700.0));
+        std::fs::write(governed.join("base_frequency"), "2400000\n").unwrap();
+        assert_eq!(nominal_mhz_below(&root, 1), Some(2400.0));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
     fn report(worker: u8, busy_ns: u64, packets: u64, queues: &[(u16, u64)]) -> WorkerReport {
         let queue = |&(port, busy_ns): &(u16, u64)| QueueReport {
             rx: RxQueue { port: PortIndex(port), queue: QueueIndex(0) },
@@ -271,18 +297,18 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_the_last_window() {
-        let load = Load::new([None]);
+        let load = Load { mhz: vec![Some(2000.0)], ..Load::new([None]) };
         let start = load.moments()[0].at;
         let show = |after_ms: u64, report: WorkerReport| {
             load.remember(Moment::new(start + Duration::from_millis(after_ms), std::slice::from_ref(&report)));
             let row = load.rows(vec![report], |index| format!("if{index}")).remove(0);
-            (row.busy, row.batch, row.queues[0].busy)
+            (row.busy, row.batch, row.queues[0].busy, row.cycles_per_packet)
         };
-        assert_eq!(show(1000, report(0, 250_000_000, 1_000_000, &[(7, 0)])), (0.25, 8.0, 0.0));
-        assert_eq!(show(2000, report(0, 750_000_000, 1_000_000, &[(7, 100_000_000)])), (0.5, 0.0, 0.1));
+        assert_eq!(show(1000, report(0, 250_000_000, 1_000_000, &[(7, 0)])), (0.25, 8.0, 0.0, Some(500.0)));
+        assert_eq!(show(2000, report(0, 750_000_000, 1_000_000, &[(7, 100_000_000)])), (0.5, 0.0, 0.1, None));
         // One that is too short is not told.
-        assert_eq!(show(2100, report(0, 800_000_000, 1_000_000, &[(7, 200_000_000)])), (0.5, 0.0, 0.1));
-        assert_eq!(show(3000, report(0, 750_000_000, 1_000_000, &[(7, 100_000_000)])), (0.0, 0.0, 0.0));
+        assert_eq!(show(2100, report(0, 800_000_000, 1_000_000, &[(7, 200_000_000)])), (0.5, 0.0, 0.1, None));
+        assert_eq!(show(3000, report(0, 750_000_000, 1_000_000, &[(7, 100_000_000)])), (0.0, 0.0, 0.0, None));
     }
 
     #[test]

@@ -262,10 +262,10 @@ pub(crate) struct WorkerRow {
     pub(crate) cpu: Option<usize>,
     /// Share of the last second spent in rounds that found frames, 0 to 1.
     pub(crate) busy: f64,
-    /// Time in such rounds of the last second, a packet, in cycles of the nominal clock; `None` without packets, or
-    /// where the system does not tell the clock.
+    /// Time in such rounds of the last second, a packet, in cycles of `cpu_mhz`; `None` without packets, or where the system tells no
+    /// clock.
     pub(crate) cycles_per_packet: Option<f64>,
-    /// The nominal clock used for that, MHz.
+    /// The clock used for that, MHz: the one the CPU is sold with, else its highest, else the one it had at the start.
     pub(crate) cpu_mhz: Option<f64>,
     /// Frames taken from devices since the start.
     pub(crate) packets: u64,
