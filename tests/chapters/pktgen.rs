@@ -5,14 +5,14 @@ use crate::topology::TwoTenants;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::os::fd::AsFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use switch::af_packet::RawSocket;
 use switch::{netns, tap};
 use tests::daemon::Daemon;
-use tests::generator::{count, run};
+use tests::generator::{count, program, run};
 use tests::ledger::Counters;
 use tests::namespace::{Namespace, ip};
 use tests::process::{TempDir, repository, wait_until};
@@ -80,6 +80,28 @@ fn every_guest_of_a_network_reaches_every_other() {
     assert_flawless(&report);
     let report = run(&format!("{ports} --pattern fan-in --macs 10 --seconds 0.2"));
     assert!(count(&report, "received") > 0 && count(&report, "misdelivered") == 0, "{report:#}");
+}
+
+#[test]
+fn a_run_whose_switch_dies_fails_and_says_why() {
+    let mut daemon = Daemon::start("");
+    let tenant = daemon.tenant("t");
+    let network = tenant.network("lan");
+    let sockets = ["a", "b"].map(|name| daemon.path(name).display().to_string());
+    for (name, socket) in ["a", "b"].iter().zip(&sockets) {
+        daemon.must(&format!("plug {name} --vhost-user {socket}"));
+        tenant.attached_port(&network, name);
+    }
+    daemon.wait_up(&["a", "b"]);
+    let mut generator = Command::new(program());
+    generator.args(&sockets).args("--rate 10kpps --seconds 20 --cpu 0 --quiet --json".split(' '));
+    let generator = generator.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("frames arrive", PATIENCE, || daemon.interface("a")["tx"]["packets"].as_u64() > Some(1000));
+    daemon.kill();
+    let output = generator.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(told.contains("the switch closed the connection"), "{told}");
 }
 
 #[test]

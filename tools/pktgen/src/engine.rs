@@ -12,9 +12,10 @@ use crate::order::Order;
 use crate::pace::Pace;
 use crate::sequence::Counts;
 use crate::traffic::{ANNOUNCEMENT, Marks, Outgoing, Shape, Stream};
-use serde::Serialize;
 use std::time::{Duration, Instant};
 use windows::Windows;
+
+pub(crate) use windows::OffCpu;
 
 mod windows;
 
@@ -25,6 +26,8 @@ const QUIET_NS: u64 = 500_000_000;
 const DRAIN_NS_MAX: u64 = 2_000_000_000;
 /// Time between two lines of progress.
 const PROGRESS_NS: u64 = 1_000_000_000;
+/// Time between two looks whether the other sides are still there.
+const LOOK_NS: u64 = 10_000_000;
 /// How long a single frame may take.
 const PATIENCE_NS: u64 = 100_000_000;
 /// Frames that announce a station in one burst.
@@ -150,25 +153,6 @@ pub(crate) struct Tally {
     missing: u64,
 }
 
-/// Interruptions of the generator and sink.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
-pub(crate) struct OffCpu {
-    /// Gaps between two looks at the clock that count as one, ns.
-    pub(crate) threshold_ns: u64,
-    /// How many there were.
-    pub(crate) gaps: u64,
-    /// Their part of the time.
-    pub(crate) time_share: f64,
-    /// The longest, ns.
-    pub(crate) longest_ns: u64,
-    /// Windows of 1 ms.
-    pub(crate) windows: u64,
-    /// Of these, those with an interruption and those after them.
-    pub(crate) windows_disturbed: u64,
-    /// Whether those were left out of the results.
-    pub(crate) are_discarded: bool,
-}
-
 /// All guests.
 pub(crate) struct Engine {
     start: Instant,
@@ -177,6 +161,8 @@ pub(crate) struct Engine {
     arrivals: Arrivals,
     manner: Manner,
     shape: Shape,
+    /// When it is time to look whether the other sides are still there, ns since `start`.
+    next_look: u64,
 }
 
 impl Engine {
@@ -206,7 +192,7 @@ impl Engine {
         }
         let start = Instant::now();
         let arrivals = Arrivals::new(shape, ways.iter().map(|way| way.to), manner.which, start);
-        let mut engine = Engine { start, links, senders, arrivals, manner, shape: shape.clone() };
+        let mut engine = Engine { start, links, senders, arrivals, manner, shape: shape.clone(), next_look: 0 };
         engine.set_rate(manner.rate);
         engine
     }
@@ -292,6 +278,16 @@ impl Engine {
         self.links.iter_mut().map(Link::overflowed).sum()
     }
 
+    /// Fails if the other side of a link has gone, of which rings say nothing: it would seem a switch that loses everything.
+    #[inline]
+    fn look_after_links(&mut self, now_ns: u64) -> Result<()> {
+        if now_ns >= self.next_look {
+            self.next_look = now_ns + LOOK_NS;
+            self.links.iter().try_for_each(Link::check)?;
+        }
+        Ok(())
+    }
+
     /// Counts from here on.
     fn restart(&mut self) -> Result<()> {
         self.overflowed()?;
@@ -321,8 +317,9 @@ impl Engine {
                 break;
             }
             now = self.now();
+            self.look_after_links(now)?;
         }
-        Ok(())
+        self.links.iter().try_for_each(Link::check)
     }
 
     /// Makes known where the stations are that frames go to, where these do not send by themselves.
@@ -381,6 +378,7 @@ impl Engine {
             }
             if now >= windows.end {
                 windows.close(self, now);
+                self.look_after_links(now)?;
                 if self.manner.has_progress && now >= next_progress {
                     next_progress += PROGRESS_NS;
                     windows.progress(self, now - start);
@@ -466,6 +464,7 @@ impl Engine {
             }
             // What came besides, such as floods to others.
             now = self.now();
+            self.look_after_links(now)?;
             self.receive()?;
         }
         self.drain()?;

@@ -187,6 +187,14 @@ impl Link {
         }
     }
 
+    /// Fails if the other side is known to have gone; links of the kernel say so when they are used.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Link::Vhost(link) => link.check(),
+            Link::Memory(_) | Link::Tap(_) | Link::Packet(_) | Link::Xdp(_) => Ok(()),
+        }
+    }
+
     /// What it agreed on with its other side.
     pub(crate) fn agreed(&self) -> Agreed {
         match self {

@@ -9,6 +9,7 @@ use crate::message::{
 };
 use crate::net::{F_MRG_RXBUF, F_RING_PACKED, F_VERSION_1};
 use crate::socket::{Incoming, Stream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -80,6 +81,14 @@ impl Driver {
         };
         self.stream = Some(Stream::new(socket));
         Ok(())
+    }
+
+    /// Whether there is a connection that the backend has not closed.
+    pub fn is_connected(&self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+        let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        polled.is_err() || fds[0].revents().is_empty()
     }
 
     /// Closes the connection.

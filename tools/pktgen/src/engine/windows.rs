@@ -2,6 +2,26 @@
 
 use super::{Engine, Tally, WINDOW_NS};
 use crate::arrivals::Arrivals;
+use serde::Serialize;
+
+/// Interruptions of the generator and sink.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub(crate) struct OffCpu {
+    /// Gaps between two looks at the clock that count as one, ns.
+    pub(crate) threshold_ns: u64,
+    /// How many there were.
+    pub(crate) gaps: u64,
+    /// Their part of the time.
+    pub(crate) time_share: f64,
+    /// The longest, ns.
+    pub(crate) longest_ns: u64,
+    /// Windows of 1 ms.
+    pub(crate) windows: u64,
+    /// Of these, those with an interruption and those after them.
+    pub(crate) windows_disturbed: u64,
+    /// Whether those were left out of the results.
+    pub(crate) are_discarded: bool,
+}
 
 /// The windows of a measurement.
 pub(super) struct Windows {

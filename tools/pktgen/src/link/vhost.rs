@@ -12,7 +12,7 @@ use crate::traffic::{HEAD, SIZES, Shape, Stream};
 use crate::tunnel::OUTER;
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use switch::offload::VNET_HEADER_MRG_LEN;
@@ -62,6 +62,7 @@ struct Queue {
 
 /// One guest.
 pub(crate) struct VhostLink {
+    path: PathBuf,
     driver: Driver,
     memory: Arc<DriverMemory>,
     queues: Vec<Queue>,
@@ -104,7 +105,7 @@ impl VhostLink {
         }
         let queue = Queue { lens: vec![0; usize::from(arguments.ring)], lap: Lap::default() };
         let queues = vec![queue; usize::from(arguments.queues)];
-        Ok(VhostLink { driver, memory, queues, is_large })
+        Ok(VhostLink { path: path.to_owned(), driver, memory, queues, is_large })
     }
 
     /// Connects, agrees on features and starts all rings.
@@ -124,6 +125,12 @@ impl VhostLink {
         for pair in 1..self.driver.pair_count() {
             self.driver.enable_pair(pair, true)?;
         }
+        Ok(())
+    }
+
+    /// Fails if the switch closed the connection, as it does when it ends or finds a fault.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.driver.is_connected(), "{}: the switch closed the connection", self.path.display());
         Ok(())
     }
 
