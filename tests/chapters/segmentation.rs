@@ -3,7 +3,7 @@
 //!
 //! A packet socket with vnet headers puts the frame in. One socket listens at the sending end, where the kernel shows frames
 //! as they leave, and one at the far end, where it takes the outermost VLAN tag out of the bytes. For tunnels the frame goes
-//! into a VXLAN device over the veth. Frames are chosen by chance; a failure prints its seed.
+//! into a VXLAN device over the veth (other tunnels: `vm/tunnels.rs`). Frames are chosen by chance; a failure prints its seed.
 
 mod compared;
 
@@ -41,23 +41,23 @@ const VLAN_MAX: usize = 2;
 const VLAN_MAX_INNER: usize = 1;
 /// Whom the frames are for: nobody here, so that no stack answers.
 const TO: [u8; 6] = [2, 0, 0, 0xfa, 0, 2];
-const FROM: [u8; 6] = [2, 0, 0, 0xfa, 0, 1];
+pub(crate) const FROM: [u8; 6] = [2, 0, 0, 0xfa, 0, 1];
 /// The tunnel's far end.
-const PEER: [u8; 6] = [2, 0, 0, 0xfa, 0, 3];
+pub(crate) const PEER: [u8; 6] = [2, 0, 0, 0xfa, 0, 3];
 
 /// A frame with something left to do, and what its sender claims.
-struct Sample {
-    frame: Vec<u8>,
-    claim: OffloadClaim,
-    header_len: usize,
+pub(crate) struct Sample {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) claim: OffloadClaim,
+    pub(crate) header_len: usize,
     vlan_count: usize,
 }
 
 /// What comes out: a frame, and where its checksum is still to be completed.
 #[derive(PartialEq, Eq, Clone, Debug)]
-struct Piece {
-    frame: Vec<u8>,
-    partial: Option<(u16, u16)>,
+pub(crate) struct Piece {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) partial: Option<(u16, u16)>,
 }
 
 fn fill(chance: &mut Chance, len: usize) -> Vec<u8> {
@@ -65,7 +65,7 @@ fn fill(chance: &mut Chance, len: usize) -> Vec<u8> {
 }
 
 /// Any TCP or UDP frame with at most `vlan_max` tags; with `is_large` one that must be cut.
-fn sample(chance: &mut Chance, is_large: bool, vlan_max: usize) -> Sample {
+pub(crate) fn sample(chance: &mut Chance, is_large: bool, vlan_max: usize) -> Sample {
     let (is_ipv4, is_tcp) = (chance.below(2) == 0, chance.below(3) > 0);
     let mut frame = [TO, FROM].concat();
     let vlan_count = vlan_max.min(*chance.pick(&[0, 0, 0, 1, 1, 2]));
@@ -330,7 +330,7 @@ fn untagged(piece: &Piece) -> Piece {
 }
 
 /// Fails at the first difference, in words that a person can use.
-fn compare(what: &str, sample: &Sample, ours: &[Piece], kernels: &[Piece]) {
+pub(crate) fn compare(what: &str, sample: &Sample, ours: &[Piece], kernels: &[Piece]) {
     let claim = &sample.claim;
     for (at, (ours, kernels)) in ours.iter().zip(kernels).enumerate() {
         if ours != kernels {
@@ -448,26 +448,50 @@ mod soaked {
 
 /// One sample through a VXLAN device over the veth, and through our segmentation behind the same outer headers.
 fn compare_tunnelled(wire: &Wire, entry: &RawSocket, l3: L3, chance: &mut Chance, compared: &mut Compared) {
-    const VXLAN_LEN: usize = 8 + 8;
     let is_large = chance.below(8) > 0;
     let sample = sample(chance, is_large, VLAN_MAX_INNER);
     compared.add(&sample);
-    let payload_len = sample.frame.len() - sample.header_len;
-    let count = if is_large { payload_len.div_ceil(usize::from(sample.claim.gso_size)) } else { 1 };
-    let [near, far] = wire.kernels(entry, &sample, count);
+    let [near, far] = wire.kernels(entry, &sample, count_of(&sample));
     assert_eq!(near, far, "no outer tag was there to take out");
+    compare("in a tunnel", &sample, &in_tunnel(chance, &sample, &far[0].frame, l3, Tunnel::Udp, 8 + 8), &far);
+}
+
+/// Segments that a sample becomes.
+pub(crate) fn count_of(sample: &Sample) -> usize {
+    let payload_len = sample.frame.len() - sample.header_len;
+    if sample.claim.gso_size > 0 { payload_len.div_ceil(usize::from(sample.claim.gso_size)) } else { 1 }
+}
+
+/// What we make of a sample in a tunnel whose header has `tunnel_len` bytes, and of which the kernel's `first` segment is known.
+pub(crate) fn in_tunnel(
+    chance: &mut Chance,
+    sample: &Sample,
+    first: &[u8],
+    l3: L3,
+    tunnel: Tunnel,
+    tunnel_len: usize,
+) -> Vec<Piece> {
     // What an encapsulating stage would have put before the frame: as the kernel, but for what depends on a segment.
     let tunnel_offset = 14 + if l3 == L3::Ipv4 { 20 } else { 40 };
-    let mut outer = far[0].frame[..tunnel_offset + VXLAN_LEN].to_vec();
-    let lengths: &[usize] =
-        if l3 == L3::Ipv4 { &[14 + 2, 14 + 10, tunnel_offset + 4] } else { &[14 + 4, tunnel_offset + 4] };
-    for &at in lengths {
-        outer[at..at + 2].copy_from_slice(&[0xde, 0xad]);
+    let mut outer = first[..tunnel_offset + tunnel_len].to_vec();
+    let mut forget = |at: usize| outer[at..at + 2].copy_from_slice(&[0xde, 0xad]);
+    if l3 == L3::Ipv4 {
+        forget(14 + 2);
+        forget(14 + 10);
+    } else {
+        forget(14 + 4);
     }
-    if outer[tunnel_offset + 6..][..2] != [0, 0] {
-        outer[tunnel_offset + 6..][..2].copy_from_slice(&[0xbe, 0xef]);
+    match tunnel {
+        Tunnel::Udp => {
+            forget(tunnel_offset + 4);
+            if first[tunnel_offset + 6..][..2] != [0, 0] {
+                forget(tunnel_offset + 6);
+            }
+        }
+        // The C bit (RFC 2784 section 2.1).
+        Tunnel::Gre if first[tunnel_offset] & 0x80 != 0 => forget(tunnel_offset + 4),
+        Tunnel::Gre => {}
     }
-    let encapsulation = Encapsulation { l3, l3_offset: 14, tunnel: Tunnel::Udp, tunnel_offset: tunnel_offset as u16 };
-    let ours = ours(chance, &sample, EgressOffloads::default(), Some((&outer, encapsulation)));
-    compare("in a tunnel", &sample, &ours, &far);
+    let encapsulation = Encapsulation { l3, l3_offset: 14, tunnel, tunnel_offset: tunnel_offset as u16 };
+    ours(chance, sample, EgressOffloads::default(), Some((&outer, encapsulation)))
 }

@@ -5,11 +5,12 @@
 mod deaths;
 mod ecn;
 mod other;
+mod tunnels;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tests::daemon::{Daemon, program};
-use tests::guest::{Extras, Guest, Nic, QemuRole};
+use tests::guest::{Extras, Guest, Nic, QemuRole, nic_arguments};
 use tests::http::Tenant;
 use tests::ledger::Counters;
 use tests::process::{TempDir, wait_for, wait_until};
@@ -29,7 +30,8 @@ fn a_guest_boots_runs_commands_and_tells_their_exit_status() {
 }
 
 /// Guests `a` and `b` of one network and `c` of another, all in one IP subnet. To `a` and `c` the switch listens, to `b` it
-/// connects. The rings of `a` are packed, the others split.
+/// connects. The rings of `a` are packed, the others split; `b` does not merge buffers, so that each has room for a large frame; `c`
+/// is given an MTU.
 struct Guests {
     daemon: Daemon,
     red: Tenant,
@@ -59,17 +61,22 @@ impl Guests {
         daemon.wait_up(&["a", "c"]);
         assert_eq!(daemon.interface("b")["op_status"], "DOWN");
 
-        let packed = Extras { properties: vec!["packed=on".into()], ..Extras::default() };
-        let starting =
-            [("a", &nics[0], &packed), ("b", &nics[1], &Extras::default()), ("c", &nics[2], &Extras::default())]
-                .map(|(name, nic, extras)| Guest::start_with(name, nic, extras));
+        let starting = [("a", "packed=on"), ("b", "mrg_rxbuf=off"), ("c", "host_mtu=9000")];
+        let starting: [_; 3] = std::array::from_fn(|at| {
+            let (name, property) = starting[at];
+            let extras = Extras { properties: vec![property.into()], ..Extras::default() };
+            Guest::start_with(name, &nics[at], &extras)
+        });
         let [mut a, mut b, mut c] = starting.map(tests::guest::StartingGuest::ready);
         daemon.wait_up(&["a", "b", "c"]);
-        // Feature 34 is VIRTIO_F_RING_PACKED.
-        for (guest, expected) in [(&mut a, "1"), (&mut b, "0")] {
-            let packed = guest.must("cut -c 35 /sys/class/net/eth0/device/features");
-            assert_eq!(packed.trim(), expected);
+        // Feature 15 is VIRTIO_NET_F_MRG_RXBUF, feature 34 VIRTIO_F_RING_PACKED.
+        for (guest, expected) in [(&mut a, "11"), (&mut b, "00"), (&mut c, "10")] {
+            let features = guest.must("cut -c 16,35 /sys/class/net/eth0/device/features");
+            assert_eq!(features.trim(), expected);
         }
+        // The guest has the MTU, and the switch was told of it: it is more than the port's own.
+        assert_eq!(c.must("cat /sys/class/net/eth0/mtu").trim(), "9000");
+        assert!(daemon.log_tail().contains("a larger MTU than its port has"), "{}", daemon.log_tail());
         for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2"), (&mut c, "10.0.0.3")] {
             guest.must("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6 || true");
             guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
@@ -109,8 +116,13 @@ fn a_guest_changes_the_number_of_its_queues_under_traffic_and_its_connections_li
     }
     daemon.wait_up(&["a", "b"]);
     let four = Extras { queue_pairs: 4, ..Extras::default() };
-    let starting = [Guest::start_with("a", &[nic("a")], &four), Guest::start("b", &[nic("b")])];
+    // The other takes frames of its MTU alone, each into one buffer.
+    let small = ["guest_tso4=off", "guest_tso6=off", "guest_ecn=off", "mrg_rxbuf=off"].map(str::to_owned);
+    let small = Extras { properties: small.to_vec(), ..Extras::default() };
+    let starting = [Guest::start_with("a", &[nic("a")], &four), Guest::start_with("b", &[nic("b")], &small)];
     let [mut a, mut b] = starting.map(tests::guest::StartingGuest::ready);
+    // Features 7, 8, 9 and 15.
+    assert_eq!(b.must("cut -c 8-10,16 /sys/class/net/eth0/device/features").trim(), "0000");
     for (guest, address) in [(&mut a, "10.0.0.1"), (&mut b, "10.0.0.2")] {
         guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
     }
@@ -139,6 +151,11 @@ fn a_guest_changes_the_number_of_its_queues_under_traffic_and_its_connections_li
     println!("{used:?} {:?}", after.changes(&before));
     assert_eq!(after.grown(&before, "a.tx.drops.not_ready"), 0, "{:?}", after.changes(&before));
     assert_eq!(after.grown(&before, "a.tx.drops.port_gone"), 0, "{:?}", after.changes(&before));
+    let mean =
+        |flow: &str| after.grown(&before, &format!("{flow}.bytes")) / after.grown(&before, &format!("{flow}.packets"));
+    let means = [mean("a.rx"), mean("b.tx")];
+    assert!(means[0] > 2000 && means[1] <= 1514, "large frames are cut for a guest that takes none: {means:?}");
+    assert_eq!(after.grown(&before, "b.tx.drops.buffer_too_small"), 0, "{:?}", after.changes(&before));
 }
 
 /// A counter of the guest's own device.
@@ -184,20 +201,30 @@ fn tcp_between_guests_uses_checksum_and_segmentation_offload() {
             assert!(features.contains(feature), "{feature} is missing in\n{features}");
         }
     }
-    for (from, address) in [("a", "10.0.0.2"), ("b", "10.0.0.1")] {
+    for (guest, address) in [(&mut guests.a, "fd00::1"), (&mut guests.b, "fd00::2")] {
+        guest.must("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6");
+        guest.must(&format!("ip addr add {address}/64 dev eth0"));
+    }
+    // As soon as nobody else turns out to have the addresses.
+    wait_until("IPv6 flows", BACK_LIMIT, || guests.a.run("ping6 -c 1 -W 1 fd00::2").status == 0);
+    for (from, to, address) in
+        [("a", "b", "10.0.0.2"), ("b", "a", "10.0.0.1"), ("a", "b", "fd00::2"), ("b", "a", "fd00::1")]
+    {
         let before = Counters::read(&guests.daemon);
         let (talker, listener) = match from {
             "a" => (&mut guests.a, &mut guests.b),
             _ => (&mut guests.b, &mut guests.a),
         };
         listener.must("iperf3 -s -1 -D");
-        let output = talker.run_within(Duration::from_secs(40), &format!("iperf3 -c {address} -t 4 -f m"));
+        let output = talker.run_within(Duration::from_secs(40), &format!("iperf3 -c {address} -t 2 -f m"));
         assert_eq!(output.status, 0, "{}", output.text);
         println!("{}", output.text.lines().filter(|line| line.contains("receiver")).collect::<String>());
         let after = Counters::read(&guests.daemon);
-        let packets = after.grown(&before, &format!("{from}.rx.packets"));
-        let bytes = after.grown(&before, &format!("{from}.rx.bytes"));
-        assert!(bytes > 10 << 20 && bytes / packets > 5000, "{bytes} bytes in {packets} frames: not offloaded");
+        for flow in [format!("{from}.rx"), format!("{to}.tx")] {
+            let [packets, bytes] = ["packets", "bytes"].map(|what| after.grown(&before, &format!("{flow}.{what}")));
+            println!("{flow}: {bytes} bytes in {packets} frames");
+            assert!(bytes > 5 << 20 && bytes / packets > 5000, "{flow}: {bytes} bytes in {packets} frames: cut");
+        }
         let strange = after.strange_drops(&before);
         assert!(strange.is_empty(), "{strange:?}");
     }
@@ -255,6 +282,21 @@ fn a_guest_that_dies_or_stops_hurts_nobody_and_comes_back() {
     rustix::process::kill_process(stopped, rustix::process::Signal::CONT).unwrap();
     guests.wait_for_traffic();
 
+    // A driver that lets go of its device and takes it again, while its neighbour's frames keep coming.
+    guests
+        .b
+        .must("(while [ ! -e /tmp/enough ]; do ping -q -c 100 -i 0.005 -W 1 10.0.0.1; done >/dev/null 2>&1) & true");
+    for _ in 0..3 {
+        let device = guests.a.must("basename $(readlink /sys/class/net/eth0/device)");
+        for file in ["unbind", "bind"] {
+            guests.a.must(&format!("echo {} >/sys/bus/virtio/drivers/virtio_net/{file}", device.trim()));
+        }
+        guests.a.must("ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up");
+        guests.wait_for_traffic();
+    }
+    assert!(guests.a.must("ping -q -c 100 -i 0.005 -W 2 10.0.0.2").contains("100 packets received"));
+    guests.b.must("touch /tmp/enough");
+
     // Dead and started anew: the same socket, a new session.
     let socket = guests.daemon.path("a");
     let nic = Nic { socket, role: QemuRole::Client, mac: "02:00:00:00:00:0a".into() };
@@ -267,7 +309,8 @@ fn a_guest_that_dies_or_stops_hurts_nobody_and_comes_back() {
     guests.wait_for_traffic();
 }
 
-/// Between two processes that share nothing, while a stream to the guest never pauses. What it has received and not read yet
+/// Between two processes that share nothing, while streams to the guest never pause: by a device with split rings and by one with
+/// packed ones. What it has received and not read yet
 /// when it stops lies in buffers that the switch wrote after QEMU had copied their pages: they arrive whole only if each
 /// was marked in the log.
 #[test]
@@ -279,48 +322,59 @@ fn a_guest_that_is_moved_while_it_receives_and_sends_loses_no_byte() {
         let mac = format!("02:00:00:00:00:{host:02x}");
         Nic { socket: daemon.path(name), role: QemuRole::Client, mac }
     };
-    for name in ["here", "there", "peer"] {
+    let names = ["here", "here-packed", "there", "there-packed", "peer"];
+    for name in names {
         daemon.must(&format!("plug {name} --vhost-user {}", daemon.path(name).display()));
         red.attached_port(&network, name);
     }
-    daemon.wait_up(&["here", "there", "peer"]);
-    let extras = |name: &str, more: &[String]| Extras {
-        arguments: [&Qmp::arguments(&dir.join(name))[..], more].concat(),
-        // A guest that cannot say itself that it has moved.
-        properties: vec!["guest_announce=off".into()],
-        ..Extras::default()
+    daemon.wait_up(&names);
+    // A guest that cannot say itself that it has moved.
+    let properties = vec!["guest_announce=off".to_owned()];
+    let extras = |name: &str, more: &[String]| {
+        let packed = Extras { properties: [&properties[..], &["packed=on".into()]].concat(), ..Extras::default() };
+        let second = nic_arguments(1, &nic(&format!("{name}-packed"), 3), &packed);
+        let monitor = Qmp::arguments(&dir.join(&format!("{name}.qmp")));
+        let arguments = [&monitor[..], &second, more].concat();
+        Extras { arguments, properties: properties.clone(), ..Extras::default() }
     };
     let way = format!("unix:{}", dir.join("way").display());
-    let starting = [
-        Guest::start_with("here", &[nic("here", 1)], &extras("here.qmp", &[])),
-        Guest::start("peer", &[nic("peer", 2)]),
-    ];
+    let starting =
+        [Guest::start_with("here", &[nic("here", 1)], &extras("here", &[])), Guest::start("peer", &[nic("peer", 2)])];
     let [mut moving, mut peer] = starting.map(tests::guest::StartingGuest::ready);
     // Room for much that was received and not read yet.
     moving.must("echo 4096 4194304 8388608 >/proc/sys/net/ipv4/tcp_rmem");
-    for (guest, address) in [(&mut moving, "10.0.0.1"), (&mut peer, "10.0.0.2")] {
-        guest.must(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+    // Each device answers for its own address.
+    moving.must("echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore; echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce");
+    for (device, other) in [("eth0", 0), ("eth1", 1)] {
+        moving.must(&format!("ip addr add 10.0.{other}.1/24 dev {device} && ip link set {device} up"));
+        peer.must(&format!("ip addr add 10.0.{other}.2/24 dev eth0 && ip link set eth0 up"));
     }
-    let awaiting = extras("there.qmp", &["-incoming".to_owned(), way.clone()]);
+    for (device, is_packed) in [("eth0", "0"), ("eth1", "1")] {
+        assert_eq!(moving.must(&format!("cut -c 35 /sys/class/net/{device}/device/features")).trim(), is_packed);
+    }
+    let awaiting = extras("there", &["-incoming".to_owned(), way.clone()]);
     let there = Guest::start_with("there", &[nic("there", 1)], &awaiting).connected();
 
     // Each reads a file of the other's over and over, hashed as it comes, which is slower than the sending of it.
     for guest in [&mut moving, &mut peer] {
-        guest.must("mkdir /tmp/www && dd if=/dev/urandom of=/tmp/www/file bs=64k count=96 && httpd -h /tmp/www");
+        guest.must("mkdir /tmp/www && dd if=/dev/urandom of=/tmp/www/file bs=64k count=48 && httpd -h /tmp/www");
     }
-    for (guest, other) in [(&mut moving, "10.0.0.2"), (&mut peer, "10.0.0.1")] {
-        let read = format!("wget -q -O - http://{other}/file | md5sum >>/tmp/sums");
-        guest.must(&format!("(while [ ! -e /tmp/stop ]; do {read}; done; echo end >>/tmp/sums) & true"));
+    for (guest, host) in [(&mut moving, 2), (&mut peer, 1)] {
+        for device in 0..2 {
+            let read = format!("wget -q -O - http://10.0.{device}.{host}/file | md5sum >>/tmp/sums{device}");
+            guest.must(&format!("(while [ ! -e /tmp/stop ]; do {read}; done; echo end >>/tmp/sums{device}) & true"));
+        }
     }
     let both_ways = |name: &str, before: &Counters, bytes: u64| {
         let counters = Counters::read(&daemon);
-        ["rx", "tx"].iter().all(|way| counters.grown(before, &format!("{name}.{way}.bytes")) > bytes)
+        let flows = ["rx", "tx"].map(|way| [format!("{name}.{way}.bytes"), format!("{name}-packed.{way}.bytes")]);
+        flows.as_flattened().iter().all(|flow| counters.grown(before, flow) > bytes)
     };
     let before = Counters::read(&daemon);
-    wait_until("bytes flow both ways", BACK_LIMIT, || both_ways("here", &before, 4 << 20));
+    wait_until("bytes flow both ways", BACK_LIMIT, || both_ways("here", &before, 2 << 20));
     let file = dir.join("announced");
     let mut capture = Command::new(program());
-    capture.args(["capture", "peer", "--count", "1", "--filter", "ether proto 0x8035", "-w"]).arg(&file);
+    capture.args(["capture", "peer", "--count", "4", "--filter", "ether proto 0x8035", "-w"]).arg(&file);
     capture.arg("--admin").arg(daemon.admin_socket()).stdin(Stdio::null()).stderr(Stdio::null());
     let mut capture = capture.spawn().unwrap();
     let mut qmp = Qmp::connect(&dir.join("here.qmp"));
@@ -335,7 +389,7 @@ fn a_guest_that_is_moved_while_it_receives_and_sends_loses_no_byte() {
     println!("{outcome}");
     drop(moving);
     let (mut moved, at_arrival) = (there, Counters::read(&daemon));
-    wait_until("bytes flow both ways there", BACK_LIMIT, || both_ways("there", &at_arrival, 8 << 20));
+    wait_until("bytes flow both ways there", BACK_LIMIT, || both_ways("there", &at_arrival, 4 << 20));
     for guest in [&mut moved, &mut peer] {
         guest.must("touch /tmp/stop");
     }
@@ -343,23 +397,25 @@ fn a_guest_that_is_moved_while_it_receives_and_sends_loses_no_byte() {
     let _ = capture.kill();
     assert!(is_captured.is_some(), "nobody said where the guest is now");
     let announced = tests::pcapng::read(&std::fs::read(&file).unwrap());
-    assert_eq!(announced.frames[0].bytes[..12], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1]);
-    let sums: Vec<Vec<String>> = [&mut moved, &mut peer]
-        .into_iter()
-        .map(|guest| {
+    for device in [1, 3] {
+        let start = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, device];
+        assert!(
+            announced.frames.iter().any(|frame| frame.bytes[..12] == start),
+            "nobody said where device {device} is"
+        );
+    }
+    let files = [&mut moved, &mut peer].map(|guest| guest.must("md5sum </tmp/www/file"));
+    for (guest, file) in [(&mut moved, &files[1]), (&mut peer, &files[0])] {
+        for device in 0..2 {
             let read = wait_for(BACK_LIMIT, || {
-                let sums = guest.run("cat /tmp/sums").text;
+                let sums = guest.run(&format!("cat /tmp/sums{device}")).text;
                 sums.contains("end").then_some(sums)
             });
             let read = read.unwrap_or_else(|| panic!("what was being read is read\n{}", daemon.log_tail()));
-            let own = guest.must("md5sum </tmp/www/file");
-            std::iter::once(own).chain(read.lines().map(str::to_owned)).map(|sum| sum.trim().to_owned()).collect()
-        })
-        .collect();
-    for (reader, other) in [(&sums[0], &sums[1]), (&sums[1], &sums[0])] {
-        let (end, read) = reader[1..].split_last().expect("something was read");
-        println!("{} files were read", read.len());
-        assert!(end == "end" && !read.is_empty() && read.iter().all(|sum| *sum == other[0]), "{sums:#?}");
+            let sums: Vec<&str> = read.lines().take_while(|line| *line != "end").collect();
+            println!("{} files were read by device {device}", sums.len());
+            assert!(!sums.is_empty() && sums.iter().all(|sum| sum.trim() == file.trim()), "{file} {sums:#?}");
+        }
     }
     assert!(peer.must("ping -c 3 -W 2 10.0.0.1").contains("3 packets received"));
 }

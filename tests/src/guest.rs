@@ -80,13 +80,16 @@ pub struct Extras {
     pub properties: Vec<String>,
     /// Further arguments of QEMU.
     pub arguments: Vec<String>,
-    /// Programs of ours that it gets, at the paths they have here.
+    /// Programs that it gets, at the paths they have here.
     pub programs: Vec<PathBuf>,
+    /// Modules that it loads besides those that all do.
+    pub modules: Vec<String>,
 }
 
 impl Default for Extras {
     fn default() -> Extras {
-        Extras { queue_pairs: 1, properties: Vec::new(), arguments: Vec::new(), programs: Vec::new() }
+        let (properties, arguments, programs, modules) = Default::default();
+        Extras { queue_pairs: 1, properties, arguments, programs, modules }
     }
 }
 
@@ -111,20 +114,22 @@ pub struct Guest {
 }
 
 struct Image {
-    kernel: PathBuf,
+    kernel: Kernel,
     initramfs: PathBuf,
 }
 
 impl Image {
-    /// The archive with more programs behind it: a kernel unpacks one archive after another.
-    fn with(&self, programs: &[PathBuf], dir: &TempDir) -> PathBuf {
-        if programs.is_empty() {
+    /// The archive with more behind it: a kernel unpacks one archive after another.
+    fn with(&self, extras: &Extras, dir: &TempDir) -> PathBuf {
+        if extras.programs.is_empty() && extras.modules.is_empty() {
             return self.initramfs.clone();
         }
         let mut cpio = Cpio::default();
-        for program in programs {
+        for program in &extras.programs {
             cpio.program(program);
         }
+        let modules: Vec<&str> = MODULES.iter().copied().chain(extras.modules.iter().map(String::as_str)).collect();
+        self.kernel.put_modules(&modules, &mut cpio);
         let mut bytes = fs::read(&self.initramfs).expect("it was just built");
         bytes.extend(cpio.finish());
         let place = dir.join("initramfs");
@@ -149,19 +154,14 @@ fn image() -> &'static Image {
         for program in PROGRAMS {
             cpio.program(Path::new(program));
         }
-        let modules = kernel.modules(MODULES);
-        let order: String = modules.iter().map(|(name, _)| format!("{name}\n")).collect();
-        for (name, data) in &modules {
-            cpio.file(&format!("modules/{name}.ko"), 0o644, data);
-        }
-        cpio.file("modules/order", 0o644, order.as_bytes());
+        kernel.put_modules(MODULES, &mut cpio);
         cpio.file("init", 0o755, INIT.as_bytes());
         let initramfs = root.join(format!("initramfs.{}", std::process::id()));
         fs::write(&initramfs, cpio.finish()).expect("target/guest can be written");
         // Renamed whole, so that another process never boots half a file.
         let place = root.join("initramfs.cpio");
         fs::rename(&initramfs, &place).expect("both are in target/guest");
-        Image { kernel: kernel.image, initramfs: place }
+        Image { kernel, initramfs: place }
     })
 }
 
@@ -241,14 +241,14 @@ impl Guest {
     pub fn start_with(name: &str, nics: &[Nic], extras: &Extras) -> StartingGuest {
         let image = image();
         let dir = TempDir::new();
-        let initramfs = image.with(&extras.programs, &dir);
+        let initramfs = image.with(extras, &dir);
         let listener = UnixListener::bind(dir.join("control")).expect("our own short path");
         listener.set_nonblocking(true).expect("a fresh socket");
         let mut command = Command::new("taskset");
         command.args(["-c", "0", "qemu-system-x86_64", "-accel", "tcg", "-smp", "1"]);
         command.args(memory_arguments());
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&initramfs);
+        command.arg("-kernel").arg(&image.kernel.image).arg("-initrd").arg(&initramfs);
         // An emulated timer that comes too late on a busy machine is none to a kernel that checks it, and it panics.
         command.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off net.ifnames=0 no_timer_check"]);
         command.arg("-serial").arg(format!("file:{}", dir.join("console").display()));

@@ -131,13 +131,23 @@ impl Kernel {
 
     /// The module files that `wanted` need, each after those it needs itself. Modules that are not there are taken to
     /// be built in.
-    pub fn modules(&self, wanted: &[&str]) -> Vec<(String, Vec<u8>)> {
+    fn modules(&self, wanted: &[&str]) -> Vec<(String, Vec<u8>)> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in wanted {
             self.visit(name, &mut seen, &mut order);
         }
         order
+    }
+
+    /// Puts them into an archive, and the order in which they are to be loaded.
+    pub fn put_modules(&self, wanted: &[&str], cpio: &mut Cpio) {
+        let modules = self.modules(wanted);
+        for (name, data) in &modules {
+            cpio.file(&format!("modules/{name}.ko"), 0o644, data);
+        }
+        let order: String = modules.iter().map(|(name, _)| format!("{name}\n")).collect();
+        cpio.file("modules/order", 0o644, order.as_bytes());
     }
 
     fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<(String, Vec<u8>)>) {
