@@ -97,14 +97,14 @@ struct Shared {
 
 impl Shared {
     /// Before the first peer; `is_ready`: the backend stands already.
-    fn new(wake: Wake, is_ready: bool, mtu: u16) -> Shared {
+    fn new(wake: Wake, is_ready: bool, config: &BackendConfig) -> Shared {
         let state = DeviceState { is_ready, link: Link::Down, reason: String::new() };
         Shared {
             wake: Arc::new(wake),
             stop: AtomicBool::new(false),
             status: Mutex::new(Status { state, last_disconnect: String::new() }),
-            pace: Arc::default(),
-            mtu: Arc::new(AtomicU16::new(mtu)),
+            pace: Arc::new(Pace::new(config.path.clone())),
+            mtu: Arc::new(AtomicU16::new(config.mtu)),
             sessions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             messages: AtomicU64::new(0),
@@ -195,7 +195,7 @@ impl Backend {
             Role::Client => None,
         };
         let wake = Wake::new().map_err(failed("eventfd"))?;
-        let shared = Arc::new(Shared::new(wake, listener.is_some(), config.mtu));
+        let shared = Arc::new(Shared::new(wake, listener.is_some(), &config));
         let file = listener.as_ref().map(Listener::file);
         let state_file = config.state_file.clone();
         let gate = Gate::new(place);

@@ -4,7 +4,8 @@
 //! a plain write blocks for ever, or have a million wait for one, all of whom the kernel tells in the signaller's time. So a
 //! [`Call`] signals through Linux AIO, which never blocks ([`crate::socket`]), and how long that takes is noted ([`Pace`]), for a port
 //! and not for an eventfd, of which a peer may give one after the other. Where the kernel has no AIO, or signals of a port's peer take
-//! long, a session has a helper thread, which takes its time in its peer's stead.
+//! long, a session has a helper thread, which takes its time in its peer's stead. A port found slow has another chance later: the
+//! host may have been at fault.
 //!
 //! Owned by the session, which makes calls; workers signal by them. Bounds: [`NUMBERS`] calls a session, one helper a session, and
 //! [`HELPERS_MAX`] a port, for one may be left behind, blocked, where the kernel has no AIO for it either.
@@ -12,53 +13,87 @@
 use crate::socket::Aio;
 use arc_swap::ArcSwapOption;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 use switch::clock::{Clock, thread_ns};
 
 /// Calls that a session can have at once: each has a number below.
 pub const NUMBERS: usize = u64::BITS as usize;
 
-/// A signal that takes longer, ns, is slow: nearly all take less than ten microseconds.
-const SLOW_NS: u64 = 100_000;
-/// One that takes longer, ns, is enough to leave all others to a helper.
+/// A signal that takes longer by the clock, ns, makes its port suspect: nearly all take less than ten microseconds, but a worker may
+/// lose its CPU for a while.
+const SUSPECT_NS: u64 = 100_000;
+/// Fast signals in a row after which a port is not suspect any more.
+const SUSPECT_SIGNALS: u32 = 100_000;
+/// A suspect port's signal that takes more of its thread's time, ns, is slow.
+const SLOW_NS: u64 = 30_000;
+/// One that takes more, ns, is far too slow.
 const FAR_TOO_SLOW_NS: u64 = 1_000_000;
-/// A slow signal counts for so many that are not: who mixes them gains nothing.
-const SLOW_POINTS: u32 = 10_000;
-/// Points at which signals are left to a helper: four slow ones in not too long a time.
-const POINTS_MAX: u32 = 4 * SLOW_POINTS;
+/// A slow signal counts for so many fast ones: who mixes them gains less than a microsecond a signal.
+const SLOW_POINTS: u32 = 1_000;
+/// So does one that is far too slow.
+const FAR_TOO_SLOW_POINTS: u32 = 13_000;
+/// Points at which signals are left to a helper: 16 slow ones in a short time, or two that are far too slow within 10,000.
+const POINTS_MAX: u32 = 16 * SLOW_POINTS;
+/// A single signal is never enough. On most kernels a thread's time has interrupts in it, and what a hypervisor took.
+const _: () = assert!(FAR_TOO_SLOW_POINTS < POINTS_MAX && 2 * FAR_TOO_SLOW_POINTS == POINTS_MAX + 10_000);
+/// How long signals are left to a helper before workers try again, ns: five minutes.
+const RETRY_NS: u64 = 300_000_000_000;
+/// Points that are left then: one signal that is far too slow is enough.
+const RETRY_POINTS: u32 = POINTS_MAX / 2;
+const _: () = assert!(RETRY_POINTS + FAR_TOO_SLOW_POINTS >= POINTS_MAX);
 
 /// What is known of how long signals to one port's peers take, whatever eventfds they give and however often they come anew.
 ///
 /// At first the monotonic clock tells. A worker that loses its CPU in a signal is no peer's doing, so from the first slow one on it is
-/// the thread's own time that counts; to ask for that costs a system call, which nobody else shall pay.
+/// the thread's own time that counts, which leaves out at least what other threads took; to ask for that costs a system call, which
+/// nobody else shall pay.
 #[derive(Debug, Default)]
 pub struct Pace {
-    is_suspect: AtomicBool,
-    points: AtomicU32,
+    /// The port's socket, for the log.
+    path: PathBuf,
+    clock: Clock,
+    /// Fast signals until the port is not suspect any more; 0: it is not. Above [`SUSPECT_SIGNALS`] are the points against it.
+    watched: AtomicU32,
     is_slow: AtomicBool,
+    /// When it was last found slow.
+    slow_since_ns: AtomicU64,
+    /// That it is slow was told.
+    is_told: Mutex<bool>,
     helpers: AtomicUsize,
 }
 
 impl Pace {
-    /// Whether signals are left to a helper, for good.
+    /// Of the port at this socket.
+    pub fn new(path: PathBuf) -> Pace {
+        Pace { path, ..Pace::default() }
+    }
+
+    /// Whether signals are left to a helper.
     #[inline]
     fn is_slow(&self) -> bool {
         self.is_slow.load(Ordering::Relaxed)
     }
 
+    #[inline]
+    fn is_suspect(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) > 0
+    }
+
     /// Has `signal` done and notes how long it took.
-    fn timed<R>(&self, clock: Clock, signal: impl FnOnce() -> R) -> R {
-        let is_suspect = self.is_suspect.load(Ordering::Relaxed);
-        let now_ns = || if is_suspect { thread_ns() } else { clock.now().ns };
+    fn timed<R>(&self, signal: impl FnOnce() -> R) -> R {
+        let is_suspect = self.is_suspect();
+        let now_ns = || if is_suspect { thread_ns() } else { self.clock.now().ns };
         let begun_ns = now_ns();
         let result = signal();
         let took_ns = now_ns().saturating_sub(begun_ns);
         if is_suspect {
             self.note(took_ns);
-        } else if took_ns > SLOW_NS {
-            self.is_suspect.store(true, Ordering::Relaxed);
+        } else if took_ns > SUSPECT_NS {
+            self.watched.store(SUSPECT_SIGNALS, Ordering::Relaxed);
         }
         result
     }
@@ -66,17 +101,38 @@ impl Pace {
     /// A signal took so much of its thread's time.
     fn note(&self, took_ns: u64) {
         // Nobody minds if one of two workers' counts is lost.
-        let points = self.points.load(Ordering::Relaxed);
-        let points = if took_ns > FAR_TOO_SLOW_NS {
-            POINTS_MAX
-        } else if took_ns > SLOW_NS {
-            points.saturating_add(SLOW_POINTS)
-        } else {
-            points.saturating_sub(1)
-        };
-        self.points.store(points, Ordering::Relaxed);
-        if points >= POINTS_MAX {
-            self.is_slow.store(true, Ordering::Relaxed);
+        let watched = self.watched.load(Ordering::Relaxed);
+        if took_ns <= SLOW_NS {
+            // All workers read this: it is written no more than needed.
+            if watched > 0 {
+                self.watched.store(watched - 1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let points = if took_ns > FAR_TOO_SLOW_NS { FAR_TOO_SLOW_POINTS } else { SLOW_POINTS };
+        let watched = watched.max(SUSPECT_SIGNALS).saturating_add(points);
+        self.watched.store(watched, Ordering::Relaxed);
+        if watched >= SUSPECT_SIGNALS + POINTS_MAX {
+            self.slow_since_ns.store(self.clock.now().ns, Ordering::Relaxed);
+            // Whoever sees this sees since when.
+            self.is_slow.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells that the port is slow, and ends that after a while. Not for workers, for it writes to the log.
+    fn review(&self, now_ns: u64) {
+        let mut is_told = self.is_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_slow.load(Ordering::Acquire) {
+            return;
+        }
+        if !std::mem::replace(&mut *is_told, true) {
+            tracing::warn!(path = %self.path.display(), "interrupts of this port's guest take long; a thread of its own sends them");
+        }
+        if now_ns.saturating_sub(self.slow_since_ns.load(Ordering::Relaxed)) >= RETRY_NS {
+            self.watched.store(SUSPECT_SIGNALS + RETRY_POINTS, Ordering::Relaxed);
+            self.is_slow.store(false, Ordering::Relaxed);
+            *is_told = false;
+            tracing::info!(path = %self.path.display(), "workers interrupt this port's guest again");
         }
     }
 }
@@ -86,11 +142,12 @@ pub struct Calls {
     pace: Arc<Pace>,
     lines: Arc<Lines>,
     helper: OnceLock<Helper>,
+    /// A thread found no AIO to signal with: if there is a helper it is the one to signal.
+    lacks_aio: AtomicBool,
     /// Held by who starts the helper.
     starting: Mutex<()>,
     /// Signals since the system refused a thread; 0: it has not.
     failures: AtomicU32,
-    clock: Clock,
 }
 
 /// What a session's helper works on.
@@ -111,14 +168,15 @@ pub struct Call {
 impl Calls {
     /// Of a session at a port of which this is known.
     pub fn new(pace: Arc<Pace>) -> Arc<Calls> {
+        pace.review(pace.clock.now().ns);
         let fds = std::array::from_fn(|_| ArcSwapOption::empty());
         Arc::new(Calls {
             pace,
             lines: Arc::new(Lines { fds, due: AtomicU64::new(0), stop: AtomicBool::new(false) }),
             helper: OnceLock::new(),
+            lacks_aio: AtomicBool::new(false),
             starting: Mutex::new(()),
             failures: AtomicU32::new(0),
-            clock: Clock::default(),
         })
     }
 
@@ -126,7 +184,10 @@ impl Calls {
     pub fn call(self: &Arc<Calls>, number: usize, fd: OwnedFd) -> Arc<Call> {
         let fd = Arc::new(fd);
         self.lines.fds[number].store(Some(fd.clone()));
-        if self.pace.is_slow() || !Aio::is_available() {
+        if !Aio::is_available() {
+            self.lacks_aio.store(true, Ordering::Relaxed);
+        }
+        if self.pace.is_slow() || self.lacks_aio.load(Ordering::Relaxed) {
             // Here, on the session's thread, so that no worker has to.
             self.start_helper();
         }
@@ -141,10 +202,10 @@ impl Calls {
     /// Whether signals are the helper's business.
     #[inline]
     fn is_left_to_helper(&self) -> bool {
-        self.pace.is_slow() || self.helper.get().is_some()
+        self.pace.is_slow() || (self.lacks_aio.load(Ordering::Relaxed) && self.helper.get().is_some())
     }
 
-    /// Has the helper signal a number; false if the system has no thread for one.
+    /// Has the helper signal a number; false if there may be none to do it ([`Self::start_helper`]).
     fn leave_to_helper(&self, number: u8) -> bool {
         self.lines.due.fetch_or(1 << number, Ordering::Relaxed);
         // Either we see the helper that another thread has just started, or it sees what is due.
@@ -156,12 +217,11 @@ impl Calls {
         true
     }
 
-    /// Starts the helper if there is none; false if the system refuses, which is asked now and then. If it would be one too many of this
-    /// port, its peers blocked those before, and wait for them.
+    /// Starts the helper if there is none; false if the system refuses, which is asked now and then, or may refuse another thread that
+    /// asks just now. If it would be one too many of this port, its peers blocked those before, and wait for them.
     #[cold]
     fn start_helper(&self) -> bool {
-        // Whoever holds this is starting it.
-        let Ok(_starting) = self.starting.try_lock() else { return true };
+        let Ok(_starting) = self.starting.try_lock() else { return false };
         if self.helper.get().is_some() {
             return true;
         }
@@ -184,10 +244,10 @@ impl Calls {
     /// As if signals to this peer had been found to take long.
     #[cfg(test)]
     pub(crate) fn be_slow(&self) {
-        self.pace.note(FAR_TOO_SLOW_NS + 1);
+        (0..2).for_each(|_| self.pace.note(FAR_TOO_SLOW_NS + 1));
     }
 
-    /// Whether a helper signals.
+    /// Whether there is a helper.
     #[cfg(test)]
     pub(crate) fn has_helper(&self) -> bool {
         self.helper.get().is_some()
@@ -218,12 +278,13 @@ impl Call {
     }
 
     fn submit(&self, aio: &mut Aio) -> bool {
-        self.calls.pace.timed(self.calls.clock, || aio.submit(self.fd.as_fd()))
+        self.calls.pace.timed(|| aio.submit(self.fd.as_fd()))
     }
 
     /// By the helper: the kernel refuses this thread a context of its own.
     #[cold]
     fn signal_slowly(&self) {
+        self.calls.lacks_aio.store(true, Ordering::Relaxed);
         self.calls.leave_to_helper(self.number);
     }
 }
@@ -241,6 +302,15 @@ struct Helper {
 const HELPERS_MAX: usize = 8;
 /// Signals after which a thread that the system refused is asked for again.
 const RETRY_FAILURES: u32 = 64;
+/// After a slow signal a helper rests so many times as long as that took of its CPU, which is one of the control side's.
+const REST_TIMES: u64 = 10;
+/// But no longer, ns. Meanwhile signals to an eventfd become one, and none is lost.
+const REST_NS_MAX: u64 = 1_000_000_000;
+
+/// How long a helper rests after a signal that took so much of its time.
+fn rest_after(took_ns: u64) -> Option<Duration> {
+    (took_ns > SLOW_NS).then(|| Duration::from_nanos(took_ns.saturating_mul(REST_TIMES).min(REST_NS_MAX)))
+}
 
 /// One of a port's [`HELPERS_MAX`] places; free again when dropped.
 struct Seat(Arc<Pace>);
@@ -262,10 +332,9 @@ impl Helper {
     fn start(seat: Seat, lines: Arc<Lines>) -> std::io::Result<Helper> {
         let ours = lines.clone();
         let handle = std::thread::Builder::new().name("vhost-call".into()).spawn(move || {
-            let _seat = seat;
-            // A worker may have started it, which it must not disturb.
+            // First of all: a worker may have started it, which it must not disturb.
             let _ = switch::affinity::as_the_first();
-            ours.signal_what_is_due();
+            ours.signal_what_is_due(&seat.0);
         })?;
         Ok(Helper { thread: handle.thread().clone(), lines })
     }
@@ -274,22 +343,30 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         self.lines.stop.store(true, Ordering::Release);
+        // One that stays behind keeps no eventfd but the one that it is blocked in.
+        self.lines.fds.iter().for_each(|fd| fd.store(None));
         self.thread.unpark();
     }
 }
 
 impl Lines {
     /// The life of a helper.
-    fn signal_what_is_due(&self) {
+    fn signal_what_is_due(&self, pace: &Pace) {
         let mut aio = Aio::for_helper().ok();
         loop {
+            pace.review(pace.clock.now().ns);
             let mut due = self.due.swap(0, Ordering::AcqRel);
             while due != 0 && !self.stop.load(Ordering::Acquire) {
                 let number = due.trailing_zeros() as usize;
                 due &= due - 1;
                 let Some(fd) = self.fds[number].load_full() else { continue };
+                let begun_ns = thread_ns();
                 if !aio.as_mut().is_some_and(|aio| aio.submit(fd.as_fd())) {
                     let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
+                }
+                drop(fd);
+                if let Some(rest) = rest_after(thread_ns().saturating_sub(begun_ns)) {
+                    std::thread::sleep(rest);
                 }
             }
             if self.stop.load(Ordering::Acquire) {
@@ -304,7 +381,7 @@ impl Lines {
 mod tests {
     use super::*;
     use rustix::event::{EventfdFlags, eventfd};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn blocking_eventfd(count: u64) -> OwnedFd {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -327,6 +404,7 @@ mod tests {
     /// Calls that a helper signals.
     fn by_helper() -> Arc<Calls> {
         let calls = Calls::new(Arc::default());
+        calls.lacks_aio.store(true, Ordering::Relaxed);
         assert!(calls.start_helper() && calls.has_helper());
         calls
     }
@@ -358,42 +436,110 @@ mod tests {
 
     #[test]
     fn slow_signals_are_found_however_many_fast_ones_are_between_them() {
+        let fast = |pace: &Pace, count: u32| (0..count).for_each(|_| pace.note(SLOW_NS));
         let pace = Pace::default();
-        let fast = |count: u32| (0..count).for_each(|_| pace.note(SLOW_NS));
-        for _ in 0..3 {
+        for _ in 0..15 {
             pace.note(SLOW_NS + 1);
-            fast(1000);
+            fast(&pace, 10);
         }
         assert!(!pace.is_slow(), "the host takes a worker's time now and then");
         pace.note(FAR_TOO_SLOW_NS);
-        fast(1);
         pace.note(SLOW_NS + 1);
-        assert!(pace.is_slow());
-        fast(1_000_000);
-        assert!(pace.is_slow(), "for good");
+        assert!(pace.is_slow(), "but not so often");
 
         let pace = Pace::default();
+        pace.note(u64::MAX);
+        fast(&pace, 10_001);
         pace.note(FAR_TOO_SLOW_NS + 1);
-        assert!(pace.is_slow(), "one of this kind is enough");
+        assert!(!pace.is_slow(), "no single one is enough");
+        fast(&pace, 9_999);
+        pace.note(FAR_TOO_SLOW_NS + 1);
+        assert!(pace.is_slow(), "two are, within 10,000");
+        fast(&pace, 1_000_000);
+        assert!(pace.is_slow(), "whatever comes then");
 
         let pace = Pace::default();
         for _ in 0..100 {
             pace.note(SLOW_NS + 1);
-            (0..SLOW_POINTS).for_each(|_| pace.note(SLOW_NS));
+            fast(&pace, SLOW_POINTS);
         }
         assert!(!pace.is_slow(), "so seldom they are no peer's doing");
+    }
+
+    #[test]
+    fn a_port_is_not_suspect_any_more_after_many_fast_signals_in_a_row() {
+        let pace = Pace::default();
+        pace.timed(|| std::thread::sleep(Duration::from_millis(2)));
+        assert!(pace.is_suspect());
+        (1..SUSPECT_SIGNALS).for_each(|_| pace.note(SLOW_NS));
+        assert!(pace.is_suspect());
+        pace.note(SLOW_NS + 1);
+        (0..SUSPECT_SIGNALS).for_each(|_| pace.note(SLOW_NS));
+        assert!(pace.is_suspect(), "a slow one was between them");
+        (0..SLOW_POINTS).for_each(|_| pace.note(SLOW_NS));
+        assert!(!pace.is_suspect());
+        pace.note(0);
+        assert!(!pace.is_suspect());
     }
 
     #[test]
     fn a_worker_that_loses_its_cpu_in_signals_does_not_make_a_peer_slow() {
         let pace = Pace::default();
         for _ in 0..5 {
-            pace.timed(Clock::default(), || std::thread::sleep(Duration::from_millis(2)));
+            pace.timed(|| std::thread::sleep(Duration::from_millis(2)));
         }
-        assert!(pace.is_suspect.load(Ordering::Relaxed) && !pace.is_slow());
-        let begun = Instant::now();
-        pace.timed(Clock::default(), || while begun.elapsed() < Duration::from_millis(20) {});
+        assert!(pace.is_suspect() && !pace.is_slow());
+        for _ in 0..2 {
+            let begun = Instant::now();
+            pace.timed(|| while begun.elapsed() < Duration::from_millis(20) {});
+        }
         assert!(pace.is_slow(), "it works all the time here, or most of it");
+    }
+
+    #[test]
+    fn a_slow_port_is_tried_again_after_minutes_and_then_one_signal_is_enough() {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let calls = Calls::new(Arc::default());
+        let (pace, call) = (calls.pace.clone(), call_to(&calls, &fd));
+        calls.be_slow();
+        assert!(calls.start_helper());
+        let since_ns = pace.slow_since_ns.load(Ordering::Relaxed);
+        pace.review(since_ns + RETRY_NS - 1);
+        assert!(pace.is_slow() && *pace.is_told.lock().unwrap());
+        pace.review(since_ns + RETRY_NS);
+        assert!(!pace.is_slow() && !*pace.is_told.lock().unwrap());
+        call.signal();
+        assert_eq!(count_of(&fd), 1, "at once, though there is a helper");
+        pace.note(FAR_TOO_SLOW_NS + 1);
+        assert!(pace.is_slow());
+    }
+
+    #[test]
+    fn a_signal_is_not_left_to_a_helper_that_another_thread_may_fail_to_start() {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let calls = Calls::new(Arc::default());
+        let call = call_to(&calls, &fd);
+        calls.be_slow();
+        let _starting = calls.starting.lock().unwrap();
+        call.signal();
+        assert_eq!(count_of(&fd), 1);
+    }
+
+    #[test]
+    fn a_helper_that_stays_behind_keeps_no_eventfds() {
+        let calls = by_helper();
+        let call = calls.call(1, blocking_eventfd(0));
+        let (lines, fd) = (calls.lines.clone(), Arc::downgrade(&call.fd));
+        drop((calls, call));
+        assert!(fd.upgrade().is_none() && lines.stop.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_helper_rests_after_a_slow_signal_ten_times_as_long_as_that_took_but_no_more_than_a_second() {
+        assert_eq!(rest_after(SLOW_NS), None);
+        assert_eq!(rest_after(1_000_000), Some(Duration::from_millis(10)));
+        assert_eq!(rest_after(100_000_001), Some(Duration::from_secs(1)));
+        assert_eq!(rest_after(u64::MAX), Some(Duration::from_secs(1)));
     }
 
     #[test]
@@ -406,7 +552,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 switch::affinity::pin(*switch::affinity::allowed_cpus().unwrap().last().unwrap()).unwrap();
-                pace.note(FAR_TOO_SLOW_NS + 1);
+                (0..2).for_each(|_| pace.note(FAR_TOO_SLOW_NS + 1));
                 one.signal();
             });
         });

@@ -76,9 +76,10 @@ struct Stepped {
 
 impl Stepped {
     fn new(name: &str) -> Stepped {
-        let shared = Arc::new(Shared::new(Wake::new().unwrap(), false, 1500));
+        let config = client(name);
+        let shared = Arc::new(Shared::new(Wake::new().unwrap(), false, &config));
         let place = Gate::new(Arc::new(CountingPlace::default()));
-        Stepped { thread: Thread::new(client(name), place, None, shared) }
+        Stepped { thread: Thread::new(config, place, None, shared) }
     }
 
     fn path(&self) -> &Path {
