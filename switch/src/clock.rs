@@ -27,7 +27,8 @@ impl Clock {
     }
 }
 
-/// Nanoseconds of a CPU that the calling thread has used: what it was kept waiting, by whomever, is not in them. A system call.
+/// Nanoseconds of a CPU that the calling thread has used: what it slept or waited for a CPU is not in them. What interrupts took of it,
+/// and a hypervisor of the host's, is on most kernels. A system call.
 pub fn thread_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

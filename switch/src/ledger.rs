@@ -108,6 +108,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }
 
+    /// Goes up to `count` if it is below. Only the owning worker calls this.
+    pub fn raise(&self, count: u64) {
+        self.add(count.saturating_sub(self.get()));
+    }
+
     /// The count so far.
     #[inline]
     pub fn get(&self) -> u64 {
@@ -288,6 +293,9 @@ pub struct QueueCost {
     /// Frames of the same bursts. Their number is as much an estimate as the time, and off by as much: time a frame is
     /// steadier than either.
     pub packets: Counter,
+    /// Until when its worker passes it by for time that it took, by that worker's own reckoning, ns. It is here so that it outlives the
+    /// device's objects: who reconnects still owes it.
+    pub owed_until_ns: Counter,
 }
 
 /// The counters of one port: one set a worker.

@@ -110,6 +110,10 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         let taken = worker.step(now);
         let after = clock.now();
         ledger.rounds.add(1);
+        // Also if it found nothing: a mere look at a ring takes long where its pages have to be found anew.
+        if after.ns - now.ns > LONG_ROUND_NS {
+            worker.note_long_round();
+        }
         rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(LOOK_ROUNDS) {
             watch.look(&mut worker, index);
@@ -117,9 +121,6 @@ pub fn run<P: Pipeline>(mut worker: Worker<P>, poll: Poll, wake: &Wake, stop: &A
         if taken > 0 {
             ledger.busy_rounds.add(1);
             ledger.busy_ns.add(after.ns - now.ns);
-            if after.ns - now.ns > LONG_ROUND_NS {
-                worker.note_long_round();
-            }
             idle_since = after;
         } else if let Some(idle) = idle
             && u128::from(after.ns - idle_since.ns) >= spin.as_nanos()

@@ -13,6 +13,7 @@ use crate::segment::Segment;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// A frame with its offload fields, as it entered or left a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +41,8 @@ pub struct Limits {
     pub room: Option<usize>,
     /// Frames handed over in one rx call at most; `None`: as many as the batch takes.
     pub burst: Option<usize>,
+    /// What each rx call waits before.
+    pub look: Duration,
     /// Bytes put into the head by rx; `None`: [`HEAD_COPY`].
     pub head: Option<usize>,
 }
@@ -107,6 +110,7 @@ impl Port for MemoryPort {
 
     fn rx<'r>(&'r self, ingress: PortIndex, queue: QueueIndex, batch: &mut Batch<'r>, tally: &mut Tally) {
         let mut inner = self.inner();
+        std::thread::sleep(self.limits.look);
         let burst = self.limits.burst.unwrap_or(usize::MAX);
         while (tally.packets as usize) < burst
             && let Some(mut packet) = batch.start(ingress, queue)

@@ -10,7 +10,7 @@
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 //! What takes time without moving bytes (memory of a guest that the kernel has yet to find pages for) shows in rounds that
 //! take long ([`LONG_ROUND_NS`]): after one every queue is timed for a while ([`WATCH_NS`]), and time that its bytes do not explain is
-//! charged too.
+//! charged too. What a burst owes of that is repaid in rounds as long as it made no round long by itself; then it is repaid in time.
 
 mod send;
 mod stopwatch;
@@ -25,7 +25,7 @@ use crate::mac_table::MacTable;
 use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use crate::segmentation::CUT_COST_BYTES;
 use std::sync::Arc;
-use stopwatch::Stopwatch;
+use stopwatch::{Lap, Stopwatch};
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
 pub const ROUND_BYTES: usize = 256 * 1024;
@@ -293,8 +293,8 @@ struct Debt {
     /// It is empty and will be roused: rounds pass it by, without a look at its port.
     is_dozing: bool,
     bytes: usize,
-    /// A burst of it once took longer than its bytes explain.
-    is_slow: bool,
+    /// Until when it sits out for time it took, ns, by the clock that stands still while such time is taken.
+    until_ns: u64,
 }
 
 /// One worker; its thread calls [`Worker::step`] for ever.
@@ -317,6 +317,9 @@ pub struct Worker<P: Pipeline> {
     was_long: bool,
     /// Until when every round is timed, ns.
     watched_until_ns: u64,
+    /// Time that queues were charged so far, ns. None of it repays any queue's: several that take turns to be slow would repay each
+    /// other's, and leave no time to the rest.
+    owed_ns: u64,
     /// Queues were roused: those that doze on are sought in the next round.
     is_roused: bool,
 }
@@ -342,11 +345,13 @@ impl<P: Pipeline> Worker<P> {
             rounds: 0,
             was_long: false,
             watched_until_ns: 0,
+            owed_ns: 0,
             is_roused: false,
         }
     }
 
-    /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_costs`]).
+    /// Has the worker find out, by samples, what each of its queues costs ([`PortCounters::queue_costs`]), and charge queues for time.
+    /// The time that rounds are given has to go on as the clock does: it repays what was charged.
     pub fn time_queues(&mut self, clock: Clock) {
         self.clock = Some(clock);
     }
@@ -385,7 +390,11 @@ impl<P: Pipeline> Worker<P> {
         let queues = &snapshot.rx[worker.as_usize()];
         if self.debts_generation != snapshot.generation {
             std::mem::swap(&mut self.debts, &mut self.debts_before);
-            carry_over(&self.debts_before, queues, &mut self.debts);
+            let owed_until_ns = |rx: &RxQueue| {
+                let costs = snapshot.place(rx.port)?.ledger.of(worker).queue_costs.get(rx.queue.as_usize());
+                costs.map(|cost| cost.owed_until_ns.get())
+            };
+            carry_over(&self.debts_before, queues, &mut self.debts, owed_until_ns);
             self.debts_generation = snapshot.generation;
         }
         let context = Context { now, mac_table: &self.mac_table, worker, generation: snapshot.generation };
@@ -398,28 +407,25 @@ impl<P: Pipeline> Worker<P> {
             self.watched_until_ns = now.ns + WATCH_NS;
         }
         let is_watched = now.ns < self.watched_until_ns;
-        let mut stopwatch = self.clock.filter(|_| is_sample || is_watched).map(Stopwatch::start);
+        let mut stopwatch =
+            self.clock.filter(|_| is_sample || is_watched).map(|clock| Stopwatch::start(clock, is_watched));
+        let repaid_ns = now.ns.saturating_sub(self.owed_ns);
         for debt in &mut self.debts {
             if debt.is_dozing {
                 continue;
             }
+            if debt.until_ns > repaid_ns {
+                self.watched_until_ns = now.ns + WATCH_NS;
+                continue;
+            }
             if debt.bytes >= ROUND_BYTES {
                 debt.bytes -= ROUND_BYTES;
-                if debt.is_slow {
-                    self.watched_until_ns = now.ns + WATCH_NS;
-                }
                 continue;
             }
             let Some(place) = snapshot.place(debt.port) else { continue };
             let Some(port) = &place.port else { continue };
             let counters = place.ledger.of(worker);
 
-            if let Some(stopwatch) = &mut stopwatch
-                && is_watched
-                && debt.is_slow
-            {
-                stopwatch.look_closer();
-            }
             batch.clear(BURST, ROUND_BYTES);
             self.tally.clear();
             port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
@@ -427,7 +433,8 @@ impl<P: Pipeline> Worker<P> {
                 debt.bytes = 0;
                 debt.is_dozing = seeks_dozers && port.is_dozing(debt.queue);
                 if let Some(stopwatch) = &mut stopwatch {
-                    stopwatch.lap();
+                    let lap = stopwatch.lap(0);
+                    self.owed_ns += owe(debt, &lap, &snapshot.config, counters, now.ns.saturating_sub(self.owed_ns));
                 }
                 continue;
             }
@@ -463,15 +470,11 @@ impl<P: Pipeline> Worker<P> {
             }
             port.rx_done(debt.queue);
             if let Some(stopwatch) = &mut stopwatch {
-                let lap = stopwatch.lap();
+                let lap = stopwatch.lap(moved_bytes);
                 if is_sample {
                     charge(counters, debt.queue, lap.ns, packets);
                 }
-                if is_watched {
-                    let unexplained = lap.unexplained(moved_bytes);
-                    debt.is_slow |= unexplained > 0;
-                    debt.bytes += unexplained;
-                }
+                self.owed_ns += owe(debt, &lap, &snapshot.config, counters, now.ns.saturating_sub(self.owed_ns));
             }
         }
         self.batch = Some(batch.recycle());
@@ -488,16 +491,43 @@ fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64, packets: u32) {
     }
 }
 
+/// Charges a queue for what a burst took beyond its bytes; answers the time, ns, that it owes now for it. `round_ns` is when the round
+/// began, less all that was owed before this burst.
+///
+/// An uplink is charged nothing: who makes a burst of its long is the receiver or the sender of some of its frames, and all who share it
+/// would pay.
+#[cold]
+fn owe(debt: &mut Debt, lap: &Lap, config: &Config, counters: &PortCounters, round_ns: u64) -> u64 {
+    if lap.is_explained() || config.underlay().uplink(debt.port).is_some() {
+        return 0;
+    }
+    debt.bytes += lap.owed_bytes;
+    if lap.owed_ns > 0 {
+        debt.until_ns = round_ns + lap.since_start_ns;
+        if let Some(cost) = counters.queue_costs.get(debt.queue.as_usize()) {
+            cost.owed_until_ns.raise(debt.until_ns);
+        }
+    }
+    lap.owed_ns
+}
+
 /// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a
-/// ring on and off, would never repay its floods. Both lists are in the order of ports and queues.
-fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>) {
+/// ring on and off, would never repay its floods. Both lists are in the order of ports and queues. Of a queue that was away meanwhile
+/// `owed_until_ns` tells until when it sits out.
+fn carry_over(
+    before: &[Debt],
+    queues: &[RxQueue],
+    after: &mut Vec<Debt>,
+    owed_until_ns: impl Fn(&RxQueue) -> Option<u64>,
+) {
     let mut before = before.iter().peekable();
     after.clear();
     after.extend(queues.iter().map(|rx| {
         let key = (rx.port, rx.queue);
         while before.next_if(|debt| (debt.port, debt.queue) < key).is_some() {}
         let debt = before.next_if(|debt| (debt.port, debt.queue) == key);
-        let (bytes, is_slow) = debt.map_or((0, false), |debt| (debt.bytes, debt.is_slow));
-        Debt { port: rx.port, queue: rx.queue, is_dozing: false, bytes, is_slow }
+        let (bytes, until_ns) =
+            debt.map_or_else(|| (0, owed_until_ns(rx).unwrap_or(0)), |debt| (debt.bytes, debt.until_ns));
+        Debt { port: rx.port, queue: rx.queue, is_dozing: false, bytes, until_ns }
     }));
 }
