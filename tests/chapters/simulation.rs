@@ -109,7 +109,7 @@ impl World {
         let offloads = EgressOffloads { checksum: is_able, tso4: is_able, tso6: is_able, ecn: is_able, uso: false };
         let burst = if self.chance.is(30) { Some(1 + self.chance.below(4) as usize) } else { None };
         let head = if self.chance.is(30) { Some(14 + self.chance.below(60) as usize) } else { None };
-        MemoryPort::with(Limits { offloads, room: None, burst, head })
+        MemoryPort::with(Limits { offloads, room: None, burst, head, ..Limits::default() })
     }
 
     fn apply(&mut self) {
