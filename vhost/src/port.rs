@@ -16,7 +16,8 @@
 //! Received frames are given back to the guest only by `rx_done`, since the tails lie in its buffers until then. Bounds: a
 //! burst, [`FRAME_CHAINS_MAX`] buffers a frame, [`PIECES_MAX`] pieces of memory a frame. Reading descriptors is bounded a call,
 //! whatever the guest makes of them: of the frames it sends, one with a chain that is too wide ends the call; of those it
-//! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is [`SPARE_READS`]. Of a frame that is
+//! receives, each may cost so many by its length ([`tx`]), and what the call has beyond that is
+//! [`SPARE_READS`], which the rings of a guest of several pairs share. Of a frame that is
 //! cut, the pieces that its segments fill are bounded as well, all together.
 
 mod ahead;
@@ -39,7 +40,8 @@ use queue::State;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use steering::{Parts, Steering};
+use steering::Parts;
+pub(crate) use steering::Steering;
 use switch::batch::{BURST, Batch};
 use switch::ids::{PortIndex, QueueIndex};
 use switch::ledger::{DropReason, Tally};
@@ -164,8 +166,8 @@ pub struct RingSet<L: Layout> {
     send_discards: AtomicU32,
     /// Bit n: pair n's receive ring is there and on.
     receive_on: AtomicU32,
-    /// By which pairs flows go; `None` if there is one at most.
-    steering: Option<Steering>,
+    /// By which pairs flows go; `None` if there is one at most. Shared by the sets of a session.
+    steering: Option<Arc<Steering>>,
     dialect: Dialect,
     /// Where pages that are written are marked, while the guest is being moved.
     log: Option<Arc<DirtyLog>>,
@@ -205,7 +207,7 @@ impl<L: Layout> RingSet<L> {
             side[pair] = Some(queue);
         }
         let (send_on, send_discards, receive_on) = Default::default();
-        let steering = (receive.len() > 1).then(Steering::default);
+        let steering = (receive.len() > 1).then(Arc::default);
         RingSet { send, receive, send_on, send_discards, receive_on, steering, dialect, log: None, alarm, announce }
     }
 
@@ -213,6 +215,14 @@ impl<L: Layout> RingSet<L> {
     #[must_use]
     pub fn with_log(self, log: Option<Arc<DirtyLog>>) -> RingSet<L> {
         RingSet { log, ..self }
+    }
+
+    /// The same, with what an earlier set of the same guest knew of its flows.
+    pub(crate) fn with_steering(mut self, before: &mut Option<Arc<Steering>>) -> RingSet<L> {
+        if let Some(steering) = &mut self.steering {
+            *steering = before.get_or_insert_with(|| steering.clone()).clone();
+        }
+        self
     }
 
     /// A ring as it lies in memory, for who runs it otherwise than workers do: the yardstick of the benches. Nobody else may
@@ -253,31 +263,58 @@ impl<L: Layout> RingSet<L> {
         Some((self.receive(pair as usize)?, 1 << pair))
     }
 
+    /// Those of the pairs that are on by which the guest ever wanted to receive, for drivers may have pairs switched on that they do
+    /// not use; all, as long as there is none.
+    #[inline]
+    fn in_use(&self, steering: &Steering, on: u32) -> u32 {
+        if on & !steering.filled() != 0 {
+            self.look_for_buffers(steering, on);
+        }
+        match on & steering.filled() {
+            0 => on,
+            filled => filled,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_for_buffers(&self, steering: &Steering, on: u32) {
+        let unknown = on & !steering.filled();
+        for pair in (0..PAIRS_MAX).filter(|pair| unknown & 1 << pair != 0) {
+            let locked = self.receive(pair).and_then(|queue| Some((queue, queue.try_lock()?)));
+            if locked.is_some_and(|(queue, locked)| !queue.ring.is_empty_at(queue.ring.position(&locked.0.place))) {
+                steering.note_filled(pair);
+            }
+        }
+    }
+
     /// Sends each flow by its own pair.
     #[inline(never)]
     fn send_steered(&self, steering: &Steering, on: u32, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+        let on = self.in_use(steering, on);
         let mut parts = Parts::new();
         for (place, &pick) in picks.iter().enumerate() {
             let hash = flow::hash(batch.packets()[usize::from(pick)].head());
             parts.add(place, steering.pair(hash, on));
         }
         if let Some(pair) = parts.only() {
-            return self.send_by(QueueIndex(pair as u16), batch, picks, tally);
+            return self.send_by(QueueIndex(pair as u16), batch, picks, SPARE_READS, tally);
         }
+        let spare_reads = SPARE_READS / u64::from(parts.count());
         let (mut places, mut own) = ([0; BURST], [0; BURST]);
         while let Some((pair, count)) = parts.next(&mut places) {
             for (pick, &place) in own.iter_mut().zip(&places[..count]) {
                 *pick = picks[usize::from(place)];
             }
             let mut part = Tally::default();
-            self.send_by(QueueIndex(pair as u16), batch, &own[..count], &mut part);
+            self.send_by(QueueIndex(pair as u16), batch, &own[..count], spare_reads, &mut part);
             tally.add_part(&part, &places[..count]);
         }
     }
 
     /// Sends by one pair, or one of those that are on if that one is not.
     #[inline]
-    fn send_by(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
+    fn send_by(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], spare_reads: u64, tally: &mut Tally) {
         let all = |tally: &mut Tally, reason| tally.drop_many(reason, picks.len() as u32);
         let (mut spins, mut tries) = (0, 0);
         let (queue, mut locked) = loop {
@@ -300,6 +337,7 @@ impl<L: Layout> RingSet<L> {
         let done = tally.packets + tally.dropped;
         let promised = done + picks.len() as u32;
         let cut = tally.cut;
+        state.reads_left = spare_reads;
         if self.send_burst(queue, (state, entries), batch, picks, tally).is_err() {
             self.break_ring(queue, state);
             let missing = promised + (tally.cut - cut) - (tally.packets + tally.dropped);
@@ -422,7 +460,7 @@ impl<L: Layout> Port for RingSet<L> {
     fn tx(&self, index: QueueIndex, batch: &mut Batch<'_>, picks: &[u8], tally: &mut Tally) {
         match self.steering() {
             Some((steering, on)) => self.send_steered(steering, on, batch, picks, tally),
-            None => self.send_by(index, batch, picks, tally),
+            None => self.send_by(index, batch, picks, SPARE_READS, tally),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::message::{
     Code, F_PROTOCOL_FEATURES, InflightInfo, REGIONS_MAX, RING_LOG, Reply, Request, RingFd, RingState, parse, protocol,
 };
 use crate::net::{Dialect, F_LOG_ALL, F_RING_PACKED, OFFERED};
-use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Use, announcement};
+use crate::port::{Alarm, Fault, PAIRS_MAX, Queue, RingSet, Rings, Steering, Use, announcement};
 use crate::ring::split::used_ring_len;
 use crate::ring::{Layout, PackedRing, SplitRing, Terms};
 use crate::socket::{Incoming, Wake, is_eventfd};
@@ -90,6 +90,8 @@ pub(crate) struct Session {
     state_file: OnceCell<Option<StateFile>>,
     rings: [Setup; RINGS],
     published: Option<Arc<dyn Rings>>,
+    /// What is known of the flows of a guest of several pairs.
+    steering: Option<Arc<Steering>>,
     announce: Arc<AtomicU64>,
     /// Whether the log has anything about this session. Each thing is said once then: a peer decides how often it sends what we would
     /// log.
@@ -126,6 +128,7 @@ impl Session {
             state_file: OnceCell::new(),
             rings: Default::default(),
             published: None,
+            steering: None,
             announce: Arc::default(),
             is_told,
             has_warned_of_mtu: false,
@@ -540,7 +543,8 @@ impl Session {
         let dialect = Dialect::new(self.features);
         let alarm = Alarm::new(self.wake.clone());
         let set = RingSet::new(queues, dialect, alarm, self.announce.clone());
-        let set = Arc::new(set.with_log(self.active_log().cloned()));
+        let log = self.active_log().cloned();
+        let set = Arc::new(set.with_steering(&mut self.steering).with_log(log));
         for (index, setup) in self.rings.iter().enumerate() {
             set.switch(index, setup.usage);
         }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{INGRESS, Pair, QUEUE, drops, frame};
+use common::{INGRESS, Pair, QUEUE, drops};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use switch::batch::Batch;
@@ -48,7 +48,8 @@ impl Scene {
     /// The other guest, and the hostile one's own second pair, are served as if nothing were.
     fn others_go_on(&mut self) {
         self.number += 1;
-        let sent = frame(self.number, 60);
+        // A flow of its own, or the first pair's would come by the second from then on.
+        let sent = common::frame(self.number, 60);
         assert_eq!(self.healthy.driver.sender.send_burst(&[&sent]), 1);
         assert_eq!(self.healthy.place.round().0[0].0, sent);
         assert_eq!(self.healthy.place.send(&[&sent]).packets, 1);
@@ -81,6 +82,13 @@ fn received(receiver: &mut Receiver) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     receiver.recv_burst(usize::MAX, |_, frame| frames.push(frame.to_vec()));
     frames
+}
+
+/// A frame of a flow that comes by the first of two pairs if the guest never sent it.
+fn frame(number: u32, len: usize) -> Vec<u8> {
+    let mut bytes = common::frame(number, len);
+    bytes[11] = 4;
+    bytes
 }
 
 /// The buffers that came back: their ids and the bytes that were written.

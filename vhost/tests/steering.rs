@@ -5,6 +5,7 @@ mod common;
 
 use common::{Pair, drops};
 use switch::ids::QueueIndex;
+use switch::port::Link;
 use vhost::driver::Driver;
 use vhost::net::{F_MQ, F_RING_PACKED};
 
@@ -128,6 +129,37 @@ fn flows_that_a_guest_never_sent_spread_over_its_pairs_and_each_keeps_to_one() {
             assert!(counts[on..].iter().all(|&count| count == 0), "{on}: {counts:?}");
         }
     }
+}
+
+#[test]
+fn pairs_that_are_on_and_never_had_a_buffer_get_no_flow() {
+    for kind in KINDS {
+        let mut pair = guest(kind, 4);
+        pair.driver.stop_rings().unwrap();
+        for (number, (sender, receiver)) in pair.driver.pairs().enumerate() {
+            sender.ring.reset();
+            receiver.ring.reset();
+            if number < 2 {
+                receiver.post_all();
+            }
+        }
+        pair.driver.start_rings().unwrap();
+        (4..PAIRS.into()).for_each(|number| pair.driver.enable_pair(number, false).unwrap());
+        let mut arrivals = Arrivals::new();
+        arrivals.pass(&mut pair);
+        assert!((0..4).all(|number| arrivals.by.contains(&Some(number)) == (number < 2)), "{:?}", arrivals.by);
+    }
+}
+
+#[test]
+fn what_is_known_of_flows_outlives_a_change_of_memory() {
+    let mut pair = guest(0, 4);
+    send(&mut pair, |flow| usize::from(flow) % 4);
+    let mut arrivals = Arrivals::new();
+    arrivals.pass(&mut pair);
+    pair.driver.set_memory_table().unwrap();
+    pair.wait_for_link(Link::Up);
+    arrivals.pass(&mut pair);
 }
 
 #[test]

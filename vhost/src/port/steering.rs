@@ -2,7 +2,7 @@
 //! automatic receive steering), so that one of its processors has both directions; else by one chosen by the flow.
 //!
 //! Either way a flow has one ring, whichever worker sends, also when a queue moves to another. It changes only when the guest begins to
-//! send it or does so by another pair, and when it sets rings up or switches them.
+//! send it or does so by another pair, when another flow takes its slot, and when the guest switches rings.
 //!
 //! What makes it hard is that nobody tells when a flow ends, and that no clock is read here. A slot of the table is its flow's as
 //! long as the flow sends one frame in [`CREDIT_MAX`] of those that meet in the slot. Two flows that meet change places at most so
@@ -15,7 +15,7 @@ use switch::batch::BURST;
 
 /// Flows that are remembered of a guest, as many as Linux remembers of a TAP; 16 KiB.
 const SLOTS: usize = 4096;
-/// Frames of others that a slot outlasts without one of its flow.
+/// A slot goes to another flow at this many frames of others without one of its own.
 const CREDIT_MAX: u32 = 255;
 /// The parts of a slot: upper bits of the hash, whose lower ones tell the slot; the pair; the credit, 0 in one that is free.
 const TAG: u32 = !(SLOTS as u32 - 1);
@@ -24,13 +24,15 @@ const PAIR_MASK: u32 = 15;
 const _: () = assert!(PAIRS_MAX as u32 == PAIR_MASK + 1 && TAG & (PAIR_MASK << PAIR_SHIFT | CREDIT_MAX) == 0);
 
 /// What is remembered of a guest's flows.
-pub(super) struct Steering {
+pub(crate) struct Steering {
     slots: Box<[AtomicU32; SLOTS]>,
+    /// Bit n: the guest has had buffers in pair n's receive ring.
+    filled: AtomicU32,
 }
 
 impl Default for Steering {
     fn default() -> Self {
-        Steering { slots: Box::new([const { AtomicU32::new(0) }; SLOTS]) }
+        Steering { slots: Box::new([const { AtomicU32::new(0) }; SLOTS]), filled: AtomicU32::new(0) }
     }
 }
 
@@ -38,6 +40,16 @@ impl Steering {
     #[inline]
     fn slot(&self, hash: u32) -> &AtomicU32 {
         &self.slots[hash as usize % SLOTS]
+    }
+
+    /// The pairs by which the guest ever wanted to receive.
+    #[inline]
+    pub(super) fn filled(&self) -> u32 {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_filled(&self, pair: usize) {
+        self.filled.fetch_or(1 << pair, Ordering::Relaxed);
     }
 
     /// The guest sent a frame of the flow with this hash by `pair`.
@@ -90,6 +102,11 @@ impl Parts {
     pub(super) fn add(&mut self, place: usize, pair: u32) {
         self.places[pair as usize] |= 1 << place;
         self.pairs |= 1 << pair;
+    }
+
+    /// How many pairs have some.
+    pub(super) fn count(&self) -> u32 {
+        self.pairs.count_ones()
     }
 
     /// The one pair that has all of them, if one has.

@@ -2,10 +2,7 @@
 
 use super::ahead::{AHEAD, Finder};
 use super::queue::{Piece, Queue, Reserved, State};
-use super::{
-    BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, PIECES_PER_SEGMENT, READS_PER_SEGMENT, RingSet,
-    SPARE_READS,
-};
+use super::{BYTES_PER_READ, FRAME_CHAINS_MAX, FRAME_MAX, PIECES_MAX, PIECES_PER_SEGMENT, READS_PER_SEGMENT, RingSet};
 use crate::chain::{CHAIN_MAX, ChainError, Direction, INDIRECT, NEXT, WRITE};
 use crate::ring::{Entry, Layout, Overrun};
 use switch::batch::{BURST, Batch, Fit};
@@ -24,7 +21,7 @@ struct Run {
 }
 
 impl<L: Layout> RingSet<L> {
-    /// Sends the picked packets of the batch, in order.
+    /// Sends the picked packets of the batch, in order; `state` has the call's spare reads.
     #[inline]
     pub(super) fn send_burst(
         &self,
@@ -35,7 +32,6 @@ impl<L: Layout> RingSet<L> {
         tally: &mut Tally,
     ) -> Result<(), Overrun> {
         let mut reach = BURST;
-        state.reads_left = SPARE_READS;
         while !picks.is_empty() {
             self.make_room(queue, state);
             let wanted = picks.len().min(reach);
