@@ -34,12 +34,12 @@ const SLOW_NS: u64 = 30_000;
 const FAR_TOO_SLOW_NS: u64 = 1_000_000;
 /// A slow signal counts for so many fast ones: who mixes them gains less than a microsecond a signal.
 const SLOW_POINTS: u32 = 1_000;
-/// So does one that is far too slow.
+/// So does each millisecond of one that is far too slow; some minutes' worth of fast ones at most.
 const FAR_TOO_SLOW_POINTS: u32 = 13_000;
+const POINTS_A_SIGNAL_MAX: u32 = 50_000_000;
 /// Points at which signals are left to a helper: 16 slow ones in a short time, or two that are far too slow within 10,000.
 const POINTS_MAX: u32 = 16 * SLOW_POINTS;
-/// A single signal is never enough. On most kernels a thread's time has interrupts in it, and what a hypervisor took.
-const _: () = assert!(FAR_TOO_SLOW_POINTS < POINTS_MAX && 2 * FAR_TOO_SLOW_POINTS == POINTS_MAX + 10_000);
+const _: () = assert!(2 * FAR_TOO_SLOW_POINTS == POINTS_MAX + 10_000);
 /// How long signals are left to a helper before workers try again, ns: five minutes.
 const RETRY_NS: u64 = 300_000_000_000;
 /// Points that are left then: one signal that is far too slow is enough.
@@ -109,10 +109,17 @@ impl Pace {
             }
             return;
         }
-        let points = if took_ns > FAR_TOO_SLOW_NS { FAR_TOO_SLOW_POINTS } else { SLOW_POINTS };
+        let points = match took_ns / FAR_TOO_SLOW_NS {
+            0 => SLOW_POINTS,
+            times => {
+                u32::try_from(times).unwrap_or(u32::MAX).saturating_mul(FAR_TOO_SLOW_POINTS).min(POINTS_A_SIGNAL_MAX)
+            }
+        };
+        // A single signal is never enough: on most kernels a thread's time has interrupts in it, and what a hypervisor took.
+        let is_first = watched <= SUSPECT_SIGNALS;
         let watched = watched.max(SUSPECT_SIGNALS).saturating_add(points);
         self.watched.store(watched, Ordering::Relaxed);
-        if watched >= SUSPECT_SIGNALS + POINTS_MAX {
+        if watched >= SUSPECT_SIGNALS + POINTS_MAX && !is_first {
             self.slow_since_ns.store(self.clock.now().ns, Ordering::Relaxed);
             // Whoever sees this sees since when.
             self.is_slow.store(true, Ordering::Release);
@@ -443,20 +450,29 @@ mod tests {
             fast(&pace, 10);
         }
         assert!(!pace.is_slow(), "the host takes a worker's time now and then");
-        pace.note(FAR_TOO_SLOW_NS);
+        pace.note(FAR_TOO_SLOW_NS - 1);
         pace.note(SLOW_NS + 1);
         assert!(pace.is_slow(), "but not so often");
 
         let pace = Pace::default();
-        pace.note(u64::MAX);
+        pace.note(FAR_TOO_SLOW_NS);
         fast(&pace, 10_001);
-        pace.note(FAR_TOO_SLOW_NS + 1);
+        pace.note(FAR_TOO_SLOW_NS);
         assert!(!pace.is_slow(), "no single one is enough");
         fast(&pace, 9_999);
-        pace.note(FAR_TOO_SLOW_NS + 1);
+        pace.note(FAR_TOO_SLOW_NS);
         assert!(pace.is_slow(), "two are, within 10,000");
         fast(&pace, 1_000_000);
         assert!(pace.is_slow(), "whatever comes then");
+
+        for ns in [100 * FAR_TOO_SLOW_NS, u64::MAX] {
+            let pace = Pace::default();
+            pace.note(ns);
+            assert!(!pace.is_slow(), "however long it took");
+            fast(&pace, 1_000_000);
+            pace.note(ns);
+            assert!(pace.is_slow(), "the longer it took the longer it is held against the port");
+        }
 
         let pace = Pace::default();
         for _ in 0..100 {

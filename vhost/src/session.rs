@@ -236,7 +236,7 @@ impl Session {
             // The older message "disables all rings"; forgetting more than that has led to bugs (specification).
             Request::ResetOwner => {
                 self.stop();
-                self.forget_all();
+                self.forget_driver();
                 for setup in &mut self.rings {
                     setup.kick = None;
                     setup.broken = None;
@@ -245,7 +245,7 @@ impl Session {
             }
             Request::ResetDevice => {
                 self.stop();
-                self.forget_all();
+                self.forget_driver();
                 // The memory stays, and so do the eventfds we signal: a frontend that hands regions over one by one takes
                 // them for known, and QEMU sends its calls once.
                 for setup in &mut self.rings {
@@ -376,7 +376,7 @@ impl Session {
                 // Zero is the driver's reset of the device (virtio 1.2 section 2.1).
                 if status == 0 {
                     self.stop();
-                    self.forget_all();
+                    self.forget_driver();
                     for setup in &mut self.rings {
                         setup.kick = None;
                         setup.broken = None;
@@ -537,6 +537,12 @@ impl Session {
             );
         }
         Ok(queue)
+    }
+
+    /// The driver begins anew, or another one does: what was known of the one before is no more so.
+    fn forget_driver(&mut self) {
+        self.forget_all();
+        self.steering = None;
     }
 
     fn publish<L: Layout>(&mut self, queues: Vec<(usize, Queue<L>)>) {
