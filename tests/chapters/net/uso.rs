@@ -167,8 +167,8 @@ fn assert_arrives(
     }
 }
 
-#[test]
-fn a_large_udp_frame_of_a_guest_reaches_a_socket_as_the_datagrams_it_stands_for() {
+/// A switch with a guest's port and a TAP on one network, and where the TAP is.
+fn guest_and_tap() -> (Daemon, Namespace) {
     let daemon = Daemon::start("");
     let tenant = daemon.tenant("red");
     let network = tenant.network("lan");
@@ -177,7 +177,12 @@ fn a_large_udp_frame_of_a_guest_reaches_a_socket_as_the_datagrams_it_stands_for(
     daemon.must(&format!("plug guest --vhost-user {}", daemon.path("guest").display()));
     tenant.attached_port(&network, "guest");
     daemon.wait_up(&["host", "guest"]);
+    (daemon, host)
+}
 
+#[test]
+fn a_large_udp_frame_of_a_guest_reaches_a_socket_as_the_datagrams_it_stands_for() {
+    let (daemon, host) = guest_and_tap();
     let mut guest = sending_guest(&daemon, "guest");
     let kind = KINDS[0];
     let receiver = receiver(&host, kind);
@@ -309,14 +314,7 @@ fn header_of(claim: &OffloadClaim, buffers: u16) -> [u8; 12] {
 
 #[test]
 fn every_field_of_what_is_left_to_do_passes_between_a_guest_and_a_tap_but_the_length_of_headers_which_is_our_own() {
-    let daemon = Daemon::start("");
-    let tenant = daemon.tenant("red");
-    let network = tenant.network("lan");
-    let host = Namespace::new("host");
-    super::attached_tap(&daemon, &tenant, &network, "host", &host, "10.0.0.2/24");
-    daemon.must(&format!("plug guest --vhost-user {}", daemon.path("guest").display()));
-    tenant.attached_port(&network, "guest");
-    daemon.wait_up(&["host", "guest"]);
+    let (daemon, host) = guest_and_tap();
     let mut guest = sending_guest(&daemon, "guest");
     let far = host.inside(|| RawSocket::open("tap0")).unwrap();
     far.use_vnet_header().unwrap();
