@@ -112,18 +112,10 @@ fn a_device_that_closes_takes_no_frames_of_its_neighbour_along() {
     }
     // The other one goes, and comes again with what frames it had in the end.
     for _ in 0..3 {
-        let place = Arc::new(TestPlace::default());
         let Neighbours { _devices: [first, second], ports: [one, other], far, netns } = world;
         drop((other, second));
-        // The kernel lets go of the queue some time after its socket was closed.
-        let deadline = std::time::Instant::now() + SOON;
-        let again = loop {
-            let config = DeviceConfig { name: "near1".to_owned(), ..config(&netns, Some(Driver::AfXdp)) };
-            match HostDevice::open(config, place.clone()) {
-                Ok(again) => break again,
-                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-            }
-        };
+        let near = || DeviceConfig { name: "near1".to_owned(), ..config(&netns, Some(Driver::AfXdp)) };
+        let (again, place) = open_again(near);
         world = Neighbours { _devices: [first, again], ports: [one, place.port().unwrap()], far, netns };
         for number in 0..3000 {
             let bytes = frame(number as u8, 300);

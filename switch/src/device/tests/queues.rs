@@ -22,9 +22,7 @@ fn set_queues(netns: &OwnedFd, end: &str, counts: [u32; 2]) {
 }
 
 fn open_end(netns: &OwnedFd, end: &str) -> (HostDevice, Arc<TestPlace>) {
-    let place = Arc::new(TestPlace::default());
-    let config = DeviceConfig { name: end.to_owned(), ..config(netns, Some(Driver::AfXdp)) };
-    (HostDevice::open(config, place.clone()).expect(NEEDS), place)
+    open_again(|| DeviceConfig { name: end.to_owned(), ..config(netns, Some(Driver::AfXdp)) })
 }
 
 /// A frame of this mark by each of these queues of the port, which its far end receives by the one of the same number.
