@@ -283,6 +283,9 @@ pub struct PortCounters {
     pub tx: Flow,
     /// What each rx queue cost.
     pub queue_costs: [QueueCost; QUEUES_MAX],
+    /// Until when the worker passes its queues by for time that they took, by that worker's own reckoning, ns. It is here so that it
+    /// outlives the device's objects: who reconnects still owes it.
+    pub owed_until_ns: Counter,
 }
 
 /// What the frames of one rx queue cost, until all of a burst were sent: a sample of the bursts, which stands for all of them.
@@ -293,9 +296,6 @@ pub struct QueueCost {
     /// Frames of the same bursts. Their number is as much an estimate as the time, and off by as much: time a frame is
     /// steadier than either.
     pub packets: Counter,
-    /// Until when its worker passes it by for time that it took, by that worker's own reckoning, ns. It is here so that it outlives the
-    /// device's objects: who reconnects still owes it.
-    pub owed_until_ns: Counter,
 }
 
 /// The counters of one port: one set a worker.

@@ -41,6 +41,8 @@ pub struct Limits {
     pub room: Option<usize>,
     /// Frames handed over in one rx call at most; `None`: as many as the batch takes.
     pub burst: Option<usize>,
+    /// Queues to receive by beyond the first; whichever is asked has the oldest frames.
+    pub more_queues: u16,
     /// What each rx call waits before.
     pub look: Duration,
     /// Bytes put into the head by rx; `None`: [`HEAD_COPY`].
@@ -101,7 +103,7 @@ impl MemoryPort {
 
 impl Port for MemoryPort {
     fn rx_queues(&self) -> u16 {
-        1
+        1 + self.limits.more_queues
     }
 
     fn tx_queues(&self) -> u16 {

@@ -10,7 +10,8 @@
 //! [`BURST_FLOOD_BYTES`]. So the longest round of a worker is that many bytes for each of its queues, and no two in a row.
 //! What takes time without moving bytes (memory of a guest that the kernel has yet to find pages for) shows in rounds that
 //! take long ([`LONG_ROUND_NS`]): after one every queue is timed for a while ([`WATCH_NS`]), and time that its bytes do not explain is
-//! charged too. What a burst owes of that is repaid in rounds as long as it made no round long by itself; then it is repaid in time.
+//! charged too. What a burst owes of that is repaid in rounds as long as it made no round long by itself; then it is repaid in time,
+//! by all queues of its port.
 
 mod send;
 mod stopwatch;
@@ -24,6 +25,7 @@ use crate::ledger::{DropReason, PortCounters, Tally, WorkerLedger};
 use crate::mac_table::MacTable;
 use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use crate::segmentation::CUT_COST_BYTES;
+use std::cell::Cell;
 use std::sync::Arc;
 use stopwatch::{Lap, Stopwatch};
 
@@ -285,16 +287,22 @@ impl<'s> Egress<'s> {
     }
 }
 
-/// A queue, and what it still owes from bursts that caused more copies than a round allows.
-#[derive(Clone, Copy)]
+/// A queue, and what it still owes from bursts that caused more copies than a round allows. Cells, for a burst of one queue may put
+/// others in debt.
 struct Debt {
     port: PortIndex,
     queue: QueueIndex,
     /// It is empty and will be roused: rounds pass it by, without a look at its port.
-    is_dozing: bool,
-    bytes: usize,
+    is_dozing: Cell<bool>,
+    bytes: Cell<usize>,
     /// Until when it sits out for time it took, ns, by the clock that stands still while such time is taken.
-    until_ns: u64,
+    until_ns: Cell<u64>,
+}
+
+impl Debt {
+    fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
 }
 
 /// One worker; its thread calls [`Worker::step`] for ever.
@@ -364,7 +372,7 @@ impl<P: Pipeline> Worker<P> {
 
     /// Has the next round look at all queues: some that dozed have been roused, or are watched by somebody else.
     pub fn rouse(&mut self) {
-        self.debts.iter_mut().for_each(|debt| debt.is_dozing = false);
+        self.debts.iter().for_each(|debt| debt.is_dozing.set(false));
         self.is_roused = true;
     }
 
@@ -390,10 +398,8 @@ impl<P: Pipeline> Worker<P> {
         let queues = &snapshot.rx[worker.as_usize()];
         if self.debts_generation != snapshot.generation {
             std::mem::swap(&mut self.debts, &mut self.debts_before);
-            let owed_until_ns = |rx: &RxQueue| {
-                let costs = snapshot.place(rx.port)?.ledger.of(worker).queue_costs.get(rx.queue.as_usize());
-                costs.map(|cost| cost.owed_until_ns.get())
-            };
+            let owed_until_ns =
+                |port| snapshot.place(port).map_or(0, |place| place.ledger.of(worker).owed_until_ns.get());
             carry_over(&self.debts_before, queues, &mut self.debts, owed_until_ns);
             self.debts_generation = snapshot.generation;
         }
@@ -410,16 +416,16 @@ impl<P: Pipeline> Worker<P> {
         let mut stopwatch =
             self.clock.filter(|_| is_sample || is_watched).map(|clock| Stopwatch::start(clock, is_watched));
         let repaid_ns = now.ns.saturating_sub(self.owed_ns);
-        for debt in &mut self.debts {
-            if debt.is_dozing {
+        for debt in &self.debts {
+            if debt.is_dozing.get() {
                 continue;
             }
-            if debt.until_ns > repaid_ns {
+            if debt.until_ns.get() > repaid_ns {
                 self.watched_until_ns = now.ns + WATCH_NS;
                 continue;
             }
-            if debt.bytes >= ROUND_BYTES {
-                debt.bytes -= ROUND_BYTES;
+            if let Some(rest) = debt.bytes.get().checked_sub(ROUND_BYTES) {
+                debt.bytes.set(rest);
                 continue;
             }
             let Some(place) = snapshot.place(debt.port) else { continue };
@@ -430,11 +436,11 @@ impl<P: Pipeline> Worker<P> {
             self.tally.clear();
             port.rx(debt.port, debt.queue, &mut batch, &mut self.tally);
             if self.tally.packets == 0 {
-                debt.bytes = 0;
-                debt.is_dozing = seeks_dozers && port.is_dozing(debt.queue);
+                debt.bytes.set(0);
+                debt.is_dozing.set(seeks_dozers && port.is_dozing(debt.queue));
                 if let Some(stopwatch) = &mut stopwatch {
-                    let lap = stopwatch.lap(0);
-                    self.owed_ns += owe(debt, &lap, &snapshot.config, counters, now.ns.saturating_sub(self.owed_ns));
+                    let (lap, round_ns) = (stopwatch.lap(0), now.ns.saturating_sub(self.owed_ns));
+                    self.owed_ns += owe(&self.debts, debt, &lap, &snapshot.config, counters, round_ns);
                 }
                 continue;
             }
@@ -459,22 +465,22 @@ impl<P: Pipeline> Worker<P> {
                     // A frame that was handed over may be filled anew by anybody before its copies are made.
                     batch.keep_frames();
                 }
-                debt.bytes = (debt.bytes + cost_bytes).saturating_sub(ROUND_BYTES);
+                debt.bytes.set((debt.bytes.get() + cost_bytes).saturating_sub(ROUND_BYTES));
                 if let Some(captured) = captured {
                     captured.finish(&self.lists, answered, &self.ledger);
                 }
                 let cut =
                     send::send::<P>(&mut self.lists, snapshot, worker, now, &mut batch, &mut self.tally, &self.ledger);
-                debt.bytes += cut as usize * CUT_COST_BYTES;
+                debt.add(cut as usize * CUT_COST_BYTES);
                 moved_bytes = moved_bytes.max(cost_bytes) + cut as usize * CUT_COST_BYTES;
             }
             port.rx_done(debt.queue);
             if let Some(stopwatch) = &mut stopwatch {
-                let lap = stopwatch.lap(moved_bytes);
+                let (lap, round_ns) = (stopwatch.lap(moved_bytes), now.ns.saturating_sub(self.owed_ns));
                 if is_sample {
                     charge(counters, debt.queue, lap.ns, packets);
                 }
-                self.owed_ns += owe(debt, &lap, &snapshot.config, counters, now.ns.saturating_sub(self.owed_ns));
+                self.owed_ns += owe(&self.debts, debt, &lap, &snapshot.config, counters, round_ns);
             }
         }
         self.batch = Some(batch.recycle());
@@ -491,43 +497,38 @@ fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64, packets: u32) {
     }
 }
 
-/// Charges a queue for what a burst took beyond its bytes; answers the time, ns, that it owes now for it. `round_ns` is when the round
-/// began, less all that was owed before this burst.
+/// Charges a queue, one of the `debts`, for what a burst took beyond its bytes; answers the time, ns, that is owed now for it. `round_ns` is when the
+/// round began, less all that was owed before this burst.
 ///
-/// An uplink is charged nothing: who makes a burst of its long is the receiver or the sender of some of its frames, and all who share it
-/// would pay.
+/// Time is owed by all queues of the port: one after the other they would hold the worker many times as long. An uplink is charged
+/// nothing: who makes a burst of its long is the receiver or the sender of some of its frames, and all who share it would pay.
 #[cold]
-fn owe(debt: &mut Debt, lap: &Lap, config: &Config, counters: &PortCounters, round_ns: u64) -> u64 {
-    if lap.is_explained() || config.underlay().uplink(debt.port).is_some() {
+fn owe(debts: &[Debt], debt: &Debt, lap: &Lap, config: &Config, counters: &PortCounters, round_ns: u64) -> u64 {
+    let port = debt.port;
+    if lap.is_explained() || config.underlay().uplink(port).is_some() {
         return 0;
     }
-    debt.bytes += lap.owed_bytes;
+    debt.add(lap.owed_bytes);
     if lap.owed_ns > 0 {
-        debt.until_ns = round_ns + lap.since_start_ns;
-        if let Some(cost) = counters.queue_costs.get(debt.queue.as_usize()) {
-            cost.owed_until_ns.raise(debt.until_ns);
-        }
+        counters.owed_until_ns.raise(round_ns + lap.since_start_ns);
+        let until_ns = counters.owed_until_ns.get();
+        debts.iter().filter(|debt| debt.port == port).for_each(|debt| debt.until_ns.set(until_ns));
     }
     lap.owed_ns
 }
 
 /// Lists a new snapshot's queues with the debts they had: else a guest that keeps having something published, by switching a
-/// ring on and off, would never repay its floods. Both lists are in the order of ports and queues. Of a queue that was away meanwhile
-/// `owed_until_ns` tells until when it sits out.
-fn carry_over(
-    before: &[Debt],
-    queues: &[RxQueue],
-    after: &mut Vec<Debt>,
-    owed_until_ns: impl Fn(&RxQueue) -> Option<u64>,
-) {
+/// ring on and off, would never repay its floods. Both lists are in the order of ports and queues. `owed_until_ns` tells until when a
+/// port's queues sit out, whether they were away meanwhile or not.
+fn carry_over(before: &[Debt], queues: &[RxQueue], after: &mut Vec<Debt>, owed_until_ns: impl Fn(PortIndex) -> u64) {
     let mut before = before.iter().peekable();
     after.clear();
     after.extend(queues.iter().map(|rx| {
         let key = (rx.port, rx.queue);
         while before.next_if(|debt| (debt.port, debt.queue) < key).is_some() {}
         let debt = before.next_if(|debt| (debt.port, debt.queue) == key);
-        let (bytes, until_ns) =
-            debt.map_or_else(|| (0, owed_until_ns(rx).unwrap_or(0)), |debt| (debt.bytes, debt.until_ns));
-        Debt { port: rx.port, queue: rx.queue, is_dozing: false, bytes, until_ns }
+        let bytes = debt.map_or(0, |debt| debt.bytes.get());
+        let until_ns = Cell::new(owed_until_ns(rx.port));
+        Debt { port: rx.port, queue: rx.queue, is_dozing: Cell::new(false), bytes: Cell::new(bytes), until_ns }
     }));
 }
