@@ -24,9 +24,10 @@ const CALLS: usize = 100;
 const FLOOD_PAIRS: usize = 5;
 
 /// What is counted: the name in the file, and the function.
-pub(crate) const PATHS: [(&str, &str); 17] = [
+pub(crate) const PATHS: [(&str, &str); 18] = [
     ("round of 60 bytes", "path_round_60"),
     ("round of 60 bytes, packed", "path_round_packed"),
+    ("round of 60 bytes, 4 pairs of rings", "path_round_pairs"),
     ("round of 1514 bytes", "path_round_1514"),
     ("round of one frame", "path_round_single"),
     ("round without frames", "path_round_idle"),
@@ -59,6 +60,7 @@ alike! {
     fn path_round_60(worker: &mut Worker<pipelines::Standard>) -> usize = 1 { worker.step(NOW) }
     fn path_round_1514(worker: &mut Worker<pipelines::Standard>) -> usize = 2 { worker.step(NOW) }
     fn path_round_packed(worker: &mut Worker<pipelines::Standard>) -> usize = 12 { worker.step(NOW) }
+    fn path_round_pairs(worker: &mut Worker<pipelines::Standard>) -> usize = 18 { worker.step(NOW) }
     fn path_round_single(worker: &mut Worker<pipelines::Standard>) -> usize = 14 { worker.step(NOW) }
     fn path_round_idle(worker: &mut Worker<pipelines::Standard>) -> usize = 3 { worker.step(NOW) }
     fn path_flood(worker: &mut Worker<pipelines::Standard>) -> usize = 4 { worker.step(NOW) }
@@ -107,9 +109,12 @@ fn cut(batch: &mut Batch<'_>) -> usize {
 /// Runs every path and prints the frames it carried.
 pub(crate) fn run_all() {
     let tell = |function: &str, frames: usize| println!("{function} {frames}");
-    tell("path_round_60", rounds(60, false, path_round_60));
-    tell("path_round_packed", rounds(60, true, path_round_packed));
-    tell("path_round_1514", rounds(1514, false, path_round_1514));
+    let split = RigConfig::new;
+    let packed = RigConfig { features: layout_features(true), ..RigConfig::new(60) };
+    tell("path_round_60", rounds(split(60), path_round_60));
+    tell("path_round_packed", rounds(packed, path_round_packed));
+    tell("path_round_pairs", rounds(RigConfig { ring_pairs: 4, ..split(60) }, path_round_pairs));
+    tell("path_round_1514", rounds(split(1514), path_round_1514));
     tell("path_round_single", singles());
     let mut idle = Rig::new(60);
     let frames: usize = (0..CALLS).map(|_| path_round_idle(idle.worker())).sum();
@@ -139,8 +144,8 @@ fn frames_of(len: usize) -> Vec<Vec<u8>> {
     frames(0, 1, len)
 }
 
-fn rounds(len: usize, is_packed: bool, path: fn(&mut Worker<pipelines::Standard>) -> usize) -> usize {
-    let mut rig = Rig::with(RigConfig { features: layout_features(is_packed), ..RigConfig::new(len) });
+fn rounds(config: RigConfig, path: fn(&mut Worker<pipelines::Standard>) -> usize) -> usize {
+    let mut rig = Rig::with(config);
     let mut frames = 0;
     for _ in 0..CALLS {
         rig.offer();

@@ -21,7 +21,7 @@ use switch::switch::{Switch, SwitchConfig, WorkerSpec};
 use switch::worker::{Now, Worker};
 use vhost::backend::{Backend, BackendConfig, Role};
 use vhost::driver::{Driver, DriverConfig};
-use vhost::net::F_RING_PACKED;
+use vhost::net::{F_MQ, F_RING_PACKED};
 use vhost::port::RingSet;
 use vhost::ring::Layout as RingLayout;
 
@@ -60,12 +60,14 @@ pub struct RigConfig {
     pub layout: Layout,
     /// Features of the guests' devices besides those every guest has.
     pub features: u64,
+    /// Pairs of rings of each guest, which share what it offers.
+    pub ring_pairs: u16,
 }
 
 impl RigConfig {
     /// One worker and one pair with split rings.
     pub fn new(frame_len: usize) -> RigConfig {
-        RigConfig { frame_len, pairs: 1, layout: Layout::Apart, features: 0 }
+        RigConfig { frame_len, pairs: 1, layout: Layout::Apart, features: 0, ring_pairs: 1 }
     }
 }
 
@@ -104,11 +106,11 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Connects a guest to a place, with `frames` in its send buffers. Returns when its rings run.
+    /// Connects a guest to a place, with `frames` in the send buffers of each of its pairs of rings. Returns when these run.
     ///
     /// # Panics
     /// If the machine has no memory or descriptors for it.
-    pub fn connect(place: Arc<dyn Place>, frames: &[Vec<u8>], features: u64) -> Guest {
+    pub fn connect(place: Arc<dyn Place>, frames: &[Vec<u8>], features: u64, ring_pairs: u16) -> Guest {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("qvs-bench-{}-{number}", std::process::id()));
@@ -122,9 +124,10 @@ impl Guest {
             buffer_offset: 52,
             ..DriverConfig::new(path)
         };
-        config.features |= features;
+        config.features |= features | if ring_pairs > 1 { F_MQ } else { 0 };
+        config.pairs = ring_pairs;
         let mut driver = Driver::new(config).unwrap();
-        driver.sender.fill_all(frames);
+        driver.pairs().for_each(|(sender, _)| sender.fill_all(frames));
         driver.start().unwrap();
         Guest { driver, _backend: backend }
     }
@@ -132,13 +135,16 @@ impl Guest {
     /// Offers frames.
     #[inline]
     pub fn offer(&mut self) {
-        self.driver.sender.post(OFFER);
+        let share = OFFER / self.driver.pair_count() as u16;
+        self.driver.pairs().for_each(|(sender, _)| {
+            sender.post(share);
+        });
     }
 
     /// Takes what came; answers how many frames, if none needed several buffers.
     #[inline]
     pub fn take(&mut self) -> u16 {
-        self.driver.receiver.drain(4 * OFFER).0
+        self.driver.pairs().map(|(_, receiver)| receiver.drain(4 * OFFER).0).sum()
     }
 }
 
@@ -198,7 +204,7 @@ impl Rig {
     /// # Panics
     /// As [`Rig::new`].
     pub fn with(config: RigConfig) -> Rig {
-        let RigConfig { frame_len, pairs, layout, features } = config;
+        let RigConfig { frame_len, pairs, layout, features, ring_pairs } = config;
         let (switch, mut workers) = switch(pairs, layout);
         // The sessions wait for the workers to let go of what they replace, so these must turn while they are set up.
         let is_set_up = AtomicBool::new(false);
@@ -208,7 +214,7 @@ impl Rig {
                     let peer = if port < pairs { port + pairs } else { port - pairs };
                     let peer = if layout == Layout::ToOneGuest && port < pairs { pairs } else { peer };
                     let place = switch.place(PortIndex(port as u16));
-                    Guest::connect(place, &frames(port as u32, peer as u32, frame_len), features)
+                    Guest::connect(place, &frames(port as u32, peer as u32, frame_len), features, ring_pairs)
                 };
                 let guests: Vec<_> = (0..2 * pairs).map(guest).collect();
                 is_set_up.store(true, Ordering::Release);
@@ -304,7 +310,7 @@ impl<L: RingLayout> Bare<L> {
         let seats = [Arc::new(Seat::default()), Arc::new(Seat::default())];
         let features = layout_features(L::IS_PACKED);
         let guests = [0u32, 1]
-            .map(|port| Guest::connect(seats[port as usize].clone(), &frames(port, 1 - port, frame_len), features));
+            .map(|port| Guest::connect(seats[port as usize].clone(), &frames(port, 1 - port, frame_len), features, 1));
         let rings = seats.map(|seat| {
             let port = seat.hold().clone().expect("a guest that is connected has rings");
             (port as Arc<dyn Any + Send + Sync>).downcast::<RingSet<L>>().expect("its rings have the layout asked for")
