@@ -1,7 +1,8 @@
 //! What fuzz targets and their short seeded forms run: a stranger's bytes as a message ([`message`]), and as what a guest does to
 //! its rings, of either layout, while a worker sends and receives by them ([`Target`]).
 //!
-//! Layout of the latter's input: the features, the rings' size, where they stand; then steps, each a byte that says which and some more
+//! Layout of the latter's input: the features and whether there are two pairs of rings (in the same memory), the rings' size, where they
+//! stand; then steps, each a byte that says which and some more
 //! ([`Guest::step`]). The first few steps write descriptors as they should be, or nearly so, since noise alone seldom gets as
 //! far as a chain. Checked is what must hold whatever a guest does: every frame has an outcome, what was received can be read,
 //! positions stay in the ring, and a call reads a bounded number of descriptors.
@@ -40,7 +41,6 @@ const STEPS_MAX: usize = 200;
 const AVAILABLE_ODD: u16 = 1 << 7;
 const AVAILABLE_EVEN: u16 = 1 << 15;
 const INGRESS: PortIndex = PortIndex(1);
-const QUEUE: QueueIndex = QueueIndex(0);
 
 /// A message that came with so many file descriptors: refused, or a request that survives the way back to bytes.
 pub fn message(bytes: &[u8], fd_count: usize) {
@@ -118,10 +118,11 @@ impl Target {
     }
 
     fn run<L: Layout>(&mut self, features: u8, size: usize, base: u8, steps: &[u8]) {
+        let pairs = 1 + usize::from(features >> 6 & 1);
         let bits = [F_IN_ORDER, F_EVENT_IDX, F_MRG_RXBUF, F_VERSION_1, F_GUEST_CSUM];
         let features = (1..).zip(bits).filter(|(bit, _)| features & 1 << bit != 0).fold(0, |all, (_, bit)| all | bit);
-        let rings = [0, 1].map(|ring| {
-            let user = |part: usize| USER_BASE + (ring * RING_LEN + part) as u64;
+        let rings = (0..2 * pairs).map(|ring| {
+            let user = |part: usize| USER_BASE + (ring % 2 * RING_LEN + part) as u64;
             let addresses = RingAddresses {
                 index: ring as u32,
                 flags: 0,
@@ -139,8 +140,8 @@ impl Target {
         });
         let alarm = Alarm::new(Arc::new(Wake::new().expect("a descriptor is left")));
         let set = RingSet::new(rings, Dialect::new(features), alarm, Arc::default());
-        (0..2).for_each(|ring| set.switch(ring, Use::On));
-        let mut guest = Guest { set, file: &self.file, size, input: steps, outcome: &mut self.outcome };
+        (0..2 * pairs).for_each(|ring| set.switch(ring, Use::On));
+        let mut guest = Guest { set, pairs, file: &self.file, size, input: steps, outcome: &mut self.outcome };
         let _ = (0..STEPS_MAX).try_for_each(|_| guest.step());
     }
 }
@@ -148,6 +149,7 @@ impl Target {
 /// One guest, and the steps that are left.
 struct Guest<'a, L: Layout> {
     set: RingSet<L>,
+    pairs: usize,
     file: &'a DriverMemory,
     size: usize,
     input: &'a [u8],
@@ -169,6 +171,8 @@ impl<L: Layout> Guest<'_, L> {
     fn step(&mut self) -> Option<()> {
         let [what] = self.take()?;
         let ring = usize::from(what >> 7);
+        let pair = ring % self.pairs;
+        let queue = QueueIndex(pair as u16);
         match what & 0x7f {
             // Some chains of so many descriptors from an entry on; made available if the ring is packed.
             0 => {
@@ -212,18 +216,19 @@ impl<L: Layout> Guest<'_, L> {
                 self.input = rest;
                 self.put(at * 2 + len, &[value]);
             }
-            4 => self.receive(),
+            4 => self.receive(queue),
             5 => {
                 let ([count], len) = (self.take()?, self.word()?);
-                self.send(usize::from(count) % (BURST + 1), 14 + len);
+                self.send(queue, usize::from(count) % (BURST + 1), 14 + len);
             }
             6 => {
                 let [how] = self.take()?;
+                let ring = ring + usize::from(how) / 3 % self.pairs * 2;
                 self.set.switch(ring, [Use::On, Use::Discard, Use::Still][usize::from(how) % 3]);
             }
             7 => {
-                self.set.arm(QUEUE);
-                self.set.disarm(QUEUE);
+                self.set.arm(queue);
+                self.set.disarm(queue);
             }
             _ => {}
         }
@@ -256,10 +261,10 @@ impl<L: Layout> Guest<'_, L> {
         self.put(at + 14, &second.to_le_bytes());
     }
 
-    fn receive(&mut self) {
+    fn receive(&mut self, queue: QueueIndex) {
         let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), self.reads(1));
         batch.clear(BURST, usize::MAX);
-        self.set.rx(INGRESS, QUEUE, &mut batch, &mut tally);
+        self.set.rx(INGRESS, queue, &mut batch, &mut tally);
         assert_eq!(tally.packets, batch.len() as u32 + tally.dropped, "a frame without outcome");
         for index in 0..batch.len() {
             let (packet, tail) = batch.frame(index);
@@ -274,20 +279,20 @@ impl<L: Layout> Guest<'_, L> {
         }
         let moved = batch.len() as u32;
         drop(batch);
-        self.set.rx_done(QUEUE);
+        self.set.rx_done(queue);
         let reads = self.reads(1) - before;
         let most = tally.packets as usize * (CHAIN_MAX + 1) + usize::from(WIDTH_MAX);
         assert!(reads <= most as u64, "{reads} descriptors for {} frames", tally.packets);
         self.note(0, moved, tally.dropped, reads);
     }
 
-    fn send(&mut self, frames: usize, len: usize) {
-        let body = vec![7; len];
+    fn send(&mut self, queue: QueueIndex, frames: usize, len: usize) {
+        let bodies: Vec<_> = (0..frames).map(|flow| [&[flow as u8][..], &vec![7; len - 1]].concat()).collect();
         let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), self.reads(0));
         batch.clear(BURST, usize::MAX);
-        for _ in 0..frames {
+        for body in &bodies {
             let (head, tail) = body.split_at(len.min(128));
-            let mut packet = batch.start(INGRESS, QUEUE).expect("no more than a burst");
+            let mut packet = batch.start(INGRESS, queue).expect("no more than a burst");
             packet.head(head.len()).expect("a head of 128 bytes").copy_from_slice(head);
             for piece in tail.chunks(16_384) {
                 packet.tail(piece.into()).expect("few segments");
@@ -295,24 +300,27 @@ impl<L: Layout> Guest<'_, L> {
             packet.commit(OffloadClaim::default());
         }
         let picks: Vec<u8> = (0..frames as u8).collect();
-        self.set.tx(QUEUE, &mut batch, &picks, &mut tally);
+        self.set.tx(queue, &mut batch, &picks, &mut tally);
         assert_eq!((tally.packets + tally.dropped) as usize, frames, "a frame without outcome");
         let reads = self.reads(0) - before;
-        assert!(reads <= reads_max(frames, frames * (len + 12)), "{reads} descriptors for {frames} frames of {len}");
+        // Those of each pair are a burst of their own.
+        let most = self.pairs as u64 * reads_max(frames, frames * (len + 12));
+        assert!(reads <= most, "{reads} descriptors for {frames} frames of {len}");
         self.note(1, tally.packets, tally.dropped, reads);
     }
 
-    fn reads(&self, ring: usize) -> u64 {
-        self.set.reads(ring)
+    /// Descriptors read so far in one direction's rings.
+    fn reads(&self, direction: usize) -> u64 {
+        (0..self.pairs).map(|pair| self.set.reads(2 * pair + direction)).sum()
     }
 
     fn note(&mut self, direction: usize, moved: u32, dropped: u32, reads: u64) {
         self.outcome.moved[direction] += moved;
         self.outcome.dropped[direction] += dropped;
         self.outcome.reads[direction] = self.outcome.reads[direction].max(reads);
-        for ring in 0..2 {
-            self.outcome.is_broken |= self.set.alarm().has(crate::port::Fault::Ring(ring));
-            let position = self.set.position(ring.into()).expect("both rings are there");
+        for ring in 0..2 * self.pairs {
+            self.outcome.is_broken |= self.set.alarm().has(crate::port::Fault::Ring(ring as u8));
+            let position = self.set.position(ring).expect("all rings are there");
             assert!(!L::IS_PACKED || usize::from(position as u16 & 0x7fff) < self.size, "{position:#x} is no position");
         }
     }

@@ -300,7 +300,7 @@ impl<L: Layout> RingSet<L> {
         if let Some(pair) = parts.only() {
             return self.send_by(QueueIndex(pair as u16), batch, picks, SPARE_READS, tally);
         }
-        let spare_reads = SPARE_READS / u64::from(parts.count());
+        let spare_reads = SPARE_READS / u64::from(parts.count().max(1));
         let (mut places, mut own) = ([0; BURST], [0; BURST]);
         while let Some((pair, count)) = parts.next(&mut places) {
             for (pick, &place) in own.iter_mut().zip(&places[..count]) {

@@ -7,6 +7,7 @@ use common::{Pair, drops};
 use switch::ids::QueueIndex;
 use switch::port::Link;
 use vhost::driver::Driver;
+use vhost::message::Request;
 use vhost::net::{F_MQ, F_RING_PACKED};
 
 const KINDS: [u64; 2] = [0, F_RING_PACKED];
@@ -160,6 +161,32 @@ fn what_is_known_of_flows_outlives_a_change_of_memory() {
     pair.driver.set_memory_table().unwrap();
     pair.wait_for_link(Link::Up);
     arrivals.pass(&mut pair);
+}
+
+#[test]
+fn a_driver_that_begins_anew_gets_flows_as_if_there_had_been_none_before() {
+    let mut pair = guest(0, 4);
+    let mut arrivals = Arrivals::new();
+    arrivals.pass(&mut pair);
+    let unknown = arrivals.by.clone();
+    send(&mut pair, |flow| (unknown[usize::from(flow)].unwrap() + 1) % 4);
+    let mut arrivals = Arrivals { by: vec![None; FLOWS.into()], ..arrivals };
+    arrivals.pass(&mut pair);
+    assert_ne!(arrivals.by, unknown);
+
+    pair.driver.stop_rings().unwrap();
+    pair.driver.tell(&Request::SetStatus(0), &[]).unwrap();
+    for (sender, receiver) in pair.driver.pairs() {
+        sender.ring.reset();
+        receiver.ring.reset();
+        receiver.post_all();
+    }
+    pair.driver.start_rings().unwrap();
+    (4..PAIRS.into()).for_each(|number| pair.driver.enable_pair(number, false).unwrap());
+    pair.wait_for_link(Link::Up);
+    let mut arrivals = Arrivals { by: vec![None; FLOWS.into()], ..arrivals };
+    arrivals.pass(&mut pair);
+    assert_eq!(arrivals.by, unknown);
 }
 
 #[test]
