@@ -49,6 +49,8 @@ fn guests_and_host_processes_of_two_networks_lose_nothing_at_a_low_rate() {
     for load in ["--frame-sizes 64,512,1518", "--size 200 --train 8 --order random", "--size 300 --vlan 7:3"] {
         assert_flawless(&run(&format!("{ports} {load} --macs 10 --rate 1kpps --seconds 1 --verify")));
     }
+    // Large frames arrive as they were sent, uncut.
+    assert_flawless(&run(&format!("{ports} --tso --macs 10 --rate 200pps --seconds 1 --verify")));
 }
 
 #[test]

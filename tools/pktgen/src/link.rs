@@ -144,7 +144,7 @@ pub(crate) enum Agreed {
     Memory,
     /// A TAP whose vnet header is ours to fill.
     Tap,
-    /// Plain frames through a packet socket.
+    /// Frames through a packet socket; large ones behind the kernel's virtio header.
     Packet,
     /// Plain frames through AF_XDP sockets: who runs the program that takes them, and who copies them.
     Xdp {

@@ -3,27 +3,36 @@
 //! On a TAP of a switch this plays the process behind the TAP; on a NIC or one end of a veth, the wire. Frames wait in
 //! slots that hold the filler from the start, and one system call moves a burst. What the device has no room for stays in
 //! its slot and goes first the next time: a frame that was taken from the stream leaves once, whatever the kernel says.
-//! What does not fit the socket's receive buffer is lost here and not in the switch, so it is told apart.
+//! What does not fit the socket's receive buffer is lost here and not in the switch, so it is told apart. Large frames go and come
+//! uncut behind the kernel's virtio header, as a TAP's do.
 
 use super::{Result, Sink, Slice, Source, write_frame};
-use crate::traffic::{HEAD, SIZES, Shape};
-use anyhow::Context;
+use crate::traffic::{HEAD, SIZE_MAX, SIZES, Shape};
+use anyhow::{Context, ensure};
 use std::io::{IoSlice, IoSliceMut};
 use switch::af_packet::{BURST_MAX, RawSocket};
 use switch::netns;
+use switch::offload::VNET_HEADER_LEN;
 
 /// Bytes of a slot: the longest frame, at an odd number of cache lines.
 const SLOT: usize = 25 * 64;
+/// The same for large frames and their header.
+const LARGE_SLOT: usize = 1027 * 64;
 /// Bytes of the socket's receive buffer: some ten thousand frames.
 const RECEIVE_BUFFER: usize = 32 << 20;
 
 const _: () = assert!(SLOT >= *SIZES.end() && SLOT >= HEAD && (SLOT / 64) % 2 == 1);
+const _: () = assert!(LARGE_SLOT >= VNET_HEADER_LEN + SIZE_MAX && (LARGE_SLOT / 64) % 2 == 1);
 
 /// One interface.
 pub(crate) struct PacketLink {
     socket: RawSocket,
     name: String,
+    /// Bytes of a slot, and of the virtio header at its start.
+    slot: usize,
+    header: usize,
     slots: Vec<u8>,
+    /// Bytes of each slot's header and frame.
     lens: [usize; BURST_MAX],
     /// Slots whose frames are still to leave: from `begin` up to `end`.
     begin: usize,
@@ -40,9 +49,18 @@ impl PacketLink {
         socket.ignore_outgoing()?;
         socket.bypass_queueing()?;
         socket.set_receive_buffer(RECEIVE_BUFFER).context("a large receive buffer (needs CAP_NET_ADMIN)")?;
-        let slots = super::filled_slots(BURST_MAX, SLOT, 0, &shape.filler);
-        let arrived = vec![0; BURST_MAX * SLOT];
-        Ok(PacketLink { socket, name: name.to_owned(), slots, lens: [0; BURST_MAX], begin: 0, end: 0, arrived })
+        let is_large = shape.segment_size.is_some();
+        let (slot, header) = if is_large { (LARGE_SLOT, VNET_HEADER_LEN) } else { (SLOT, 0) };
+        let mut slots = super::filled_slots(BURST_MAX, slot, header, &shape.filler);
+        if is_large {
+            socket.use_vnet_header().context("large frames by a packet socket")?;
+            for slot in slots.chunks_exact_mut(slot) {
+                slot[..header].copy_from_slice(&shape.virtio_header()[..header]);
+            }
+        }
+        let arrived = vec![0; BURST_MAX * slot];
+        let name = name.to_owned();
+        Ok(PacketLink { socket, name, slot, header, slots, lens: [0; BURST_MAX], begin: 0, end: 0, arrived })
     }
 
     /// Lets leave what waits.
@@ -52,7 +70,7 @@ impl PacketLink {
         }
         let mut frames = [IoSlice::new(&[]); BURST_MAX];
         for (frame, at) in frames.iter_mut().zip(self.begin..self.end) {
-            *frame = IoSlice::new(&self.slots[at * SLOT..][..self.lens[at]]);
+            *frame = IoSlice::new(&self.slots[at * self.slot..][..self.lens[at]]);
         }
         let count = self.end - self.begin;
         let sent = self.socket.send_burst(&frames[..count]);
@@ -66,10 +84,10 @@ impl PacketLink {
             return Ok(0);
         }
         let count = max.min(BURST_MAX);
-        for (slot, len) in self.slots.chunks_exact_mut(SLOT).zip(&mut self.lens).take(count) {
+        for (slot, len) in self.slots.chunks_exact_mut(self.slot).zip(&mut self.lens).take(count) {
             let frame = source.next();
-            write_frame(slot, &frame);
-            *len = frame.len as usize;
+            write_frame(&mut slot[self.header..], &frame);
+            *len = self.header + frame.len as usize;
         }
         (self.begin, self.end) = (0, count);
         self.flush()?;
@@ -81,14 +99,16 @@ impl PacketLink {
         let mut count = 0;
         while count < max {
             let mut sizes = [0; BURST_MAX];
-            let mut chunks = self.arrived.chunks_exact_mut(SLOT);
+            let mut chunks = self.arrived.chunks_exact_mut(self.slot);
             let mut buffers: [IoSliceMut<'_>; BURST_MAX] =
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
             let room = BURST_MAX.min(max - count);
             let came = self.socket.receive_burst(&mut buffers[..room], &mut sizes);
             let came = came.with_context(|| format!("receiving from {}", self.name))?;
             for (buffer, size) in buffers.iter().zip(sizes).take(came) {
-                sink.take(&Slice(&buffer[..size.min(SLOT)]));
+                let size = size.min(buffer.len());
+                ensure!(size >= self.header, "{} gave {size} bytes, less than its header", self.name);
+                sink.take(&Slice(&buffer[self.header..size]));
             }
             count += came;
             if came < room {
