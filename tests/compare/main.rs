@@ -10,6 +10,7 @@ mod alternate;
 mod bars;
 mod ceiling;
 mod control;
+mod distance;
 mod frames;
 mod generator;
 mod guests;

@@ -50,6 +50,8 @@ pub(crate) fn svg(page: &Page) -> String {
         ("Frames with TAPs, million a second", vhost_tap::MIXED, Figure::Mpps),
         ("Frames between two TAPs, million a second", vhost_tap::TAPS, Figure::Mpps),
         ("Large TCP frames between two vhost-user ports, Gbit/s", vhost::LARGE, Figure::Gbps),
+        ("Large TCP frames between a vhost-user port and a TAP, Gbit/s", vhost_tap::MIXED_LARGE, Figure::Gbps),
+        ("Large TCP frames between two TAPs, Gbit/s", vhost_tap::TAPS_LARGE, Figure::Gbps),
         ("TCP between two TAPs, Gbit/s", tap::ROW, Figure::Gbps),
         ("TCP between TAPs of two hypervisors, by VXLAN, Gbit/s", hosts::ROW, Figure::Gbps),
         ("Median delay between two vhost-user ports, microseconds", latency::ONE_FRAME, Figure::P50),

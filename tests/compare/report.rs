@@ -1,5 +1,6 @@
 //! The page that a comparison writes, the figures on it, and the few statistics.
 
+use crate::distance::round_trip;
 use crate::peers::Peer;
 use ::tests::ovs::DPDK;
 use ::tests::version;
@@ -151,10 +152,11 @@ pub(crate) struct Finding {
     pub(crate) sample: Sample,
 }
 
-/// The machine's load average over the last minute.
+/// What the machine was like just now: its load average over the last minute, and how far its CPUs are apart.
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+    let load = text.split_whitespace().next().unwrap_or("unknown");
+    round_trip().map_or_else(|| load.to_owned(), |time| format!("{load}, {} ns", time.as_nanos()))
 }
 
 /// The page.
@@ -227,7 +229,8 @@ impl Page {
         let head = format!(
             "# Measured\n\nMachine: {cores} CPUs ({model}), Linux {}. Generators, guests and clients on CPU 0, the switch's \
              worker on the last. Switches take turns within one run; a cell holds the **median** (least–most) of the \
-             alternations, and how many there were if some failed. Written by `cargo xtask compare`.\n\n{}\n\n\
+             alternations, and how many there were if some failed. Load: the load average of the last minute, and the time that \
+             a cache line took from CPU 0 to the last one and back at the end of the row. Written by `cargo xtask compare`.\n\n{}\n\n\
              ![Medians with extremes](latest.svg)\n\n{bars}",
             kernel.trim(),
             self.versions
