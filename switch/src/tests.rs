@@ -111,7 +111,8 @@ pub(crate) struct Named(pub(crate) String);
 
 impl Named {
     pub(crate) fn new() -> Named {
-        let name = format!("qvs-test-{}", std::process::id());
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("qvs-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let status = Command::new("ip").args(["netns", "add", &name]).status();
         assert!(status.expect("the TAP tests need ip(8)").success(), "ip netns add: {NEEDS}");
         Named(name)
