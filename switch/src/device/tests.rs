@@ -15,7 +15,7 @@ mod beside;
 mod queues;
 mod xdp;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const QUEUE: QueueIndex = QueueIndex(0);
 
 /// A namespace with a pair of veth, `near` and `far`, that both are up.
@@ -25,7 +25,18 @@ fn pair() -> OwnedFd {
     for end in ["near", "far"] {
         ip(&netns, &format!("link set {end} mtu 9000 up"));
     }
+    are_up(&netns, ["near", "far"]);
     netns
+}
+
+/// Waits until the kernel has told everybody that these are up: until then an interface may drop what it is given to send.
+fn are_up<const N: usize>(netns: &OwnedFd, names: [&str; N]) {
+    let deadline = std::time::Instant::now() + SOON;
+    for name in names {
+        while !ip(netns, &format!("-o link show dev {name}")).contains(" state UP ") {
+            assert!(std::time::Instant::now() < deadline, "{name} does not come up");
+        }
+    }
 }
 
 fn config(netns: &OwnedFd, driver: Option<Driver>) -> DeviceConfig {
@@ -366,6 +377,7 @@ fn a_device_goes_down_and_up_and_its_carrier_comes_and_goes_without_being_opened
     assert!(look(&*port, 0).is_empty());
     ip(&netns, "link set near up");
     ip(&netns, "link set far up");
+    are_up(&netns, ["near", "far"]);
     state_becomes(&device, true, Link::Up, "");
     assert_eq!(tx(&*port, &frame(1, 60)), None);
     // The far end's own socket tells once that its interface was down.

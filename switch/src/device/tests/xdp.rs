@@ -154,6 +154,7 @@ fn every_queue_of_an_interface_is_one_of_the_port() {
     for end in ["near", "far"] {
         ip(&netns, &format!("link set {end} up"));
     }
+    are_up(&netns, ["near", "far"]);
     let (_device, place) = open_xdp(&netns);
     let port = place.port().unwrap();
     assert_eq!((port.rx_queues(), port.tx_queues()), (4, 4));
@@ -263,6 +264,7 @@ fn a_device_goes_down_and_up_without_being_opened_anew() {
     assert!(look(&*port, 0).is_empty());
     assert!(!port.arm(QUEUE), "what waits for the interface must not keep the worker awake");
     ip(&netns, "link set near up");
+    are_up(&netns, ["far"]);
     state_becomes(&device, true, Link::Up, "");
     let _ = far.receive(&mut [0; 64], Duration::ZERO);
     assert_eq!(tx(&*port, &frame(3, 60)), None);
@@ -359,6 +361,7 @@ fn a_port_sends_by_as_many_queues_as_its_interface_and_receives_by_each() {
     for end in ["near", "far"] {
         ip(&netns, &format!("link set {end} up"));
     }
+    are_up(&netns, ["near", "far"]);
     let far = far_end(&netns);
     let (_device, place) = open_xdp(&netns);
     let port = place.port().unwrap();
