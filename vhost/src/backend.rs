@@ -57,8 +57,8 @@ pub struct BackendConfig {
     pub state_file: Option<PathBuf>,
 }
 
-/// Longest wait for the thread's end; its own work takes a few rounds of the workers.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// Longest that dropping a [`Backend`] waits for its thread's end; its own work takes a few rounds of the workers.
+pub const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Messages handled before the thread looks up again.
 const MESSAGES_AT_ONCE: usize = 64;
 

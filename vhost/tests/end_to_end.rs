@@ -5,18 +5,21 @@ mod common;
 use common::{Pair, TestPlace, backend_config, drops, frame, put, socket_path, until};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use switch::batch::Batch;
 use switch::ledger::{DropReason, Tally};
 use switch::offload::{Gso, GsoKind, Offload, OffloadClaim, PartialChecksum};
 use switch::packet::L3;
 use switch::port::{Device, Link, Place};
-use vhost::backend::{Backend, Role};
+use vhost::backend::{Backend, CLOSE_MAX, Role};
 use vhost::chain::{Descriptor, INDIRECT, NEXT, WRITE};
 use vhost::driver::{Driver, DriverConfig, GUEST_BASE, put_descriptor_at};
 use vhost::message::{F_PROTOCOL_FEATURES, Request};
 use vhost::net::{F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_INDIRECT_DESC, F_MRG_RXBUF, F_VERSION_1};
+
+/// How long an interrupt that must come is waited for.
+const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn frames_of_every_length_pass_both_ways_unchanged() {
@@ -252,18 +255,18 @@ fn rx_takes_no_more_than_there_is_room_for() {
 fn the_guest_is_interrupted_when_it_wants_and_only_then() {
     let mut pair = Pair::running(|_| {});
     for ring in [&pair.driver.receiver.ring, &pair.driver.sender.ring] {
-        assert!(ring.wait_for_interrupt(Duration::from_secs(2)), "once when the ring starts");
+        assert!(ring.wait_for_interrupt(SOON), "once when the ring starts");
     }
     pair.place.send(&[&frame(1, 60)]);
     assert!(!pair.driver.receiver.ring.wait_for_interrupt(Duration::from_millis(20)));
     pair.driver.receiver.ring.set_interrupts(true);
     pair.place.send(&[&frame(2, 60)]);
-    assert!(pair.driver.receiver.ring.wait_for_interrupt(Duration::from_secs(2)));
+    assert!(pair.driver.receiver.ring.wait_for_interrupt(SOON));
 
     pair.driver.sender.ring.set_interrupts(true);
     pair.driver.sender.send_burst(&[&frame(3, 60)]);
     pair.place.round();
-    assert!(pair.driver.sender.ring.wait_for_interrupt(Duration::from_secs(2)));
+    assert!(pair.driver.sender.ring.wait_for_interrupt(SOON));
 }
 
 #[test]
@@ -363,7 +366,7 @@ fn a_ring_that_starts_again_interrupts_for_what_was_used_before() {
     pair.backend = Backend::start(backend_config(Role::Server, pair.path.clone()), pair.place.clone()).unwrap();
     pair.driver.resume().unwrap();
     pair.wait_for_link(Link::Up);
-    assert!(pair.driver.receiver.ring.wait_for_interrupt(Duration::from_secs(2)));
+    assert!(pair.driver.receiver.ring.wait_for_interrupt(SOON));
     assert_eq!(pair.received(), [frame(1, 60)]);
 }
 
@@ -413,7 +416,10 @@ fn sessions_come_and_go_and_reasons_and_counters_stay() {
             pair.wait_for_reason("closed");
             assert!(pair.backend.counters().sessions >= round);
             assert!(pair.backend.counters().last_disconnect.contains("closed the connection"));
-            assert_eq!(drops(&pair.place.send(&[&frame(1, 60)])), [(DropReason::PortGone, 1)]);
+            let dropped = drops(&pair.place.send(&[&frame(1, 60)]));
+            // A client may be connected again by now: the driver's socket is still there.
+            let is_next = role == Role::Client && dropped == [(DropReason::NotReady, 1)];
+            assert!(is_next || dropped == [(DropReason::PortGone, 1)], "{role:?}: {dropped:?}");
         }
     }
 }
@@ -464,7 +470,7 @@ fn dropping_a_backend_ends_its_session_at_once_and_removes_its_socket() {
         }
         let start = Instant::now();
         drop(pair.backend);
-        assert!(start.elapsed() < Duration::from_millis(500));
+        assert!(start.elapsed() < CLOSE_MAX);
         assert!(!pair.path.exists());
         assert!(pair.place.port().is_none());
         assert!(pair.driver.wait_for_hangup());
@@ -518,16 +524,18 @@ fn a_place_that_is_slow_to_withdraw_holds_up_the_answer_and_nothing_else() {
     // A worker in the middle of a round: the place is locked.
     let place = pair.place.clone();
     let (tell, told) = std::sync::mpsc::channel();
+    let has_left = Arc::new(AtomicBool::new(false));
+    let leaves = has_left.clone();
     let worker = std::thread::spawn(move || {
         place.hold(|| {
             tell.send(()).unwrap();
             std::thread::sleep(Duration::from_millis(200));
+            leaves.store(true, Ordering::Relaxed);
         });
     });
     told.recv().unwrap();
-    let start = Instant::now();
     pair.driver.set_memory_table().unwrap();
-    assert!(start.elapsed() > Duration::from_millis(100), "answered before the worker had left");
+    assert!(has_left.load(Ordering::Relaxed), "answered before the worker had left");
     worker.join().unwrap();
 }
 
