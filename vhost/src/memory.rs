@@ -680,7 +680,7 @@ mod tests {
             let is_wrong = matches!(refused, Err(MemoryError::File { region: 0, source: FileError::WrongKind }));
             let _ = result.send(is_wrong);
         });
-        let is_wrong = end.recv_timeout(std::time::Duration::from_secs(2));
+        let is_wrong = end.recv_timeout(std::time::Duration::from_secs(20));
         // Frees a thread that hangs.
         drop(server);
         thread.join().unwrap();

@@ -24,7 +24,7 @@ const UNDER_WAY: u32 = 3_000;
 /// Frames that a worker sends at a time.
 const BURST: usize = 32;
 /// How long a signal that must come is waited for.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(20);
 
 struct Rig {
     driver: Driver,
