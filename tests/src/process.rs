@@ -11,22 +11,29 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Pause between two looks while waiting: short against everything waited for here.
-const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// Pause after the first look while waiting: short against everything waited for here.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Longest pause. Looks start processes, and what is waited for has to get the CPU too.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// Lines of a log quoted in a failure message.
 const LOG_LINES_QUOTED: usize = 40;
 
 /// Waits until `look` answers something; `None` after `limit`.
 pub fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
     loop {
+        let begin = Instant::now();
         if let Some(found) = look() {
             return Some(found);
         }
         if Instant::now() >= end {
             return None;
         }
-        std::thread::sleep(LOOK_PAUSE);
+        // As long as the look took, at least.
+        pause = pause.max(begin.elapsed()).min(LAST_PAUSE);
+        std::thread::sleep(pause);
+        pause += pause / 4;
     }
 }
 
