@@ -43,10 +43,11 @@ impl Etcd {
     /// # Panics
     /// If it does not come up.
     pub fn start_at(ip: IpAddr, scheme: &'static str, options: impl FnOnce(&TempDir) -> Vec<String>) -> Etcd {
-        let [address, peer] = [ip, Ipv4Addr::LOCALHOST.into()].map(|ip| {
-            let listener = TcpListener::bind((ip, 0)).expect("the address is this host's");
-            listener.local_addr().expect("it is bound")
-        });
+        // Both at once, so that they do not get one port.
+        let listeners =
+            [ip, Ipv4Addr::LOCALHOST.into()].map(|ip| TcpListener::bind((ip, 0)).expect("the address is this host's"));
+        let [address, peer] = listeners.each_ref().map(|it| it.local_addr().expect("it is bound"));
+        drop(listeners);
         let dir = TempDir::new();
         let options = options(&dir);
         let members = format!("t=http://{peer}");

@@ -9,18 +9,18 @@ use std::thread;
 use tests::daemon::Daemon;
 use tests::etcd::{Etcd as Server, Relay, Way};
 use tests::http::Tenant;
-use tests::process::{wait_for, wait_until};
+use tests::process::{TempDir, wait_for, wait_until};
 
 /// A daemon called `host` that shares what is behind `urls`.
 pub(super) fn daemon(urls: &str, host: &str, more: &str) -> Daemon {
     Daemon::start(&format!("[store]\nurl = \"etcd:{urls}\"\n[node]\nhost = \"{host}\"\nlease_s = 6\n{more}"))
 }
 
-/// Settings of a host, called by one letter, whose networks are tunnelled.
-fn tunnels(host: &str) -> String {
-    let (path, number) = (format!("/tmp/qvs-etcd-{}-{host}", std::process::id()), host.as_bytes()[0]);
+/// Settings of a host, called by one letter, whose networks are tunnelled; the socket of its uplink is in `dir`.
+fn tunnels(dir: &TempDir, host: &str) -> String {
+    let (path, number) = (dir.join(host), host.as_bytes()[0]);
     format!(
-        "[[uplink]]\nphysical_network = \"p\"\nvhost_user = \"{path}\"\naddress = \"192.0.2.{number}/24\"\n\
+        "[[uplink]]\nphysical_network = \"p\"\nvhost_user = {path:?}\naddress = \"192.0.2.{number}/24\"\n\
          [tunnel]\nlocal_ip = \"192.0.2.{number}\"\n[segments]\ndefault = \"vxlan\"\n"
     )
 }
@@ -100,8 +100,8 @@ fn no_api_server_refuses_by_what_another_has_changed_a_moment_ago() {
 
 #[test]
 fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments() {
-    let server = Server::start();
-    let quota = |host: &str| format!("[quota]\nnetworks = 60\n{}", tunnels(host));
+    let (server, dir) = (Server::start(), TempDir::new());
+    let quota = |host: &str| format!("[quota]\nnetworks = 60\n{}", tunnels(&dir, host));
     let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &quota(host)));
     let (made, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -133,8 +133,8 @@ fn two_api_servers_that_write_at_once_lose_nothing_and_keep_quotas_and_segments(
 
 #[test]
 fn a_number_that_was_a_networks_is_no_others_until_who_has_not_heard_counts_as_dead() {
-    let server = Server::start();
-    let few = |host: &str| format!("{}vni = \"5000-5029\"\n", tunnels(host));
+    let (server, dir) = (Server::start(), TempDir::new());
+    let few = |host: &str| format!("{}vni = \"5000-5029\"\n", tunnels(&dir, host));
     let [a, b] = ["a", "b"].map(|host| daemon(&server.url(), host, &few(host)));
     let number = |daemon: &Daemon, network: &str| {
         let networks = daemon.show("networks");
@@ -239,9 +239,9 @@ fn a_write_whose_answer_is_lost_is_done_once_although_a_host_of_the_same_name_wr
 
 #[test]
 fn a_mark_that_went_unheard_withholds_its_number_from_nobody() {
-    let server = Server::start();
+    let (server, dir) = (Server::start(), TempDir::new());
     let relay = Relay::new(server.address());
-    let (a, b) = (daemon(&server.url(), "a", &tunnels("a")), daemon(&relay.url(), "b", &tunnels("b")));
+    let (a, b) = (daemon(&server.url(), "a", &tunnels(&dir, "a")), daemon(&relay.url(), "b", &tunnels(&dir, "b")));
     let (red_a, red_b) = (a.tenant("red"), b.tenant("red"));
     let gone = red_a.network("gone");
     red_a.request("DELETE", &format!("networks/{gone}"), None, 204);
@@ -267,8 +267,8 @@ fn a_mark_that_went_unheard_withholds_its_number_from_nobody() {
 
 #[test]
 fn a_network_is_removed_although_the_lease_of_earlier_marks_has_ended() {
-    let server = Server::start();
-    let a = daemon(&server.url(), "a", &tunnels("a"));
+    let (server, dir) = (Server::start(), TempDir::new());
+    let a = daemon(&server.url(), "a", &tunnels(&dir, "a"));
     let red = a.tenant("red");
     let [first, second] = ["first", "second"].map(|name| red.network(name));
     red.request("DELETE", &format!("networks/{first}"), None, 204);
