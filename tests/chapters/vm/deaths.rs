@@ -21,9 +21,11 @@ use tests::process::wait_until;
 const DEVICES: [&str; 2] = ["a", "b"];
 /// Frames that must have come out of both devices' rings before each death: some deaths fall into what had waited, some into
 /// what comes just now.
-const BEFORE_DEATH: [u64; 4] = [1, 300, 60, 500];
+const BEFORE_DEATH: [u64; 4] = [1, 150, 30, 250];
 /// How long the guest sends around each death: what waited meanwhile must have time to come.
 const SENDING_S: u64 = 5;
+/// Longest wait for the end of what the guest sends.
+const END_LIMIT: Duration = Duration::from_secs(60);
 /// Frames that leave each device back to back at the end: nearly as many as a ring has buffers, fewer only by those that a
 /// driver may not have given back yet.
 const TRAIN: u64 = 200;
@@ -36,7 +38,9 @@ fn dropped(counters: &Counters) -> [u64; 2] {
 
 /// Waits for the end of `pktgen` in the guest; answers what it said.
 fn report(guest: &mut Guest) -> Value {
-    wait_until("the guest has sent all", Duration::from_secs(4 * SENDING_S), || guest.run("rm /tmp/ended").status == 0);
+    // It looks itself: a command of ours for each look would take the CPU that it sends with.
+    let ended = guest.run_within(END_LIMIT, "while [ ! -e /tmp/ended ]; do sleep 0.2; done; rm /tmp/ended");
+    assert_eq!(ended.status, 0, "{}", ended.text);
     let text = guest.must("cat /tmp/report");
     let report = serde_json::from_str(&text);
     let report: Value = report.unwrap_or_else(|error| panic!("{error}: {text} {}", guest.must("cat /tmp/errors")));
@@ -68,15 +72,14 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
         guest.must(&format!("echo 1 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6; ip link set {device} up"));
         assert_eq!(guest.must(&format!("cut -c 35 /sys/class/net/{device}/device/features")).trim(), "0", "not packed");
     }
-    let load =
-        format!("{} packet:eth0 packet:eth1 --rate 500pps --warm-up 0 --macs 4 --quiet --json", pktgen.display());
+    let load = format!("{} packet:eth0 packet:eth1 --warm-up 0 --macs 4 --quiet --json", pktgen.display());
     let send = |guest: &mut Guest, more: &str| {
         guest.must(&format!("({load} {more} >/tmp/report 2>/tmp/errors; echo >/tmp/ended) & true"));
     };
 
     for wanted in BEFORE_DEATH {
         let before = Counters::read(&daemon);
-        send(&mut guest, &format!("--train 16 --seconds {SENDING_S}"));
+        send(&mut guest, &format!("--rate 250pps --train 8 --seconds {SENDING_S}"));
         wait_until("frames go both ways", BACK_LIMIT, || {
             let counters = Counters::read(&daemon);
             DEVICES.iter().all(|name| counters.grown(&before, &format!("{name}.tx.packets")) >= wanted)
@@ -90,14 +93,14 @@ fn a_death_of_the_switch_costs_a_guests_split_rings_a_batch_a_queue_at_most_and_
         for (stream, dropped) in report["streams"].as_array().unwrap().iter().zip(drops) {
             let [sent, lost, doubled] = ["sent", "lost", "duplicated"].map(|name| count(stream, name));
             println!("a death: {sent} sent, {lost} lost of which {dropped} dropped by a switch, {doubled} doubled");
-            assert!(sent > 1_000, "{stream:#}");
+            assert!(sent > 400, "{stream:#}");
             assert!(lost.saturating_sub(dropped) <= BURST as u64 && doubled <= BURST as u64, "{stream:#} {drops:?}");
         }
     }
 
     // Every buffer of every ring is there: each has 256, nearly all of which are needed at once.
     let before = dropped(&Counters::read(&daemon));
-    send(&mut guest, &format!("--train {TRAIN} --burst {TRAIN} --seconds 4"));
+    send(&mut guest, &format!("--rate 500pps --train {TRAIN} --burst {TRAIN} --seconds 4"));
     let report = report(&mut guest);
     for stream in report["streams"].as_array().unwrap() {
         assert!(count(stream, "sent") >= 8 * TRAIN, "{report:#}");

@@ -71,7 +71,7 @@ fn congestion_is_told_through_large_frames_and_those_cut_for_a_guest_that_does_n
         let file = daemon.path("ecn.pcapng");
         let before = Counters::read(&daemon);
         let capture = Running::start(&daemon, &format!("{name} -w {} --snaplen 96 --filter tcp", file.display()));
-        let output = a.run_within(Duration::from_secs(60), &format!("iperf3 -c {address} -n 40M"));
+        let output = a.run_within(Duration::from_secs(180), &format!("iperf3 -c {address} -n 40M"));
         assert_eq!(output.status, 0, "{}", output.text);
         capture.interrupt();
         let changes = Counters::read(&daemon).changes(&before);
