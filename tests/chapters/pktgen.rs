@@ -153,11 +153,9 @@ fn a_tap_of_the_generator_behind_a_bridge_reaches_a_guest() {
     daemon.wait_up(&["host", "guest"]);
     host.must("ip link add br0 type bridge && ip link set br0 up && ip link set tap0 master br0");
     let report = thread::scope(|scope| {
-        let line = format!("tap:host/gen {guest} --macs 10 --rate 1kpps --seconds 1 --warm-up 4 --verify");
+        let line = format!("tap:host/gen {guest} --macs 10 --rate 1kpps --seconds 1 --warm-up 8 --verify");
         let generator = scope.spawn(move || run(&line));
-        wait_until("the TAP joins the bridge", Duration::from_secs(4), || {
-            host.run("ip link set gen master br0").status.success()
-        });
+        wait_until("the TAP joins the bridge", PATIENCE, || host.run("ip link set gen master br0").status.success());
         generator.join().unwrap()
     });
     assert_flawless(&report);

@@ -140,7 +140,7 @@ fn direction_count_filter_snaplen_and_duration_choose_what_is_captured() {
     let outward = run("red-1 -i out -c 2 -s 60");
     assert!(outward.frames.iter().all(|frame| !frame.is_inbound() && frame.bytes.len() == 60 && frame.len >= 60));
     assert!(outward.frames.iter().any(|frame| frame.len == 442), "{outward:?}");
-    let timed = run("red-1 --duration 1 --filter icmp");
+    let timed = run("red-1 --duration 4 --filter icmp");
     assert_eq!((timed.frames.len(), timed.statistics.unwrap()[1]), (6, 6));
 
     let lines = Running::start(daemon, "red-1 --lines --filter icmp -c 2");
@@ -186,7 +186,7 @@ fn a_client_that_stands_still_gives_its_place_back_when_its_time_is_over() {
     let (red_1, red_2) = (world.namespace("red-1"), world.namespace("red-2"));
     assert!(red_1.pings_within("10.0.0.2", SOON));
     // All places of the port, by clients that read nothing of what is more than a socket and a pipe hold.
-    let still: Vec<Running> = (0..4).map(|_| Running::start(&world.daemon, "red-1 -w - --duration 1")).collect();
+    let still: Vec<Running> = (0..4).map(|_| Running::start(&world.daemon, "red-1 -w - --duration 5")).collect();
     still.iter().for_each(|capture| capture.signal(rustix::process::Signal::STOP));
     transfer(red_1, red_2, 16 << 20);
     let begins = || Running::try_start(&world.daemon, "red-1 -w -").note().starts_with("capturing");

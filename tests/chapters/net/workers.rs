@@ -53,7 +53,7 @@ fn moves(daemon: &Daemon, command: &str) -> Vec<Value> {
 #[test]
 fn queues_move_to_an_idle_worker_when_asked_and_no_frame_is_lost_or_overtaken() {
     let (daemon, sockets) = two_workers("");
-    let mut pktgen = Running::start(&format!("{sockets} --one-way --rate 40kpps --macs 20 --seconds 7"));
+    let mut pktgen = Running::start(&format!("{sockets} --one-way --rate 40kpps --macs 20 --seconds 15"));
     wait_until("both senders are measured", SOON, || busy(&daemon, "a") > 0.0 && busy(&daemon, "c") > 0.0);
     assert_eq!((worker_of(&daemon, "a"), worker_of(&daemon, "c")), (Some(0), Some(0)), "{:#}", daemon.show("workers"));
     // What is only asked for changes nothing.
