@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::daemon::Daemon;
@@ -16,7 +16,7 @@ use tests::etcd::Etcd;
 use tests::http::Tenant;
 use tests::ledger::Counters;
 use tests::namespace::Namespace;
-use tests::process::wait_until;
+use tests::process::{wait_for, wait_until};
 use tests::wire::{Mischief, Wire};
 
 /// Longest time until traffic flows after a change.
@@ -504,39 +504,35 @@ fn an_interface_without_a_fixed_address_that_moves_to_another_live_host_is_reach
             host.daemon.show("macs").as_array().unwrap().iter().any(is_it)
         });
     }
-    let is_over = AtomicBool::new(false);
+    // It is sent to all the time, and sends itself for as long as it has a device.
+    let ping =
+        |host: &Host, to: &str| host.guests[0].start(&format!("busybox ping -i 0.2 {to}"), &host.daemon.path("pings"));
+    let mut pings = [one, three].map(|host| ping(host, &address));
+    let _own = ping(two, &one.address());
+    two.daemon.must(&format!("unplug {guest}"));
+    three.daemon.must(&format!("plug {guest} --tap tap0 --netns {guest}"));
+    wait_until("its device is there", SOON, || two.guests[0].run("ip link show dev tap0").status.success());
+    two.guests[0].must(&format!("ip link set tap0 address {mac}"));
+    two.guests[0].address("tap0", &format!("{address}/24"));
+    // The first one ended with its device.
+    let _own = ping(two, &one.address());
     thread::scope(|scope| {
-        // It is sent to all the time, and sends itself for as long as it has a device.
-        for from in [&one.guests[0], &three.guests[0], &two.guests[0]] {
-            let to = if from.name() == guest { one.address() } else { address.clone() };
-            let is_over = &is_over;
-            scope.spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    from.run(&format!("busybox ping -c 1 -W 1 {to}"));
-                }
-            });
+        // From both at a time, so that neither waits for the other; the last ping counts if it is answered in time.
+        let from = [one, three].map(|host| {
+            let (guest, address) = (&host.guests[0], &address);
+            let begin = Instant::now();
+            let reached = scope.spawn(move || (guest.pings_within(address, AT_ONCE), begin.elapsed()));
+            (host, reached)
+        });
+        for (host, reached) in from {
+            let (reaches, took) = reached.join().unwrap();
+            assert!(reaches && took < AT_ONCE, "{} after {took:?}\n{}", host.guest(0), world.logs());
         }
-        let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            two.daemon.must(&format!("unplug {guest}"));
-            three.daemon.must(&format!("plug {guest} --tap tap0 --netns {guest}"));
-            wait_until("its device is there", SOON, || two.guests[0].run("ip link show dev tap0").status.success());
-            two.guests[0].must(&format!("ip link set tap0 address {mac}"));
-            two.guests[0].address("tap0", &format!("{address}/24"));
-            // From both at a time, so that neither waits for the other; the last ping counts if it is answered in time.
-            let from = [one, three].map(|host| {
-                let (guest, address) = (&host.guests[0], &address);
-                let begin = Instant::now();
-                let reached = scope.spawn(move || (guest.pings_within(address, AT_ONCE), begin.elapsed()));
-                (host, reached)
-            });
-            for (host, reached) in from {
-                let (reaches, took) = reached.join().unwrap();
-                assert!(reaches && took < AT_ONCE, "{} after {took:?}\n{}", host.guest(0), world.logs());
-            }
-        }));
-        is_over.store(true, Ordering::Relaxed);
-        moved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+    for ping in &mut pings {
+        assert!(ping.ended().is_none(), "it was sent to all the while: {}", ping.log_tail());
+    }
+    drop(pings);
     // Its host says where it is now.
     wait_until("its address is told", SOON, || {
         let is_it = |row: &Value| row["mac"] == mac.as_str() && row["remote"] == "tunnel:172.31.90.3";
@@ -550,47 +546,43 @@ fn a_host_that_comes_back_with_another_end_of_tunnels_or_by_another_name_is_reac
     let mut world = World::new("qm", 3, "vxlan");
     world.reach_each_other(0);
     world.reach_each_other(1);
-    let is_over = AtomicBool::new(false);
     let World { hosts, wire, .. } = &mut world;
     let [one, two, three] = &mut hosts[..] else { panic!("three") };
-    let (address, others) = (two.address(), three.address());
-    thread::scope(|scope| {
-        // The others send all the time, to it and to each other; their neighbours are not resolved anew meanwhile.
-        let (is_over, from) = (&is_over, &one.guests[1]);
-        let lost = scope.spawn(move || {
-            let mut lost = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                // A machine that is busy answers late; that is not lost.
-                lost += usize::from(!from.run(&format!("busybox ping -c 1 -W 3 {others}")).status.success());
-                from.run(&format!("busybox ping -c 1 -W 1 {address}"));
-            }
-            lost
-        });
-        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let settings = two.daemon.path("qvs.toml");
-            for [before, after] in [["172.31.90.2\"", "172.31.90.22\""], ["host = \"h2\"", "host = \"h22\""]] {
-                two.daemon.kill();
-                two.space.must("ip addr flush dev eth0 && ip addr add 172.31.90.22/24 dev eth0");
-                let text = std::fs::read_to_string(&settings).unwrap();
-                assert!(text.contains(before), "{text}");
-                std::fs::write(&settings, text.replace(before, after)).unwrap();
-                let ear = wire.sniff();
-                let Host { space, daemon, .. } = &mut *two;
-                space.inside(|| daemon.start_again());
-                for from in [&one.guests[0], &three.guests[0]] {
-                    assert!(from.pings_within(&two.address(), SOON), "{after}\n{}", two.daemon.log_tail());
-                }
-                one.guests[0].must(&format!("busybox ping -c 1 -W 2 -s 64 -p 5a {}", two.address()));
-                let frames = ear.stop();
-                let sent = [[172, 31, 90, 22], [172, 31, 90, 2]].map(|to| carried(&frames, to, &[0x5a; 32]).min(1));
-                assert_eq!(sent, [1, 0], "{after}");
-            }
-        }));
-        is_over.store(true, Ordering::Relaxed);
-        let lost = lost.join().unwrap();
-        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        assert_eq!(lost, 0, "what it had no part in was lost");
-    });
+    // The others send all the time, to it and to each other; their neighbours are not resolved anew meanwhile.
+    let log = one.daemon.path("pings");
+    let ping = |to: &Host, log: &Path| one.guests[1].start(&format!("busybox ping -i 0.2 {}", to.address()), log);
+    let mut pings = [ping(three, &log), ping(two, &one.daemon.path("more-pings"))];
+    let settings = two.daemon.path("qvs.toml");
+    for [before, after] in [["172.31.90.2\"", "172.31.90.22\""], ["host = \"h2\"", "host = \"h22\""]] {
+        two.daemon.kill();
+        two.space.must("ip addr flush dev eth0 && ip addr add 172.31.90.22/24 dev eth0");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        assert!(text.contains(before), "{text}");
+        std::fs::write(&settings, text.replace(before, after)).unwrap();
+        let ear = wire.sniff();
+        let Host { space, daemon, .. } = &mut *two;
+        space.inside(|| daemon.start_again());
+        for from in [&one.guests[0], &three.guests[0]] {
+            assert!(from.pings_within(&two.address(), SOON), "{after}\n{}", two.daemon.log_tail());
+        }
+        one.guests[0].must(&format!("busybox ping -c 1 -W 5 -s 64 -p 5a {}", two.address()));
+        let frames = ear.stop();
+        let sent = [[172, 31, 90, 22], [172, 31, 90, 2]].map(|to| carried(&frames, to, &[0x5a; 32]).min(1));
+        assert_eq!(sent, [1, 0], "{after}");
+    }
+    // A machine that is busy answers late; that is not lost. All were answered up to one that was sent when it was over.
+    let answered = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let number = |line: &str| line.split_once("seq=")?.1.split_once(' ')?.0.parse::<usize>().ok();
+        text.lines().filter_map(number).collect::<BTreeSet<_>>()
+    };
+    let last = answered().last().copied().unwrap_or_default() + 10;
+    let is_all = || answered().is_superset(&(0..=last).collect());
+    assert!(wait_for(SOON, || is_all().then_some(())).is_some(), "what it had no part in was lost: {:?}", answered());
+    for ping in &mut pings {
+        assert!(ping.ended().is_none(), "they sent all the while: {}", ping.log_tail());
+    }
+    drop(pings);
     let names = || {
         let nodes = world.hosts[0].daemon.show("nodes");
         nodes.as_array().unwrap().iter().map(|row| row["host"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

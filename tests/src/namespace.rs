@@ -2,11 +2,12 @@
 //!
 //! IPv6 is off inside, so that a namespace says nothing unless told to, and counters can be compared exactly.
 
-use crate::process::{output_of, wait_until};
+use crate::process::{Child, output_of, wait_until};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -107,6 +108,16 @@ impl Namespace {
         let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}: `{command}` failed: {text}{error}", self.name);
         text.into_owned()
+    }
+
+    /// Starts a program inside that goes on beside the test, words separated by spaces; its output is appended to `log`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(&self, line: &str, log: &Path) -> Child {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).args(line.split_whitespace());
+        Child::spawn(line, &mut command, log)
     }
 
     /// Waits for an interface and gives it an address (`10.0.0.1/24`).
