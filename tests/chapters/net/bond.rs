@@ -25,6 +25,8 @@ const ON_INT0: &str = "ip link set int0 up && ip addr add 10.9.0.2/24 dev int0";
 const BEHIND: &str = "qb-behind";
 const NEAR: &str = "10.9.0.1";
 const FAR: &str = "10.9.0.2";
+/// Bytes of datagrams that may wait for who reads them.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Between two datagrams of a stream.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Most of them that a move may lose: what is under way, the time until those run who hear of it, and half a second in which Open
@@ -124,6 +126,8 @@ impl World {
     fn under_traffic(&self, to_near: bool, act: impl FnOnce()) -> u64 {
         let (from, to, address) = if to_near { (&self.far, &self.near, NEAR) } else { (&self.near, &self.far, FAR) };
         let receiver = to.inside(|| UdpSocket::bind((address, 7000)).unwrap());
+        // Who reads may have to wait for the CPU.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, RECEIVE_BUFFER).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let sender = from.inside(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
         let (is_over, came) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -140,12 +144,19 @@ impl World {
                 }
                 sent
             });
-            scope.spawn(|| {
+            let received = scope.spawn(|| {
                 // Between two links frames may overtake each other, and none comes by both.
                 let mut seen = BTreeSet::new();
                 let mut bytes = [0; 8];
-                while !is_over.load(Ordering::Relaxed) {
-                    let Ok(8) = receiver.recv(&mut bytes) else { continue };
+                loop {
+                    // What was under way at the end comes too: until it is quiet.
+                    let was_over = is_over.load(Ordering::Relaxed);
+                    let Ok(8) = receiver.recv(&mut bytes) else {
+                        if was_over {
+                            break;
+                        }
+                        continue;
+                    };
                     let number = u64::from_be_bytes(bytes);
                     assert!(seen.insert(number), "{number} came again");
                     came.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +167,9 @@ impl World {
             let now = came.load(Ordering::Relaxed);
             wait_until("the stream flows still", SOON, || came.load(Ordering::Relaxed) > now + 20);
             drop(end);
-            sent.join().unwrap() - came.load(Ordering::Relaxed)
+            let sent = sent.join().unwrap();
+            received.join().unwrap();
+            sent - came.load(Ordering::Relaxed)
         })
     }
 }
