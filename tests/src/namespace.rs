@@ -133,10 +133,19 @@ impl Namespace {
         self.must(&format!("cat /sys/class/net/{interface}/address")).trim().to_owned()
     }
 
-    /// Whether one ping is answered within a second. A neighbour is resolved anew.
+    /// Whether one ping is answered within a second, for who expects that it is not. A neighbour is resolved anew.
     pub fn pings(&self, address: &str) -> bool {
+        self.pings_once(address, 1)
+    }
+
+    /// Whether one ping is answered, however slow the machine is. A neighbour is resolved anew.
+    pub fn is_answered(&self, address: &str) -> bool {
+        self.pings_once(address, 5)
+    }
+
+    fn pings_once(&self, address: &str, seconds: u64) -> bool {
         self.must("ip neigh flush all");
-        self.run(&format!("busybox ping -c 1 -W 1 {address}")).status.success()
+        self.run(&format!("busybox ping -c 1 -W {seconds} {address}")).status.success()
     }
 
     /// Whether a ping is answered within `limit`, trying again and again.

@@ -62,7 +62,7 @@ fn a_file_holds_what_the_namespace_saw_both_ways_and_tcpdump_reads_it() {
     // By the logical port's id; the file is named by the interface.
     let capture = Running::start(&world.daemon, &format!("{} -w {}", world.port("red-1"), file.display()));
     let ear = red_1.sniff();
-    assert!(red_1.pings("10.0.0.2") && red_2.pings("10.0.0.1"));
+    assert!(red_1.is_answered("10.0.0.2") && red_2.is_answered("10.0.0.1"));
     transfer(red_1, red_2, 300_000);
     let heard = ear.stop();
     let notes = capture.interrupt();
@@ -108,7 +108,7 @@ fn a_pipe_gets_frames_while_they_pass_and_its_closing_ends_the_capture() {
         .unwrap();
     let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
     for _ in 0..3 {
-        assert!(red_1.pings("10.0.0.2"));
+        assert!(red_1.is_answered("10.0.0.2"));
         // The capture goes on meanwhile.
         assert!(lines.next().unwrap().unwrap().contains("echo request"));
         assert!(lines.next().unwrap().unwrap().contains("echo reply"));
@@ -144,7 +144,7 @@ fn direction_count_filter_snaplen_and_duration_choose_what_is_captured() {
     assert_eq!((timed.frames.len(), timed.statistics.unwrap()[1]), (6, 6));
 
     let lines = Running::start(daemon, "red-1 --lines --filter icmp -c 2");
-    assert!(red_1.pings("10.0.0.2"));
+    assert!(red_1.is_answered("10.0.0.2"));
     let mut lines = lines;
     let mut text = String::new();
     lines.stdout().read_to_string(&mut text).unwrap();

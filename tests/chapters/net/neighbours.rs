@@ -39,7 +39,7 @@ fn questions_heard(settings: &str, do_tell: bool) -> usize {
     let ear = two.sniff();
     for pair in ADDRESSES {
         // Each a neighbour that is not known any more.
-        assert!(one.pings(pair[1]) && two.pings(pair[0]), "{}", daemon.log_tail());
+        assert!(one.is_answered(pair[1]) && two.is_answered(pair[0]), "{}", daemon.log_tail());
     }
     let from = one.mac("tap0");
     let asked = |frame: &&Vec<u8>| is_question(frame) && tests::namespace::text_of(&frame[6..12]) == from;

@@ -32,6 +32,11 @@ fn pings(guest: &mut Guest, address: &str) -> bool {
     guest.run(&format!("ping -c 1 -W 1 {address}")).status == 0
 }
 
+/// Whether one ping is answered, however slow the machine is.
+fn is_answered(guest: &mut Guest, address: &str) -> bool {
+    guest.run(&format!("ping -c 1 -W 5 {address}")).status == 0
+}
+
 #[test]
 fn a_guest_is_on_two_networks_by_one_vhost_user_device_and_its_tag_stays_with_large_frames() {
     let daemon = Daemon::start("");
@@ -83,7 +88,7 @@ fn a_guest_is_on_two_networks_by_one_vhost_user_device_and_its_tag_stays_with_la
 
     // A VLAN comes and goes without its device.
     daemon.must("unplug trunk.20");
-    assert!(!pings(&mut guest, "10.0.20.2") && pings(&mut guest, "10.0.0.2"));
+    assert!(!pings(&mut guest, "10.0.20.2") && is_answered(&mut guest, "10.0.0.2"));
     daemon.must("plug trunk.20 --parent trunk --vlan 20");
     daemon.wait_up(&["trunk.20"]);
     assert!(wait_for(BACK_LIMIT, || pings(&mut guest, "10.0.20.2").then_some(())).is_some());
