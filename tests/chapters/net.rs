@@ -309,8 +309,9 @@ mod soaked {
             let (now, last) = std::thread::scope(|scope| {
                 let kept = &mut kept;
                 let serial = &mut serial;
+                // Here, and not by a writer that may not have got the CPU when the daemon is killed.
+                let mut connection = Connection::open(api).unwrap();
                 let writer = scope.spawn(move || {
-                    let mut connection = Connection::open(api).unwrap();
                     let mut acknowledged = 0_u32;
                     // Until the connection breaks under the kill; what was not answered may or may not be there.
                     let doubtful = loop {
