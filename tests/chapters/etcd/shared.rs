@@ -66,9 +66,10 @@ fn what_one_api_server_wrote_the_other_tells_and_both_change_it() {
     red_b.request("DELETE", &format!("networks/{network}"), None, 204);
     assert!(agreed(&red_a, &red_b).is_empty());
     // Both know who is there.
-    let nodes = b.show("nodes");
-    let hosts: Vec<_> = nodes.as_array().unwrap().iter().map(|row| row["host"].clone()).collect();
-    assert_eq!(hosts, ["a", "b"], "{nodes:#}");
+    wait_until("both live", SOON, || {
+        let nodes = b.show("nodes");
+        nodes.as_array().unwrap().iter().map(|row| row["host"].clone()).eq(["a", "b"])
+    });
 }
 
 #[test]
