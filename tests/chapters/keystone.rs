@@ -203,7 +203,7 @@ fn with_service_user() -> (Keystone, String, String) {
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let settings = format!(
         "[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"http://{}\"\nuser = \"qvs\"\nproject = \"qvs\"\n\
-         password_file = {password:?}\ncache_s = ",
+         password_file = {password:?}\ntimeout_s = 30\ncache_s = ",
         keystone.address
     );
     (keystone, admin, settings)
@@ -241,7 +241,7 @@ fn a_token_opens_until_it_expires_whether_keystone_is_there_or_not() {
     let answer = ask(&daemon, &unknown, "GET", &red, "");
     assert_eq!((answer.status, header(&answer, "retry-after")), (503, true), "nobody can tell what it is now");
     keystone.serve();
-    wait_until("Keystone to be asked again", Duration::from_secs(20), || refused(&unknown) == (401, true));
+    wait_until("Keystone to be asked again", KEYSTONE_START, || refused(&unknown) == (401, true));
     assert_eq!(refused(&kept), (401, true));
 }
 
@@ -297,5 +297,5 @@ fn keystone_says_who_may_use_which_tenant_s_urls() {
     let answer = ask(&daemon, &late, "GET", &red, "");
     assert_eq!((answer.status, header(&answer, "retry-after")), (503, true));
     keystone.serve();
-    wait_until("Keystone to be asked again", Duration::from_secs(20), || status(&late, &red) == 200);
+    wait_until("Keystone to be asked again", KEYSTONE_START, || status(&late, &red) == 200);
 }

@@ -64,6 +64,8 @@ fn hold(driver: &str, identity: &str, environment: &Path, seed: &str) {
     command.args(["--checks", "all", "--exclude-checks", &exclude, "--seed", seed]);
     let examples = std::env::var("QVS_EXAMPLES").unwrap_or_else(|_| MADE_UP.to_owned());
     command.args(["--max-examples", &examples, "--generation-database", "none", "--no-color"]);
+    // A slow machine says nothing of the daemon.
+    command.args(["--suppress-health-check", "too_slow", "--request-timeout", "60"]);
     command.args(token.iter().flat_map(|token| ["--header".to_owned(), format!("X-Auth-Token: {token}")]));
     let output = command.output().expect("schemathesis is installed");
     let told = String::from_utf8_lossy(&output.stdout);
