@@ -179,8 +179,16 @@ impl Etcd {
     /// # Panics
     /// If it does not.
     pub fn ask(&self, path: &str, question: &Value) -> Value {
+        self.ask_text(path, &question.to_string())
+    }
+
+    /// The same with a question that is text already.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn ask_text(&self, path: &str, question: &str) -> Value {
         let mut connection = Connection::open(self.address).expect("etcd listens");
-        let answer = connection.request("POST", path, Some(question)).expect("etcd answers");
+        let answer = connection.request_text("POST", path, question).expect("etcd answers");
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, 200, "{path} {question}: {text}");
         answer.json()
@@ -194,6 +202,16 @@ impl Etcd {
         let answer = self.ask("/v3/kv/range", &json!({"key": "YQ=="}));
         let revision = answer["header"]["revision"].as_str().and_then(|text| text.parse().ok());
         revision.unwrap_or_else(|| panic!("no revision: {answer}"))
+    }
+
+    /// Whether it leads the members; `None` while nobody does.
+    ///
+    /// # Panics
+    /// If it does not tell.
+    pub fn leads(&self) -> Option<bool> {
+        let answer = self.ask("/v3/maintenance/status", &json!({}));
+        let leader = answer["leader"].as_str().filter(|id| *id != "0")?;
+        Some(answer["header"]["member_id"] == leader)
     }
 
     /// Has it forget all that came before now.

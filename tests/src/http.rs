@@ -58,7 +58,14 @@ impl Connection {
     /// # Errors
     /// If the server goes away before the answer is complete.
     pub fn request(&mut self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<Answer> {
-        let body = body.map(Value::to_string).unwrap_or_default();
+        self.request_text(method, path, &body.map(Value::to_string).unwrap_or_default())
+    }
+
+    /// The same with a body that is text already.
+    ///
+    /// # Errors
+    /// If the server goes away before the answer is complete.
+    pub fn request_text(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.host,

@@ -176,7 +176,7 @@ fn etcd_forgets_what_is_long_past() {
     let a = daemon(&server.url(), "a", "");
     let first = server.ask("/v3/kv/range", &json!({"key": "YQ=="}))["header"]["revision"].as_str().unwrap().to_owned();
     // What every host is told of; nobody knows what it is.
-    let long = "x".repeat(1 << 20);
+    let long = json!({"key": "L3F2cy9sb25nL3g=", "value": "x".repeat(1 << 20)}).to_string();
     let is_forgotten = || {
         let question = json!({"key": "YQ==", "revision": first});
         let mut connection = tests::http::Connection::open(server.address()).unwrap();
@@ -184,7 +184,7 @@ fn etcd_forgets_what_is_long_past() {
     };
     let mut count = 0;
     while !is_forgotten() {
-        server.ask("/v3/kv/put", &json!({"key": "L3F2cy9sb25nL3g=", "value": long}));
+        server.ask_text("/v3/kv/put", &long);
         count += 1;
         assert!(count < 250, "a MiB each");
     }
@@ -290,26 +290,26 @@ fn an_etcd_that_is_full_is_had_forget_what_is_long_past() {
     let a = daemon(&relay.url(), "a", "");
     let first = server.revision();
     // One that every host is told of, and one that none is.
-    let long = |key: &str| json!({"key": key, "value": "x".repeat(1 << 20)});
+    let long = |key: &str| json!({"key": key, "value": "x".repeat(1 << 20)}).to_string();
     let (told, untold) = (long("L3F2cy9sb25nL3g="), long("eA=="));
-    let ask = |path: &str, question: &Value| {
-        tests::http::Connection::open(server.address()).unwrap().request("POST", path, Some(question)).unwrap().status
+    let ask = |path: &str, question: &str| {
+        tests::http::Connection::open(server.address()).unwrap().request_text("POST", path, question).unwrap().status
     };
     let has_said = || !server.ask("/v3/kv/range", &json!({"key": "L3F2cy9jb21wYWN0ZWQ="}))["kvs"].is_null();
     while !has_said() {
-        server.ask("/v3/kv/put", &told);
+        server.ask_text("/v3/kv/put", &told);
     }
     // Nearly enough for another cut; the rest it hears of when etcd is full.
-    (0..50).for_each(|_| drop(server.ask("/v3/kv/put", &told)));
+    (0..50).for_each(|_| drop(server.ask_text("/v3/kv/put", &told)));
     wait_until("a has heard", SOON, || {
         let copy = std::fs::read_to_string(a.path("state/cloud.copy")).unwrap();
         copy.lines().next().unwrap().contains(&format!("\"revision\":{}", server.revision()))
     });
     relay.set(Way::Closed);
-    (0..20).for_each(|_| drop(server.ask("/v3/kv/put", &told)));
+    (0..20).for_each(|_| drop(server.ask_text("/v3/kv/put", &told)));
     while ask("/v3/kv/put", &untold) == 200 {}
     relay.set(Way::Open);
-    let question = json!({"key": "YQ==", "revision": first.to_string()});
+    let question = json!({"key": "YQ==", "revision": first.to_string()}).to_string();
     wait_until("it has forgotten", SOON, || ask("/v3/kv/range", &question) != 200);
 }
 
