@@ -78,7 +78,10 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
     let logs = target_dir()?.join("test-logs");
     std::fs::create_dir_all(&logs)?;
     let beside: Vec<_> = beside.into_iter().map(|chapter| (chapter, logs.join(name(chapter)))).collect();
-    let turns = || beside.iter().map(|(chapter, log)| timed(*chapter, || apart(*chapter, log))).collect::<Vec<_>>();
+    // Before the lanes part: no chapter waits for what the other lane has cargo build.
+    let built = if beside.is_empty() { Vec::new() } else { executables()? };
+    let turns =
+        || beside.iter().map(|(chapter, log)| timed(*chapter, || apart(*chapter, &built, log))).collect::<Vec<_>>();
     let results = std::thread::scope(|scope| {
         let lane = scope.spawn(turns);
         let mut results = Vec::new();
@@ -112,11 +115,11 @@ fn timed(chapter: Chapter, run: impl FnOnce() -> Result<()>) -> Outcome {
     (name(chapter), start.elapsed(), outcome.err())
 }
 
-/// Runs a chapter as a process of its own, which says what it says into a file.
-fn apart(chapter: Chapter, log: &Path) -> Result<()> {
+/// Runs a chapter as a process of its own, which says what it says into a file and finds built what these variables name.
+fn apart(chapter: Chapter, built: &[(&str, PathBuf)], log: &Path) -> Result<()> {
     let file = std::fs::File::create(log).with_context(|| log.display().to_string())?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["test", &name(chapter), "--no-install"]).stdin(Stdio::null());
+    command.args(["test", &name(chapter), "--no-install"]).envs(built.iter().cloned()).stdin(Stdio::null());
     let status = command.stdout(file.try_clone()?).stderr(file).status()?;
     ensure!(status.success(), "{status}; see {}", log.display());
     Ok(())
@@ -139,7 +142,7 @@ pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
     let start = Instant::now();
     let mut command = isolated(&executable)?;
     command.args(modules).args(["--test-threads=1", "--nocapture"]);
-    command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
+    command.env("QVS_BIN", program("qvs", "QVS_BIN")?).env("QVS_PKTGEN", program("pktgen", "QVS_PKTGEN")?);
     command.env("QVS_TARGET_DIR", target_dir()?);
     command.env("QVS_SOAK_SECONDS", share.as_secs().max(1).to_string());
     let outcome = run(&mut command);
@@ -248,7 +251,7 @@ fn demo() -> Result<()> {
 fn isolated_tests(names: &[&str], variable: Option<(&str, PathBuf)>) -> Result<()> {
     let executable = chapters_executable()?;
     let mut command = isolated(&executable)?;
-    command.env("QVS_BIN", program("qvs")?).env("QVS_PKTGEN", program("pktgen")?);
+    command.env("QVS_BIN", program("qvs", "QVS_BIN")?).env("QVS_PKTGEN", program("pktgen", "QVS_PKTGEN")?);
     command.env("QVS_TARGET_DIR", target_dir()?);
     command.envs(variable);
     command.arg("--test-threads=1");
@@ -268,15 +271,31 @@ fn run_tests(command: &mut Command, names: &[&str]) -> Result<()> {
     run(command.args(names))
 }
 
-/// The integration binary.
+/// Names the integration binary, if it is built.
+const CHAPTERS: &str = "QVS_CHAPTERS";
+
+/// What chapters with tests in namespaces run, built, by the variables that name it to their processes.
+fn executables() -> Result<Vec<(&'static str, PathBuf)>> {
+    let programs = [("qvs", "QVS_BIN"), ("pktgen", "QVS_PKTGEN")];
+    let programs = programs.into_iter().map(|(package, variable)| Ok((variable, program(package, variable)?)));
+    std::iter::once(Ok((CHAPTERS, chapters_executable()?))).chain(programs).collect()
+}
+
+/// The integration binary: where the variable says, or built now.
 fn chapters_executable() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(CHAPTERS) {
+        return Ok(path.into());
+    }
     let built = build_executables(cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "--no-run"]))?;
     let found = built.into_iter().find(|(name, _)| name == "chapters");
     Ok(found.context("cargo built no chapters")?.1)
 }
 
-/// A program of ours, optimised enough to move real traffic and with its assertions.
-fn program(package: &str) -> Result<PathBuf> {
+/// A program of ours, optimised enough to move real traffic and with its assertions: where the variable says, or built now.
+fn program(package: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
     let built = build_executables(cargo().args(["build", "--quiet", "-p", package, "--profile", "test-opt"]))?;
     let found = built.into_iter().find(|(name, _)| name == package);
     Ok(found.with_context(|| format!("cargo built no {package}"))?.1)
