@@ -46,10 +46,18 @@ impl Connection {
     /// # Errors
     /// If nobody listens.
     pub fn open(host: SocketAddr) -> std::io::Result<Connection> {
+        Connection::open_for(host, ANSWER_LIMIT)
+    }
+
+    /// Connects, to wait no longer than `limit` for an answer: for who expects none.
+    ///
+    /// # Errors
+    /// If nobody listens.
+    pub fn open_for(host: SocketAddr, limit: Duration) -> std::io::Result<Connection> {
         let stream = TcpStream::connect(host)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
         Ok(Connection { stream: BufReader::new(stream), host })
     }
 

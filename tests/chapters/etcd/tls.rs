@@ -6,9 +6,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tests::daemon::Daemon;
 use tests::etcd::Etcd as Server;
+use tests::http::Connection;
 use tests::process::wait_until;
+
+/// How long a host that must not answer has time to do so.
+const NO_ANSWER: Duration = Duration::from_secs(10);
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -101,19 +106,24 @@ fn hosts_share_their_state_by_tls_and_who_is_not_let_in_or_is_not_sure_of_etcd_s
     wait_until("the other hears of it", SOON, || super::shared::networks(&b.tenant("red")).contains(&network));
     wait_until("both live", SOON, || b.show("nodes").as_array().unwrap().len() == 2);
 
-    for (host, ca, own, why) in [
-        ("unknown", &world.ca, Some(&world.strangers), "alert"),
-        ("nobody", &world.ca, None, "alert"),
-        ("mistaken", &world.strangers, Some(&world.ca), "invalid peer certificate"),
-    ] {
+    let wait_in_vain = |host: &str, ca: &Issuer, own: Option<&Issuer>, why: &str| {
         let mut stranger = Daemon::prepared(&world.settings(host, ca, own));
         stranger.spawn();
         wait_until("it says that it waits", SOON, || stranger.log_tail().contains("trying again"));
         assert!(stranger.log_tail().contains(why), "{host}: {}", stranger.log_tail());
-        let mut connection = tests::http::Connection::open(stranger.api());
+        let mut connection = Connection::open_for(stranger.api(), NO_ANSWER);
         let answer = connection.as_mut().map(|it| it.request("GET", "/v1.1/tenants/red/networks", None));
         assert!(!matches!(answer, Ok(Ok(answer)) if answer.status == 200), "it serves");
         stranger.stop();
-    }
-    assert_eq!(b.show("nodes").as_array().unwrap().len(), 2, "they were not heard of");
+    };
+    // All at once, since none is answered.
+    std::thread::scope(|scope| {
+        scope.spawn(|| wait_in_vain("unknown", &world.ca, Some(&world.strangers), "alert"));
+        scope.spawn(|| wait_in_vain("nobody", &world.ca, None, "alert"));
+        scope.spawn(|| wait_in_vain("mistaken", &world.strangers, Some(&world.ca), "invalid peer certificate"));
+    });
+    let nodes = b.show("nodes");
+    let is_known = |row: &serde_json::Value| row["host"] == "a" || row["host"] == "b";
+    assert!(nodes.as_array().unwrap().iter().all(is_known), "they were not heard of: {nodes:#}");
+    wait_until("both live still", SOON, || b.show("nodes").as_array().unwrap().len() == 2);
 }
