@@ -142,7 +142,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let admin_socket = AdminSocket::bind(&settings.admin.socket, admin_group).map_err(anyhow::Error::from)?;
     let mut door = Door::new(admin_socket);
-    let store = Arc::new(open_store(settings.store.path()).map_err(anyhow::Error::from)?);
+    let store = Arc::new(open_store(settings.store.path(), STORE_WAIT).map_err(anyhow::Error::from)?);
     let cluster = cluster::of(&settings, Rights::OwnerOnly, &store)?;
     let api = settings.node.is(NodeRole::Api).then(|| listener::open(settings.api.listen, "the API")).transpose()?;
     let api_address = api.as_ref().map(TcpListener::local_addr).transpose().context("the API's listener")?;
@@ -429,9 +429,9 @@ fn start_following(daemon: &Arc<Daemon<Standard>>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Opens the store; waits a moment for who only looks into it.
-fn open_store(path: &Path) -> Result<Store, StoreError> {
-    let end = Instant::now() + STORE_WAIT;
+/// Opens the store; waits as long for who only looks into it.
+fn open_store(path: &Path, wait: Duration) -> Result<Store, StoreError> {
+    let end = Instant::now() + wait;
     loop {
         match Store::open(path) {
             Err(StoreError::InUse { .. }) if Instant::now() < end => std::thread::sleep(STORE_PAUSE),
@@ -449,12 +449,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("qvs-store-wait-{}", std::process::id()));
         let path = dir.join("state.redb");
         let held = Store::open(&path).unwrap();
-        assert!(matches!(open_store(&path), Err(StoreError::InUse { .. })));
+        assert!(matches!(open_store(&path, STORE_WAIT), Err(StoreError::InUse { .. })));
         let looks = std::thread::spawn(move || {
             std::thread::sleep(STORE_WAIT / 4);
             drop(held);
         });
-        open_store(&path).unwrap();
+        open_store(&path, Duration::from_secs(20)).unwrap();
         looks.join().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
