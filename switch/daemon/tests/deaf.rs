@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// Ports of the one network: their list with details has some 10 MB.
 const PORTS: usize = 60_000;
 /// Clients that ask for it.
@@ -132,9 +132,10 @@ fn a_hundred_clients_who_read_nothing_take_no_more_memory_than_is_set_aside_and_
     }
     eprintln!("{} MiB at rest, {} at most, {refused} refused, slowest {slowest:?}", rest >> 20, most >> 20);
     assert!(most < rest + GROWTH_MAX, "{} MiB grew to {}", rest >> 20, most >> 20);
-    assert!(slowest < Duration::from_secs(8), "a small read and a write took {slowest:?} together");
+    assert!(slowest < Duration::from_secs(30), "a small read and a write took {slowest:?} together");
     assert!(refused > DEAF / 2, "{refused} were refused");
     // Who did not get it now gets it later.
+    let begin = Instant::now();
     while daemon.ask("GET", "/n/detail", "") != (200, false) {
         assert!(begin.elapsed() < Duration::from_secs(60), "the memory never came back");
     }

@@ -16,10 +16,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The promise: the demo takes less than this.
-const PROMISE: Duration = Duration::from_secs(20);
+/// The promise: the demo takes less than 20 seconds; a debug build may take longer.
+const PROMISE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 20 });
 /// How long the kernel may take to end the children of a killed demo.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(20);
 /// The user and group `nobody`, who may do nothing special.
 const NOBODY: u32 = 65_534;
 
