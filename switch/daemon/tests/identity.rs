@@ -165,7 +165,11 @@ fn a_running_daemon_takes_up_new_tokens_and_lets_go_of_revoked_ones() {
     assert_eq!(rig.status(&red, "GET", "red/networks", &Value::Null), 200);
     let text = std::fs::read_to_string(rig.tokens()).unwrap();
     let kept = text.split("[[token]]").find(|entry| entry.contains("\"blue\"")).unwrap();
-    std::fs::write(rig.tokens(), format!("[[token]]{kept}")).unwrap();
+    // Written beside it: a daemon that reads half of it has no token at all.
+    let beside = rig.tokens().with_extension("new");
+    std::fs::write(&beside, format!("[[token]]{kept}")).unwrap();
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(beside, rig.tokens()).unwrap();
     until("the end of the old token", || rig.status(&red, "GET", "red/networks", &Value::Null) == 401);
     assert_eq!(rig.status(&blue, "GET", "blue/networks", &Value::Null), 200);
 }
