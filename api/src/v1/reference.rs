@@ -280,7 +280,8 @@ mod tests {
 
     /// All extensions of the product.
     pub(super) fn all() -> Extensions {
-        let path = std::env::temp_dir().join(format!("qvs-reference-test-{:?}", std::thread::current().id()));
+        let thread = std::thread::current().id();
+        let path = std::env::temp_dir().join(format!("qvs-reference-test-{}-{thread:?}", std::process::id()));
         let key = crate::sealed::SealKey::open(&path).unwrap();
         let _ = std::fs::remove_file(&path);
         let config = ExtensionsConfig { key: Some(key), ..ExtensionsConfig::default() };

@@ -1,10 +1,9 @@
 //! Both plugins against an oracle too simple to be wrong: a list of networks and a list of ports.
 
-use crate::rig::{Driver, Scratch, native};
+use crate::rig::{Driver, Scratch, native, open_store};
 use api::model::{InterfaceId, Model};
 use api::plugin::{Fault, NetworkFilter, Plugin, PortFilter, Ports};
 use api::plugins::FakePlugin;
-use api::store::Store;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -265,7 +264,7 @@ proptest! {
         let memory = plugin.snapshot();
         check_indexes(&memory);
         drop(plugin);
-        let disk = Store::open(&scratch.store()).unwrap().load().unwrap();
+        let disk = open_store(&scratch.store()).load().unwrap();
         prop_assert_eq!(&disk.networks, &memory.networks);
         prop_assert_eq!(&disk.ports, &memory.ports);
     }

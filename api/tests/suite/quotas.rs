@@ -1,12 +1,12 @@
 //! Tenants get no more than their quotas say, however they come.
 
-use crate::rig::{Format, Scratch, Server, Version, native};
+use crate::rig::{Format, Scratch, Server, Version, native, open_store};
 use api::model::Model;
 use api::plugin::{CreateNetworkError, CreatePortError, Plugin};
 use api::plugins::NativePlugin;
 use api::quota::{Limit, Quota, Quotas};
 use api::server::ServerConfig;
-use api::store::{Backup, Store};
+use api::store::Backup;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,8 +114,8 @@ fn what_is_imported_is_counted_and_not_refused() {
     }
     drop(source);
     let mut text = Vec::new();
-    Store::open(&from.store()).unwrap().export().unwrap().write(&mut text).unwrap();
-    Store::open(&to.store()).unwrap().import(&Backup::read(&mut &text[..]).unwrap(), false).unwrap();
+    open_store(&from.store()).export().unwrap().write(&mut text).unwrap();
+    open_store(&to.store()).import(&Backup::read(&mut &text[..]).unwrap(), false).unwrap();
     let plugin = plugin(&to.store(), quota(1, 2));
     let counts = plugin.snapshot().counts_of("red");
     assert_eq!((counts.networks, counts.ports), (2, 2));
