@@ -249,7 +249,7 @@ fn xml_that_means_ill_gets_the_400_of_its_version_in_xml_and_costs_nothing() {
                 );
                 let (root, _) = api::xml::read(answer.body.as_bytes()).expect("it is XML");
                 assert!(["Error", "BadRequest", "QuantumError"].contains(&root.as_str()), "{answer:?}");
-                assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{shown} took {:?}", begin.elapsed());
+                assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{shown} took {:?}", begin.elapsed());
             }
             let list = server.ask("GET", &path, None).json();
             assert_eq!(list["networks"].as_array().unwrap().len(), 0, "nothing was made");

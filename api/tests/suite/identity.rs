@@ -439,7 +439,7 @@ fn an_object_is_told_by_one_text_however_its_path_is_written() {
 #[test]
 fn strangers_get_some_lines_and_then_their_number() {
     audit_log();
-    let limits = Limits { stranger_lines: 3, stranger_time: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits { stranger_lines: 3, stranger_time: Duration::from_secs(60), ..Limits::default() };
     let mut server = Server::with(Driver::Fake, ServerConfig { limits, ..config("") });
     let path = "/v1.1/tenants/flooded/networks";
     for _ in 0..20 {

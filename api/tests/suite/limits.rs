@@ -52,7 +52,7 @@ fn a_head_of_16_kib_is_read_and_more_gets_431() {
 
 #[test]
 fn slow_clients_are_cut_and_hold_nobody_up() {
-    let quick = Duration::from_millis(300);
+    let quick = Duration::from_secs(2);
     let limits = Limits { connections: 2, head_time: quick, body_time: quick, ..Limits::default() };
     let server = Server::with_limits(limits);
     let begin = Instant::now();
@@ -69,7 +69,7 @@ fn slow_clients_are_cut_and_hold_nobody_up() {
 
 #[test]
 fn an_idle_kept_connection_is_closed_in_time_and_carries_many_requests_until_then() {
-    let limits = Limits { head_time: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { head_time: Duration::from_secs(2), ..Limits::default() };
     let server = Server::with_limits(limits);
     let mut stream = server.connect();
     for _ in 0..3 {
@@ -193,7 +193,7 @@ fn lists_that_nobody_reads_use_up_their_memory_and_then_get_503_while_small_answ
     let begin = Instant::now();
     let refused = loop {
         let answer = server.ask("GET", &path, None);
-        assert!(begin.elapsed() < Duration::from_secs(20), "there is memory without end");
+        assert!(begin.elapsed() < Duration::from_secs(60), "there is memory without end");
         if answer.status != 200 {
             break answer;
         }
@@ -205,7 +205,7 @@ fn lists_that_nobody_reads_use_up_their_memory_and_then_get_503_while_small_answ
     drop(deaf);
     let begin = Instant::now();
     while server.ask("GET", &path, None).status != 200 {
-        assert!(begin.elapsed() < Duration::from_secs(20), "the memory never came back");
+        assert!(begin.elapsed() < Duration::from_secs(60), "the memory never came back");
     }
 }
 
