@@ -5,9 +5,12 @@
 //! class again and again and not one broken ring that lies still. A guest whose session was ended connects anew. Turns
 //! begin at a fixed rate, the same for all classes and for the polite guest, as far as the wrongs leave time for it.
 
+mod punch;
+
 use crate::chance::Chance;
+use punch::{Puncher, punch};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{FallocateFlags, fallocate, ftruncate};
+use rustix::fs::ftruncate;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,11 +64,13 @@ pub enum Class {
     WideChains,
     /// Frames in memory that nobody has touched: the switch is the first, and waits for the kernel.
     UntouchedMemory,
+    /// The same while another thread takes the pages away again, all the time: who touches one then waits until the kernel is done.
+    PunchedMemory,
 }
 
 impl Class {
     /// All that is wrong.
-    pub const HOSTILE: [Class; 8] = [
+    pub const HOSTILE: [Class; 9] = [
         Class::BadDescriptors,
         Class::IndexJumps,
         Class::Renegotiation,
@@ -74,6 +79,7 @@ impl Class {
         Class::Scribbling,
         Class::WideChains,
         Class::UntouchedMemory,
+        Class::PunchedMemory,
     ];
 }
 
@@ -200,6 +206,7 @@ impl Guest {
                 config.send_shape = Shape::indirect(WIDTH);
             }
             Class::UntouchedMemory => config.send_buffer_len = PAGE,
+            Class::PunchedMemory => config.send_buffer_len = 64 * PAGE,
             _ => (),
         }
         Driver::new(config).expect("there is memory for a guest")
@@ -222,6 +229,7 @@ impl Guest {
             driver.sender.ring.set_interrupts(true);
             driver.receiver.ring.set_interrupts(true);
         }
+        let _puncher = (class == Class::PunchedMemory).then(|| Puncher::start(driver));
         let (mut due, mut counted) = (Instant::now(), Instant::now());
         while !is_over.load(Ordering::Relaxed) {
             let left = due.saturating_duration_since(Instant::now());
@@ -260,7 +268,7 @@ impl Guest {
                 Class::MemoryRemoved => self.remove_memory(driver)?,
                 Class::Scribbling => self.scribble(driver)?,
                 Class::WideChains => _ = self.talk(driver),
-                Class::UntouchedMemory => self.send_untouched(driver),
+                Class::UntouchedMemory | Class::PunchedMemory => self.send_untouched(driver),
             }
             if class == Class::Scribbling && self.deeds.turns.is_multiple_of(64) {
                 // Its rings have stopped by now.
@@ -401,9 +409,7 @@ impl Guest {
             return;
         }
         let first = self.deeds.turns as u16 % (ring.slots() / BURST) * BURST;
-        let (from, len) = (ring.buffer_at(first) as u64, u64::from(BURST) * PAGE as u64);
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(memory.file(), hole, from, len).expect("it is our own file");
+        punch(&memory, ring.buffer_at(first), usize::from(BURST) * ring.buffer_len());
         for slot in first..first + BURST {
             let (address, len) = (ring.buffer_address(slot), FRAME_LEN + VNET_HEADER_MRG_LEN as u32);
             ring.post_chain(slot, &[Descriptor { address, len, flags: 0, next: 0 }]);
