@@ -27,7 +27,7 @@ use crate::publish::{PortPlace, RxQueue, Snapshot, Subscription};
 use crate::segmentation::CUT_COST_BYTES;
 use std::cell::Cell;
 use std::sync::Arc;
-use stopwatch::{Lap, Stopwatch, Waits};
+use stopwatch::{Lap, Stopwatch};
 
 /// Bytes one queue may cause to be copied in a round before it goes into debt: four 64 KiB frames, or 170 of 1,500.
 pub const ROUND_BYTES: usize = 256 * 1024;
@@ -328,7 +328,6 @@ pub struct Worker<P: Pipeline> {
     /// Time that queues were charged so far, ns. None of it repays any queue's: several that take turns to be slow would repay each
     /// other's, and leave no time to the rest.
     owed_ns: u64,
-    waits: Waits,
     /// Queues were roused: those that doze on are sought in the next round.
     is_roused: bool,
 }
@@ -355,7 +354,6 @@ impl<P: Pipeline> Worker<P> {
             was_long: false,
             watched_until_ns: 0,
             owed_ns: 0,
-            waits: Waits::default(),
             is_roused: false,
         }
     }
@@ -441,7 +439,7 @@ impl<P: Pipeline> Worker<P> {
                 debt.bytes.set(0);
                 debt.is_dozing.set(seeks_dozers && port.is_dozing(debt.queue));
                 if let Some(stopwatch) = &mut stopwatch {
-                    let (lap, round_ns) = (stopwatch.lap(0, &mut self.waits), now.ns.saturating_sub(self.owed_ns));
+                    let (lap, round_ns) = (stopwatch.lap(0), now.ns.saturating_sub(self.owed_ns));
                     self.owed_ns += owe(&self.debts, debt, &lap, &snapshot.config, counters, round_ns);
                 }
                 continue;
@@ -478,8 +476,7 @@ impl<P: Pipeline> Worker<P> {
             }
             port.rx_done(debt.queue);
             if let Some(stopwatch) = &mut stopwatch {
-                let (lap, round_ns) =
-                    (stopwatch.lap(moved_bytes, &mut self.waits), now.ns.saturating_sub(self.owed_ns));
+                let (lap, round_ns) = (stopwatch.lap(moved_bytes), now.ns.saturating_sub(self.owed_ns));
                 if is_sample {
                     charge(counters, debt.queue, lap.ns, packets);
                 }

@@ -1,12 +1,10 @@
 //! What each queue's burst of a round took, and what it is charged for time that its bytes do not explain.
 //!
 //! What makes it hard is that a worker may lose its CPU in the middle of a burst, which is nobody's doing. What of a burst's time was the
-//! worker's own work costs a system call to find out, so it is asked once a watched round and after each long burst. What it spent neither
-//! working nor for want of a CPU the kernel made it wait for memory of its guest: of two long bursts the second one tells. Owned by
-//! the worker.
+//! worker's own work costs a system call to find out, so it is asked once a watched round and after each long burst. Owned by the worker.
 
 use super::{LONG_ROUND_NS, Now};
-use crate::clock::{Clock, Schedule, Turns, thread_ns};
+use crate::clock::{Clock, thread_ns};
 
 /// Time of a burst, ns, that needs no bytes to explain it: a queue's share of what makes a round long. So nobody who stays below
 /// that with each of many queues holds the worker.
@@ -23,31 +21,6 @@ pub(super) struct Stopwatch {
     since: Now,
     /// When the thread's own time was asked last, and what it was, ns; `None`: only the clock is read, and nobody charged.
     thread: Option<(Now, u64)>,
-}
-
-/// What was waited for in long bursts: a CPU that others had, or the kernel.
-#[derive(Default)]
-pub(super) struct Waits {
-    schedule: Option<Schedule>,
-    /// As it was asked last.
-    turns: Option<Turns>,
-}
-
-impl Waits {
-    /// How much of `waited` ns, up to now and since this was last asked, the thread did not wait for a CPU; 0 if nobody knows.
-    fn blocked_ns(&mut self, waited: u64) -> u64 {
-        // Opened by the thread that it is of, and once.
-        self.schedule = self.schedule.take().or_else(Schedule::of_this_thread);
-        let now = self.schedule.as_ref().and_then(Schedule::turns);
-        let before = std::mem::replace(&mut self.turns, now);
-        before.zip(now).map_or(0, |(before, now)| blocked(before, now, waited))
-    }
-}
-
-/// How much of `waited` ns between two moments a thread did not wait for a CPU. One that had it all the time waited for nothing:
-/// interrupts took of it.
-fn blocked(before: Turns, now: Turns, waited: u64) -> u64 {
-    if now.count > before.count { waited.saturating_sub(now.queued_ns - before.queued_ns) } else { 0 }
 }
 
 /// What a burst took, and owes for it beyond its bytes.
@@ -71,7 +44,7 @@ impl Stopwatch {
 
     /// What went by since it was last asked, in a burst that moved so many bytes.
     #[cold]
-    pub(super) fn lap(&mut self, moved_bytes: usize, waits: &mut Waits) -> Lap {
+    pub(super) fn lap(&mut self, moved_bytes: usize) -> Lap {
         let now = self.clock.now();
         let ns = now.ns - std::mem::replace(&mut self.since, now).ns;
         let mut lap = Lap { ns, since_start_ns: now.ns - self.start.ns, owed_bytes: 0, owed_ns: 0 };
@@ -82,8 +55,7 @@ impl Stopwatch {
             let thread = thread_ns();
             let waited = (now.ns - asked.ns).saturating_sub(thread.saturating_sub(thread_before));
             self.thread = Some((now, thread));
-            let blocked = if unexplained > LONG_ROUND_NS { waits.blocked_ns(waited) } else { 0 };
-            (lap.owed_bytes, lap.owed_ns) = owed(unexplained, waited - blocked);
+            (lap.owed_bytes, lap.owed_ns) = owed(unexplained, waited);
         }
         lap
     }
@@ -96,11 +68,11 @@ impl Lap {
     }
 }
 
-/// What is owed for so much time beyond a burst's bytes, of which the worker waited some for a CPU: in bytes, repaid in rounds, and in ns.
+/// What is owed for so much time beyond a burst's bytes, of which the worker waited some: in bytes, repaid in rounds, and in ns.
 ///
 /// A burst that makes no round long by itself owes rounds only: without neighbours these take no time, and a sender whose receivers are
-/// merely slow, as the kernel's stack is, loses nothing. So does a wait for a CPU, which is nobody's doing. A longer burst owes the time
-/// that the worker spent on it, or waited for the kernel: who has its memory's pages in the kernel's hands holds up all others.
+/// merely slow, as the kernel's stack is, loses nothing. So does a wait: it may be its own guest's doing, who has its memory's pages in
+/// the kernel's hands, or nobody's. A longer burst owes the time that the worker spent on it.
 fn owed(unexplained: u64, waited: u64) -> (usize, u64) {
     let worked = unexplained.saturating_sub(waited);
     let owed_ns = if worked > LONG_ROUND_NS { worked.min(OWED_MAX_NS) } else { 0 };
@@ -139,32 +111,12 @@ mod tests {
             let clock = Clock::default();
             let mut stopwatch = Stopwatch::start(clock, is_watched);
             while clock.now().ns - stopwatch.start.ns < ns {}
-            stopwatch.lap(moved_bytes, &mut Waits::default())
+            stopwatch.lap(moved_bytes)
         };
         assert!(spin(MS, false, 0).is_explained(), "nobody watches");
         assert!(spin(MS, true, 1 << 40).is_explained(), "bytes do");
         assert!(!spin(MS, true, 4096).is_explained());
         let lap = spin(20 * MS, true, 0);
         assert!(lap.owed_ns <= lap.ns && lap.since_start_ns == lap.ns);
-    }
-    #[test]
-    fn what_the_kernel_made_the_worker_wait_is_owed_from_the_second_time_on_and_what_others_took_of_its_cpu_never() {
-        let mut waits = Waits::default();
-        let mut sleep = || {
-            let mut stopwatch = Stopwatch::start(Clock::default(), true);
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            stopwatch.lap(0, &mut waits).owed_ns
-        };
-        sleep();
-        // On a busy machine it may wait for a CPU behind that.
-        let owed = sleep();
-        assert!((19 * MS..=OWED_MAX_NS).contains(&owed), "{owed}");
-
-        let begin = Turns { queued_ns: 5 * MS, count: 7 };
-        let blocked = |queued_ns, count| blocked(begin, Turns { queued_ns, count }, 20 * MS);
-        assert_eq!(blocked(5 * MS, 8), 20 * MS);
-        assert_eq!(blocked(17 * MS, 8), 8 * MS, "others had it for some of the time");
-        assert_eq!(blocked(30 * MS, 9), 0, "others had it");
-        assert_eq!(blocked(5 * MS, 7), 0, "it had its CPU, and interrupts took of that");
     }
 }
