@@ -85,6 +85,8 @@ pub struct Outcome {
     pub reads: [u64; 2],
     /// Whether a ring stands still for good.
     pub is_broken: bool,
+    /// Whether frames came by the second pair.
+    pub has_second: bool,
 }
 
 impl Default for Target {
@@ -283,17 +285,20 @@ impl<L: Layout> Guest<'_, L> {
         let reads = self.reads(1) - before;
         let most = tally.packets as usize * (CHAIN_MAX + 1) + usize::from(WIDTH_MAX);
         assert!(reads <= most as u64, "{reads} descriptors for {} frames", tally.packets);
+        self.outcome.has_second |= moved > 0 && queue.0 > 0;
         self.note(0, moved, tally.dropped, reads);
     }
 
     fn send(&mut self, queue: QueueIndex, frames: usize, len: usize) {
-        let bodies: Vec<_> = (0..frames).map(|flow| [&[flow as u8][..], &vec![7; len - 1]].concat()).collect();
+        let body = vec![7; len];
         let (mut batch, mut tally, before) = (Batch::new(), Tally::default(), self.reads(0));
         batch.clear(BURST, usize::MAX);
-        for body in &bodies {
+        for flow in 0..frames {
             let (head, tail) = body.split_at(len.min(128));
             let mut packet = batch.start(INGRESS, queue).expect("no more than a burst");
-            packet.head(head.len()).expect("a head of 128 bytes").copy_from_slice(head);
+            let room = packet.head(head.len()).expect("a head of 128 bytes");
+            room.copy_from_slice(head);
+            room[0] = flow as u8;
             for piece in tail.chunks(16_384) {
                 packet.tail(piece.into()).expect("few segments");
             }
@@ -346,6 +351,7 @@ mod tests {
         dropped: [u32; 2],
         wide: u32,
         broken: u32,
+        second: u32,
     }
 
     /// A step that makes some sense.
@@ -376,17 +382,18 @@ mod tests {
             step.extend(bytes);
             step
         });
-        let sent = (0u8..33, prop_oneof![4 => 0u16..200, 1 => any::<u16>()])
-            .prop_map(|(count, len)| vec![5, count, len as u8, (len >> 8) as u8]);
-        let switched = (ring, prop_oneof![3 => Just(0u8), 1 => 1u8..3]).prop_map(|(ring, how)| vec![6 | ring, how]);
+        let sent = (ring.clone(), 0u8..33, prop_oneof![4 => 0u16..200, 1 => any::<u16>()])
+            .prop_map(|(pair, count, len)| vec![5 | pair, count, len as u8, (len >> 8) as u8]);
+        let switched =
+            (ring.clone(), prop_oneof![3 => Just(0u8), 1 => 1u8..6]).prop_map(|(ring, how)| vec![6 | ring, how]);
         prop_oneof![
             8 => described,
             4 => made_available,
             1 => scribbled,
-            6 => Just(vec![4]),
+            6 => ring.clone().prop_map(|pair| vec![4 | pair]),
             6 => sent,
             1 => switched,
-            1 => Just(vec![7]),
+            1 => ring.prop_map(|pair| vec![7 | pair]),
         ]
     }
 
@@ -421,11 +428,12 @@ mod tests {
             }
             reached.wide += u32::from(outcome.reads.iter().any(|&reads| reads >= u64::from(WIDTH_MAX)));
             reached.broken += u32::from(outcome.is_broken);
+            reached.second += u32::from(outcome.has_second);
             Ok(())
         });
         outcome.unwrap();
-        let Reached { moved, dropped, wide, broken } = reached.into_inner();
-        let all = [moved[0], moved[1], dropped[0], dropped[1], wide, broken];
+        let Reached { moved, dropped, wide, broken, second } = reached.into_inner();
+        let all = [moved[0], moved[1], dropped[0], dropped[1], wide, broken, second];
         assert!(all.iter().all(|&count| count >= 5), "inputs that got to each: {all:?}");
     }
 
