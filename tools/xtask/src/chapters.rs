@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const KEYSTONE: &str = "keystone==30.0.0";
 /// The same of schemathesis.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+/// What the README promises of the demonstration.
+const DEMO_MAX: Duration = Duration::from_secs(20);
 
 /// A chapter of the tests.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +81,9 @@ pub(crate) fn test(only: Option<Chapter>, may_install: bool) -> Result<bool> {
     std::fs::create_dir_all(&logs)?;
     let beside: Vec<_> = beside.into_iter().map(|chapter| (chapter, logs.join(name(chapter)))).collect();
     // Before the lanes part: no chapter waits for what the other lane has cargo build.
-    let built = if beside.is_empty() { Vec::new() } else { executables()? };
+    let built = if beside.is_empty() { Ok(Vec::new()) } else { executables() };
+    // What cannot be built the chapters tell, one by one.
+    let built = built.unwrap_or_default();
     let turns =
         || beside.iter().map(|(chapter, log)| timed(*chapter, || apart(*chapter, &built, log))).collect::<Vec<_>>();
     let results = std::thread::scope(|scope| {
@@ -142,7 +146,7 @@ pub(crate) fn soak(minutes: u64, may_install: bool) -> Result<bool> {
     let start = Instant::now();
     let mut command = isolated(&executable)?;
     command.args(modules).args(["--test-threads=1", "--nocapture"]);
-    command.env("QVS_BIN", program("qvs", "QVS_BIN")?).env("QVS_PKTGEN", program("pktgen", "QVS_PKTGEN")?);
+    command.env("QVS_BIN", program(QVS)?).env("QVS_PKTGEN", program(PKTGEN)?);
     command.env("QVS_TARGET_DIR", target_dir()?);
     command.env("QVS_SOAK_SECONDS", share.as_secs().max(1).to_string());
     let outcome = run(&mut command);
@@ -244,14 +248,18 @@ fn loom() -> Result<()> {
 }
 
 fn demo() -> Result<()> {
-    run(cargo().args(["run", "--release", "--quiet", "--", "demo"]))
+    run(cargo().args(["build", "--release", "--quiet"]))?;
+    let start = Instant::now();
+    run(cargo().args(["run", "--release", "--quiet", "--", "demo"]))?;
+    ensure!(start.elapsed() < DEMO_MAX, "the demonstration took {:?}", start.elapsed());
+    Ok(())
 }
 
 /// Runs the tests under these names in namespaces of their own, one at a time.
 fn isolated_tests(names: &[&str], variable: Option<(&str, PathBuf)>) -> Result<()> {
     let executable = chapters_executable()?;
     let mut command = isolated(&executable)?;
-    command.env("QVS_BIN", program("qvs", "QVS_BIN")?).env("QVS_PKTGEN", program("pktgen", "QVS_PKTGEN")?);
+    command.env("QVS_BIN", program(QVS)?).env("QVS_PKTGEN", program(PKTGEN)?);
     command.env("QVS_TARGET_DIR", target_dir()?);
     command.envs(variable);
     command.arg("--test-threads=1");
@@ -271,34 +279,34 @@ fn run_tests(command: &mut Command, names: &[&str]) -> Result<()> {
     run(command.args(names))
 }
 
-/// Names the integration binary, if it is built.
-const CHAPTERS: &str = "QVS_CHAPTERS";
+/// What chapters with tests in namespaces run, each with the variable by which [`apart`] tells a process of its own where it is built.
+/// No variables that anybody else sets, who would else have an old build tested.
+const CHAPTERS: (&str, &str) = ("chapters", "XTASK_BUILT_CHAPTERS");
+const QVS: (&str, &str) = ("qvs", "XTASK_BUILT_QVS");
+const PKTGEN: (&str, &str) = ("pktgen", "XTASK_BUILT_PKTGEN");
 
-/// What chapters with tests in namespaces run, built, by the variables that name it to their processes.
+/// All of them, built, by their variables.
 fn executables() -> Result<Vec<(&'static str, PathBuf)>> {
-    let programs = [("qvs", "QVS_BIN"), ("pktgen", "QVS_PKTGEN")];
-    let programs = programs.into_iter().map(|(package, variable)| Ok((variable, program(package, variable)?)));
-    std::iter::once(Ok((CHAPTERS, chapters_executable()?))).chain(programs).collect()
+    Ok(vec![(CHAPTERS.1, chapters_executable()?), (QVS.1, program(QVS)?), (PKTGEN.1, program(PKTGEN)?)])
 }
 
-/// The integration binary: where the variable says, or built now.
+/// The integration binary.
 fn chapters_executable() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(CHAPTERS) {
-        return Ok(path.into());
-    }
-    let built = build_executables(cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "--no-run"]))?;
-    let found = built.into_iter().find(|(name, _)| name == "chapters");
-    Ok(found.context("cargo built no chapters")?.1)
+    executable(CHAPTERS, cargo().args(["test", "--quiet", "-p", "tests", "--test", "chapters", "--no-run"]))
 }
 
-/// A program of ours, optimised enough to move real traffic and with its assertions: where the variable says, or built now.
-fn program(package: &str, variable: &str) -> Result<PathBuf> {
+/// A program of ours, optimised enough to move real traffic and with its assertions.
+fn program(program: (&str, &str)) -> Result<PathBuf> {
+    executable(program, cargo().args(["build", "--quiet", "-p", program.0, "--profile", "test-opt"]))
+}
+
+/// Where it is built already, or what this builds now.
+fn executable((name, variable): (&str, &str), build: &mut Command) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
-    let built = build_executables(cargo().args(["build", "--quiet", "-p", package, "--profile", "test-opt"]))?;
-    let found = built.into_iter().find(|(name, _)| name == package);
-    Ok(found.with_context(|| format!("cargo built no {package}"))?.1)
+    let found = build_executables(build)?.into_iter().find(|(built, _)| built == name);
+    Ok(found.with_context(|| format!("cargo built no {name}"))?.1)
 }
 
 #[cfg(test)]
