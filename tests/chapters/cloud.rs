@@ -166,12 +166,15 @@ impl World {
         found["kvs"].as_array().unwrap().iter().any(|kv| String::from_utf8(told(kv)).unwrap().contains(mac))
     }
 
-    /// Has the lease of a host that is no more end at once.
+    /// Has the lease of a host that is no more end at once, if it has not by itself.
     fn end_lease(&self, host: &str) {
         let key = Blob(format!("/qvs/node/{host}").into_bytes());
         self.wire.inside(|| {
             let found = self.etcd.ask("/v3/kv/range", &json!({ "key": key }));
-            self.etcd.ask("/v3/lease/revoke", &json!({"ID": found["kvs"][0]["lease"]}));
+            // It may end between the two questions.
+            if let lease @ Value::String(_) = &found["kvs"][0]["lease"] {
+                self.etcd.answer("/v3/lease/revoke", &json!({ "ID": lease }).to_string());
+            }
         });
     }
 

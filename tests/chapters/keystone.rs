@@ -203,7 +203,7 @@ fn with_service_user() -> (Keystone, String, String) {
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let settings = format!(
         "[identity]\nmode = \"keystone\"\n[keystone]\nurl = \"http://{}\"\nuser = \"qvs\"\nproject = \"qvs\"\n\
-         password_file = {password:?}\ntimeout_s = 30\ncache_s = ",
+         password_file = {password:?}\ntimeout_s = 20\ncache_s = ",
         keystone.address
     );
     (keystone, admin, settings)

@@ -1,6 +1,6 @@
 //! A real etcd of one member, or three, for a test, and a relay before it that can be made to fail in the ways that networks do.
 
-use crate::http::Connection;
+use crate::http::{Answer, Connection};
 use crate::process::{Child, TempDir, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -187,11 +187,19 @@ impl Etcd {
     /// # Panics
     /// If it does not.
     pub fn ask_text(&self, path: &str, question: &str) -> Value {
-        let mut connection = Connection::open(self.address).expect("etcd listens");
-        let answer = connection.request_text("POST", path, question).expect("etcd answers");
+        let answer = self.answer(path, question);
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, 200, "{path} {question}: {text}");
         answer.json()
+    }
+
+    /// Its answer to a question, whatever its status.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn answer(&self, path: &str, question: &str) -> Answer {
+        let mut connection = Connection::open(self.address).expect("etcd listens");
+        connection.request_text("POST", path, question).expect("etcd answers")
     }
 
     /// The revision of the last write.

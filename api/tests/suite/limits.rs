@@ -80,7 +80,7 @@ fn an_idle_kept_connection_is_closed_in_time_and_carries_many_requests_until_the
     }
     let begin = Instant::now();
     read_to_end(&mut stream);
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn by_nvgre_a_network_is_one_with_open_vswitch_and_flows_are_told_apart_by_their
         let gre = if ends.1 == 24 { 34 } else { 54 };
         let key = |frame: &Vec<u8>| <[u8; 4]>::try_from(&frame[gre + 4..gre + 8]).unwrap();
         let is_ours = |frame: &&Vec<u8>| frame.ends_with(b"of-a-flow") && frame.len() == gre + 8 + 14 + 28 + 9;
-        wire.wait_for("they arrive", 50, |frame| is_ours(&&frame.to_vec()));
+        wire.wait_for("they arrive", 21, |frame| is_ours(&&frame.to_vec()));
         let keys: BTreeSet<_> = wire.stop().iter().filter(is_ours).map(key).collect();
         assert!(keys.len() > 20 && keys.iter().all(|key| key[..3] == [0, 0x13, 0x88]), "{keys:02x?}");
     }
