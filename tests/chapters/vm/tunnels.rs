@@ -119,6 +119,11 @@ fn large_frames_in_gre_and_geneve_become_the_segments_of_a_guests_kernel() {
         let mut ip = |line: &str| guest.must(&format!("/usr/sbin/ip {line}"));
         ip(&format!("link add t0 type {device}"));
         ip("link set t0 mtu 1420 master br0 up");
+        // A bridge forwards by a port once it has heard that it has a carrier: 3, BR_STATE_FORWARDING (linux/if_bridge.h).
+        wait_until("the guest's bridge forwards", BACK_LIMIT, || {
+            let states = guest.must("cat /sys/class/net/t0/brport/state /sys/class/net/eth0/brport/state");
+            states.split_whitespace().all(|state| state == "3")
+        });
         let (mut frames, mut segments) = (0, 0);
         for_seeds(12, |mut chance| {
             let is_large = chance.below(8) > 0;
