@@ -295,11 +295,12 @@ struct Debt {
     /// It is empty and will be roused: rounds pass it by, without a look at its port.
     is_dozing: Cell<bool>,
     bytes: Cell<usize>,
-    /// Until when it sits out for time it took, ns, by the clock that stands still while such time is taken.
+    /// Until when it sits out for time that its port took, ns, by the clock that stands still while such time is taken.
     until_ns: Cell<u64>,
 }
 
 impl Debt {
+    /// Owes so many bytes more.
     fn add(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes);
     }
@@ -497,8 +498,8 @@ fn charge(counters: &PortCounters, queue: QueueIndex, ns: u64, packets: u32) {
     }
 }
 
-/// Charges a queue, one of the `debts`, for what a burst took beyond its bytes; answers the time, ns, that is owed now for it. `round_ns` is when the
-/// round began, less all that was owed before this burst.
+/// Charges a queue, one of the `debts`, for what a burst took beyond its bytes; answers the time, ns, that is owed now for it.
+/// `round_ns` is when the round began, less all that was owed before this burst.
 ///
 /// Time is owed by all queues of the port: one after the other they would hold the worker many times as long. An uplink is charged
 /// nothing: who makes a burst of its long is the receiver or the sender of some of its frames, and all who share it would pay.

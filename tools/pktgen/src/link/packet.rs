@@ -51,14 +51,14 @@ impl PacketLink {
         let is_large = shape.segment_size.is_some();
         let (slot, header) = if is_large { (LARGE_SLOT, VNET_HEADER_LEN) } else { (SLOT, 0) };
         let mut slots = super::filled_slots(BURST_MAX, slot, header, &shape.filler);
-        if !is_large {
-            socket.bypass_queueing()?;
-        } else {
+        if is_large {
             // Past the queueing discipline nobody would cut them for a device that does not.
             socket.use_vnet_header().context("large frames by a packet socket")?;
             for slot in slots.chunks_exact_mut(slot) {
                 slot[..header].copy_from_slice(&shape.virtio_header()[..header]);
             }
+        } else {
+            socket.bypass_queueing()?;
         }
         let arrived = vec![0; BURST_MAX * slot];
         let name = name.to_owned();
